@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench check-all
+
+help:  ## Show what can be done here
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Create the virtual environment with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (about a minute)
+	$(BIN)/suffice demo --out demo-out
+
+test: $(READY)  ## Run the fast tests
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)  ## Check style, docstrings and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Measure speed, beside a peer or the plain pass
+	$(BIN)/python -m benchmarks
+
+check-all: lint  ## Run everything: slow tests, peers and documentation too
+	$(BIN)/python -m pytest -n auto -m ''
+	$(MAKE) bench

@@ -1,0 +1,60 @@
+"""Know how sure a network is, for the price of one forward pass, and stop computing when that is enough."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suffice import metrics as metrics
+    from suffice import models as models
+    from suffice.artifact import load as load
+    from suffice.artifact import save as save
+    from suffice.budget.policy import Policy as Policy
+    from suffice.budget.policy import allocate as allocate
+    from suffice.budget.run import Answer as Answer
+    from suffice.budget.run import run as run
+    from suffice.calibration.calibrate import Calibrated as Calibrated
+    from suffice.calibration.calibrate import calibrate as calibrate
+    from suffice.network import Exit as Exit
+    from suffice.network import ExitNetwork as ExitNetwork
+    from suffice.prediction import Prediction as Prediction
+    from suffice.variation.dropout import MCDropout as MCDropout
+    from suffice.variation.dropout import Variation as Variation
+    from suffice.variation.estimator import VariationEstimator as VariationEstimator
+    from suffice.variation.estimator import fit_variation as fit_variation
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "suffice.budget.run",
+    "Calibrated": "suffice.calibration.calibrate",
+    "Exit": "suffice.network",
+    "ExitNetwork": "suffice.network",
+    "MCDropout": "suffice.variation.dropout",
+    "Policy": "suffice.budget.policy",
+    "Prediction": "suffice.prediction",
+    "Variation": "suffice.variation.dropout",
+    "VariationEstimator": "suffice.variation.estimator",
+    "allocate": "suffice.budget.policy",
+    "calibrate": "suffice.calibration.calibrate",
+    "fit_variation": "suffice.variation.estimator",
+    "load": "suffice.artifact",
+    "run": "suffice.budget.run",
+    "save": "suffice.artifact",
+}
+_MODULES = {"metrics", "models"}
+
+__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import suffice` imports nothing heavy."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"suffice.{name}")
+    raise AttributeError(f"module 'suffice' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

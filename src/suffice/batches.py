@@ -1,0 +1,110 @@
+"""One way to read any loader: inputs and labels, checked, on the model's device.
+
+A loader is anything that iterates batches: pairs `(x, y)`, mappings that hold the labels under `"labels"`,
+or inputs alone; x is any nest of tensors. Nothing is asked of it but to be iterated: examples are counted as
+they come.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from suffice.network import State, batch_size, check_finite
+
+Loader = Iterable[object]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples `start` to `start + size` of a pass: inputs (a nest of tensors) and labels (N,), if any."""
+
+    inputs: State
+    labels: Tensor | None
+    size: int
+    start: int
+
+
+def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
+    """Batches on the device and in the floating type of `model`, labels as int64 where there are any.
+
+    Raises:
+        ValueError: if the loader yields no example, or an input is not finite (named by its position).
+    """
+    device, dtype = placement(model)
+    start = 0
+    for raw in loader:
+        x, y = _split(raw)
+        inputs = tree_map_only(Tensor, lambda t: _place(t, device, dtype), x)
+        size = batch_size(inputs)
+        for leaf in tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                check_finite(leaf, "inputs", start)
+        if size:
+            yield Batch(inputs, None if y is None else y.to(device), size, start)
+        start += size
+    if start == 0:
+        raise ValueError(
+            "expected at least one example, got an empty loader; "
+            "a generator is empty the second time: pass a list or a DataLoader"
+        )
+
+
+def read_labelled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches with their labels, int64 (N,) in [0, num_classes).
+
+    Raises:
+        ValueError: as `read`; also if labels are missing, of another length, or out of range.
+    """
+    for batch in read(loader, model):
+        if batch.labels is None:
+            raise ValueError(
+                "expected batches (x, y) or mappings with a key 'labels', got inputs alone; "
+                "labels are needed here"
+            )
+        yield batch, _checked_labels(batch.labels, batch, num_classes)
+
+
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating type of a model's parameters; CPU and float32 where it has none."""
+    for tensor in model.parameters():
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
+
+
+def _split(raw: object) -> tuple[State, Tensor | None]:
+    if isinstance(raw, Mapping):
+        inputs = {key: value for key, value in raw.items() if key != "labels"}
+        return inputs, raw.get("labels")
+    if isinstance(raw, (tuple, list)) and len(raw) == 2 and isinstance(raw[1], Tensor):
+        return raw[0], raw[1]
+    if isinstance(raw, (tuple, list)) and len(raw) == 1:
+        return raw[0], None
+    if isinstance(raw, Tensor):
+        return raw, None
+    raise TypeError(
+        f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {type(raw).__name__}"
+    )
+
+
+def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+
+def _checked_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
+    if labels.shape != (batch.size,) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"expected integer labels of shape ({batch.size},), "
+            f"got {labels.dtype} of shape {tuple(labels.shape)} from position {batch.start}"
+        )
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(outside):
+        first = int(outside[0])
+        raise ValueError(
+            f"expected labels in [0, {num_classes}), got {int(labels[first])} "
+            f"at position {batch.start + first}; the network answers for {num_classes} classes"
+        )
+    return labels.long()

@@ -1,0 +1,1 @@
+"""Paper one, at run time: when to stop, and stopping."""

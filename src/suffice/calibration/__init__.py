@@ -1,0 +1,1 @@
+"""Paper one, after training: posterior, link, temperature and ensemble for every exit."""

@@ -1,0 +1,55 @@
+"""What a network costs: multiply-adds per example, stage by stage and exit by exit.
+
+Counted by PyTorch's own counter on one example (convolutions and matrix products; two operations are one
+multiply-add). The cost of saying how sure the network is stands apart, and counts towards every budget.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from suffice.network import ExitNetwork, State, inference, select
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Multiply-adds per example of each stage, of each exit's features and classifier, and of its uncertainty."""
+
+    stages: tuple[int, ...]
+    exits: tuple[int, ...]
+    uncertainty: tuple[int, ...]
+
+    @property
+    def network(self) -> tuple[int, ...]:
+        """Cumulative cost of reaching and answering at each exit, uncertainty left out."""
+        return tuple(accumulate(map(sum, zip(self.stages, self.exits, strict=True))))
+
+    @property
+    def cumulative(self) -> tuple[int, ...]:
+        """Cumulative cost of reaching and answering at each exit, all included."""
+        return tuple(accumulate(map(sum, zip(self.stages, self.exits, self.uncertainty, strict=True))))
+
+    def with_uncertainty(self, uncertainty: tuple[int, ...]) -> "Costs":
+        """The same network with another cost of uncertainty per exit."""
+        return replace(self, uncertainty=uncertainty)
+
+
+def count(network: ExitNetwork, x: State) -> Costs:
+    """Costs of a network for one example, the first of batch x, without any uncertainty."""
+    state = select(x, torch.zeros(1, dtype=torch.long))
+    stages, exits = [], []
+    with inference(network):
+        for k, stage in enumerate(network.stages):
+            state, macs = _counted(stage, state)
+            stages.append(macs)
+            exits.append(_counted(network.exit(k), state)[1])
+    return Costs(tuple(stages), tuple(exits), (0,) * len(exits))
+
+
+def _counted(function: Callable[[State], State], x: State) -> tuple[State, int]:
+    with FlopCounterMode(display=False) as counter:
+        result = function(x)
+    return result, counter.get_total_flops() // 2

@@ -1,0 +1,103 @@
+"""Measures of accuracy, calibration and ranking: pure functions of probabilities, labels and scores.
+
+Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning surer. Every function returns a
+float64 scalar tensor, and NaN where the measure is not defined (no positive, no negative, no example).
+"""
+
+import torch
+from torch import Tensor
+
+
+def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples whose most probable class is the label."""
+    return correct(probs, labels).double().mean()
+
+
+def correct(probs: Tensor, labels: Tensor) -> Tensor:
+    """(N,) bool: whether the most probable class is the label."""
+    return probs.argmax(dim=-1) == labels
+
+
+def top_k_accuracy(probs: Tensor, labels: Tensor, k: int = 5) -> Tensor:
+    """Share of examples whose label is among the k most probable classes; 1 where k ≥ C."""
+    best = probs.topk(min(k, probs.shape[-1]), dim=-1).indices
+    return (best == labels[:, None]).any(dim=-1).double().mean()
+
+
+def nll(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-probability of the label, in nats, from log-probabilities."""
+    return -log_probs.double().gather(-1, labels[:, None]).mean()
+
+
+def brier(probs: Tensor, labels: Tensor) -> Tensor:
+    """Mean of Σ_c (p_c − [c = label])², in [0, 2] (Brier 1950)."""
+    target = torch.nn.functional.one_hot(labels, probs.shape[-1])
+    return (probs.double() - target).square().sum(dim=-1).mean()
+
+
+def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
+    """Counts, summed confidence and summed hits of each bin, (bins, 3) float64.
+
+    Bins are (i/bins, (i+1)/bins] with 0 in the first and 1 in the last, so no confidence falls outside; with
+    `equal_mass` they hold equal numbers of the examples sorted by confidence, ties in the order given.
+    """
+    confidence = confidence.double()
+    if equal_mass:
+        rank = confidence.argsort(stable=True).argsort()
+        index = rank * bins // max(len(confidence), 1)
+    else:
+        index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    rows = torch.stack([torch.ones_like(confidence), confidence, hits.double()], dim=1)
+    return rows.new_zeros(bins, 3).index_add_(0, index, rows)
+
+
+def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
+    """Expected calibration error of the top class: Σ_b n_b/N |accuracy_b − confidence_b| (Naeini et al. 2015)."""
+    confidence = probs.amax(dim=-1)
+    table = reliability(confidence, correct(probs, labels), bins, equal_mass)
+    return (table[:, 1] - table[:, 2]).abs().sum() / len(labels)
+
+
+def auroc(scores: Tensor, positive: Tensor) -> Tensor:
+    """Probability that a positive outranks a negative, ties counted half (Mann and Whitney)."""
+    positive = positive.bool()
+    values, inverse = scores.double().unique(sorted=True, return_inverse=True)
+    counts = torch.bincount(inverse, minlength=len(values)).double()
+    mid_rank = counts.cumsum(0) - (counts - 1) / 2
+    p = positive.sum().double()
+    n = len(positive) - p
+    return (mid_rank[inverse][positive].sum() - p * (p + 1) / 2) / (p * n)
+
+
+def aurc(scores: Tensor, hits: Tensor) -> Tensor:
+    """Area under the risk-coverage curve: the mean over n of the error rate among the n surest (Geifman 2019).
+
+    Examples of equal score enter together: each gets the mean risk that any order of them would give.
+    """
+    if not len(scores):
+        return torch.tensor(float("nan"), dtype=torch.float64)
+    _, inverse, counts = scores.double().unique(sorted=True, return_inverse=True, return_counts=True)
+    error = 1 - hits.double()
+    group_rate = torch.zeros(len(counts), dtype=torch.float64, device=scores.device)
+    group_rate = group_rate.index_add_(0, inverse, error) / counts
+    surest_first = group_rate[inverse.sort(descending=True).values]
+    covered = torch.arange(1, len(scores) + 1, device=scores.device)
+    return (surest_first.cumsum(0) / covered).mean()
+
+
+def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
+    """Early-exit failure prediction: does an exit's score tell whether to stop there (arXiv 2508.21495)?
+
+    At each exit but the last an example is positive if it is right there, or if no later exit would be right
+    either; the result is the mean over those exits of the score's AUROC, leaving out exits where all examples
+    are alike.
+
+    Args:
+        scores: one (N,) for each exit.
+        hits: one (N,) bool for each exit, whether its answer is right.
+    """
+    values = []
+    for k in range(len(scores) - 1):
+        later = torch.stack(hits[k + 1 :]).any(dim=0)
+        values.append(auroc(scores[k], hits[k] | ~later))
+    return torch.stack(values).nanmean() if values else torch.tensor(float("nan"), dtype=torch.float64)

@@ -1,0 +1,59 @@
+"""The small convolutional reference network: three exits, batch normalisation and dropout.
+
+Small enough to train on two cores in seconds, with every part that the library has to deal with.
+"""
+
+from torch import Tensor, nn
+
+from suffice.network import Exit, ExitNetwork
+
+
+class PooledFeatures(nn.Module):
+    """Global average of the channels, a hidden layer and dropout: (N, C, H, W) → φ (N, D)."""
+
+    def __init__(self, channels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels, width)
+        self.relu = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """φ (N, D) of feature maps (N, C, H, W)."""
+        phi: Tensor = self.dropout(self.relu(self.hidden(state.mean(dim=(2, 3)))))
+        return phi
+
+
+def convnet(
+    num_classes: int,
+    in_channels: int = 1,
+    widths: tuple[int, ...] = (16, 32, 64),
+    features: int = 64,
+    dropout: float = 0.2,
+) -> ExitNetwork:
+    """A convolutional network for small images with an exit after each stage.
+
+    Args:
+        num_classes: C.
+        in_channels: channels of the images (N, in_channels, H, W); H and W are halved after each stage but
+            the last.
+        widths: channels of each stage; as many stages and exits.
+        features: D, the width of φ at every exit.
+        dropout: rate after each stage and before each classifier.
+    """
+    stages: list[nn.Module] = []
+    channels = in_channels
+    for k, width in enumerate(widths):
+        down = [nn.MaxPool2d(2)] if k else []
+        blocks = [*_block(channels, width), *_block(width, width)]
+        stages.append(nn.Sequential(*down, *blocks, nn.Dropout(dropout)))
+        channels = width
+    exits = [Exit(PooledFeatures(w, features, dropout), nn.Linear(features, num_classes)) for w in widths]
+    return ExitNetwork(stages, exits)
+
+
+def _block(channels: int, width: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]

@@ -1,0 +1,146 @@
+"""Networks that can answer early: stages, and an exit after each.
+
+A stage maps state to state. An exit maps a state to features φ and, by a linear classifier, to logits.
+Everything else in the library needs only this: `ExitNetwork.advance`, the exits' classifiers, and a hash of
+the weights that ties what was learned about a network to that network.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+State = Any
+"""What flows between stages: a tensor or a nest (dict, list, tuple) of tensors, batch first."""
+
+
+class Exit(nn.Module):
+    """A point where the network can answer.
+
+    Args:
+        features: maps a state to φ, (N, D).
+        classifier: maps φ to logits, (N, C).
+    """
+
+    def __init__(self, features: nn.Module, classifier: nn.Linear) -> None:
+        super().__init__()
+        if not isinstance(classifier, nn.Linear):
+            raise TypeError(
+                f"expected an nn.Linear as an exit's classifier, got {type(classifier).__name__}; "
+                "move everything before the last linear layer into features"
+            )
+        self.features = features
+        self.classifier = classifier
+
+    def forward(self, state: State) -> Tensor:
+        """Logits (N, C) of a state."""
+        logits: Tensor = self.classifier(self.features(state))
+        return logits
+
+
+class ExitNetwork(nn.Module):
+    """Stages in a row with an exit after each; a plain classifier is a network of one stage and one exit.
+
+    Args:
+        stages: K modules, state in and state out; the first takes the network's input.
+        exits: K exits, one after each stage, all with the same number of classes.
+
+    Raises:
+        ValueError: if the numbers of stages and exits differ, or the exits disagree on the classes.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], exits: Sequence[Exit]) -> None:
+        super().__init__()
+        if len(stages) != len(exits) or not exits:
+            raise ValueError(
+                f"expected one exit after each stage, got {len(stages)} stages and {len(exits)} exits"
+            )
+        classes = [exit_.classifier.out_features for exit_ in exits]
+        if len(set(classes)) > 1:
+            raise ValueError(f"expected the same number of classes at every exit, got {classes}")
+        self.stages = nn.ModuleList(stages)
+        self.exits = nn.ModuleList(exits)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes that every exit answers for."""
+        return self.exit(0).classifier.out_features
+
+    def exit(self, k: int) -> Exit:
+        """Exit k, counted from 0."""
+        exit_ = self.exits[k]
+        assert isinstance(exit_, Exit)
+        return exit_
+
+    def advance(self, k: int, state: State) -> tuple[State, Tensor]:
+        """Run stage k; returns the new state and the exit's features φ (N, D)."""
+        state = self.stages[k](state)
+        phi: Tensor = self.exit(k).features(state)
+        return state, phi
+
+    def forward(self, x: State) -> list[Tensor]:
+        """Logits (N, C) of every exit, first to last."""
+        answers = []
+        state = x
+        for k in range(len(self.exits)):
+            state, phi = self.advance(k, state)
+            answers.append(self.exit(k).classifier(phi))
+        return answers
+
+
+def batch_size(x: State) -> int:
+    """Examples in a nest of batch-first tensors."""
+    leaves = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+    if not leaves:
+        raise TypeError(f"expected a tensor or a nest of tensors, got {type(x).__name__}")
+    return len(leaves[0])
+
+
+def select(state: State, index: Tensor) -> State:
+    """The examples `index` (M,) of every tensor in a state."""
+    return tree_map_only(Tensor, lambda tensor: tensor.index_select(0, index), state)
+
+
+def check_finite(values: Tensor, what: str, start: int = 0) -> None:
+    """Raise a ValueError that names the first example of `values` (N, …) with a NaN or an infinity.
+
+    Args:
+        values: one row an example.
+        what: what the values are, for the message.
+        start: position of the first row in the whole pass.
+    """
+    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+        return
+    bad = ~torch.isfinite(values).flatten(start_dim=1).all(dim=1) if values.ndim > 1 else ~values.isfinite()
+    position = start + int(bad.nonzero()[0])
+    raise ValueError(
+        f"expected finite {what}, got NaN or infinity at position {position} "
+        f"({int(bad.sum())} of {len(values)} examples in its batch); remove or repair those examples"
+    )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights and buffers: names, shapes, types and bytes; the device does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""What a network says and how sure it is.
+
+For probabilities p with members p_j of weight w_j (the exits of an ensemble, or one exit alone):
+
+    total      H[p]                      entropy of the answer
+    aleatoric  Σ_j w_j E_q[H[p_j]]       expected entropy under each member's posterior, weights summing to 1
+    epistemic  H[p] − aleatoric          what the members and their posteriors disagree about
+
+All in nats. Without a posterior and without an ensemble the epistemic part is zero.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class probabilities of a batch with their uncertainty; every field is batch first.
+
+    Attributes:
+        log_probs: (N, C), log-probabilities; kept as logarithms so that nothing saturates at 1.
+        aleatoric: (N,), expected entropy in nats.
+        members: the exits' own predictions where this one is an ensemble, else empty.
+    """
+
+    log_probs: Tensor
+    aleatoric: Tensor
+    members: "tuple[Prediction, ...]" = ()
+
+    @property
+    def probs(self) -> Tensor:
+        """(N, C), probabilities."""
+        return self.log_probs.exp()
+
+    @property
+    def label(self) -> Tensor:
+        """(N,), the most probable class, int64."""
+        return self.log_probs.argmax(dim=-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """(N,), the greatest probability."""
+        return self.log_probs.amax(dim=-1).exp()
+
+    @property
+    def entropy(self) -> Tensor:
+        """(N,), total uncertainty H[p] in nats."""
+        return entropy(self.log_probs)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """(N,), entropy minus aleatoric in nats, at least 0."""
+        return (self.entropy - self.aleatoric).clamp_min(0)
+
+    def __len__(self) -> int:
+        """N, the number of examples."""
+        return len(self.log_probs)
+
+    def take(self, index: Tensor) -> "Prediction":
+        """The examples `index` (M,)."""
+        return Prediction(
+            self.log_probs.index_select(0, index),
+            self.aleatoric.index_select(0, index),
+            tuple(member.take(index) for member in self.members),
+        )
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy −Σ p log p in nats over the last dimension; 0 log 0 counts as 0."""
+    return torch.special.entr(log_probs.exp()).sum(dim=-1)
+
+
+def concatenate(predictions: list[Prediction]) -> Prediction:
+    """Batches of predictions of one exit joined into one."""
+    members = zip(*(prediction.members for prediction in predictions), strict=True)
+    return Prediction(
+        torch.cat([prediction.log_probs for prediction in predictions]),
+        torch.cat([prediction.aleatoric for prediction in predictions]),
+        tuple(concatenate(list(member)) for member in members),
+    )
