@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from suffice.budget.policy import allocate as allocate
     from suffice.budget.run import Answer as Answer
     from suffice.budget.run import run as run
-    from suffice.calibration.calibrate import Calibrated as Calibrated
     from suffice.calibration.calibrate import calibrate as calibrate
+    from suffice.calibration.calibrated import Calibrated as Calibrated
     from suffice.network import Exit as Exit
     from suffice.network import ExitNetwork as ExitNetwork
     from suffice.prediction import Prediction as Prediction
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "suffice.budget.run",
-    "Calibrated": "suffice.calibration.calibrate",
+    "Calibrated": "suffice.calibration.calibrated",
     "Exit": "suffice.network",
     "ExitNetwork": "suffice.network",
     "MCDropout": "suffice.variation.dropout",

@@ -16,7 +16,7 @@ from suffice.network import ExitNetwork, State, inference, select
 
 @dataclass(frozen=True)
 class Costs:
-    """Multiply-adds per example of each stage, of each exit's features and classifier, and of its uncertainty."""
+    """Multiply-adds per example of each stage, each exit (features, classifier) and its uncertainty."""
 
     stages: tuple[int, ...]
     exits: tuple[int, ...]

@@ -35,24 +35,28 @@ def brier(probs: Tensor, labels: Tensor) -> Tensor:
     return (probs.double() - target).square().sum(dim=-1).mean()
 
 
-def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Counts, summed confidence and summed hits of each bin, (bins, 3) float64.
+def bin_index(confidence: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
+    """Bin (N,) of each confidence, int64.
 
     Bins are (i/bins, (i+1)/bins] with 0 in the first and 1 in the last, so no confidence falls outside; with
     `equal_mass` they hold equal numbers of the examples sorted by confidence, ties in the order given.
     """
-    confidence = confidence.double()
     if equal_mass:
         rank = confidence.argsort(stable=True).argsort()
-        index = rank * bins // max(len(confidence), 1)
-    else:
-        index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+        return rank * bins // max(len(confidence), 1)
+    return (confidence.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
+
+
+def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
+    """Counts, summed confidence and summed hits of each bin of `bin_index`, (bins, 3) float64."""
+    confidence = confidence.double()
+    index = bin_index(confidence, bins, equal_mass)
     rows = torch.stack([torch.ones_like(confidence), confidence, hits.double()], dim=1)
     return rows.new_zeros(bins, 3).index_add_(0, index, rows)
 
 
 def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Expected calibration error of the top class: Σ_b n_b/N |accuracy_b − confidence_b| (Naeini et al. 2015)."""
+    """Expected calibration error of the top class, Σ_b n_b/N |accuracy_b − confidence_b| (Naeini 2015)."""
     confidence = probs.amax(dim=-1)
     table = reliability(confidence, correct(probs, labels), bins, equal_mass)
     return (table[:, 1] - table[:, 2]).abs().sum() / len(labels)
@@ -66,11 +70,12 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     mid_rank = counts.cumsum(0) - (counts - 1) / 2
     p = positive.sum().double()
     n = len(positive) - p
-    return (mid_rank[inverse][positive].sum() - p * (p + 1) / 2) / (p * n)
+    wins: Tensor = mid_rank[inverse][positive].sum() - p * (p + 1) / 2
+    return wins / (p * n)
 
 
 def aurc(scores: Tensor, hits: Tensor) -> Tensor:
-    """Area under the risk-coverage curve: the mean over n of the error rate among the n surest (Geifman 2019).
+    """Area under the risk-coverage curve: mean over n of the error rate among the n surest (Geifman 2019).
 
     Examples of equal score enter together: each gets the mean risk that any order of them would give.
     """

@@ -137,10 +137,20 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's weights and buffers: names, shapes, types and bytes; the device does not matter."""
+    """SHA-256 of a model's weights and buffers: names, shapes, types, bytes; whatever the device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_fingerprint(model: nn.Module, expected: str) -> None:
+    """Raise a ValueError unless `fingerprint(model)` is the one expected."""
+    found = fingerprint(model)
+    if found != expected:
+        raise ValueError(
+            f"expected a network whose weights have the hash {expected[:12]}…, got {found[:12]}…; load the "
+            "weights that were used then, or calibrate and fit again for these"
+        )

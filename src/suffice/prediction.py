@@ -69,7 +69,8 @@ class Prediction:
 
 def entropy(log_probs: Tensor) -> Tensor:
     """Entropy −Σ p log p in nats over the last dimension; 0 log 0 counts as 0."""
-    return torch.special.entr(log_probs.exp()).sum(dim=-1)
+    terms: Tensor = torch.special.entr(log_probs.exp())
+    return terms.sum(dim=-1)
 
 
 def concatenate(predictions: list[Prediction]) -> Prediction:

@@ -1,0 +1,123 @@
+"""One calibrated exit: features and logits in, a prediction out."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from suffice.calibration import links
+from suffice.calibration.moments import Offsets, standard_normals
+from suffice.calibration.posterior.kronecker import Posterior
+from suffice.prediction import Prediction
+
+Link = Literal["sampled", "plugin"]
+
+
+@dataclass(frozen=True)
+class CalibratedExit:
+    """What calibration learned about one exit.
+
+    Attributes:
+        temperature: T, divides the logits (and their samples) before the softmax.
+        bias: whether the classifier has a bias, a constant 1 at the end of φ.
+        posterior: over the classifier's weights, or None.
+        normals: (S, noise), the fixed randomness of the sampled link; None for the plug-in link.
+        offsets: what `normals` become under the posterior.
+    """
+
+    temperature: float | Tensor
+    bias: bool
+    posterior: Posterior | None = None
+    normals: Tensor | None = None
+    offsets: Offsets | None = None
+
+    @property
+    def prior_precision(self) -> float | None:
+        """δ of the posterior, if there is one."""
+        return None if self.posterior is None else float(self.posterior.prior_precision)
+
+    @property
+    def samples(self) -> int:
+        """S, joint samples averaged at each prediction; 0 for the plug-in link."""
+        return 0 if self.normals is None else len(self.normals)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per example of the posterior and its link, beyond the exit's own."""
+        return self.posterior.macs(self.samples) if self.posterior and self.samples else 0
+
+    def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
+        """The same exit at another temperature."""
+        return replace(self, temperature=temperature)
+
+    def with_prior(self, prior_precision: float | Tensor) -> "CalibratedExit":
+        """The same exit under another prior precision, with the same randomness."""
+        if self.posterior is None:
+            raise ValueError(
+                "expected an exit with a posterior, got one without; pass a structure to calibrate"
+            )
+        posterior = self.posterior.with_prior(prior_precision)
+        offsets = None if self.normals is None else posterior.sample_offsets(self.normals)
+        return replace(self, posterior=posterior, offsets=offsets)
+
+    def with_samples(self, samples: int, generator: torch.Generator | None) -> "CalibratedExit":
+        """The same exit answering with an even number of fixed joint samples."""
+        assert self.posterior is not None
+        normals = standard_normals(samples, self.posterior.noise, generator=generator)
+        return replace(self, normals=normals, offsets=self.posterior.sample_offsets(normals))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "CalibratedExit":
+        """The same exit on another device and in another floating type."""
+        return replace(
+            self,
+            posterior=self.posterior and self.posterior.to(device, dtype),
+            offsets=self.offsets and self.offsets.to(device, dtype),
+        )
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact."""
+        configuration: dict[str, Any] = {"temperature": float(self.temperature), "bias": self.bias}
+        tensors: dict[str, Tensor] = {}
+        if self.posterior is not None:
+            configuration["posterior"], tensors = self.posterior.parts()
+        if self.normals is not None and self.offsets is not None:
+            tensors |= {
+                "normals": self.normals,
+                "offsets.basis": self.offsets.basis,
+                "offsets.values": self.offsets.values,
+            }
+        return configuration, tensors
+
+    @classmethod
+    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "CalibratedExit":
+        """The reverse of `parts`."""
+        own, normals = configuration.get("posterior"), tensors.get("normals")
+        return cls(
+            configuration["temperature"],
+            configuration["bias"],
+            None if own is None else Posterior.from_parts(own, tensors),
+            normals,
+            None if normals is None else Offsets(tensors["offsets.basis"], tensors["offsets.values"]),
+        )
+
+    def spectrum(self, phi: Tensor) -> Tensor:
+        """What the posterior needs of φ (N, D), whatever the prior."""
+        assert self.posterior is not None
+        return self.posterior.spectrum(with_bias(phi, self.bias))
+
+    def predict(self, phi: Tensor, logits: Tensor) -> Prediction:
+        """Prediction of φ (N, D) and the network's own logits (N, C)."""
+        return self.member(logits, self.spectrum(phi) if self.samples else None)
+
+    def member(self, logits: Tensor, spectrum: Tensor | None) -> Prediction:
+        """Prediction from logits (N, C) and, for the sampled link, the spectrum of φ."""
+        if self.posterior is None or self.offsets is None or spectrum is None:
+            return Prediction(*links.plugin(logits, self.temperature))
+        coefficients = self.posterior.coefficients(spectrum, self.offsets)
+        return Prediction(*links.sampled(logits, coefficients, self.offsets.values, self.temperature))
+
+
+def with_bias(phi: Tensor, bias: bool) -> Tensor:
+    """φ (N, D) with a constant 1 behind it if the classifier has a bias."""
+    return torch.cat([phi, phi.new_ones(len(phi), 1)], dim=1) if bias else phi

@@ -1,0 +1,61 @@
+"""What a posterior over an exit's classifier says about the logits of a batch.
+
+The classifier is linear, so its logits are exactly Gaussian under a Gaussian posterior: `Moments`. Joint
+samples of a whole batch share their randomness through fixed `Offsets`:
+
+    f_s(x) = mean(x) + Σ_r coefficients_r(x) · values[r, s],   s = 1 … S
+
+so that drawing is a small matrix product, the same bytes every time, and nothing is drawn at prediction.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and marginal variance of the logits, both (N, C), before any temperature."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Fixed randomness of S joint samples.
+
+    Attributes:
+        basis: (C, R), what `coefficients` are read off with; its meaning is the posterior's own.
+        values: (R, S, C), additions to the logits, centred over the classes, which no softmax can see.
+    """
+
+    basis: Tensor
+    values: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Offsets":
+        """The same offsets on another device and in another type."""
+        return Offsets(self.basis.to(device, dtype), self.values.to(device, dtype))
+
+
+def standard_normals(count: int, dimension: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Quasi-random standard normal points (count, dimension), float64, in antithetic pairs.
+
+    A scrambled Sobol sequence through the normal quantile, then its negation: the sample mean is zero to
+    rounding and each marginal is evenly filled. Pseudo-random beyond the sequence's last dimension.
+
+    Raises:
+        ValueError: if `count` is not an even number of at least 2.
+    """
+    if count < 2 or count % 2:
+        raise ValueError(f"expected an even number of samples of at least 2, got {count}")
+    half = count // 2
+    if dimension > torch.quasirandom.SobolEngine.MAXDIM:
+        points = torch.randn(half, dimension, dtype=torch.float64, generator=generator)
+    else:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        engine = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed)
+        uniform = engine.draw(half, dtype=torch.float64)
+        points = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+    return torch.cat([points, -points])

@@ -1,0 +1,200 @@
+"""Kronecker-factored posterior over one exit's classifier.
+
+With U (C, C) the summed softmax Hessian and A (D, D) the mean second moment of the features, the precision is
+
+    exact prior     U ⊗ A + δI
+    factored prior  (U/√n + √δ I) ⊗ (√n A + √δ I)            (the paper's; n examples)
+
+Both are diagonal in the product of the eigenbases, U = Q diag(u) Qᵀ and A = R diag(a) Rᵀ. With ψ = Rᵀφ
+
+    Cov[f(x)] = Q diag(g) Qᵀ,   g = (ψ²) M,   M_ij = 1/(u_j a_i + δ)   or   1/((u_j/√n + √δ)(√n a_i + √δ))
+
+so no Jacobian is formed, no example needs a factorisation, and a new δ only needs a new M.
+Ritter et al. 2018 (Kronecker Laplace); Meronen et al. 2024 (the factored prior on exits).
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from suffice.calibration.moments import Moments, Offsets
+
+Prior = Literal["exact", "factored"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums over examples, float64; merge by adding.
+
+    Attributes:
+        features: Σ φφᵀ, (D, D).
+        hessian: Σ diag(p) − ppᵀ, (C, C).
+        count: n, the examples seen.
+    """
+
+    features: Tensor
+    hessian: Tensor
+    count: int
+
+
+def init(features: int, classes: int, device: torch.device | str = "cpu") -> Statistics:
+    """Statistics of no example, for φ of width `features` (its constant 1 for a bias included)."""
+    moment = torch.zeros(features, features, dtype=torch.float64, device=device)
+    hessian = torch.zeros(classes, classes, dtype=torch.float64, device=device)
+    return Statistics(moment, hessian, 0)
+
+
+def update(statistics: Statistics, phi: Tensor, logits: Tensor) -> Statistics:
+    """Add one batch: phi (N, D), logits (N, C)."""
+    phi, p = phi.double(), logits.double().softmax(dim=-1)
+    return Statistics(
+        statistics.features + phi.T @ phi,
+        statistics.hessian + torch.diag(p.sum(dim=0)) - p.T @ p,
+        statistics.count + len(phi),
+    )
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Statistics of the examples of both."""
+    return Statistics(a.features + b.features, a.hessian + b.hessian, a.count + b.count)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A Gaussian over the classifier's weights, in its eigenbasis.
+
+    Attributes:
+        class_values: u, (C,), eigenvalues of the summed Hessian.
+        class_vectors: Q, (C, C), in columns.
+        feature_values: a, (D,), eigenvalues of the mean feature moment.
+        feature_vectors: R, (D, D), in columns.
+        count: n.
+        prior_precision: δ, a scalar tensor; differentiable.
+        prior: "exact" or "factored".
+    """
+
+    class_values: Tensor
+    class_vectors: Tensor
+    feature_values: Tensor
+    feature_vectors: Tensor
+    count: int
+    prior_precision: Tensor
+    prior: Prior
+
+    @classmethod
+    def fit(cls, statistics: Statistics, prior_precision: float = 1.0, prior: Prior = "exact") -> "Posterior":
+        """Posterior of the examples summed in `statistics`; decomposed in float64."""
+        u, Q = torch.linalg.eigh(statistics.hessian)
+        a, R = torch.linalg.eigh(statistics.features / statistics.count)
+        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=u.device)
+        return cls(u.clamp_min(0), Q, a.clamp_min(0), R, statistics.count, delta, prior)
+
+    def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
+        """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
+        delta = torch.as_tensor(
+            prior_precision, dtype=self.class_values.dtype, device=self.class_values.device
+        )
+        return replace(self, prior_precision=delta)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
+        """The same posterior on another device and in another type, for serving."""
+        return Posterior(
+            self.class_values.to(device, dtype),
+            self.class_vectors.to(device, dtype),
+            self.feature_values.to(device, dtype),
+            self.feature_vectors.to(device, dtype),
+            self.count,
+            self.prior_precision.to(device, dtype),
+            self.prior,
+        )
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact."""
+        configuration = {"structure": "kronecker", "prior": self.prior, "count": self.count}
+        return configuration, {name: getattr(self, name) for name in _TENSORS}
+
+    @classmethod
+    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
+        """The reverse of `parts`."""
+        own = {name: tensors[name] for name in _TENSORS}
+        return cls(count=configuration["count"], prior=configuration["prior"], **own)
+
+    @property
+    def noise(self) -> int:
+        """Standard normals that one joint sample of the logits takes: C."""
+        return len(self.class_values)
+
+    @cached_property
+    def _variances(self) -> Tensor:
+        return self._variances_at(self.feature_values)
+
+    def _variances_at(self, a: Tensor) -> Tensor:
+        """M (len(a), C): variance along each class eigenvector for a unit feature of eigenvalue a."""
+        u, delta = self.class_values, self.prior_precision
+        if self.prior == "exact":
+            return 1 / (torch.outer(a, u) + delta)
+        n, root = self.count**0.5, delta.sqrt()
+        return torch.outer(1 / (n * a + root), 1 / (u / n + root))
+
+    def spectrum(self, phi: Tensor) -> Tensor:
+        """ψ², (N, D): all that the posterior needs of φ (N, D), whatever the prior."""
+        return (phi @ self.feature_vectors).square()
+
+    def covariance(self, phi: Tensor) -> Tensor:
+        """Covariance of the logits, (N, C, C)."""
+        g = self.spectrum(phi) @ self._variances
+        return torch.einsum("ij,nj,kj->nik", self.class_vectors, g, self.class_vectors)
+
+    def moments(self, phi: Tensor, logits: Tensor) -> Moments:
+        """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
+        g = self.spectrum(phi) @ self._variances
+        return Moments(logits, g @ self.class_vectors.square().T)
+
+    def sample_offsets(self, normals: Tensor) -> Offsets:
+        """Offsets of joint samples from standard normals (S, noise).
+
+        √g(x) over the classes' eigenvalues, relative to its size on the training data, is a smooth function
+        that barely leaves a space of a few dimensions, whatever x is: `basis` reads its coordinates off √g,
+        and sample s is Q(√g ⊙ z_s) with √g put together from them.
+        """
+        size, directions = self._basis()
+        values = torch.einsum("jr,sj,cj->rsc", size * directions, normals.to(size), self.class_vectors)
+        return Offsets(directions / size, values - values.mean(dim=-1, keepdim=True))
+
+    def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Coordinates (N, R) of √g in the basis of the offsets; differentiable in δ."""
+        return (spectrum @ self._variances).sqrt() @ offsets.basis
+
+    def macs(self, samples: int) -> int:
+        """Multiply-adds per example of the sampled link."""
+        D, C = len(self.feature_values), len(self.class_values)
+        rank = self._basis()[1].shape[1]
+        return D * D + D * C + C * rank + rank * samples * C
+
+    @torch.no_grad()
+    def _basis(self) -> tuple[Tensor, Tensor]:
+        """Size of √g on the training data (C, 1), and the leading directions (C, R) of √M relative to it.
+
+        Relative, so that class directions of little variance are as exact as those of much; and without the
+        all-ones direction, whose variance is the greatest and which no softmax can see. Taken over feature
+        eigenvalues from 0 to the largest.
+        """
+        exact = self.to(self.feature_values.device, torch.float64)
+        a, Q = exact.feature_values, exact.class_vectors
+        size = (a.clamp_min(1e-30) @ exact._variances).sqrt()
+        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63).to(a)])
+        curves = exact._variances_at(grid).sqrt() / size * (Q - Q.mean(dim=0)).norm(dim=0)
+        curves = curves / curves.norm(dim=1, keepdim=True)
+        _, strengths, directions = torch.linalg.svd(curves, full_matrices=False)
+        rank = int((strengths > _BASIS_TOLERANCE * strengths[0]).sum())
+        dtype = self.class_values.dtype
+        return size[:, None].to(dtype), directions[:rank].T.contiguous().to(dtype)
+
+
+_TENSORS = ("class_values", "class_vectors", "feature_values", "feature_vectors", "prior_precision")
+
+_BASIS_TOLERANCE = 1e-3
+"""Singular values of the normalised √M kept: far below the sampling error of any affordable S."""

@@ -1,0 +1,144 @@
+"""Prior precision and temperature of every exit, by gradient on cached validation features.
+
+Minimises Σ_k NLL_k over log δ_k and log T_k, NLL_k that of what would be answered at exit k: the ensemble up
+to k where there is one, so that all exits are tuned for each other. The joint samples are fixed, so the
+objective is smooth and the same at every evaluation (common random numbers), and nothing is computed twice:
+the network is not run again.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suffice.calibration import ensemble
+from suffice.calibration.exits import CalibratedExit
+
+PRIOR_PRECISION = (1e-3, 1e5)
+"""Range searched for δ."""
+TEMPERATURE = (0.05, 20.0)
+"""Range searched for T."""
+_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The validation set as one exit sees it: logits (N, C), and the spectrum of φ where a link needs it."""
+
+    logits: Tensor
+    spectrum: Tensor | None
+
+
+def tune(
+    exits: Sequence[CalibratedExit],
+    caches: Sequence[Cache],
+    labels: Tensor,
+    weights: Sequence[float] | None,
+    temperature: bool,
+) -> list[CalibratedExit]:
+    """Exits with δ (where samples are drawn) and, if asked, T at the minimum of the summed answered NLL.
+
+    Args:
+        exits: K exits; their δ and T are where the search starts.
+        caches: the validation set at each exit.
+        labels: (N,).
+        weights: of the ensemble's members, or None for exits on their own.
+        temperature: whether T is tuned.
+
+    Warns:
+        UserWarning: for each value that ends at the edge of its range.
+    """
+    from scipy.optimize import minimize
+
+    problem = _Problem(exits, caches, labels, weights, temperature)
+    if not problem.bounds:
+        return list(exits)
+    result = minimize(
+        problem.value_and_gradient, problem.start(), jac=True, method="L-BFGS-B", bounds=problem.bounds
+    )
+    problem.warn_at_edges(result.x)
+    return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    exits: Sequence[CalibratedExit]
+    caches: Sequence[Cache]
+    labels: Tensor
+    weights: Sequence[float] | None
+    temperature: bool
+
+    @property
+    def names(self) -> list[tuple[int, str]]:
+        """What each coordinate is: the exit and "prior precision" or "temperature"."""
+        names = []
+        for k, exit_ in enumerate(self.exits):
+            if exit_.samples:
+                names.append((k, "prior precision"))
+            if self.temperature:
+                names.append((k, "temperature"))
+        return names
+
+    @property
+    def bounds(self) -> list[tuple[float, float]]:
+        ranges = {"prior precision": PRIOR_PRECISION, "temperature": TEMPERATURE}
+        return [(float(np.log(ranges[name][0])), float(np.log(ranges[name][1]))) for _, name in self.names]
+
+    def start(self) -> np.ndarray:
+        """T = 1, and the best of a few values of δ common to all exits."""
+        is_prior = np.array([name == "prior precision" for _, name in self.names])
+        if not is_prior.any():
+            return np.zeros(len(is_prior))
+        starts = [np.where(is_prior, np.log(10.0**power), 0.0) for power in range(-1, 5)]
+        with torch.no_grad():
+            values = [self.value(torch.from_numpy(start)) for start in starts]
+        return starts[int(np.argmin(values))]
+
+    def exits_at(self, x: Tensor, as_numbers: bool = False) -> list[CalibratedExit]:
+        exits = list(self.exits)
+        for (k, name), log_value in zip(self.names, x, strict=True):
+            value = float(log_value.exp()) if as_numbers else log_value.exp()
+            change = exits[k].with_prior if name == "prior precision" else exits[k].with_temperature
+            exits[k] = change(value)
+        return exits
+
+    def value(self, x: Tensor, backward: bool = False) -> float:
+        """Mean answered NLL summed over exits; with `backward`, its gradient is added to x.grad."""
+        total = 0.0
+        for rows in torch.arange(len(self.labels)).split(_ROWS):
+            loss = self._summed_nll(self.exits_at(x), rows) / len(self.labels)
+            if backward:
+                loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        point = torch.from_numpy(x).requires_grad_()
+        value = self.value(point, backward=True)
+        assert point.grad is not None
+        return value, point.grad.numpy()
+
+    def _summed_nll(self, exits: Sequence[CalibratedExit], rows: Tensor) -> Tensor:
+        labels = self.labels[rows, None]
+        total = torch.zeros((), dtype=torch.float64, device=labels.device)
+        running = None
+        for k, (exit_, cache) in enumerate(zip(exits, self.caches, strict=True)):
+            spectrum = None if cache.spectrum is None else cache.spectrum[rows]
+            answer = exit_.member(cache.logits[rows], spectrum)
+            if self.weights is not None:
+                running = ensemble.extend(running, answer, self.weights[k])
+                answer = running.prediction()
+            total = total - answer.log_probs.gather(1, labels).double().sum()
+        return total
+
+    def warn_at_edges(self, x: np.ndarray) -> None:
+        for (k, name), value, (low, high) in zip(self.names, x, self.bounds, strict=True):
+            if min(value - low, high - value) < 1e-3:
+                meaning = "; the posterior adds nothing at this exit" if name[0] == "p" and value > 0 else ""
+                warnings.warn(
+                    f"the {name} of exit {k} ended at the edge of its range, {np.exp(value):.3g}{meaning}",
+                    stacklevel=4,
+                )

@@ -1,0 +1,158 @@
+"""What a calibrated network is worth: measures per exit and over budgets, with bootstrap intervals.
+
+Everything is computed from the predictions of every exit, made once. Budgets are the paper's ladder of 39:
+q = p/20, p = 1 … 39, exit k answering a share proportional to q^k, thresholds from validation scores.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suffice import batches, metrics
+from suffice.batches import Loader
+from suffice.budget import policy, scores
+from suffice.calibration.calibrated import Calibrated
+from suffice.prediction import Prediction, concatenate
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "vanilla": {"structure": None, "temperature": False, "ensemble": False},
+    "temperature": {"structure": None, "temperature": True, "ensemble": False},
+    "ensemble": {"structure": None, "temperature": False, "ensemble": True},
+    "ensemble + temperature": {"structure": None, "temperature": True, "ensemble": True},
+    "Laplace": {"temperature": False, "ensemble": False},
+    "Laplace + temperature": {"temperature": True, "ensemble": False},
+    "all": {"temperature": True, "ensemble": True},
+}
+"""The rows that every table has, as arguments of `calibrate`: each part alone, and together."""
+
+LADDER = tuple(p / 20 for p in range(1, 40))
+"""q of the paper's 39 budgets."""
+
+MEASURES = ("accuracy", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A labelled set at every exit: K predictions of N examples, labels (N,), K scores (N,)."""
+
+    predictions: list[Prediction]
+    labels: Tensor
+    scores: list[Tensor]
+
+    @property
+    def hits(self) -> list[Tensor]:
+        """Whether each exit's answer is right, K × (N,) bool."""
+        return [metrics.correct(prediction.log_probs, self.labels) for prediction in self.predictions]
+
+
+def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
+    """Predictions and confidence scores of every exit for a whole labelled loader, read once."""
+    network = calibrated.network
+    read = list(batches.read_labelled(loader, network, network.num_classes))
+    parts = [calibrated(batch.inputs) for batch, _ in read]
+    predictions = [concatenate(list(exit_)) for exit_ in zip(*parts, strict=True)]
+    labels = torch.cat([labels for _, labels in read])
+    return Outcome(
+        predictions, labels, [scores.confidence(prediction).double() for prediction in predictions]
+    )
+
+
+def measure(prediction: Prediction, labels: Tensor) -> dict[str, float]:
+    """All `MEASURES` of one prediction; ranking is by confidence."""
+    probs, hits = prediction.probs, metrics.correct(prediction.log_probs, labels)
+    score = scores.confidence(prediction)
+    values = (
+        metrics.accuracy(probs, labels),
+        metrics.nll(prediction.log_probs, labels),
+        metrics.brier(probs, labels),
+        metrics.ece(probs, labels),
+        metrics.ece(probs, labels, equal_mass=True),
+        metrics.auroc(score, hits),
+        metrics.aurc(score, hits),
+    )
+    return {name: float(value) for name, value in zip(MEASURES, values, strict=True)}
+
+
+def per_exit(outcome: Outcome) -> list[dict[str, float]]:
+    """All measures of each exit: anytime prediction."""
+    return [measure(prediction, outcome.labels) for prediction in outcome.predictions]
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """One budget of the ladder on the test set.
+
+    Attributes:
+        prediction: the answer of each example's exit.
+        exits: (N,), that exit.
+        macs: mean multiply-adds per example.
+    """
+
+    prediction: Prediction
+    exits: Tensor
+    macs: float
+
+
+def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> list[Budgeted]:
+    """Answers under each budget of the ladder; thresholds come from the validation outcome alone."""
+    costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
+    results = []
+    for q in LADDER:
+        shares = policy.geometric_shares(torch.tensor(q).log().item(), len(costs))
+        exits = policy.choose(test.scores, policy.thresholds_for(validation.scores, shares))
+        results.append(Budgeted(_pick(test.predictions, exits), exits, float(costs[exits].mean())))
+    return results
+
+
+def averaged(budgeted: Sequence[Budgeted], test: Outcome) -> dict[str, float]:
+    """Each measure averaged over the budgets, and EEFP of the exits' scores, which has no budget."""
+    rows = [measure(answer.prediction, test.labels) for answer in budgeted]
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
+    return {**means, "eefp": float(metrics.eefp(test.scores, test.hits))}
+
+
+def bootstrap(
+    answers: Iterable[Prediction], labels: Tensor, *, generator: torch.Generator, resamples: int = 1000
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of accuracy, NLL and ECE averaged over answers, resampling the examples.
+
+    The same `generator` state gives the same resamples, so that rows of a table are resampled alike.
+
+    Args:
+        answers: predictions of the same N examples, one for each budget.
+        labels: (N,).
+        generator: randomness of the resamples.
+        resamples: number of them.
+    """
+    n = len(labels)
+    drawn = torch.randint(n, (resamples, n), generator=generator)
+    weights = torch.zeros(resamples, n, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.full((resamples, n), 1 / n, dtype=torch.float64))
+    sums: dict[str, Tensor] = {name: torch.zeros(resamples, dtype=torch.float64) for name in INTERVALS}
+    count = 0
+    for answer in answers:
+        hits = metrics.correct(answer.log_probs, labels).double()
+        confidence = answer.confidence.double()
+        bins = torch.nn.functional.one_hot(metrics.bin_index(confidence, 15), 15).double()
+        sums["accuracy"] += weights @ hits
+        sums["nll"] -= weights @ answer.log_probs.double().gather(1, labels[:, None])[:, 0]
+        sums["ece"] += (weights @ (bins * (confidence - hits)[:, None])).abs().sum(dim=1)
+        count += 1
+    quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    limits = {name: (total / count).quantile(quantiles).tolist() for name, total in sums.items()}
+    return {name: (low, high) for name, (low, high) in limits.items()}
+
+
+INTERVALS = ("accuracy", "nll", "ece")
+"""Measures that `bootstrap` gives intervals of."""
+
+
+def _pick(predictions: Sequence[Prediction], exits: Tensor) -> Prediction:
+    """Each example's prediction at its exit."""
+    rows = torch.arange(len(exits))
+    log_probs = torch.stack([prediction.log_probs for prediction in predictions])[exits, rows]
+    aleatoric = torch.stack([prediction.aleatoric for prediction in predictions])[exits, rows]
+    return Prediction(log_probs, aleatoric)
