@@ -46,9 +46,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     what = _kind_of(obj)
     target = Path(path)
     if target.exists() and not (target / "manifest.json").is_file():
-        raise FileExistsError(
-            f"expected a new folder or an artifact to replace, got {target}; choose another path"
-        )
+        raise FileExistsError(f"expected a new folder or an artifact to replace, got {target}; choose another path")
     configuration, tensors = obj.parts()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -126,9 +124,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         stated = manifest.pop("manifest_sha256")
         intact = stated == _digest(manifest)
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"expected a manifest written by suffice.save, got a damaged {file}: {error}"
-        ) from error
+        raise ValueError(f"expected a manifest written by suffice.save, got a damaged {file}: {error}") from error
     if not intact:
         raise ValueError(f"expected {file} as it was written, got one that was changed; save it again")
     if manifest["format"] != FORMAT:

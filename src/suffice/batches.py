@@ -61,8 +61,7 @@ def read_labelled(loader: Loader, model: nn.Module, num_classes: int) -> Iterato
     for batch in read(loader, model):
         if batch.labels is None:
             raise ValueError(
-                "expected batches (x, y) or mappings with a key 'labels', got inputs alone; "
-                "labels are needed here"
+                "expected batches (x, y) or mappings with a key 'labels', got inputs alone; labels are needed here"
             )
         yield batch, _checked_labels(batch.labels, batch, num_classes)
 
@@ -85,9 +84,7 @@ def _split(raw: object) -> tuple[State, Tensor | None]:
         return raw[0], None
     if isinstance(raw, Tensor):
         return raw, None
-    raise TypeError(
-        f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {type(raw).__name__}"
-    )
+    raise TypeError(f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {type(raw).__name__}")
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -55,9 +55,7 @@ def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
     parts = [calibrated(batch.inputs) for batch, _ in read]
     predictions = [concatenate(list(exit_)) for exit_ in zip(*parts, strict=True)]
     labels = torch.cat([labels for _, labels in read])
-    return Outcome(
-        predictions, labels, [scores.confidence(prediction).double() for prediction in predictions]
-    )
+    return Outcome(predictions, labels, [scores.confidence(prediction).double() for prediction in predictions])
 
 
 def measure(prediction: Prediction, labels: Tensor) -> dict[str, float]:

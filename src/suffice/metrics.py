@@ -87,7 +87,8 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
     group_rate = group_rate.index_add_(0, inverse, error) / counts
     surest_first = group_rate[inverse.sort(descending=True).values]
     covered = torch.arange(1, len(scores) + 1, device=scores.device)
-    return (surest_first.cumsum(0) / covered).mean()
+    risks: Tensor = surest_first.cumsum(0) / covered
+    return risks.mean()
 
 
 def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:

@@ -56,9 +56,7 @@ class ExitNetwork(nn.Module):
     def __init__(self, stages: Sequence[nn.Module], exits: Sequence[Exit]) -> None:
         super().__init__()
         if len(stages) != len(exits) or not exits:
-            raise ValueError(
-                f"expected one exit after each stage, got {len(stages)} stages and {len(exits)} exits"
-            )
+            raise ValueError(f"expected one exit after each stage, got {len(stages)} stages and {len(exits)} exits")
         classes = [exit_.classifier.out_features for exit_ in exits]
         if len(set(classes)) > 1:
             raise ValueError(f"expected the same number of classes at every exit, got {classes}")
@@ -102,7 +100,7 @@ def batch_size(x: State) -> int:
 
 def select(state: State, index: Tensor) -> State:
     """The examples `index` (M,) of every tensor in a state."""
-    return tree_map_only(Tensor, lambda tensor: tensor.index_select(0, index), state)
+    return tree_map_only(Tensor, lambda tensor: tensor.index_select(0, index.to(tensor.device)), state)
 
 
 def check_finite(values: Tensor, what: str, start: int = 0) -> None:

@@ -43,9 +43,7 @@ def train(
         ValueError: for an empty loader or labels out of range.
         FloatingPointError: if the loss of an epoch is not finite.
     """
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
-    )
+    optimiser = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     decays = [epochs // 2, epochs * 3 // 4]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, decays, gamma=0.1)
     history = []

@@ -65,9 +65,7 @@ class Policy:
         return configuration, {"thresholds": self.thresholds, "shares": self.shares}
 
     @classmethod
-    def from_parts(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: object = None
-    ) -> "Policy":
+    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: object = None) -> "Policy":
         """The reverse of `parts`; the network is checked when the policy is run."""
         return cls(
             tensors["thresholds"],
@@ -106,7 +104,7 @@ def allocate(
     macs = _in_macs(budget, unit, costs)
     values = _validation_scores(calibrated, val_loader, scoring.resolve(score))
     thresholds = solve(values, costs, macs)
-    taken = choose(values, thresholds)
+    taken = choose(values, thresholds).cpu()
     shares = torch.bincount(taken, minlength=len(costs)).double() / len(taken)
     expected = float(shares @ torch.tensor(costs, dtype=torch.float64))
     if abs(expected - macs) > _EXACT * macs:
@@ -147,9 +145,9 @@ def thresholds_for(values: Sequence[Tensor], shares: Tensor) -> Tensor:
 
 def choose(values: Sequence[Tensor], thresholds: Tensor) -> Tensor:
     """Exit (N,) at which each example stops, from the scores (N,) of every exit, int64."""
-    stops = torch.stack([v >= t for v, t in zip(values, thresholds.tolist(), strict=False)])
-    last = torch.ones_like(stops[:1])
-    return torch.cat([stops, last]).to(torch.uint8).argmax(dim=0)
+    stops = [v >= t for v, t in zip(values, thresholds.tolist(), strict=False)]
+    last = torch.ones_like(values[0], dtype=torch.bool)
+    return torch.stack([*stops, last]).to(torch.uint8).argmax(dim=0)
 
 
 def solve(values: Sequence[Tensor], costs: Sequence[int], budget: float) -> Tensor:
@@ -194,7 +192,9 @@ def _cut(scores: Tensor, wanted: int) -> float:
     stop = through if through - wanted <= wanted - above else above
     if stop in (0, len(scores)):
         return float("inf") if stop == 0 else float("-inf")
-    return float((ordered[stop - 1] + ordered[stop]) / 2)
+    last, first = float(ordered[stop - 1]), float(ordered[stop])
+    middle = last / 2 + first / 2
+    return middle if first < middle else last
 
 
 def _in_macs(budget: float, unit: str, costs: Sequence[int]) -> float:

@@ -65,17 +65,15 @@ def resolve(score: str | Score) -> Score:
 
 
 def evaluate(score: Score, prediction: Prediction, state: State, k: int) -> Tensor:
-    """Scores (N,) of a batch at exit k, float64 and checked.
+    """Scores (N,) of a batch at exit k, float64, finite and checked; infinities become the extreme numbers.
 
     Raises:
         ValueError: for a score that is not (N,) or not a number.
     """
     values = score(prediction, state)
     if values.shape != (len(prediction),):
-        raise ValueError(
-            f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}"
-        )
+        raise ValueError(f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}")
     if bool(values.isnan().any()):
         position = int(values.isnan().nonzero()[0])
         raise ValueError(f"expected a number as every score at exit {k}, got NaN at position {position}")
-    return values.double()
+    return values.double().nan_to_num()

@@ -97,7 +97,9 @@ def _exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tupl
     for k in range(len(network.exits)):
         state, phi = network.advance(k, state)
         check_finite(phi, f"features at exit {k}", start)
-        yield k, phi, network.exit(k).classifier(phi)
+        logits = network.exit(k).classifier(phi)
+        check_finite(logits, f"logits at exit {k}", start)
+        yield k, phi, logits
 
 
 def _biases(network: ExitNetwork) -> list[bool]:
@@ -134,7 +136,5 @@ def _tuning_pass(
                 if exits[k].samples:
                     spectra[k].append(exits[k].spectrum(phi.to(dtype)))
     assert costs is not None
-    caches = [
-        tuning.Cache(torch.cat(z), torch.cat(s) if s else None) for z, s in zip(logits, spectra, strict=True)
-    ]
+    caches = [tuning.Cache(torch.cat(z), torch.cat(s) if s else None) for z, s in zip(logits, spectra, strict=True)]
     return caches, torch.cat(labels), costs

@@ -50,9 +50,7 @@ class Calibrated:
         return answers
 
     @torch.no_grad()
-    def step(
-        self, k: int, state: State, running: mie.Running | None
-    ) -> tuple[State, Prediction, mie.Running | None]:
+    def step(self, k: int, state: State, running: mie.Running | None) -> tuple[State, Prediction, mie.Running | None]:
         """Run stage and exit k: the new state, what is answered at exit k, the ensemble's running sums."""
         state, member, running = self._advance(k, state, running)
         return state, member if running is None else running.prediction(), running
@@ -121,9 +119,7 @@ class Calibrated:
         self, k: int, state: State, running: mie.Running | None
     ) -> tuple[State, Prediction, mie.Running | None]:
         if self.network.training:
-            raise RuntimeError(
-                "expected the network in evaluation mode, got training mode; call network.eval()"
-            )
+            raise RuntimeError("expected the network in evaluation mode, got training mode; call network.eval()")
         state, phi = self.network.advance(k, state)
         logits = self.network.exit(k).classifier(phi)
         check_finite(logits, f"logits at exit {k}")

@@ -31,9 +31,7 @@ class Running:
 
     def take(self, index: Tensor) -> "Running":
         """The examples `index` (M,)."""
-        return Running(
-            self.log_sum.index_select(0, index), self.aleatoric_sum.index_select(0, index), self.weight
-        )
+        return Running(self.log_sum.index_select(0, index), self.aleatoric_sum.index_select(0, index), self.weight)
 
     def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
         """The ensemble over the exits so far."""

@@ -54,9 +54,7 @@ class CalibratedExit:
     def with_prior(self, prior_precision: float | Tensor) -> "CalibratedExit":
         """The same exit under another prior precision, with the same randomness."""
         if self.posterior is None:
-            raise ValueError(
-                "expected an exit with a posterior, got one without; pass a structure to calibrate"
-            )
+            raise ValueError("expected an exit with a posterior, got one without; pass a structure to calibrate")
         posterior = self.posterior.with_prior(prior_precision)
         offsets = None if self.normals is None else posterior.sample_offsets(self.normals)
         return replace(self, posterior=posterior, offsets=offsets)

@@ -24,9 +24,7 @@ def plugin(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]
     return log_probs, entropy(log_probs)
 
 
-def sampled(
-    logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float
-) -> tuple[Tensor, Tensor]:
+def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
     """Mean softmax over S joint samples.
 
     Args:
@@ -48,7 +46,11 @@ def sampled(
 def _sampled(
     logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    deviations = torch.einsum("nr,rsc->nsc", coefficients, values)
+    samples, classes = values.shape[1:]
+    deviations = (coefficients @ values.flatten(1)).unflatten(1, (samples, classes))
     log_p = ((logits[:, None] + deviations) / temperature).log_softmax(dim=-1)
-    log_probs = log_p.logsumexp(dim=1) - math.log(values.shape[1])
-    return log_probs, entropy(log_p).mean(dim=1)
+    p = log_p.exp()
+    # Where every sample underflows, the largest alone is the mean to within a factor of S.
+    floor = log_p.amax(dim=1) - math.log(samples)
+    log_probs = torch.maximum(p.mean(dim=1).clamp_min(torch.finfo(p.dtype).tiny).log(), floor)
+    return log_probs, -(p * log_p).sum(dim=-1).mean(dim=1)

@@ -56,9 +56,7 @@ def tune(
     problem = _Problem(exits, caches, labels, weights, temperature)
     if not problem.bounds:
         return list(exits)
-    result = minimize(
-        problem.value_and_gradient, problem.start(), jac=True, method="L-BFGS-B", bounds=problem.bounds
-    )
+    result = minimize(problem.value_and_gradient, problem.start(), jac=True, method="L-BFGS-B", bounds=problem.bounds)
     problem.warn_at_edges(result.x)
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
 

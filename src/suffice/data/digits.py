@@ -49,9 +49,7 @@ def load(seed: int, validation: int = 400, test: int = 600, share: float = 1 / 3
     images = torch.from_numpy(pixels / 16).float().reshape(-1, 1, 8, 8)
     labels = torch.from_numpy(labels).long()
     index = torch.arange(len(labels)).numpy()
-    rest, held = train_test_split(
-        index, test_size=validation + test, stratify=labels, random_state=seed, shuffle=True
-    )
+    rest, held = train_test_split(index, test_size=validation + test, stratify=labels, random_state=seed, shuffle=True)
     tune, judge = train_test_split(held, test_size=test, stratify=labels[held], random_state=seed)
     generator = torch.Generator().manual_seed(seed)
 

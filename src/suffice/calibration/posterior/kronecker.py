@@ -94,9 +94,7 @@ class Posterior:
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(
-            prior_precision, dtype=self.class_values.dtype, device=self.class_values.device
-        )
+        delta = torch.as_tensor(prior_precision, dtype=self.class_values.dtype, device=self.class_values.device)
         return replace(self, prior_precision=delta)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
@@ -178,15 +176,16 @@ class Posterior:
     def _basis(self) -> tuple[Tensor, Tensor]:
         """Size of √g on the training data (C, 1), and the leading directions (C, R) of √M relative to it.
 
-        Relative, so that class directions of little variance are as exact as those of much; and without the
+        Relative, so that class directions of little variance are as exact as those of much; except the
         all-ones direction, whose variance is the greatest and which no softmax can see. Taken over feature
         eigenvalues from 0 to the largest.
         """
         exact = self.to(self.feature_values.device, torch.float64)
         a, Q = exact.feature_values, exact.class_vectors
-        size = (a.clamp_min(1e-30) @ exact._variances).sqrt()
+        visible = (Q - Q.mean(dim=0)).norm(dim=0).clamp_min(1e-3)
+        size = (a.clamp_min(1e-30) @ exact._variances).sqrt() / visible
         grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63).to(a)])
-        curves = exact._variances_at(grid).sqrt() / size * (Q - Q.mean(dim=0)).norm(dim=0)
+        curves = exact._variances_at(grid).sqrt() / size
         curves = curves / curves.norm(dim=1, keepdim=True)
         _, strengths, directions = torch.linalg.svd(curves, full_matrices=False)
         rank = int((strengths > _BASIS_TOLERANCE * strengths[0]).sum())

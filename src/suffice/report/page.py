@@ -1,0 +1,44 @@
+"""One page that needs nothing but itself: pictures, tables and what was found; no network access."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from suffice.report.tables import Table
+
+
+def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
+    """Write the report of `results` (as `suffice demo --json` prints them) to an HTML file, whole or absent.
+
+    Raises:
+        ImportError: without the extra "report".
+    """
+    try:
+        import jinja2
+        from markupsafe import Markup
+        from plotly.offline import get_plotlyjs
+
+        from suffice.report.figures import FIGURES
+    except ImportError as error:
+        raise ImportError("the report needs plotly and jinja2: pip install 'suffice[report]'") from error
+
+    figures = [
+        {
+            "title": title,
+            "html": figure(results).to_html(full_html=False, include_plotlyjs=False, div_id=f"f{i}"),
+        }
+        for i, (title, figure) in enumerate(FIGURES.items())
+    ]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files("suffice.report").joinpath("page.html.j2").read_text())
+    html = template.render(
+        plotly_js=Markup(get_plotlyjs()),
+        figures=[{**figure, "html": Markup(figure["html"])} for figure in figures],
+        tables=tables,
+        about=results["about"],
+        closing=results["closing"],
+    )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,177 @@
+"""Activation strengths: what named layers put out in one ordinary pass, as one row of numbers per example.
+
+    (N, D)          the D values
+    (N, T, D)       mean and max over the T tokens of each of the D values
+    (N, C, H, W)    mean and max over the positions of each of the C channels (any number of positions)
+
+Chen et al. 2021 (arXiv 2008.07032) and Yu et al. 2021 (arXiv 2110.06435) predict from them how much a network's
+answer varies. Layers are watched by forward hooks that leave the network's output as it is.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation
+
+from suffice.network import State, batch_size, inference
+
+_NOT_STRENGTHS = {"MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
+ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_STRENGTHS)
+"""Module classes whose output is watched where no layer is named."""
+
+
+def capture(model: nn.Module, x: State, layers: Sequence[str]) -> tuple[Any, Tensor]:
+    """The output of one ordinary pass and the strengths of `layers`.
+
+    A layer that runs more than once in a pass gives one set of strengths each time, in the order of running.
+
+    Args:
+        model: run in evaluation mode without gradients; every module's mode comes back.
+        x: a batch of N examples, a tensor or a nest of tensors.
+        layers: names of modules, from `layer_names`; none gives strengths (N, 0).
+
+    Returns:
+        The model's own output, bit for bit, and strengths (N, F) float32 in the order of `layers`.
+
+    Raises:
+        ValueError: if a name is not in the model, or a layer's output does not begin with the N examples.
+        TypeError: if a layer's output is not a tensor.
+        RuntimeError: if a layer did not run.
+    """
+    rows = batch_size(x)
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def watch(name: str, output: Tensor) -> None:
+        seen[name].append(_summary(name, output, rows))
+
+    with inference(model), hooked(matching(model, layers), watch):
+        output = model(x)
+    columns = [summary for name in layers for summary in seen[name]]
+    return output, torch.cat(columns, dim=1) if columns else final_logits(output).new_empty(rows, 0).float()
+
+
+def layer_names(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the layers to watch, in the model's order.
+
+    Args:
+        model: its modules are searched.
+        layers: names or patterns (`fnmatch`), or None for every activation module (`ACTIVATIONS`).
+
+    Raises:
+        ValueError: if there is no activation module, or a pattern matches nothing.
+    """
+    if layers is not None:
+        return tuple(matching(model, layers))
+    found = tuple(name for name, module in model.named_modules() if name and isinstance(module, ACTIVATIONS))
+    if not found:
+        raise ValueError(
+            "expected a model with activation modules (nn.ReLU, nn.GELU, …), found none: activations called as "
+            "functions cannot be seen; name the layers to watch, layers=[…], or pass layers=[] for the output alone"
+        )
+    return found
+
+
+def final_logits(output: object) -> Tensor:
+    """The logits (N, C) that a model answers with: its output, or the last of a list of them, one per exit.
+
+    Raises:
+        TypeError: if that is not a tensor.
+        ValueError: if its shape is not (N, C) with at least two classes.
+    """
+    logits = output[-1] if isinstance(output, (list, tuple)) and output else output
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"expected logits (N, C) or a list of them from the model, got {type(logits).__name__}; "
+            "wrap the model so that it returns its logits"
+        )
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"expected logits of shape (N, C) with at least 2 classes, got shape {tuple(logits.shape)}; "
+            "wrap the model so that it returns one row of class logits per example"
+        )
+    return logits
+
+
+def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
+    """Modules whose name is one of `patterns` or matches one (`fnmatch`), in the model's order, each once.
+
+    Raises:
+        ValueError: if a pattern matches no module; the nearest names are listed.
+    """
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    wanted = [patterns] if isinstance(patterns, str) else patterns
+    chosen: dict[int, tuple[str, nn.Module]] = {}
+    missing = set(wanted)
+    for name, module in modules.items():
+        matches = {pattern for pattern in wanted if fnmatchcase(name, pattern)}
+        missing -= matches
+        if matches:
+            chosen.setdefault(id(module), (name, module))
+    for pattern in sorted(missing):
+        nearest = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.0)
+        raise ValueError(
+            f"expected names or patterns of modules, got {pattern!r}, which matches none; nearest: {nearest}"
+        )
+    return dict(chosen.values())
+
+
+@contextmanager
+def hooked(
+    modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Call `hook(name, output)` whenever one of `modules` has run; what it returns, if anything, flows on.
+
+    The hooks are removed whatever happens.
+
+    Raises:
+        TypeError: if a module puts out something other than a tensor.
+        RuntimeError: if the body ends without one of the modules having run.
+    """
+    silent = set(modules)
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def forward_hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+            silent.discard(name)
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"expected a tensor from module {name!r}, got {type(output).__name__}; name a module "
+                    "inside or after it"
+                )
+            return hook(name, output)
+
+        return forward_hook
+
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(watch(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if silent:
+        raise RuntimeError(
+            f"expected every chosen module to run in a pass, got none of {sorted(silent)} run; leave out modules "
+            "that the model does not call, and pass the model itself, not a compiled or scripted one"
+        )
+
+
+def _summary(name: str, output: Tensor, rows: int) -> Tensor:
+    """Strengths (N, F) float32 of one layer; a copy, since a later in-place operation may overwrite `output`."""
+    if output.ndim < 2 or len(output) != rows:
+        raise ValueError(
+            f"expected an output of layer {name!r} with the {rows} examples first, got shape "
+            f"{tuple(output.shape)}; leave that layer out"
+        )
+    values = output.detach().to(torch.float32, copy=True)
+    if output.ndim == 2:
+        return values
+    if output.ndim == 3:
+        return torch.cat([values.mean(dim=1), values.amax(dim=1)], dim=1)
+    positions = values.flatten(start_dim=2)
+    return torch.cat([positions.mean(dim=2), positions.amax(dim=2)], dim=1)

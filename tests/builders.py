@@ -1,0 +1,117 @@
+"""Small networks and data that the tests are made of."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from suffice import cost
+from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.exits import CalibratedExit, with_bias
+from suffice.calibration.posterior import kronecker
+from suffice.network import Exit, ExitNetwork, fingerprint
+
+
+class NestedStage(nn.Module):
+    """A stage whose state is a nest: the hidden layer, its history, and an integer per example."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width_in, width_out)
+
+    def forward(self, state):
+        if isinstance(state, Tensor):
+            state = {"h": state, "past": [], "age": torch.zeros(len(state), dtype=torch.long)}
+        hidden = self.linear(state["h"]).tanh()
+        return {"h": hidden, "past": [*state["past"], hidden.sum(dim=1)], "age": state["age"] + 1}
+
+
+class Hidden(nn.Module):
+    """φ of a nested state: depends on the history, so a state that loses step with its batch is noticed."""
+
+    def forward(self, state):
+        return state["h"] + sum(state["past"])[:, None] * 0.1 + state["age"][:, None]
+
+
+def network(
+    widths: Sequence[int] = (6, 5, 7),
+    classes: int = 4,
+    inputs: int = 3,
+    bias: bool = True,
+    nested: bool = False,
+    seed: int = 0,
+    scale: float = 2.0,
+) -> ExitNetwork:
+    """A network of linear stages with random weights, in evaluation mode; `scale` spreads its logits."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        stages, exits = [], []
+        for width_in, width_out in zip([inputs, *widths], widths, strict=False):
+            linear = nn.Sequential(nn.Linear(width_in, width_out), nn.Tanh())
+            stages.append(NestedStage(width_in, width_out) if nested else linear)
+            classifier = nn.Linear(width_out, classes, bias=bias)
+            nn.init.normal_(classifier.weight, std=scale)
+            exits.append(Exit(Hidden() if nested else nn.Identity(), classifier))
+    return ExitNetwork(stages, exits).eval()
+
+
+def identity_network(classes: int) -> ExitNetwork:
+    """One stage, one exit, whose logits are its inputs."""
+    classifier = nn.Linear(classes, classes, bias=False)
+    nn.init.eye_(classifier.weight)
+    return ExitNetwork([nn.Identity()], [Exit(nn.Identity(), classifier)]).eval()
+
+
+def inputs(count: int, width: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def sampled_labels(logits: Tensor, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    """Labels drawn from softmax(logits / temperature)."""
+    probs = (logits.detach().double() / temperature).softmax(dim=-1)
+    return probs.multinomial(1, generator=torch.Generator().manual_seed(seed))[:, 0]
+
+
+def batched(x: Tensor, y: Tensor | None = None, size: int = 16) -> list:
+    """A loader: a list of batches."""
+    if y is None:
+        return list(x.split(size))
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def untuned(
+    net: ExitNetwork,
+    x: Tensor,
+    structure: str | None = "kronecker",
+    ensemble: bool = True,
+    samples: int = 8,
+    temperature: float = 1.0,
+) -> Calibrated:
+    """A calibrated network without the search for δ and T: fast, for tests of what comes after."""
+    exits, state = [], x
+    with torch.no_grad():
+        for k in range(len(net.exits)):
+            state, phi = net.advance(k, state)
+            classifier = net.exit(k).classifier
+            bias = classifier.bias is not None
+            exit_ = CalibratedExit(temperature=temperature, bias=bias)
+            if structure is not None:
+                phi, logits = with_bias(phi, bias), classifier(phi)
+                sums = kronecker.init(phi.shape[1], logits.shape[1])
+                posterior = kronecker.Posterior.fit(kronecker.update(sums, phi, logits))
+                exit_ = CalibratedExit(temperature=temperature, bias=bias, posterior=posterior)
+                exit_ = exit_.with_samples(samples, torch.Generator().manual_seed(k))
+            exits.append(exit_.to(torch.device("cpu"), phi.dtype))
+    return Calibrated(net, exits, ensemble, cost.count(net, x), fingerprint(net))
+
+
+def watch_batch_sizes(net: ExitNetwork) -> list[tuple[int, int]]:
+    """A list that fills with (stage, batch size) at every call of a stage."""
+    seen: list[tuple[int, int]] = []
+    for k, stage in enumerate(net.stages):
+        stage.register_forward_pre_hook(
+            lambda _, args, k=k: seen.append(
+                (k, len(args[0] if isinstance(args[0], Tensor) else args[0]["h"]))
+            )
+        )
+    return seen

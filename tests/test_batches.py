@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from suffice.batches import read, read_labelled
+
+MODEL = nn.Linear(2, 3)
+X, Y = torch.arange(10.0).reshape(5, 2), torch.tensor([0, 1, 2, 1, 0])
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [(X[:2], Y[:2]), (X[2:], Y[2:])],
+        [[X[:2], Y[:2]], [X[2:], Y[2:]]],
+        DataLoader(TensorDataset(X, Y), batch_size=2),
+        DataLoader(Stream(), batch_size=2),
+        ((X[i : i + 1], Y[i : i + 1]) for i in range(5)),
+    ],
+    ids=["tuples", "lists", "DataLoader", "without length", "generator"],
+)
+def test_any_iterable_of_pairs_is_a_loader_and_examples_are_counted_as_they_come(loader):
+    seen = [(batch, labels) for batch, labels in read_labelled(loader, MODEL, 3)]
+    torch.testing.assert_close(torch.cat([batch.inputs for batch, _ in seen]), X)
+    assert torch.cat([labels for _, labels in seen]).tolist() == Y.tolist()
+    sizes = [batch.size for batch, _ in seen]
+    assert sum(sizes) == 5
+    assert [batch.start for batch, _ in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
+
+
+def test_a_mapping_keeps_its_keys_but_the_labels():
+    (batch,) = read([{"left": X, "right": {"deep": X}, "labels": Y}], MODEL)
+    assert set(batch.inputs) == {"left", "right"}
+    assert batch.labels.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("loader", [[X], [(X,)], [{"x": X}]], ids=["tensor", "one-tuple", "mapping"])
+def test_inputs_alone_are_read_and_refused_where_labels_are_needed(loader):
+    (batch,) = read(loader, MODEL)
+    assert batch.labels is None
+    with pytest.raises(ValueError, match="inputs alone"):
+        list(read_labelled(loader, MODEL, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_floating_inputs_take_the_type_of_the_network_and_integers_keep_theirs(dtype):
+    (batch,) = read([({"x": X.double(), "ids": Y}, Y)], nn.Linear(2, 3).to(dtype))
+    assert batch.inputs["x"].dtype == dtype
+    assert batch.inputs["ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("loader", [[], iter([]), [(X[:0], Y[:0])]], ids=["list", "iterator", "empty batch"])
+def test_an_empty_loader_is_an_error(loader):
+    with pytest.raises(ValueError, match="at least one example, got an empty loader"):
+        list(read(loader, MODEL))
+
+
+def test_an_exhausted_generator_is_an_error_that_says_so():
+    generator = ((X, Y) for _ in range(1))
+    list(read(generator, MODEL))
+    with pytest.raises(ValueError, match="a generator is empty the second time"):
+        list(read(generator, MODEL))
+
+
+def test_an_empty_batch_in_the_middle_is_passed_over():
+    sizes = [batch.size for batch in read([(X, Y), (X[:0], Y[:0]), (X[:1], Y[:1])], MODEL)]
+    assert sizes == [5, 1]
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 100])
+def test_a_label_out_of_range_is_named_with_its_position_in_the_pass(bad):
+    wrong = Y.clone()
+    wrong[3] = bad
+    with pytest.raises(ValueError, match=rf"expected labels in \[0, 3\), got {bad} at position 8"):
+        list(read_labelled([(X, Y), (X, wrong)], MODEL, 3))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [Y.float(), Y[:4], nn.functional.one_hot(Y), Y[:, None]],
+    ids=["floats", "too few", "one-hot", "column"],
+)
+def test_labels_of_a_wrong_type_or_shape_are_refused_with_both(labels):
+    with pytest.raises(ValueError, match=r"expected integer labels of shape \(5,\), got torch\.\w+ of shape"):
+        list(read_labelled([(X, labels)], MODEL, 3))
+
+
+def test_small_integer_labels_become_int64():
+    ((_, labels),) = read_labelled([(X, Y.to(torch.uint8))], MODEL, 3)
+    assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_input_that_is_not_finite_is_named_by_its_position_across_batches(bad):
+    wrong = X.clone()
+    wrong[1, 1] = bad
+    with pytest.raises(ValueError, match="expected finite inputs, got NaN or infinity at position 6"):
+        list(read([(X, Y), ({"a": X, "b": wrong}, Y)], MODEL))
+
+
+@pytest.mark.parametrize("batch", ["text", 3, (X, Y, Y), (X, "label")])
+def test_a_batch_of_another_form_is_a_type_error(batch):
+    with pytest.raises(TypeError, match=r"expected a batch \(x, y\)"):
+        list(read([batch], MODEL))

@@ -1,0 +1,127 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from suffice.network import (
+    Exit,
+    ExitNetwork,
+    batch_size,
+    check_finite,
+    check_fingerprint,
+    fingerprint,
+    inference,
+    select,
+)
+from tests import builders
+
+
+def test_forward_gives_the_logits_that_advancing_stage_by_stage_gives():
+    net, x = builders.network(), builders.inputs(5)
+    state, answers = x, []
+    for k in range(3):
+        state, phi = net.advance(k, state)
+        answers.append(net.exit(k).classifier(phi))
+        torch.testing.assert_close(net.exit(k)(state), answers[-1])
+    for expected, got in zip(answers, net(x), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_exits_that_disagree_on_the_classes_are_refused_with_their_numbers():
+    exits = [Exit(nn.Identity(), nn.Linear(3, classes)) for classes in (4, 5)]
+    with pytest.raises(ValueError, match=r"same number of classes at every exit, got \[4, 5\]"):
+        ExitNetwork([nn.Identity(), nn.Identity()], exits)
+
+
+@pytest.mark.parametrize(("stages", "exits"), [(2, 1), (1, 2), (0, 0)])
+def test_a_network_needs_one_exit_after_each_stage(stages, exits):
+    with pytest.raises(ValueError, match=f"got {stages} stages and {exits} exits"):
+        ExitNetwork(
+            [nn.Identity() for _ in range(stages)],
+            [Exit(nn.Identity(), nn.Linear(3, 2)) for _ in range(exits)],
+        )
+
+
+def test_an_exit_needs_a_linear_classifier():
+    with pytest.raises(TypeError, match=r"expected an nn\.Linear .*, got Sequential"):
+        Exit(nn.Identity(), nn.Sequential(nn.Linear(3, 2)))
+
+
+def test_selection_reaches_every_tensor_of_a_nest_and_leaves_the_rest():
+    state = {"a": torch.arange(4), "b": [torch.arange(8).reshape(4, 2)], "name": "kept"}
+    chosen = select(state, torch.tensor([3, 1]))
+    assert chosen["a"].tolist() == [3, 1]
+    assert chosen["b"][0].tolist() == [[6, 7], [2, 3]]
+    assert chosen["name"] == "kept"
+    assert batch_size(chosen) == 2
+
+
+def test_a_batch_without_tensors_has_no_size():
+    with pytest.raises(TypeError, match="got dict"):
+        batch_size({"a": "text"})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 3)])
+def test_the_first_example_that_is_not_finite_is_named_by_its_position_in_the_pass(bad, shape):
+    values = torch.zeros(shape)
+    check_finite(values, "things")
+    values[2:4] = bad
+    with pytest.raises(ValueError, match=r"expected finite things, .* at position 12 \(2 of 5 examples"):
+        check_finite(values, "things", start=10)
+
+
+def test_integers_are_always_finite():
+    check_finite(torch.arange(3), "things")
+
+
+def test_inference_gives_every_module_its_own_mode_back_even_after_an_exception():
+    model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout())).train()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+
+    def fail_inside():
+        with inference(model):
+            assert not any(module.training for module in model.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
+    assert [module.training for module in model.modules()] == modes
+    assert torch.is_grad_enabled()
+
+
+def test_the_fingerprint_follows_weights_and_buffers_and_nothing_else():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    before = fingerprint(net)
+    assert fingerprint(copy.deepcopy(net).train().requires_grad_(False).eval()) == before
+    assert fingerprint(copy.deepcopy(net).to(memory_format=torch.preserve_format)) == before
+    for name, tensor in net.state_dict().items():
+        changed = copy.deepcopy(net)
+        changed.state_dict()[name].view(-1)[0] += 1
+        assert fingerprint(changed) != before, name
+    assert fingerprint(copy.deepcopy(net).double()) != before
+    assert tensor.ndim == 0  # a zero-dimensional buffer was among them
+
+
+def test_the_fingerprint_does_not_depend_on_the_layout_in_memory():
+    net = nn.Conv2d(3, 4, 3)
+    before = fingerprint(net)
+    assert fingerprint(net.to(memory_format=torch.channels_last)) == before
+
+
+def test_the_fingerprint_reads_bfloat16():
+    net = nn.Linear(3, 2).bfloat16()
+    before = fingerprint(net)
+    with torch.no_grad():
+        net.bias[0] += 1
+    assert fingerprint(net) != before
+
+
+def test_a_wrong_fingerprint_is_an_error_and_the_right_one_is_not():
+    net = builders.network()
+    check_fingerprint(net, fingerprint(net))
+    with pytest.raises(ValueError, match=fingerprint(net)[:8]):
+        check_fingerprint(net, "0" * 64)
