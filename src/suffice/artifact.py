@@ -104,15 +104,22 @@ def _write(folder: Path, what: str, configuration: dict[str, Any], tensors: dict
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Put folder `new` in the place of `target`; the old one goes last."""
-    old = None
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / "old"
-        target.rename(old)
-    new.rename(target)
-    _sync(target.parent)
-    if old is not None:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    """Put folder `new` in the place of `target`; the old one goes last, and comes back if that fails."""
+    if not target.exists():
+        new.rename(target)
+        _sync(target.parent)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.rename(aside / "old")
+        try:
+            new.rename(target)
+        except OSError:
+            (aside / "old").rename(target)
+            raise
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(file.read_bytes())
         stated = manifest.pop("manifest_sha256")
         intact = stated == _digest(manifest)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"expected a manifest written by suffice.save, got a damaged {file}: {error}") from error
     if not intact:
         raise ValueError(f"expected {file} as it was written, got one that was changed; save it again")

@@ -1,10 +1,12 @@
-"""What a network costs: multiply-adds per example, stage by stage and exit by exit.
+"""What a network costs: multiply-adds per example, stage by stage and exit by exit, and time beside a peer.
 
 Counted by PyTorch's own counter on one example (convolutions and matrix products; two operations are one
 multiply-add). The cost of saying how sure the network is stands apart, and counts towards every budget.
 """
 
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -47,6 +49,21 @@ def count(network: ExitNetwork, x: State) -> Costs:
             stages.append(macs)
             exits.append(_counted(network.exit(k), state)[1])
     return Costs(tuple(stages), tuple(exits), (0,) * len(exits))
+
+
+def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
+    """Median milliseconds of each way of doing something, the ways taken in turn after one round of warm-up.
+
+    Taking turns keeps ratios fair when the machine's speed drifts. Pin the threads yourself.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if round_:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _counted(function: Callable[[State], State], x: State) -> tuple[State, int]:

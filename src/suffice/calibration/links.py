@@ -14,7 +14,7 @@ from torch import Tensor
 
 from suffice.prediction import entropy
 
-CHUNK = 1 << 19
+CHUNK = 1 << 17
 """Logits of samples held at once, so that they stay in a processor's cache."""
 
 
@@ -48,9 +48,14 @@ def _sampled(
 ) -> tuple[Tensor, Tensor]:
     samples, classes = values.shape[1:]
     deviations = (coefficients @ values.flatten(1)).unflatten(1, (samples, classes))
-    log_p = ((logits[:, None] + deviations) / temperature).log_softmax(dim=-1)
-    p = log_p.exp()
+    z = (logits[:, None] + deviations) / temperature
+    z = z - z.amax(dim=-1, keepdim=True).detach()
+    unnormalised = z.exp()
+    total = unnormalised.sum(dim=-1)
+    entropies = total.log() - torch.linalg.vecdot(unnormalised, z) / total
+    probs = ((1 / (samples * total))[:, None] @ unnormalised)[:, 0]
     # Where every sample underflows, the largest alone is the mean to within a factor of S.
-    floor = log_p.amax(dim=1) - math.log(samples)
-    log_probs = torch.maximum(p.mean(dim=1).clamp_min(torch.finfo(p.dtype).tiny).log(), floor)
-    return log_probs, -(p * log_p).sum(dim=-1).mean(dim=1)
+    floor = (z - total.log()[..., None]).amax(dim=1) - math.log(samples)
+    tiny = torch.finfo(probs.dtype).tiny
+    log_probs = torch.where(probs > tiny, probs.clamp_min(tiny).log(), floor)
+    return log_probs, entropies.mean(dim=1)

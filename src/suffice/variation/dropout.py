@@ -255,7 +255,7 @@ def _site(name: str, module: nn.Module, rate: float | None) -> Site:
 def _mask(rate: float, units: Tensor, generator: torch.Generator | None) -> Tensor:
     """1/(1 − rate) with probability 1 − rate, else 0."""
     device = units.device if generator is None else generator.device
-    kept = torch.empty(units.shape, device=device).bernoulli_(1 - rate, generator=generator)
+    kept = torch.rand(units.shape, device=device, generator=generator) >= rate
     return kept.to(units) / (1 - rate)
 
 

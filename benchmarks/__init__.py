@@ -1,0 +1,1 @@
+"""Speed, always beside a peer or the plain pass, always a ratio."""

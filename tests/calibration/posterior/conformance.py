@@ -1,0 +1,256 @@
+"""What every posterior has to satisfy, against a dense float64 oracle.
+
+A sibling posterior inherits all tests by a subclass that says how to make it and what its precision is:
+
+    class TestDiagonal(PosteriorConformance):
+        module = diagonal
+        def posterior(self, statistics, delta): return diagonal.Posterior.fit(statistics, delta)
+        def precision(self, phi, logits, delta): ...   # dense (C·D, C·D), classes outermost
+"""
+
+from dataclasses import fields
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from suffice.calibration import links
+from suffice.calibration.moments import standard_normals
+
+DELTAS = [1e-2, 1.0, 30.0, 1e3]
+
+
+def problem(n: int, width: int, classes: int, seed: int = 0, spread: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Correlated non-negative features with a decaying spectrum and a constant 1, and a head's logits."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.arange(1, width, dtype=torch.float64).pow(-1.0)
+    mixing = torch.randn(width - 1, width - 1, generator=generator, dtype=torch.float64)
+    raw = torch.randn(n, width - 1, generator=generator, dtype=torch.float64) * scale
+    phi = torch.cat([(raw @ mixing).relu(), torch.ones(n, 1, dtype=torch.float64)], dim=1)
+    head = torch.randn(width, classes, generator=generator, dtype=torch.float64) * spread
+    return phi, phi @ head
+
+
+def softmax_hessian(logits: Tensor) -> Tensor:
+    """Σ diag(p) − ppᵀ, example by example."""
+    total = torch.zeros(logits.shape[1], logits.shape[1], dtype=torch.float64)
+    for p in logits.softmax(dim=1):
+        total += torch.diag(p) - torch.outer(p, p)
+    return total
+
+
+def feature_moment(phi: Tensor) -> Tensor:
+    """Mean of φφᵀ, example by example."""
+    return sum(torch.outer(row, row) for row in phi) / len(phi)
+
+
+def centred(covariance: Tensor) -> Tensor:
+    """PΣP with P = I − 11ᵀ/C: what a softmax can see."""
+    covariance = covariance - covariance.mean(dim=-1, keepdim=True)
+    return covariance - covariance.mean(dim=-2, keepdim=True)
+
+
+class PosteriorConformance:
+    module: ModuleType
+
+    def posterior(self, statistics: Any, delta: float) -> Any:
+        """The posterior of some statistics at a prior precision."""
+        raise NotImplementedError
+
+    def precision(self, phi: Tensor, logits: Tensor, delta: float) -> Tensor:
+        """The dense precision (C·D, C·D) over W (C, D), flattened with the classes outermost."""
+        raise NotImplementedError
+
+    def fit(self, phi: Tensor, logits: Tensor, delta: float = 1.0) -> Any:
+        return self.posterior(self.sums([(phi, logits)]), delta)
+
+    def sums(self, batches: list[tuple[Tensor, Tensor]]) -> Any:
+        phi, logits = batches[0]
+        statistics = self.module.init(phi.shape[1], logits.shape[1])
+        for phi, logits in batches:
+            statistics = self.module.update(statistics, phi, logits)
+        return statistics
+
+    def dense_covariance(self, phi: Tensor, logits: Tensor, delta: float, at: Tensor) -> Tensor:
+        """(N, C, C): J P⁻¹ Jᵀ with J = I ⊗ φᵀ at each row of `at`."""
+        inverse = torch.linalg.inv(self.precision(phi, logits, delta))
+        eye = torch.eye(logits.shape[1], dtype=torch.float64)
+        jacobians = [torch.kron(eye, row[None]) for row in at]
+        return torch.stack([jacobian @ inverse @ jacobian.T for jacobian in jacobians])
+
+    @pytest.mark.parametrize("delta", DELTAS)
+    @pytest.mark.parametrize(("classes", "width"), [(2, 2), (3, 6), (6, 3), (6, 6)])
+    @pytest.mark.parametrize("n", [1, 5, 200])
+    def test_covariance_and_moments_agree_with_the_dense_inverse(self, n, classes, width, delta):
+        phi, logits = problem(n, width, classes, seed=n)
+        at, mean = problem(7, width, classes, seed=99)
+        expected = self.dense_covariance(phi, logits, delta, at)
+        posterior = self.fit(phi, logits, delta)
+        torch.testing.assert_close(posterior.covariance(at), expected, rtol=1e-8, atol=1e-8)
+        moments = posterior.moments(at, mean)
+        variance = expected.diagonal(dim1=1, dim2=2)
+        torch.testing.assert_close(moments.variance, variance, rtol=1e-8, atol=1e-8)
+        assert torch.equal(moments.mean, mean)
+
+    def test_a_class_that_never_occurs_and_dead_features_leave_the_prior_alone(self):
+        phi, logits = problem(100, 5, 4)
+        phi[:, 1], logits[:, 2] = 0, -torch.inf
+        at = torch.zeros(1, 5, dtype=torch.float64)
+        at[0, 1] = 1
+        posterior = self.fit(phi, logits, 0.25)
+        expected = self.dense_covariance(phi, logits, 0.25, at)
+        torch.testing.assert_close(posterior.covariance(at), expected, rtol=1e-8, atol=1e-8)
+        assert posterior.covariance(at).isfinite().all()
+
+    @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.differing_executors])
+    @given(data=st.data(), n=st.integers(2, 40))
+    def test_statistics_do_not_depend_on_how_batches_were_cut(self, data, n):
+        phi, logits = problem(n, 4, 3, seed=n)
+        cuts = [0, *sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=5))), n]
+        parts = [(phi[a:b], logits[a:b]) for a, b in pairwise(cuts)]
+        whole, one_by_one = self.sums([(phi, logits)]), self.sums(parts)
+        merged = self.module.init(4, 3)
+        for part in data.draw(st.permutations(parts)):
+            merged = self.module.merge(merged, self.sums([part]))
+        for field in fields(whole):
+            for other in (one_by_one, merged):
+                got, expected = getattr(other, field.name), getattr(whole, field.name)
+                torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+    def test_updating_leaves_the_statistics_given_unchanged(self):
+        phi, logits = problem(10, 4, 3)
+        before = self.sums([(phi, logits)])
+        copies = {f.name: torch.as_tensor(getattr(before, f.name)).clone() for f in fields(before)}
+        self.module.update(before, phi, logits)
+        self.module.merge(before, before)
+        for name, copy in copies.items():
+            assert torch.equal(torch.as_tensor(getattr(before, name)), copy)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_sums_are_kept_in_float64_whatever_the_type_of_the_network(self, dtype):
+        phi, logits = (tensor.to(dtype) for tensor in problem(50, 4, 3))
+        got, expected = self.sums([(phi, logits)]), self.sums([(phi.double(), logits.double())])
+        for field in fields(got):
+            assert torch.equal(
+                torch.as_tensor(getattr(got, field.name)), torch.as_tensor(getattr(expected, field.name))
+            )
+
+    @pytest.mark.parametrize("delta", DELTAS)
+    def test_changing_the_prior_equals_fitting_anew(self, delta):
+        phi, logits = problem(60, 5, 4)
+        changed, anew = self.fit(phi, logits, 1.0).with_prior(delta), self.fit(phi, logits, delta)
+        torch.testing.assert_close(changed.covariance(phi), anew.covariance(phi))
+        normals = standard_normals(8, anew.noise, generator=torch.Generator().manual_seed(0))
+        for a, b in zip(self.samples(changed, phi, normals), self.samples(anew, phi, normals), strict=True):
+            torch.testing.assert_close(a, b)
+
+    def samples(self, posterior: Any, phi: Tensor, normals: Tensor) -> Tensor:
+        """Deviations (N, S, C) of joint samples from the mean."""
+        offsets = posterior.sample_offsets(normals)
+        coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
+        return torch.einsum("nr,rsc->nsc", coefficients, offsets.values)
+
+    @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e3])
+    def test_a_float32_copy_serves_close_to_float64(self, delta):
+        phi, logits = problem(300, 33, 10)
+        exact = self.fit(phi, logits, delta)
+        served = exact.to(torch.device("cpu"), torch.float32)
+        at = phi[:50]
+        torch.testing.assert_close(
+            served.covariance(at.float()).double(), exact.covariance(at), rtol=1e-3, atol=1e-5 / delta
+        )
+        normals = standard_normals(16, exact.noise, generator=torch.Generator().manual_seed(0))
+        got, expected = self.samples(served, at.float(), normals), self.samples(exact, at, normals)
+        assert (got - expected).norm() < 1e-4 * expected.norm()
+
+    @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e3])
+    @pytest.mark.parametrize(("classes", "spread"), [(3, 1.0), (10, 1.0), (40, 1.0), (40, 10.0)])
+    def test_offsets_carry_the_covariance_that_a_softmax_can_see(self, classes, spread, delta):
+        """Unit vectors for normals leave only the error of the low-rank basis: 1 % of Σ, half that of √Σ."""
+        phi, logits = problem(800, 65, classes, spread=spread)
+        posterior = self.fit(phi, logits, delta)
+        deviations = self.samples(posterior, phi[:100], torch.eye(posterior.noise, dtype=torch.float64))
+        got = torch.einsum("nsi,nsj->nij", deviations, deviations)
+        expected = centred(posterior.covariance(phi[:100]))
+        error = (got - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
+        assert error.max() < 0.01
+
+    def test_a_rare_class_does_not_cost_the_common_ones_their_accuracy(self):
+        """Variances of the differences of neighbouring classes, far apart in size, are each good to 5 %."""
+        phi, logits = problem(2000, 20, 30)
+        logits = logits - torch.arange(30)
+        posterior = self.fit(phi, logits, 0.01)
+        eye = torch.eye(posterior.noise, dtype=torch.float64)
+        got = self.samples(posterior, phi[:100], eye).diff(dim=2).square().sum(dim=1)
+        contrast = eye.diff(dim=0)
+        expected = (contrast @ posterior.covariance(phi[:100]) @ contrast.T).diagonal(dim1=1, dim2=2)
+        assert expected.max() > 30 * expected.min()
+        assert ((got - expected).abs() / expected).max() < 0.05
+
+    def test_many_samples_have_the_covariance_of_the_posterior(self):
+        phi, logits = problem(200, 6, 5)
+        posterior = self.fit(phi, logits, 0.5)
+        normals = standard_normals(4096, posterior.noise, generator=torch.Generator().manual_seed(0))
+        deviations = self.samples(posterior, phi[:10], normals)
+        torch.testing.assert_close(deviations.mean(dim=1), torch.zeros(10, 5).double(), atol=1e-12, rtol=0)
+        got = torch.einsum("nsi,nsj->nij", deviations, deviations) / 4096
+        expected = centred(posterior.covariance(phi[:10]))
+        assert ((got - expected).norm(dim=(1, 2)) < 0.02 * expected.norm(dim=(1, 2))).all()
+
+    @pytest.mark.parametrize("delta", [1e-2, 1.0, 30.0, 1e3])
+    @pytest.mark.parametrize("classes", [3, 10, 40])
+    def test_the_sampled_link_agrees_with_monte_carlo_from_the_dense_covariance(self, classes, delta):
+        """100,000 draws. With many samples what is left is both sides' sampling error; at 32 it is small."""
+        phi, logits = problem(300, 6, classes, spread=2.0)
+        at, mean = phi[:3], logits[:3]
+        truth, spread = self.monte_carlo(self.dense_covariance(phi, logits, delta, at), mean)
+        posterior = self.fit(phi, logits, delta)
+
+        many = 16384
+        error = self.link(posterior, at, mean, many) - truth
+        allowed = 4.5 * spread * (1 / many + 1e-5) ** 0.5
+        assert (error.abs() <= allowed + 5e-4).all()
+
+        repeats = [self.link(posterior, at, mean, 32, seed) - truth for seed in range(8)]
+        rms = torch.stack(repeats).square().mean().sqrt()
+        assert rms <= spread.square().mean().sqrt() / 32**0.5
+
+    def link(self, posterior: Any, phi: Tensor, mean: Tensor, samples: int, seed: int = 0) -> Tensor:
+        normals = standard_normals(
+            samples, posterior.noise, generator=torch.Generator().manual_seed(seed)
+        )
+        offsets = posterior.sample_offsets(normals)
+        coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
+        return links.sampled(mean, coefficients, offsets.values, 1.0)[0].exp()
+
+    def monte_carlo(self, covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (N, C) of softmax(f), f ~ N(mean, covariance), from 100,000 draws."""
+        generator = torch.Generator().manual_seed(7)
+        z = torch.randn(100_000, mean.shape[1], generator=generator, dtype=torch.float64)
+        rows = []
+        for mu, factor in zip(mean, torch.linalg.cholesky(covariance), strict=True):
+            probs = (mu + z @ factor.T).softmax(dim=1)
+            rows.append((probs.mean(dim=0), probs.std(dim=0)))
+        means, deviations = zip(*rows, strict=True)
+        return torch.stack(means), torch.stack(deviations)
+
+    def test_offsets_are_differentiable_in_the_prior_through_their_coefficients(self):
+        phi, logits = problem(60, 5, 4)
+        log_delta = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        posterior = self.fit(phi, logits).with_prior(log_delta.exp())
+        normals = standard_normals(8, posterior.noise, generator=torch.Generator().manual_seed(0))
+        offsets = posterior.sample_offsets(normals)
+        coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
+        torch.einsum("nr,rsc->nsc", coefficients, offsets.values).square().sum().backward()
+        assert log_delta.grad < 0
+
+    def test_the_parts_of_an_artifact_make_the_same_posterior(self):
+        phi, logits = problem(60, 5, 4)
+        posterior = self.fit(phi, logits, 0.3)
+        copy = type(posterior).from_parts(*posterior.parts())
+        assert torch.equal(copy.covariance(phi), posterior.covariance(phi))

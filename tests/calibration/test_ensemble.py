@@ -1,0 +1,54 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from suffice.calibration import ensemble
+from suffice.calibration.calibrated import member_weights
+from suffice.cost import Costs
+from suffice.prediction import Prediction, entropy
+
+
+def member(seed, n=6, classes=4, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, classes, generator=generator, dtype=torch.float64) * scale
+    log_probs = logits.log_softmax(dim=1)
+    return Prediction(log_probs, entropy(log_probs) * 0.9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    weights=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=5), scale=st.floats(0.1, 300)
+)
+def test_running_sums_equal_the_direct_formula(weights, scale):
+    members = [member(seed, scale=scale) for seed in range(len(weights))]
+    running = None
+    for k, weight in enumerate(weights):
+        running = ensemble.extend(running, members[k], weight)
+        share = torch.tensor(weights[: k + 1], dtype=torch.float64)
+        share = share / share.sum()
+        probs = sum(w * m.probs for w, m in zip(share, members, strict=False))
+        aleatoric = sum(w * m.aleatoric for w, m in zip(share, members, strict=False))
+        answer = running.prediction(tuple(members[: k + 1]))
+        torch.testing.assert_close(answer.probs, probs)
+        torch.testing.assert_close(answer.aleatoric, aleatoric)
+        assert answer.members == tuple(members[: k + 1])
+
+
+def test_taking_examples_and_extending_commute():
+    index = torch.tensor([4, 0, 5])
+    running = ensemble.extend(None, member(0), 1.0)
+    first = ensemble.extend(running.take(index), member(1).take(index), 3.0).prediction()
+    last = ensemble.extend(running, member(1), 3.0).prediction().take(index)
+    torch.testing.assert_close(first.log_probs, last.log_probs)
+    torch.testing.assert_close(first.aleatoric, last.aleatoric)
+
+
+def test_probabilities_below_the_smallest_number_survive_the_average():
+    sure = Prediction(torch.tensor([[0.0, -400.0]]), torch.zeros(1))
+    answer = ensemble.extend(ensemble.extend(None, sure, 1.0), sure, 2.0).prediction()
+    torch.testing.assert_close(answer.log_probs, sure.log_probs)
+
+
+def test_weights_are_cumulative_multiply_adds_of_the_network_alone():
+    costs = Costs(stages=(10, 20), exits=(2, 8), uncertainty=(1000, 1))
+    assert member_weights(costs) == [12 / 40, 1.0]

@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from suffice.calibration import links
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_plugin_is_the_softmax_of_tempered_logits_with_its_own_entropy(temperature):
+    logits = randn(20, 5)
+    log_probs, aleatoric = links.plugin(logits, temperature)
+    probs = (logits / temperature).softmax(dim=1)
+    torch.testing.assert_close(log_probs.exp(), probs)
+    torch.testing.assert_close(aleatoric, -(probs * probs.log()).sum(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probabilities_do_not_underflow_at_a_gap_of_200(dtype):
+    logits = torch.tensor([[0.0, 200.0, -200.0]], dtype=dtype)
+    expected = torch.tensor([[-200.0, 0.0, -400.0]], dtype=dtype)
+    log_probs, aleatoric = links.plugin(logits, 1.0)
+    torch.testing.assert_close(log_probs, expected)
+    assert 0 <= aleatoric < 1e-80
+
+    nothing = torch.zeros(1, 4, 3, dtype=dtype)
+    log_probs, aleatoric = links.sampled(logits, torch.ones(1, 1, dtype=dtype), nothing, 1.0)
+    within_a_factor_of_the_samples = math.log(4) + 1e-4
+    torch.testing.assert_close(log_probs, expected, atol=within_a_factor_of_the_samples, rtol=0)
+    assert 0 <= aleatoric < 1e-80
+
+
+def test_log_probabilities_have_gradients_where_they_underflow():
+    logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    temperature = torch.tensor(1.0, requires_grad=True)
+    log_probs, _ = links.sampled(logits, torch.ones(1, 1), torch.zeros(1, 4, 2), temperature)
+    log_probs[0, 0].backward()
+    assert float(temperature.grad) == pytest.approx(200)
+    assert logits.grad[0].tolist() == pytest.approx([1, -1])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_sampled_is_the_mean_softmax_of_the_joint_samples(temperature):
+    logits, coefficients, values = randn(6, 4), randn(6, 2, seed=1), randn(2, 8, 4, seed=2)
+    log_probs, aleatoric = links.sampled(logits, coefficients, values, temperature)
+    for n in range(6):
+        samples = [
+            logits[n] + coefficients[n, 0] * values[0, s] + coefficients[n, 1] * values[1, s]
+            for s in range(8)
+        ]
+        probs = torch.stack([(sample / temperature).softmax(dim=0) for sample in samples])
+        torch.testing.assert_close(log_probs[n].exp(), probs.mean(dim=0))
+        torch.testing.assert_close(aleatoric[n], torch.special.entr(probs).sum(dim=1).mean())
+
+
+def test_without_deviation_both_links_say_the_same():
+    logits = randn(5, 4)
+    got = links.sampled(logits, torch.zeros(5, 2).double(), randn(2, 8, 4), 0.7)
+    for a, b in zip(got, links.plugin(logits, 0.7), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("link", ["plugin", "sampled"])
+def test_temperature_is_a_scale_of_the_logits_and_their_samples(link):
+    logits, coefficients, values = randn(6, 4), randn(6, 2, seed=1), randn(2, 8, 4, seed=2)
+    if link == "plugin":
+        hot, scaled = links.plugin(logits, 2.5), links.plugin(logits / 2.5, 1.0)
+    else:
+        hot = links.sampled(logits, coefficients, values, 2.5)
+        scaled = links.sampled(logits / 2.5, coefficients / 2.5, values, 1.0)
+    for a, b in zip(hot, scaled, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_rows_held_at_once_do_not_change_the_answer(monkeypatch):
+    logits, coefficients, values = randn(50, 4), randn(50, 2, seed=1), randn(2, 8, 4, seed=2)
+    whole = links.sampled(logits, coefficients, values, 1.0)
+    monkeypatch.setattr(links, "CHUNK", 8 * 4 * 7)
+    for a, b in zip(whole, links.sampled(logits, coefficients, values, 1.0), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_an_empty_batch_has_an_empty_answer():
+    log_probs, aleatoric = links.sampled(randn(0, 4), randn(0, 2), randn(2, 8, 4), 1.0)
+    assert log_probs.shape == (0, 4)
+    assert aleatoric.shape == (0,)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 50), temperature=st.floats(0.05, 20))
+def test_aleatoric_lies_between_zero_and_the_entropy(seed, scale, temperature):
+    logits, coefficients = randn(10, 5, seed=seed) * scale, randn(10, 2, seed=seed + 1) * scale
+    log_probs, aleatoric = links.sampled(logits, coefficients, randn(2, 8, 5, seed=seed + 2), temperature)
+    entropy = torch.special.entr(log_probs.exp()).sum(dim=1)
+    assert (aleatoric >= 0).all()
+    assert (aleatoric <= entropy + 1e-9).all()
+    assert (entropy <= math.log(5) + 1e-9).all()
+    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(10).double())

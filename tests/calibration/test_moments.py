@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from suffice.calibration.moments import Offsets, standard_normals
+
+
+def normals(count, dimension, seed=0):
+    return standard_normals(count, dimension, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dimension", [1, 10, 1000])
+@pytest.mark.parametrize("count", [2, 32])
+def test_points_come_in_antithetic_pairs(count, dimension):
+    points = normals(count, dimension)
+    assert points.shape == (count, dimension)
+    assert points.dtype == torch.float64
+    assert torch.equal(points[: count // 2], -points[count // 2 :])
+
+
+def test_each_marginal_is_evenly_filled():
+    """Half of the points, before their negation, fall one in each equal slice of probability."""
+    uniform = torch.special.ndtr(normals(64, 20)[:32])
+    slices = (uniform * 32).long().sort(dim=0).values
+    assert torch.equal(slices, torch.arange(32)[:, None].expand(32, 20))
+
+
+def test_many_points_have_the_moments_of_independent_standard_normals():
+    points = normals(8192, 6)
+    torch.testing.assert_close(
+        points.T @ points / 8192, torch.eye(6, dtype=torch.float64), atol=0.02, rtol=0
+    )
+    assert float(points.pow(4).mean()) == pytest.approx(3, abs=0.1)
+
+
+def test_the_generator_decides_and_is_advanced():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (standard_normals(8, 5, generator=generator) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, normals(8, 5))
+    assert not torch.equal(first, normals(8, 5, seed=1))
+
+
+def test_the_global_seed_is_left_alone_by_a_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    normals(8, 5)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_beyond_the_last_sobol_dimension_points_are_still_antithetic_normals():
+    points = normals(4, torch.quasirandom.SobolEngine.MAXDIM + 1)
+    assert torch.equal(points[:2], -points[2:])
+    assert float(points.std()) == pytest.approx(1, abs=0.02)
+    assert torch.equal(points, normals(4, torch.quasirandom.SobolEngine.MAXDIM + 1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, -2])
+def test_a_number_of_samples_that_is_not_even_and_positive_is_refused(count):
+    with pytest.raises(ValueError, match=f"even number of samples of at least 2, got {count}"):
+        standard_normals(count, 3)
+
+
+def test_offsets_change_type_as_a_whole():
+    offsets = Offsets(torch.ones(3, 2), torch.ones(2, 4, 3)).to(torch.device("cpu"), torch.float64)
+    assert offsets.basis.dtype == offsets.values.dtype == torch.float64

@@ -1,0 +1,59 @@
+import json
+import warnings
+
+import pytest
+from typer.testing import CliRunner
+
+import suffice.demo
+from suffice.cli import app, main
+from tests.report.results import RESULTS
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The demo without its work: made-up results and a warning."""
+
+    def run(seed, out, progress):
+        progress("train", 1, 1)
+        warnings.warn("something to note", stacklevel=1)
+        return dict(RESULTS)
+
+    monkeypatch.setattr(suffice.demo, "run", run)
+    return CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
+
+
+def test_the_demo_prints_its_tables_within_80_columns_and_writes_its_files(quick, tmp_path):
+    result = quick.invoke(app, ["demo", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    for text in ("About.", "Ablation, averaged over budgets", "Dropout variation", "Closing.", "something to note"):
+        assert text in result.stdout
+    assert "…" not in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "results.json"}
+
+
+def test_json_is_all_that_goes_to_standard_output(quick, tmp_path):
+    result = quick.invoke(app, ["demo", "--json", "--out", str(tmp_path)])
+    assert json.loads(result.stdout) == json.loads((tmp_path / "results.json").read_text())
+
+
+def test_help_shows_an_example():
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["demo", "--help"])
+    assert result.exit_code == 0
+    assert "suffice demo --seed 1" in result.output
+
+
+def test_an_unknown_option_is_bad_usage():
+    assert CliRunner().invoke(app, ["demo", "--sede", "1"]).exit_code == 2
+
+
+def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):
+    def fail(*_):
+        raise ValueError("expected this, got that")
+
+    monkeypatch.setattr(suffice.demo, "run", fail)
+    monkeypatch.setattr("sys.argv", ["suffice", "demo", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.strip().endswith("suffice: expected this, got that")

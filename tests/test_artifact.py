@@ -1,0 +1,180 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import suffice
+from suffice import artifact
+from suffice.data import digits
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits.load(seed=0)
+
+
+@pytest.fixture(scope="module")
+def calibrated(data):
+    torch.manual_seed(0)
+    network = suffice.models.convnet(num_classes=10, widths=(4, 8))
+    generator = torch.Generator().manual_seed(0)
+    return suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
+
+
+@pytest.fixture(scope="module")
+def policy(calibrated, data):
+    return suffice.allocate(calibrated, data.validation.batches(), budget=0.6)
+
+
+def test_a_reloaded_network_gives_the_same_bytes(calibrated, data, tmp_path):
+    suffice.save(calibrated, tmp_path / "c")
+    again = suffice.load(tmp_path / "c", network=calibrated.network)
+    for before, after in zip(calibrated(data.test.images), again(data.test.images), strict=True):
+        assert torch.equal(before.log_probs, after.log_probs)
+        assert torch.equal(before.aleatoric, after.aleatoric)
+    assert again.costs == calibrated.costs
+
+
+def test_a_reloaded_exit_can_still_change_its_prior(calibrated, data, tmp_path):
+    suffice.save(calibrated, tmp_path / "c")
+    again = suffice.load(tmp_path / "c", network=calibrated.network)
+    before, after = calibrated.exits[0].with_prior(2.0), again.exits[0].with_prior(2.0)
+    torch.testing.assert_close(before.offsets.values, after.offsets.values)
+
+
+def test_a_network_without_posterior_or_ensemble_can_be_saved(calibrated, data, tmp_path):
+    plain = suffice.calibrate(calibrated.network, None, data.validation.batches(), structure=None, ensemble=False)
+    suffice.save(plain, tmp_path / "p")
+    again = suffice.load(tmp_path / "p", network=calibrated.network)
+    assert [e.temperature for e in again.exits] == [e.temperature for e in plain.exits]
+    assert not again.ensemble
+
+
+def test_a_reloaded_policy_stops_the_same_examples_at_the_same_exits(calibrated, policy, data, tmp_path):
+    suffice.save(policy, tmp_path / "p")
+    again = suffice.load(tmp_path / "p")
+    before = suffice.run(calibrated, policy, data.test.images)
+    after = suffice.run(calibrated, again, data.test.images)
+    assert torch.equal(before.exit, after.exit)
+    assert (again.budget, again.expected) == (policy.budget, policy.expected)
+
+
+def test_the_network_may_be_given_as_a_function_that_builds_it(calibrated, tmp_path):
+    suffice.save(calibrated, tmp_path / "c")
+    assert suffice.load(tmp_path / "c", network=lambda: calibrated.network).network is calibrated.network
+
+
+def test_saving_again_replaces_the_artifact_and_leaves_nothing_beside_it(calibrated, policy, tmp_path):
+    suffice.save(calibrated, tmp_path / "a")
+    suffice.save(policy, tmp_path / "a")
+    assert isinstance(suffice.load(tmp_path / "a"), suffice.Policy)
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_other_weights_are_an_error_that_names_both_hashes(calibrated, tmp_path):
+    suffice.save(calibrated, tmp_path / "c")
+    other = suffice.models.convnet(num_classes=10, widths=(4, 8))
+    with pytest.raises(ValueError, match=rf"{calibrated.network_hash[:12]}.*got [0-9a-f]{{12}}"):
+        suffice.load(tmp_path / "c", network=other)
+
+
+def test_a_missing_network_is_an_error_that_says_what_to_pass(calibrated, tmp_path):
+    suffice.save(calibrated, tmp_path / "c")
+    with pytest.raises(TypeError, match="network="):
+        suffice.load(tmp_path / "c")
+
+
+def test_a_truncated_tensor_file_is_refused(calibrated, tmp_path):
+    suffice.save(calibrated, tmp_path / "c")
+    file = tmp_path / "c" / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or was changed"):
+        suffice.load(tmp_path / "c", network=calibrated.network)
+
+
+def test_a_missing_tensor_file_is_refused(policy, tmp_path):
+    suffice.save(policy, tmp_path / "p")
+    (tmp_path / "p" / "tensors.safetensors").unlink()
+    with pytest.raises(ValueError, match="0 bytes"):
+        suffice.load(tmp_path / "p")
+
+
+def test_an_edited_manifest_is_refused(policy, tmp_path):
+    suffice.save(policy, tmp_path / "p")
+    file = tmp_path / "p" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["configuration"]["score"] = "entropy"
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was changed"):
+        suffice.load(tmp_path / "p")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"'])
+def test_a_damaged_manifest_is_refused(policy, tmp_path, text):
+    suffice.save(policy, tmp_path / "p")
+    (tmp_path / "p" / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="damaged"):
+        suffice.load(tmp_path / "p")
+
+
+def test_another_format_is_refused_by_its_number(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "FORMAT", 99)
+    suffice.save(policy, tmp_path / "p")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="expected format 1, got format 99"):
+        suffice.load(tmp_path / "p")
+
+
+def test_a_failed_write_leaves_the_old_artifact_and_no_half_written_folder(policy, tmp_path, monkeypatch):
+    suffice.save(policy, tmp_path / "p")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(artifact, "_sync", full)
+    with pytest.raises(OSError, match="no space"):
+        suffice.save(policy, tmp_path / "p")
+    assert os.listdir(tmp_path) == ["p"]
+    assert suffice.load(tmp_path / "p").budget == policy.budget
+
+
+def test_a_failed_rename_puts_the_old_artifact_back(policy, calibrated, tmp_path, monkeypatch):
+    suffice.save(policy, tmp_path / "p")
+    rename = Path.rename
+
+    def fail_into_place(self, target):
+        if target == tmp_path / "p" and self.name != "old":
+            raise OSError("interrupted")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_into_place)
+    with pytest.raises(OSError, match="interrupted"):
+        suffice.save(calibrated, tmp_path / "p")
+    assert os.listdir(tmp_path) == ["p"]
+    assert isinstance(suffice.load(tmp_path / "p"), suffice.Policy)
+
+
+def test_a_folder_of_something_else_is_not_overwritten(policy, tmp_path):
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(FileExistsError, match="choose another path"):
+        suffice.save(policy, tmp_path)
+    assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_nothing_there_is_an_error_that_names_the_place(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        suffice.load(tmp_path / "nowhere")
+
+
+def test_a_policy_with_a_function_as_score_cannot_be_saved(calibrated, data, tmp_path):
+    policy = suffice.allocate(calibrated, data.validation.batches(), 0.6, score=lambda p, state: p.confidence)
+    with pytest.raises(ValueError, match="score with a name"):
+        suffice.save(policy, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_anything_else_cannot_be_saved(tmp_path):
+    with pytest.raises(TypeError, match="Calibrated"):
+        suffice.save({"a": 1}, tmp_path / "x")

@@ -1,0 +1,27 @@
+import json
+
+import pytest
+
+from suffice import demo
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_results_twice_timings_aside(tmp_path):
+    runs = [demo.run(0, tmp_path / name, lambda *_: None) for name in ("a", "b")]
+    for results in runs:
+        del results["timing"], results["artifact"]["folders"], results["closing"]
+    first, second = (json.dumps(results, sort_keys=True) for results in runs)
+    assert first == second
+
+
+def test_rows_whose_intervals_are_below_vanillas_are_named():
+    rows = [
+        {"name": "vanilla", "intervals": {"ece": (0.10, 0.14)}},
+        {"name": "temperature", "intervals": {"ece": (0.03, 0.05)}},
+        {"name": "ensemble", "intervals": {"ece": (0.09, 0.13)}},
+        {"name": "all", "intervals": {"ece": (0.04, 0.06)}},
+    ]
+    text = demo._overlap(rows)
+    assert "Clearly below vanilla: temperature, all." in text
+    assert "Not clearly below it: ensemble." in text
+    assert "intervals of temperature, all overlap" in text

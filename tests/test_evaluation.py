@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+import suffice
+from suffice import evaluation, metrics
+from suffice.data import digits
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data = digits.load(seed=0)
+    torch.manual_seed(0)
+    network = suffice.models.convnet(num_classes=10, widths=(4, 8))
+    from suffice.training import train
+
+    train(network, data.train.batches(64), epochs=5)
+    calibrated = suffice.calibrate(network, None, data.validation.batches(), structure=None)
+    return calibrated, evaluation.predict(calibrated, data.validation.batches()), data
+
+
+@pytest.fixture(scope="module")
+def test_outcome(trained):
+    calibrated, _, data = trained
+    return evaluation.predict(calibrated, data.test.batches(100))
+
+
+def test_the_batch_size_does_not_change_the_outcome(trained, test_outcome):
+    calibrated, _, data = trained
+    whole = evaluation.predict(calibrated, data.test.batches(600))
+    for a, b in zip(whole.predictions, test_outcome.predictions, strict=True):
+        torch.testing.assert_close(a.log_probs, b.log_probs)
+
+
+def test_each_budget_costs_what_its_exits_cost_and_costs_rise_along_the_ladder(trained, test_outcome):
+    calibrated, validation, _ = trained
+    budgeted = evaluation.over_budgets(calibrated, validation, test_outcome)
+    assert len(budgeted) == 39
+    prices = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
+    for answer in budgeted:
+        assert answer.macs == pytest.approx(float(prices[answer.exits].mean()))
+        expected = torch.stack([p.log_probs for p in test_outcome.predictions])[answer.exits, torch.arange(600)]
+        assert torch.equal(answer.prediction.log_probs, expected)
+    macs = [answer.macs for answer in budgeted]
+    assert macs == sorted(macs)
+
+
+def test_the_bootstrap_with_equal_weights_would_give_the_plain_measures(test_outcome):
+    answer, labels = test_outcome.predictions[0], test_outcome.labels
+    intervals = evaluation.bootstrap([answer], labels, generator=torch.Generator().manual_seed(0))
+    plain = {
+        "accuracy": metrics.accuracy(answer.probs, labels),
+        "nll": metrics.nll(answer.log_probs, labels),
+    }
+    for name, value in plain.items():
+        low, high = intervals[name]
+        assert low < value < high
+    accuracy = float(plain["accuracy"])
+    low, high = intervals["accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * (accuracy * (1 - accuracy) / 600) ** 0.5, rel=0.15)
+
+
+def test_bootstrap_calibration_error_equals_the_metric_on_a_resample(test_outcome):
+    answer, labels = test_outcome.predictions[0], test_outcome.labels
+    intervals = evaluation.bootstrap([answer], labels, generator=torch.Generator().manual_seed(0), resamples=1)
+    rows = torch.randint(600, (1, 600), generator=torch.Generator().manual_seed(0))[0]
+    expected = metrics.ece(answer.probs[rows], labels[rows])
+    assert intervals["ece"][0] == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_the_ablation_has_every_row_that_a_table_must_have():
+    assert list(evaluation.ABLATION) == [
+        "vanilla",
+        "temperature",
+        "ensemble",
+        "ensemble + temperature",
+        "Laplace",
+        "Laplace + temperature",
+        "all",
+    ]

@@ -1,0 +1,187 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn
+
+from suffice import metrics
+
+
+def problem(n=300, classes=7, seed=0, sharpness=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, classes, generator=generator, dtype=torch.float64) * sharpness
+    labels = logits.softmax(dim=1).multinomial(1, generator=generator)[:, 0]
+    return (logits * 1.5).softmax(dim=1), labels
+
+
+def test_accuracy_and_top_k_agree_with_scikit_learn():
+    probs, labels = problem()
+    assert float(metrics.accuracy(probs, labels)) == pytest.approx(
+        sklearn.accuracy_score(labels, probs.argmax(dim=1))
+    )
+    for k in (1, 2, 5):
+        expected = sklearn.top_k_accuracy_score(labels, probs, k=k)
+        assert float(metrics.top_k_accuracy(probs, labels, k)) == pytest.approx(expected)
+
+
+def test_top_k_is_one_where_k_is_the_number_of_classes_or_more():
+    probs, labels = problem(classes=3)
+    assert metrics.top_k_accuracy(probs, labels, 3) == metrics.top_k_accuracy(probs, labels, 5) == 1
+
+
+def test_nll_agrees_with_scikit_learn():
+    probs, labels = problem()
+    assert float(metrics.nll(probs.log(), labels)) == pytest.approx(
+        sklearn.log_loss(labels, probs, labels=np.arange(7))
+    )
+
+
+def test_nll_does_not_underflow():
+    log_probs = torch.tensor([[0.0, -200.0]])
+    assert metrics.nll(log_probs, torch.tensor([1])) == 200
+
+
+def test_brier_agrees_with_scikit_learn():
+    probs, labels = problem()
+    expected = sklearn.brier_score_loss(labels, probs, labels=np.arange(7), scale_by_half=False)
+    assert float(metrics.brier(probs, labels)) == pytest.approx(expected)
+    binary, hits = problem(classes=2)
+    halved = sklearn.brier_score_loss(hits, binary[:, 1])
+    assert float(metrics.brier(binary, hits)) == pytest.approx(2 * halved)
+
+
+@pytest.mark.parametrize("bins", [5, 15, 40])
+def test_ece_agrees_with_torchmetrics_away_from_the_edges_of_bins(bins):
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    probs, labels = problem(n=2000)
+    expected = functional.multiclass_calibration_error(
+        probs.clamp(0, 1), labels, num_classes=7, n_bins=bins, norm="l1"
+    )
+    assert float(metrics.ece(probs, labels, bins)) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_ece_counts_confidence_of_exactly_one():
+    probs = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert metrics.ece(probs, torch.tensor([0, 1])) == 0.5
+
+
+def test_every_confidence_falls_into_a_bin():
+    confidence = torch.tensor([0.0, 1e-12, 1 / 15, 0.5, 1 - 1e-9, 1.0, 1.0 + 1e-6], dtype=torch.float64)
+    table = metrics.reliability(confidence, torch.ones(7, dtype=torch.bool))
+    assert table[:, 0].sum() == 7
+    assert table[0, 0] == 3  # 0, just above 0, and the closed upper edge 1/15
+    assert table[-1, 0] == 3
+
+
+def test_bins_hold_the_sums_of_confidence_and_hits():
+    table = metrics.reliability(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([True, False, True]), bins=2)
+    expected = torch.tensor([[2, 0.6, 1], [1, 0.9, 1]], dtype=torch.float64)
+    torch.testing.assert_close(table, expected)
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 80), bins=st.integers(1, 20), ties=st.booleans())
+def test_equal_mass_bins_differ_by_at_most_one_example_and_are_in_order(n, bins, ties):
+    confidence = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    if ties:
+        confidence = (confidence * 3).round() / 3
+    table = metrics.reliability(confidence, confidence > 0.5, bins, equal_mass=True)
+    counts = table[:, 0]
+    assert counts.sum() == n
+    assert counts.max() - counts.min() <= 1
+    means = (table[:, 1] / counts)[counts > 0]
+    assert (means.diff() >= -1e-12).all()
+
+
+def test_equal_mass_ece_of_two_bins_by_hand():
+    probs = torch.tensor([[0.5, 0.5], [0.6, 0.4], [0.8, 0.2], [0.9, 0.1]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 0])
+    by_hand = (abs(1.1 - 1) + abs(1.7 - 2)) / 4
+    assert float(metrics.ece(probs, labels, bins=2, equal_mass=True)) == pytest.approx(by_hand)
+
+
+@settings(deadline=None)
+@given(data=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60))
+def test_auroc_agrees_with_scikit_learn_ties_and_all(data):
+    scores = torch.tensor([float(score) for score, _ in data])
+    positive = torch.tensor([flag for _, flag in data])
+    value = float(metrics.auroc(scores, positive))
+    if positive.all() or not positive.any():
+        assert np.isnan(value)
+    else:
+        assert value == pytest.approx(sklearn.roc_auc_score(positive, scores))
+
+
+def test_auroc_takes_infinite_scores():
+    scores = torch.tensor([-torch.inf, 0.0, torch.inf])
+    assert metrics.auroc(scores, torch.tensor([False, False, True])) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
+def test_aurc_is_the_mean_over_all_orders_of_tied_examples(data):
+    def risk_of(order):
+        errors = [0 if data[i][1] else 1 for i in order]
+        return np.mean([np.mean(errors[: n + 1]) for n in range(len(errors))])
+
+    orders = [
+        order
+        for order in permutations(range(len(data)))
+        if all(data[a][0] >= data[b][0] for a, b in zip(order, order[1:], strict=False))
+    ]
+    scores = torch.tensor([float(score) for score, _ in data])
+    hits = torch.tensor([hit for _, hit in data])
+    assert float(metrics.aurc(scores, hits)) == pytest.approx(np.mean([risk_of(order) for order in orders]))
+
+
+def test_eefp_by_hand():
+    # Two examples are positive at exit 0: the first is right there, the third is never right.
+    hits = [torch.tensor([True, False, False]), torch.tensor([True, True, False])]
+    scores = [torch.tensor([0.9, 0.5, 0.4]), torch.zeros(3)]
+    assert metrics.eefp(scores, hits) == 0.5  # (0.9 beats 0.5) and (0.4 does not)
+
+
+def test_eefp_looks_at_all_later_exits_and_averages_over_exits():
+    hits = [torch.tensor(row, dtype=torch.bool) for row in ([1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0])]
+    scores = [torch.tensor([4.0, 3, 2, 1]), torch.tensor([1.0, 4, 3, 2]), torch.zeros(4)]
+    first = sklearn.roc_auc_score([1, 0, 0, 1], scores[0])
+    second = sklearn.roc_auc_score([1, 0, 1, 1], scores[1])
+    assert float(metrics.eefp(scores, hits)) == pytest.approx((first + second) / 2)
+
+
+def test_eefp_leaves_out_exits_where_all_examples_are_alike():
+    hits = [torch.tensor(row, dtype=torch.bool) for row in ([1, 1], [1, 0], [1, 1])]
+    scores = [torch.tensor([1.0, 2]), torch.tensor([2.0, 1]), torch.zeros(2)]
+    assert metrics.eefp(scores, hits) == 1
+    assert metrics.eefp(scores[:1], hits[:1]).isnan()
+
+
+def test_measures_of_nothing_are_nan():
+    probs, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
+    for measure in (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece, metrics.top_k_accuracy):
+        assert measure(probs, labels).isnan(), measure.__name__
+    assert metrics.aurc(torch.zeros(0), torch.zeros(0)).isnan()
+    assert metrics.auroc(torch.zeros(0), torch.zeros(0)).isnan()
+    assert metrics.ece(probs, labels, equal_mass=True).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_measure_is_a_float64_scalar(dtype):
+    probs, labels = problem()
+    probs, hits = probs.to(dtype), metrics.correct(probs, labels)
+    scores = probs.amax(dim=1)
+    values = [
+        metrics.accuracy(probs, labels),
+        metrics.top_k_accuracy(probs, labels),
+        metrics.nll(probs.log(), labels),
+        metrics.brier(probs, labels),
+        metrics.ece(probs, labels),
+        metrics.ece(probs, labels, equal_mass=True),
+        metrics.auroc(scores, hits),
+        metrics.aurc(scores, hits),
+        metrics.eefp([scores, scores], [hits, hits.roll(1)]),
+    ]
+    assert all(value.dtype == torch.float64 and value.shape == () for value in values)
