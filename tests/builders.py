@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice import cost
-from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.calibrated import Calibrated, serving_placement
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.posterior import kronecker
 from suffice.network import Exit, ExitNetwork, fingerprint
@@ -101,7 +101,7 @@ def untuned(
                 posterior = kronecker.Posterior.fit(kronecker.update(sums, phi, logits))
                 exit_ = CalibratedExit(temperature=temperature, bias=bias, posterior=posterior)
                 exit_ = exit_.with_samples(samples, torch.Generator().manual_seed(k))
-            exits.append(exit_.to(torch.device("cpu"), phi.dtype))
+            exits.append(exit_.to(*serving_placement(net)))
     return Calibrated(net, exits, ensemble, cost.count(net, x), fingerprint(net))
 
 
@@ -110,8 +110,6 @@ def watch_batch_sizes(net: ExitNetwork) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     for k, stage in enumerate(net.stages):
         stage.register_forward_pre_hook(
-            lambda _, args, k=k: seen.append(
-                (k, len(args[0] if isinstance(args[0], Tensor) else args[0]["h"]))
-            )
+            lambda _, args, k=k: seen.append((k, len(args[0] if isinstance(args[0], Tensor) else args[0]["h"])))
         )
     return seen

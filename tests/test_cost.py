@@ -11,8 +11,7 @@ from tests import builders
 def convolutional():
     stages = [nn.Conv2d(1, 4, 3, padding=1), nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, bias=False))]
     exits = [
-        Exit(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w, 5)), nn.Linear(5, 3))
-        for w in (4, 6)
+        Exit(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w, 5)), nn.Linear(5, 3)) for w in (4, 6)
     ]
     return ExitNetwork(stages, exits)
 

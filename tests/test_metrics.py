@@ -1,4 +1,4 @@
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -19,9 +19,7 @@ def problem(n=300, classes=7, seed=0, sharpness=2.0):
 
 def test_accuracy_and_top_k_agree_with_scikit_learn():
     probs, labels = problem()
-    assert float(metrics.accuracy(probs, labels)) == pytest.approx(
-        sklearn.accuracy_score(labels, probs.argmax(dim=1))
-    )
+    assert float(metrics.accuracy(probs, labels)) == pytest.approx(sklearn.accuracy_score(labels, probs.argmax(dim=1)))
     for k in (1, 2, 5):
         expected = sklearn.top_k_accuracy_score(labels, probs, k=k)
         assert float(metrics.top_k_accuracy(probs, labels, k)) == pytest.approx(expected)
@@ -57,9 +55,7 @@ def test_brier_agrees_with_scikit_learn():
 def test_ece_agrees_with_torchmetrics_away_from_the_edges_of_bins(bins):
     functional = pytest.importorskip("torchmetrics.functional.classification")
     probs, labels = problem(n=2000)
-    expected = functional.multiclass_calibration_error(
-        probs.clamp(0, 1), labels, num_classes=7, n_bins=bins, norm="l1"
-    )
+    expected = functional.multiclass_calibration_error(probs.clamp(0, 1), labels, num_classes=7, n_bins=bins, norm="l1")
     assert float(metrics.ece(probs, labels, bins)) == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -128,9 +124,7 @@ def test_aurc_is_the_mean_over_all_orders_of_tied_examples(data):
         return np.mean([np.mean(errors[: n + 1]) for n in range(len(errors))])
 
     orders = [
-        order
-        for order in permutations(range(len(data)))
-        if all(data[a][0] >= data[b][0] for a, b in zip(order, order[1:], strict=False))
+        order for order in permutations(range(len(data))) if all(data[a][0] >= data[b][0] for a, b in pairwise(order))
     ]
     scores = torch.tensor([float(score) for score, _ in data])
     hits = torch.tensor([hit for _, hit in data])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 import suffice
 from suffice import evaluation, metrics
@@ -65,12 +64,7 @@ def _train(data: Digits, seed: int, progress: Progress) -> ExitNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = suffice.models.convnet(num_classes=digits.CLASSES)
-        shuffled = DataLoader(
-            TensorDataset(data.train.images, data.train.labels),
-            batch_size=64,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        shuffled = data.train.shuffled(64, generator=torch.Generator().manual_seed(seed))
         train(network, shuffled, epochs=EPOCHS, on_epoch=lambda epoch, _: progress("train", epoch, EPOCHS))
     return network
 

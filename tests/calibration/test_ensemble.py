@@ -16,9 +16,7 @@ def member(seed, n=6, classes=4, scale=1.0):
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    weights=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=5), scale=st.floats(0.1, 300)
-)
+@given(weights=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=5), scale=st.floats(0.1, 300))
 def test_running_sums_equal_the_direct_formula(weights, scale):
     members = [member(seed, scale=scale) for seed in range(len(weights))]
     running = None

@@ -27,13 +27,13 @@ def test_log_probabilities_do_not_underflow_at_a_gap_of_200(dtype):
     expected = torch.tensor([[-200.0, 0.0, -400.0]], dtype=dtype)
     log_probs, aleatoric = links.plugin(logits, 1.0)
     torch.testing.assert_close(log_probs, expected)
-    assert 0 <= aleatoric < 1e-80
+    assert 0 <= float(aleatoric) < 1e-80
 
     nothing = torch.zeros(1, 4, 3, dtype=dtype)
     log_probs, aleatoric = links.sampled(logits, torch.ones(1, 1, dtype=dtype), nothing, 1.0)
     within_a_factor_of_the_samples = math.log(4) + 1e-4
     torch.testing.assert_close(log_probs, expected, atol=within_a_factor_of_the_samples, rtol=0)
-    assert 0 <= aleatoric < 1e-80
+    assert 0 <= float(aleatoric) < 1e-80
 
 
 def test_log_probabilities_have_gradients_where_they_underflow():
@@ -50,10 +50,7 @@ def test_sampled_is_the_mean_softmax_of_the_joint_samples(temperature):
     logits, coefficients, values = randn(6, 4), randn(6, 2, seed=1), randn(2, 8, 4, seed=2)
     log_probs, aleatoric = links.sampled(logits, coefficients, values, temperature)
     for n in range(6):
-        samples = [
-            logits[n] + coefficients[n, 0] * values[0, s] + coefficients[n, 1] * values[1, s]
-            for s in range(8)
-        ]
+        samples = [logits[n] + coefficients[n, 0] * values[0, s] + coefficients[n, 1] * values[1, s] for s in range(8)]
         probs = torch.stack([(sample / temperature).softmax(dim=0) for sample in samples])
         torch.testing.assert_close(log_probs[n].exp(), probs.mean(dim=0))
         torch.testing.assert_close(aleatoric[n], torch.special.entr(probs).sum(dim=1).mean())

@@ -26,9 +26,7 @@ def test_each_marginal_is_evenly_filled():
 
 def test_many_points_have_the_moments_of_independent_standard_normals():
     points = normals(8192, 6)
-    torch.testing.assert_close(
-        points.T @ points / 8192, torch.eye(6, dtype=torch.float64), atol=0.02, rtol=0
-    )
+    torch.testing.assert_close(points.T @ points / 8192, torch.eye(6, dtype=torch.float64), atol=0.02, rtol=0)
     assert float(points.pow(4).mean()) == pytest.approx(3, abs=0.1)
 
 

@@ -35,7 +35,16 @@ def test_about_the_asked_share_is_perturbed_and_the_rest_is_untouched():
 
 def test_a_shift_moves_the_image_into_black():
     image = torch.rand(1, 1, 8, 8)
-    moved = digits._shift(image, torch.tensor([[2, -1]]))
+    moved = digits.shift(image, torch.tensor([[2, -1]]))
     assert torch.equal(moved[0, 0, 2:, :7], image[0, 0, :6, 1:])
     assert not moved[0, 0, :2].any()
     assert not moved[0, 0, :, 7].any()
+
+
+def test_each_pass_over_shuffled_batches_is_another_and_covers_the_split():
+    split = digits.load(0).train
+    loader = split.shuffled(64, generator=torch.Generator().manual_seed(0))
+    first, second = list(loader), list(loader)
+    assert [len(y) for _, y in first] == [64] * 12 + [29]
+    assert not torch.equal(first[0][0], second[0][0])
+    assert torch.equal(torch.cat([y for _, y in first]).sort().values, split.labels.sort().values)

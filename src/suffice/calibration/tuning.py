@@ -42,7 +42,7 @@ def tune(
     """Exits with δ (where samples are drawn) and, if asked, T at the minimum of the summed answered NLL.
 
     Args:
-        exits: K exits; their δ and T are where the search starts.
+        exits: K exits; what is not tuned stays as it is.
         caches: the validation set at each exit.
         labels: (N,).
         weights: of the ensemble's members, or None for exits on their own.
@@ -56,7 +56,14 @@ def tune(
     problem = _Problem(exits, caches, labels, weights, temperature)
     if not problem.bounds:
         return list(exits)
-    result = minimize(problem.value_and_gradient, problem.start(), jac=True, method="L-BFGS-B", bounds=problem.bounds)
+    result = minimize(
+        problem.value_and_gradient,
+        problem.start(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=problem.bounds,
+        options={"gtol": 1e-6},  # far enough to reach the edge where a posterior only harms
+    )
     problem.warn_at_edges(result.x)
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
 
@@ -86,11 +93,11 @@ class _Problem:
         return [(float(np.log(ranges[name][0])), float(np.log(ranges[name][1]))) for _, name in self.names]
 
     def start(self) -> np.ndarray:
-        """T = 1, and the best of a few values of δ common to all exits."""
+        """The best of a few values common to all exits; δ no greater than where the objective goes flat."""
         is_prior = np.array([name == "prior precision" for _, name in self.names])
-        if not is_prior.any():
-            return np.zeros(len(is_prior))
-        starts = [np.where(is_prior, np.log(10.0**power), 0.0) for power in range(-1, 5)]
+        scales = (0.5, 1.0, 2.0) if self.temperature else (1.0,)
+        deltas = (0.1, 1.0, 10.0, 100.0) if is_prior.any() else (1.0,)
+        starts = [np.log(np.where(is_prior, delta, scale)) for scale in scales for delta in deltas]
         with torch.no_grad():
             values = [self.value(torch.from_numpy(start)) for start in starts]
         return starts[int(np.argmin(values))]

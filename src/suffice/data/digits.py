@@ -1,9 +1,10 @@
 """Scikit-learn's handwritten digits: 1,797 grey images of 8×8 pixels that come with every installation.
 
 A small set on which all of the library runs in seconds. Validation and test images are clean in two thirds of
-the cases and shifted or noised in the rest, so that easy and hard examples exist; training images are clean.
+the cases and shifted or noised in the rest, so that easy and hard examples exist; training images are moved by one pixel at most.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,26 @@ class Split:
     def batches(self, size: int = 256) -> list[tuple[Tensor, Tensor]]:
         """The split cut into batches, in order."""
         return list(zip(self.images.split(size), self.labels.split(size), strict=True))
+
+    def shuffled(self, size: int, *, generator: torch.Generator) -> "Shuffled":
+        """Batches for training: another order and other shifts by up to one pixel at each pass."""
+        return Shuffled(self, size, generator)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """A split to be iterated once an epoch, in random order, each image moved by up to one pixel."""
+
+    split: Split
+    size: int
+    generator: torch.Generator
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of batches."""
+        order = torch.randperm(len(self.split.labels), generator=self.generator)
+        images, labels = self.split.images[order], self.split.labels[order]
+        moved = shift(images, torch.randint(-1, 2, (len(labels), 2), generator=self.generator))
+        yield from zip(moved.split(self.size), labels.split(self.size), strict=True)
 
 
 @dataclass(frozen=True)
@@ -75,11 +96,11 @@ def perturb(images: Tensor, share: float, *, generator: torch.Generator, noise: 
     steps = torch.randint(-2, 3, (n, 2), generator=generator) * moved[:, None]
     noisy = images + noise * torch.randn(images.shape, generator=generator)
     result = torch.where((chosen & ~moved)[:, None, None, None], noisy.clamp(0, 1), images)
-    return _shift(result, steps)
+    return shift(result, steps)
 
 
-def _shift(images: Tensor, steps: Tensor) -> Tensor:
-    """Move each image (N, 1, H, W) by its own steps (N, 2), at most two pixels down and right."""
+def shift(images: Tensor, steps: Tensor) -> Tensor:
+    """Move each image (N, 1, H, W) by its own steps (N, 2), down and right, at most two pixels, into black."""
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     rows = 2 - steps[:, 0, None] + torch.arange(height)

@@ -26,7 +26,7 @@ def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
     figures = [
         {
             "title": title,
-            "html": figure(results).to_html(full_html=False, include_plotlyjs=False, div_id=f"f{i}"),
+            "html": figure(results).to_html(full_html=False, include_plotlyjs=False, config=_PLAIN, div_id=f"f{i}"),
         }
         for i, (title, figure) in enumerate(FIGURES.items())
     ]
@@ -42,3 +42,6 @@ def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
+
+
+_PLAIN = {"displayModeBar": False, "responsive": True}

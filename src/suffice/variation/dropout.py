@@ -82,9 +82,7 @@ def concatenate(variations: Sequence[Variation]) -> Variation:
 class Teacher(Protocol):
     """Anything that says how predictions vary: its answer is what an estimator learns."""
 
-    def __call__(
-        self, model: nn.Module, x: State, *, generator: torch.Generator | None = None
-    ) -> Variation:
+    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
         """The variation of the model's predictions for a batch x."""
 
 
@@ -114,9 +112,7 @@ class MCDropout:
         if self.rows < 1:
             raise ValueError(f"expected at least 1 row a call, got {self.rows}")
 
-    def __call__(
-        self, model: nn.Module, x: State, *, generator: torch.Generator | None = None
-    ) -> Variation:
+    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
         """The variation of the model's predictions for a batch.
 
         Args:
@@ -129,8 +125,11 @@ class MCDropout:
                 changed nothing for any example.
             RuntimeError: if a chosen module did not run.
         """
+        n = batch_size(x)
+        if not n:
+            raise ValueError("expected at least one example, got an empty batch")
         sites = find_sites(model, self.rate, self.at)
-        batches = [_rows(x, start, start + self.rows) for start in range(0, batch_size(x), self.rows)]
+        batches = [_rows(x, start, start + self.rows) for start in range(0, n, self.rows)]
         with inference(model):
             parts = [self._variation(model, part, sites, generator) for part in batches]
         if not any(moved for _, moved in parts):
@@ -182,15 +181,7 @@ def find_sites(model: nn.Module, rate: float | None, at: str | Sequence[str] | N
         ValueError: if there is none, a name matches nothing, a module other than dropout is named without a
             rate, a rate is outside (0, 1), or a dropout keeps mean and variance (AlphaDropout).
     """
-    if at is None:
-        kinds = _DROPOUTS + _REFUSED
-        modules = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, kinds) and (rate is not None or module.p > 0)
-        }
-    else:
-        modules = matching(model, at)
+    modules = _own_dropout(model, rate) if at is None else matching(model, at)
     if not modules:
         raise ValueError(
             "expected a model with dropout modules of a rate above 0, found none: dropout called as a function, "
@@ -206,9 +197,7 @@ def check_rate(rate: float, of: str = "") -> float:
     return rate
 
 
-def gated(
-    sites: Sequence[Site], rows: int, gate: Callable[[float, Tensor], Tensor]
-) -> AbstractContextManager[None]:
+def gated(sites: Sequence[Site], rows: int, gate: Callable[[float, Tensor], Tensor]) -> AbstractContextManager[None]:
     """Multiply the output of each site by `gate(rate, units)` while the body runs.
 
     Args:
@@ -235,6 +224,15 @@ def gated(
     return hooked({site.name: site.module for site in sites}, multiply)
 
 
+def _own_dropout(model: nn.Module, rate: float | None) -> dict[str, nn.Module]:
+    """The model's dropout modules, without those whose own rate is 0 where that rate counts."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _DROPOUTS + _REFUSED) and (rate is not None or module.p > 0)
+    }
+
+
 def _site(name: str, module: nn.Module, rate: float | None) -> Site:
     if isinstance(module, _REFUSED):
         raise ValueError(
@@ -259,9 +257,7 @@ def _mask(rate: float, units: Tensor, generator: torch.Generator | None) -> Tens
     return kept.to(units) / (1 - rate)
 
 
-def _spreads(
-    reference: Tensor, shift: Tensor, square: Tensor, entropies: Tensor, passes: int
-) -> dict[str, Tensor]:
+def _spreads(reference: Tensor, shift: Tensor, square: Tensor, entropies: Tensor, passes: int) -> dict[str, Tensor]:
     """The spreads (N,) from the sums over passes of p − reference, its square (N, C) and the entropy (N,)."""
     variance = ((square - shift.square() / passes) / (passes - 1)).clamp_min(0)
     top = reference.argmax(dim=-1, keepdim=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import activation
 
 from suffice.network import State, batch_size, inference
+from suffice.prediction import entropy
 
 _NOT_STRENGTHS = {"MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
 ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_STRENGTHS)
@@ -44,14 +45,15 @@ def capture(model: nn.Module, x: State, layers: Sequence[str]) -> tuple[Any, Ten
         RuntimeError: if a layer did not run.
     """
     rows = batch_size(x)
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    modules = matching(model, layers)
+    seen: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def watch(name: str, output: Tensor) -> None:
         seen[name].append(_summary(name, output, rows))
 
-    with inference(model), hooked(matching(model, layers), watch):
+    with inference(model), hooked(modules, watch):
         output = model(x)
-    columns = [summary for name in layers for summary in seen[name]]
+    columns = [summary for summaries in seen.values() for summary in summaries]
     return output, torch.cat(columns, dim=1) if columns else final_logits(output).new_empty(rows, 0).float()
 
 
@@ -97,6 +99,21 @@ def final_logits(output: object) -> Tensor:
     return logits
 
 
+def output_features(logits: Tensor) -> Tensor:
+    """What the output alone tells: (N, C + min(C, 5) + 3) float32 of logits (N, C).
+
+    Centred logits, in the order of the classes; the largest log-probabilities, sorted; the log-odds of the top
+    class; the entropy in nats and its logarithm.
+    """
+    logits = logits.float()
+    log_probs = logits.log_softmax(dim=-1)
+    ranked = log_probs.sort(dim=-1, descending=True).values
+    log_odds = ranked[:, :1] - ranked[:, 1:].logsumexp(dim=-1, keepdim=True)
+    spread = entropy(log_probs)[:, None]
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    return torch.cat([centred, ranked[:, :5], log_odds, spread, spread.clamp_min(1e-8).log()], dim=1)
+
+
 def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
     """Modules whose name is one of `patterns` or matches one (`fnmatch`), in the model's order, each once.
 
@@ -121,9 +138,7 @@ def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Mo
 
 
 @contextmanager
-def hooked(
-    modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]
-) -> Iterator[None]:
+def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
     """Call `hook(name, output)` whenever one of `modules` has run; what it returns, if anything, flows on.
 
     The hooks are removed whatever happens.

@@ -221,9 +221,7 @@ class PosteriorConformance:
         assert rms <= spread.square().mean().sqrt() / 32**0.5
 
     def link(self, posterior: Any, phi: Tensor, mean: Tensor, samples: int, seed: int = 0) -> Tensor:
-        normals = standard_normals(
-            samples, posterior.noise, generator=torch.Generator().manual_seed(seed)
-        )
+        normals = standard_normals(samples, posterior.noise, generator=torch.Generator().manual_seed(seed))
         offsets = posterior.sample_offsets(normals)
         coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
         return links.sampled(mean, coefficients, offsets.values, 1.0)[0].exp()

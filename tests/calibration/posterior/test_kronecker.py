@@ -27,6 +27,12 @@ class TestExactPrior(PosteriorConformance):
         normals = standard_normals(4, 40, generator=torch.Generator().manual_seed(0))
         assert self.fit(phi, logits, delta).sample_offsets(normals).values.shape[0] <= 8
 
+    @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e2])
+    def test_the_direction_that_no_softmax_sees_takes_no_part(self, delta):
+        phi, logits = problem(500, 20, 3)
+        normals = standard_normals(4, 3, generator=torch.Generator().manual_seed(0))
+        assert self.fit(phi, logits, delta).sample_offsets(normals).values.shape[0] <= 2
+
 
 class TestFactoredPrior(PosteriorConformance):
     module = kronecker

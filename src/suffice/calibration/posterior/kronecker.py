@@ -172,13 +172,12 @@ class Posterior:
         rank = self._basis()[1].shape[1]
         return D * D + D * C + C * rank + rank * samples * C
 
-    @torch.no_grad()
     def _basis(self) -> tuple[Tensor, Tensor]:
         """Size of √g on the training data (C, 1), and the leading directions (C, R) of √M relative to it.
 
         Relative, so that class directions of little variance are as exact as those of much; except the
         all-ones direction, whose variance is the greatest and which no softmax can see. Taken over feature
-        eigenvalues from 0 to the largest.
+        eigenvalues from 0 to the largest. Differentiable in δ through the size; the directions hardly move.
         """
         exact = self.to(self.feature_values.device, torch.float64)
         a, Q = exact.feature_values, exact.class_vectors
@@ -187,7 +186,7 @@ class Posterior:
         grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63).to(a)])
         curves = exact._variances_at(grid).sqrt() / size
         curves = curves / curves.norm(dim=1, keepdim=True)
-        _, strengths, directions = torch.linalg.svd(curves, full_matrices=False)
+        _, strengths, directions = torch.linalg.svd(curves.detach(), full_matrices=False)
         rank = int((strengths > _BASIS_TOLERANCE * strengths[0]).sum())
         dtype = self.class_values.dtype
         return size[:, None].to(dtype), directions[:rank].T.contiguous().to(dtype)

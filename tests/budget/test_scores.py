@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from suffice.budget import scores
+from suffice.prediction import Prediction
+
+
+def prediction(*rows):
+    log_probs = torch.tensor(rows, dtype=torch.float64).log()
+    aleatoric = torch.linspace(0.1, 0.2, len(rows), dtype=torch.float64)
+    return Prediction(log_probs, aleatoric)
+
+
+GIVEN = prediction([0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.0, 0.9])
+
+
+def test_confidence_is_the_log_odds_of_the_most_probable_class():
+    probs = torch.tensor([0.7, 0.4, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(scores.confidence(GIVEN), (probs / (1 - probs)).log())
+
+
+def test_confidence_keeps_its_order_where_probabilities_saturate_at_one():
+    logits = torch.tensor([[20.0, 0, 0], [40.0, 0, 0], [200.0, 0, 0]])
+    sure = Prediction(logits.log_softmax(dim=1), torch.zeros(3))
+    assert (sure.confidence[1:] == 1).all()
+    assert scores.confidence(sure).diff().min() > 19
+
+
+def test_margin_is_the_log_ratio_of_the_two_most_probable_classes():
+    expected = torch.tensor([0.7 / 0.2, 0.4 / 0.35, 9.0], dtype=torch.float64).log()
+    torch.testing.assert_close(scores.margin(GIVEN), expected)
+
+
+def test_uncertainties_are_negated_so_that_higher_is_surer():
+    assert torch.equal(scores.entropy(GIVEN), -GIVEN.entropy)
+    assert torch.equal(scores.aleatoric(GIVEN), -GIVEN.aleatoric)
+    assert torch.equal(scores.epistemic(GIVEN), -GIVEN.epistemic)
+
+
+@pytest.mark.parametrize("name", ["confidence", "margin", "entropy", "aleatoric", "epistemic"])
+def test_every_score_goes_by_its_name(name):
+    assert scores.resolve(name) is getattr(scores, name)
+    values = scores.evaluate(scores.resolve(name), GIVEN, None, 0)
+    assert values.shape == (3,)
+    assert values.dtype == torch.float64
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match=r"\['aleatoric', 'confidence', .*\] or a function .* got 'luck'"):
+        scores.resolve("luck")
+
+
+def test_a_function_is_a_score_and_sees_prediction_and_state():
+    def score(prediction, state):
+        return prediction.confidence + state["bonus"]
+
+    assert scores.resolve(score) is score
+    values = scores.evaluate(score, GIVEN, {"bonus": torch.ones(3)}, 0)
+    torch.testing.assert_close(values, GIVEN.confidence + 1)
+
+
+def test_a_score_that_is_not_a_number_is_named_with_exit_and_position():
+    with pytest.raises(ValueError, match="a number as every score at exit 2, got NaN at position 1"):
+        scores.evaluate(lambda p, s: torch.tensor([0.0, torch.nan, 1.0]), GIVEN, None, 2)
+
+
+def test_a_score_of_a_wrong_shape_is_refused_with_both_shapes():
+    with pytest.raises(ValueError, match=r"expected scores of shape \(3,\) at exit 1, got \(3, 1\)"):
+        scores.evaluate(lambda p, s: torch.zeros(3, 1), GIVEN, None, 1)
+
+
+def test_infinite_scores_become_the_extreme_numbers_so_that_an_infinite_threshold_keeps_its_meaning():
+    values = scores.evaluate(lambda p, s: torch.tensor([-torch.inf, 0, torch.inf]), GIVEN, None, 0)
+    assert (values < torch.inf).all()
+    assert (values > -torch.inf).all()
+    assert values.argsort().tolist() == [0, 1, 2]

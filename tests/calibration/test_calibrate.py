@@ -1,0 +1,330 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import suffice
+from suffice import Exit, ExitNetwork, calibrate
+from suffice.calibration.calibrated import Calibrated
+from suffice.network import fingerprint
+from tests import builders
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
+
+X = builders.inputs(120)
+
+
+def data(net, n=120, size=32):
+    x = X[:n]
+    with torch.no_grad():
+        labels = builders.sampled_labels(net(x.to(next(net.parameters())))[-1], 1.5)
+    return builders.batched(x, labels, size)
+
+
+def fit(net, train=None, val=None, seed=0, **options):
+    train = data(net) if train is None else train
+    val = data(net, 100) if val is None else val
+    generator = torch.Generator().manual_seed(seed)
+    return calibrate(net, train, val, samples=8, generator=generator, **options)
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    return fit(builders.network())
+
+
+def same(a: Calibrated, b: Calibrated, x=X) -> bool:
+    return all(
+        torch.equal(p.log_probs, q.log_probs) and torch.equal(p.aleatoric, q.aleatoric)
+        for p, q in zip(a(x), b(x), strict=True)
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
+    net = builders.network()
+    first, again = fit(net), fit(net)
+    assert same(first, again)
+    assert same(first, first)  # nothing is drawn at prediction
+    assert not same(first, fit(net, seed=1))
+    for a, b in zip(first.exits, again.exits, strict=True):
+        assert (a.temperature, a.prior_precision) == (b.temperature, b.prior_precision)
+        assert torch.equal(a.offsets.values, b.offsets.values)
+
+
+@pytest.mark.parametrize("structure", ["kronecker", None])
+def test_each_stage_runs_once_per_batch_and_once_more_for_the_costs(structure):
+    net = builders.network()
+    train, val = data(net), data(net, 100)
+    seen = builders.watch_batch_sizes(net)
+    fit(net, train, val, structure=structure)
+    for k in range(3):
+        sizes = [size for stage, size in seen if stage == k]
+        expected = [len(x) for x, _ in val] + [1]
+        if structure is not None:
+            expected += [len(x) for x, _ in train]
+        assert sorted(sizes) == sorted(expected)
+
+
+def test_without_a_structure_the_training_data_are_not_read():
+    class Untouchable:
+        def __iter__(self):
+            raise AssertionError("read")
+
+    net = builders.network()
+    calibrated = fit(net, Untouchable(), structure=None)
+    assert all(exit_.posterior is None for exit_ in calibrated.exits)
+    assert calibrated.exits[0].prior_precision is None
+    with pytest.raises(AssertionError, match="read"):
+        fit(net, Untouchable())
+
+
+def test_the_vanilla_row_is_the_networks_own_answer():
+    net = builders.network()
+    calibrated = fit(net, structure=None, temperature=False, ensemble=False)
+    for answer, logits in zip(calibrated(X), net(X), strict=True):
+        torch.testing.assert_close(answer.log_probs, logits.log_softmax(dim=1))
+    assert calibrated.costs.cumulative == calibrated.costs.network
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prior": "factored"},
+        {"link": "plugin"},
+        {"ensemble": False},
+        {"temperature": False},
+        {"structure": None},
+        {"structure": None, "ensemble": False},
+    ],
+    ids=str,
+)
+def test_tuning_lowers_the_summed_nll_of_the_data_it_sees(options):
+    net = builders.network()
+    val = data(net, 100)
+    labels = torch.cat([y for _, y in val])
+
+    def nll(calibrated):
+        return sum(float(suffice.metrics.nll(p.log_probs, labels)) for p in calibrated(X[:100]))
+
+    calibrated = fit(net, val=val, **options)
+    before = Calibrated(
+        net,
+        [(exit_.with_prior(1.0) if exit_.samples else exit_).with_temperature(1.0) for exit_ in calibrated.exits],
+        calibrated.ensemble,
+        calibrated.costs,
+        calibrated.network_hash,
+    )
+    assert nll(calibrated) < nll(before)
+
+
+def test_the_plugin_link_keeps_a_posterior_to_be_asked_at_a_prior_precision_of_one():
+    net = builders.network()
+    exit_ = fit(net, link="plugin").exits[0]
+    assert exit_.prior_precision == 1
+    assert exit_.macs == 0
+    phi = torch.cat([net.stages[0](X), torch.ones(len(X), 1)], dim=1)
+    assert exit_.posterior.moments(phi, net(X)[0]).variance.shape == (120, 4)
+
+
+def test_the_posterior_is_that_of_all_training_examples_whatever_their_batches():
+    net = builders.network(widths=(6,)).double()
+    one, many = fit(net, data(net, size=120)), fit(net, data(net, size=7))
+    for a, b in zip(one(X.double()), many(X.double()), strict=True):
+        torch.testing.assert_close(a.probs, b.probs, rtol=1e-6, atol=1e-8)
+    assert one.exits[0].posterior.count == many.exits[0].posterior.count == 120
+
+
+def test_weights_are_untouched_and_the_network_is_left_in_evaluation_mode():
+    net = nn_with_batchnorm().train()
+    before, loader = copy.deepcopy(net.state_dict()), data(copy.deepcopy(net).eval())
+    calibrated = fit(net, loader, loader)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert calibrated.network is net
+    assert calibrated.network_hash == fingerprint(net)
+    assert not any(module.training for module in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def nn_with_batchnorm():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stages = [nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))]
+        return ExitNetwork(stages, [Exit(nn.Identity(), nn.Linear(8, 4))])
+
+
+def test_a_failed_calibration_gives_the_modes_back():
+    net = nn_with_batchnorm().train()
+    net.stages[0][3].eval()
+    modes = [module.training for module in net.modules()]
+    with pytest.raises(ValueError, match="empty loader"):
+        fit(net, data(copy.deepcopy(net).eval()), [])
+    assert [module.training for module in net.modules()] == modes
+
+
+def test_a_network_put_into_training_mode_does_not_answer():
+    calibrated = fit(builders.network(), structure=None, temperature=False)
+    calibrated.network.train()
+    with pytest.raises(RuntimeError, match=r"training mode; call network\.eval\(\)"):
+        calibrated(X)
+
+
+def test_a_plain_classifier_is_a_network_of_one_exit():
+    calibrated = fit(builders.network(widths=(6,)))
+    (answer,) = calibrated(X)
+    assert len(answer.members) == 1
+    torch.testing.assert_close(answer.probs, answer.members[0].probs)
+
+
+def test_classifiers_without_a_bias_have_a_posterior_over_their_weights_alone():
+    net = builders.network(widths=(6, 5), bias=False)
+    calibrated = fit(net)
+    assert [len(exit_.posterior.feature_values) for exit_ in calibrated.exits] == [6, 5]
+    assert all(answer.probs.isfinite().all() for answer in calibrated(X))
+    with_bias = fit(builders.network(widths=(6, 5)))
+    assert [len(exit_.posterior.feature_values) for exit_ in with_bias.exits] == [7, 6]
+
+
+def test_nested_states_are_calibrated():
+    calibrated = fit(builders.network(nested=True))
+    assert [answer.probs.shape for answer in calibrated(X)] == [(120, 4)] * 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "served"),
+    [(torch.bfloat16, torch.float32), (torch.float64, torch.float64), (torch.float32, torch.float32)],
+)
+def test_posteriors_are_served_in_the_networks_type_but_no_less_than_float32(dtype, served):
+    loader = data(builders.network())
+    net = builders.network().to(dtype)
+    calibrated = fit(net, loader, loader)
+    for exit_, answer in zip(calibrated.exits, calibrated(X.to(dtype)), strict=True):
+        assert exit_.posterior.class_values.dtype == exit_.offsets.values.dtype == served
+        assert answer.probs.dtype == served
+        assert answer.probs.isfinite().all()
+    reference = fit(builders.network().double(), loader, loader)(X.double())[-1].probs
+    error = (calibrated(X.to(dtype))[-1].probs.double() - reference).abs().max()
+    assert error < (0.1 if dtype == torch.bfloat16 else 1e-3)
+
+
+def test_a_class_that_never_occurs_is_answered_for():
+    net = builders.network()
+    with torch.no_grad():
+        net.exit(2).classifier.bias[3] = -1e4
+    loader = [(x, y.clamp(max=2)) for x, y in data(net)]
+    answers = fit(net, loader, loader)(X)
+    assert all(answer.log_probs.isfinite().all() for answer in answers)
+    assert (answers[2].members[2].probs[:, 3] < 1e-6).all()
+
+
+def test_a_batch_of_one_is_answered_as_it_is_among_others(calibrated):
+    for whole, alone in zip(calibrated(X), calibrated(X[5:6]), strict=True):
+        torch.testing.assert_close(alone.probs, whole.probs[5:6])
+        torch.testing.assert_close(alone.aleatoric, whole.aleatoric[5:6])
+
+
+def test_batches_of_one_calibrate():
+    net = builders.network(widths=(6,))
+    train, val = data(net, 20, size=1), data(net, 20, size=1)
+    assert fit(net, train, val).exits[0].posterior.count == 20
+
+
+def test_moving_a_calibrated_network_gives_the_same_answers(calibrated):
+    assert same(calibrated, calibrated.to("cpu"))
+
+
+def test_a_network_moved_to_another_type_is_served_in_it():
+    calibrated = fit(builders.network())
+    expected = calibrated(X)[-1].probs
+    calibrated.network.double()
+    moved = calibrated.to("cpu")
+    assert moved(X.double())[-1].probs.dtype == torch.float64
+    torch.testing.assert_close(moved(X.double())[-1].probs.float(), expected, atol=1e-5, rtol=1e-4)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("model", [nn.Linear(3, 4), "network", None])
+    def test_anything_but_an_exit_network_is_a_type_error(self, model):
+        with pytest.raises(TypeError, match=r"expected a suffice\.ExitNetwork, got \w+; build one"):
+            calibrate(model, [], [])
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("structure", "full-ish"), ("prior", "other"), ("link", "probit"), ("prior", None)],
+    )
+    def test_an_unknown_choice_is_refused_with_the_choices_before_data_are_read(self, option, value):
+        with pytest.raises(ValueError, match=rf"expected {option} to be one of \(.*\), got {value!r}"):
+            calibrate(builders.network(), [], [], **{option: value})
+
+    def test_an_odd_number_of_samples_is_refused(self):
+        net = builders.network()
+        with pytest.raises(ValueError, match="even number of samples of at least 2, got 7"):
+            calibrate(net, data(net), data(net), samples=7)
+
+    @pytest.mark.parametrize("which", ["train", "val"])
+    def test_an_empty_loader_is_refused(self, which):
+        with pytest.raises(ValueError, match="empty loader"):
+            fit(builders.network(), **{which: []})
+
+    def test_one_generator_for_both_passes_is_refused_with_the_reason(self):
+        net = builders.network()
+        generator = (batch for batch in data(net))
+        with pytest.raises(ValueError, match="a generator is empty the second time"):
+            fit(net, generator, generator)
+
+    @pytest.mark.parametrize("label", [4, -1])
+    def test_a_label_out_of_range_is_named_with_its_position(self, label):
+        net = builders.network()
+        val = data(net, 100)
+        val[2][1][5] = label
+        with pytest.raises(ValueError, match=rf"labels in \[0, 4\), got {label} at position 69"):
+            fit(net, val=val)
+
+    @pytest.mark.parametrize("change", [torch.Tensor.float, lambda y: y[:-1], lambda y: y[:, None]])
+    def test_labels_of_a_wrong_type_or_shape_are_refused(self, change):
+        net = builders.network()
+        with pytest.raises(ValueError, match=r"expected integer labels of shape \(32,\)"):
+            fit(net, val=[(x, change(y)) for x, y in data(net, 96)])
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("which", ["train", "val"])
+    def test_inputs_that_are_not_finite_are_named_by_position_across_batches(self, which, bad):
+        net = builders.network()
+        loader = [(x.clone(), y) for x, y in data(net, 100)]
+        loader[1][0][3, 1] = bad
+        with pytest.raises(ValueError, match=r"expected finite inputs, .* at position 35 "):
+            fit(net, **{which: loader})
+
+    @pytest.mark.parametrize("which", ["train", "val"])
+    def test_features_that_are_not_finite_are_named_with_exit_and_position(self, which):
+        class Reciprocal(nn.Module):
+            def forward(self, state):
+                return 1 / state
+
+        exits = [Exit(features, nn.Linear(3, 4)) for features in (nn.Identity(), Reciprocal())]
+        net = ExitNetwork([nn.Identity(), nn.Identity()], exits)
+        loaders = {"train": data(net), "val": data(net)}
+        loaders[which] = [(x.clone(), y) for x, y in loaders[which]]
+        loaders[which][2][0][4, 1] = 0
+        with pytest.raises(ValueError, match=r"expected finite features at exit 1, .* at position 68 "):
+            fit(net, **loaders)
+
+    def test_weights_that_are_not_finite_are_noticed_at_the_logits(self):
+        net = builders.network()
+        loader = data(net)
+        with torch.no_grad():
+            net.exit(1).classifier.weight[0, 0] = float("nan")
+        with pytest.raises(ValueError, match=r"expected finite logits at exit 1, .* at position 0 "):
+            fit(net, loader, loader)
+
+    def test_an_input_that_is_not_finite_is_not_answered(self, calibrated):
+        x = X.clone()
+        x[7] = float("nan")
+        with pytest.raises(ValueError, match=r"finite logits at exit 0, .* at position 7 "):
+            calibrated(x)
+
+    def test_a_prior_needs_a_posterior(self):
+        exit_ = fit(builders.network(), structure=None).exits[0]
+        with pytest.raises(ValueError, match="expected an exit with a posterior"):
+            exit_.with_prior(2.0)

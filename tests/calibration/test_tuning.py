@@ -1,0 +1,161 @@
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from suffice import calibrate
+from suffice.calibration import tuning
+from suffice.calibration.calibrated import member_weights
+from tests import builders
+
+TEMPERATURES = (0.3, 0.5, 0.7, 1, 1.3, 1.5, 1.7, 2, 2.5, 3)
+PRIOR_VARIANCES = (0.5, 0.7, 1, 1.3, 1.5, 1.7, 2, 2.5, 3, 4)
+
+
+def setting(widths=(6, 5, 7), n=240, prior="exact", seed=0, planted=1.7):
+    """Exits before tuning, the validation set as they see it, labels that the network is too sure of."""
+    net, x = builders.network(widths, seed=seed), builders.inputs(n, seed=seed)
+    with torch.no_grad():
+        labels = builders.sampled_labels(net(x)[-1], planted)
+    few = builders.inputs(25, seed=seed + 1)  # so few examples that the posterior is wide
+    calibrated = builders.untuned(net.double(), few.double(), samples=16)
+    exits = calibrated.exits
+    if prior == "factored":
+        exits = [replace(exit_, posterior=replace(exit_.posterior, prior=prior)) for exit_ in exits]
+        exits = [exit_.with_prior(1.0) for exit_ in exits]
+    caches, state = [], x.double()
+    with torch.no_grad():
+        for k, exit_ in enumerate(exits):
+            state, phi = net.advance(k, state)
+            caches.append(tuning.Cache(net.exit(k).classifier(phi), exit_.spectrum(phi)))
+    return exits, caches, labels, member_weights(calibrated.costs)
+
+
+def objective(exits, caches, labels, weights):
+    """Sum over exits of the mean NLL of what is answered there, from its definition."""
+    total, numerator, denominator = 0.0, 0.0, 0.0
+    for k, (exit_, cache) in enumerate(zip(exits, caches, strict=True)):
+        answer = exit_.member(cache.logits, cache.spectrum).probs
+        if weights is not None:
+            numerator, denominator = numerator + weights[k] * answer, denominator + weights[k]
+            answer = numerator / denominator
+        total -= float(answer.gather(1, labels[:, None]).log().mean())
+    return total
+
+
+def moved(exit_, temperature, variance):
+    return exit_.with_prior(1 / variance).with_temperature(temperature)
+
+
+def quiet(*arguments):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* ended at the edge")
+        return tuning.tune(*arguments)
+
+
+@pytest.mark.parametrize("planted", [0.6, 1.7])
+@pytest.mark.parametrize("prior", ["exact", "factored"])
+def test_the_minimum_of_one_exit_is_no_worse_than_any_point_of_the_papers_grid(prior, planted):
+    """Also where the network is not sure enough: at T = 1 every posterior then looks like a loss."""
+    exits, caches, labels, _ = setting(widths=(6,), prior=prior, planted=planted, seed=7)
+    found = objective(quiet(exits, caches, labels, None, True), caches, labels, None)
+    grid = [
+        objective([moved(exits[0], temperature, variance)], caches, labels, None)
+        for temperature in TEMPERATURES
+        for variance in PRIOR_VARIANCES
+    ]
+    assert found <= min(grid) + 1e-6
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("ensembled", [True, False])
+def test_the_joint_minimum_is_no_worse_than_points_of_the_papers_grid(ensembled, seed):
+    exits, caches, labels, weights = setting(seed=seed)
+    weights = weights if ensembled else None
+    found = objective(quiet(exits, caches, labels, weights, True), caches, labels, weights)
+    random = np.random.default_rng(seed)
+    for number in range(100):
+        k = 1 if number < 50 else len(exits)  # the same point at every exit, then each its own
+        points = random.choice(TEMPERATURES, k), random.choice(PRIOR_VARIANCES, k)
+        temperatures, variances = (np.broadcast_to(point, len(exits)) for point in points)
+        there = [moved(exit_, float(t), float(v)) for exit_, t, v in zip(exits, temperatures, variances, strict=True)]
+        assert found <= objective(there, caches, labels, weights) + 1e-6
+
+
+def test_greedy_tuning_exit_by_exit_on_the_grid_is_not_better():
+    """The paper's own way of tuning the ensemble, against the joint minimum."""
+    exits, caches, labels, weights = setting(seed=3)
+    found = objective(quiet(exits, caches, labels, weights, True), caches, labels, weights)
+    chosen = []
+    for k, exit_ in enumerate(exits):
+        candidates = [moved(exit_, t, v) for t in TEMPERATURES for v in PRIOR_VARIANCES]
+        values = [objective([*chosen, c], caches[: k + 1], labels, weights[: k + 1]) for c in candidates]
+        chosen.append(candidates[int(np.argmin(values))])
+    assert found <= objective(chosen, caches, labels, weights) + 1e-6
+
+
+@pytest.mark.parametrize("ensembled", [True, False])
+@pytest.mark.parametrize("prior", ["exact", "factored"])
+def test_the_gradient_agrees_with_finite_differences(prior, ensembled):
+    exits, caches, labels, weights = setting(prior=prior)
+    problem = tuning._Problem(exits, caches, labels, weights if ensembled else None, True)
+    point = np.array([-0.5, 0.3, 1.0, -0.2, 2.0, 0.4])
+    _, gradient = problem.value_and_gradient(point)
+    for i, step in enumerate(np.eye(6) * 1e-3):
+        up, down = (problem.value(torch.from_numpy(point + sign * step)) for sign in (1, -1))
+        assert gradient[i] == pytest.approx((up - down) / 2e-3, rel=5e-3, abs=5e-5)
+
+
+def test_rows_taken_at_once_change_neither_value_nor_gradient(monkeypatch):
+    problem = tuning._Problem(*setting(), True)
+    point = np.zeros(6)
+    value, gradient = problem.value_and_gradient(point)
+    monkeypatch.setattr(tuning, "_ROWS", 50)
+    again, gradient_again = problem.value_and_gradient(point)
+    assert again == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(gradient_again, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("planted", [0.5, 1.0, 2.0, 5.0])
+def test_a_planted_temperature_is_recovered(planted):
+    logits = builders.inputs(6000, 5) * 3
+    labels = builders.sampled_labels(logits, planted)
+    calibrated = calibrate(builders.identity_network(5), [], builders.batched(logits, labels, 1000), structure=None)
+    assert calibrated.exits[0].temperature == pytest.approx(planted, rel=0.08)
+
+
+def test_without_temperature_only_the_prior_is_tuned_and_without_posterior_nothing_is():
+    exits, caches, labels, weights = setting()
+    tuned = quiet(exits, caches, labels, weights, False)
+    assert [exit_.temperature for exit_ in tuned] == [1.0] * 3
+    assert all(exit_.prior_precision != 1 for exit_ in tuned)
+    bare = [type(exits[0])(temperature=1.0, bias=True)]
+    assert quiet(bare, [tuning.Cache(caches[0].logits, None)], labels, None, False) == bare
+
+
+def test_tuned_values_are_numbers_and_the_offsets_follow_the_prior():
+    exits, *rest = setting()
+    for before, after in zip(exits, quiet(exits, *rest, True), strict=True):
+        assert isinstance(after.temperature, float)
+        assert not after.posterior.prior_precision.requires_grad
+        assert after.normals is before.normals
+        expected = after.posterior.sample_offsets(after.normals)
+        assert torch.equal(after.offsets.values, expected.values)
+
+
+@pytest.mark.parametrize(("right", "edge"), [(True, 0.05), (False, 20)])
+def test_a_temperature_at_the_edge_of_its_range_is_a_warning_that_names_it(right, edge):
+    logits = builders.inputs(200, 4)
+    labels = logits.argmax(dim=1) if right else logits.argmin(dim=1)
+    with pytest.warns(UserWarning, match=f"temperature of exit 0 ended at the edge of its range, {edge}") as seen:
+        calibrate(builders.identity_network(4), [], builders.batched(logits, labels), structure=None)
+    assert seen[0].filename == __file__
+
+
+def test_a_posterior_that_only_harms_ends_at_the_edge_with_a_warning_that_says_so():
+    logits = builders.inputs(200, 4)
+    loader = builders.batched(logits, logits.argmax(dim=1))
+    with pytest.warns(UserWarning, match=r"prior precision of exit 0 .* the posterior adds nothing"):
+        calibrate(builders.identity_network(4), loader, loader, temperature=False)
