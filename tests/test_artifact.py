@@ -9,6 +9,8 @@ import suffice
 from suffice import artifact
 from suffice.data import digits
 
+pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
+
 
 @pytest.fixture(scope="module")
 def data():

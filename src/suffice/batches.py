@@ -43,7 +43,7 @@ def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
             if isinstance(leaf, Tensor):
                 check_finite(leaf, "inputs", start)
         if size:
-            yield Batch(inputs, None if y is None else y.to(device), size, start)
+            yield Batch(inputs, None if y is None else _as_labels(y).to(device), size, start)
         start += size
     if start == 0:
         raise ValueError(
@@ -78,13 +78,20 @@ def _split(raw: object) -> tuple[State, Tensor | None]:
     if isinstance(raw, Mapping):
         inputs = {key: value for key, value in raw.items() if key != "labels"}
         return inputs, raw.get("labels")
-    if isinstance(raw, (tuple, list)) and len(raw) == 2 and isinstance(raw[1], Tensor):
+    if isinstance(raw, (tuple, list)) and len(raw) == 2:
         return raw[0], raw[1]
     if isinstance(raw, (tuple, list)) and len(raw) == 1:
         return raw[0], None
     if isinstance(raw, Tensor):
         return raw, None
     raise TypeError(f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {type(raw).__name__}")
+
+
+def _as_labels(y: object) -> Tensor:
+    try:
+        return torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"expected a batch (x, y) with integers as y, got {type(y).__name__}") from error
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

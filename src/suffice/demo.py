@@ -4,6 +4,7 @@ A program to read: every step calls the public API and returns plain numbers. `s
 `suffice.report` draws them.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,7 @@ def run(seed: int, out: Path, progress: Progress) -> Results:
         "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
         "data": {name: len(getattr(data, name).labels) for name in ("train", "validation", "test")},
         "ablation": rows,
+        "notes": [note for row in rows for note in row["notes"]],
         "overlap": _overlap(rows),
         "budget": _spend(calibrated, policy, data, full),
         "timing": _timing(calibrated, policy, data),
@@ -75,16 +77,19 @@ def _ablation(
     """Every row of the ablation, tuned on the validation images and judged on the test images."""
     rows = []
     for done, (name, choices) in enumerate(ABLATION.items(), start=1):
-        calibrated = suffice.calibrate(
-            network,
-            data.train.batches(),
-            data.validation.batches(),
-            generator=torch.Generator().manual_seed(seed),
-            **choices,
-        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            calibrated = suffice.calibrate(
+                network,
+                data.train.batches(),
+                data.validation.batches(),
+                generator=torch.Generator().manual_seed(seed),
+                **choices,
+            )
         validation = evaluation.predict(calibrated, data.validation.batches())
         test = evaluation.predict(calibrated, data.test.batches())
-        rows.append({"name": name, **_judge(calibrated, validation, test, seed)})
+        notes = [f"{name}: {warning.message}" for warning in caught]
+        rows.append({"name": name, "notes": notes, **_judge(calibrated, validation, test, seed)})
         progress("calibrate", done, len(ABLATION))
     return calibrated, test, rows
 

@@ -172,7 +172,7 @@ class TestAllocate:
         assert policy.expected == pytest.approx(policy.budget, rel=0.005)
         assert float(policy.shares @ costs) == pytest.approx(policy.expected)
         assert float(policy.shares.sum()) == pytest.approx(1)
-        assert policy.network_hash == calibrated.network_hash
+        assert policy.made_for == calibrated.digest
         assert policy.score == score
 
     def test_the_expected_cost_is_what_the_thresholds_cost_on_the_same_data(self):

@@ -15,7 +15,7 @@ def policy_for(calibrated, thresholds, score="confidence"):
     exits = len(calibrated.exits)
     shares = torch.full((exits,), 1 / exits, dtype=torch.float64)
     thresholds = torch.tensor(thresholds, dtype=torch.float64)
-    return Policy(thresholds, score, 0.0, 0.0, shares, calibrated.network_hash)
+    return Policy(thresholds, score, 0.0, 0.0, shares, calibrated.digest)
 
 
 def every_exit_and_pick(calibrated, policy, x):
@@ -177,7 +177,7 @@ def test_an_empty_batch_has_an_empty_answer():
 def test_a_policy_of_another_network_is_refused():
     calibrated, other = builders.untuned(NET, X), builders.untuned(builders.network(seed=1), X)
     policy = allocate(other, [X], 0.6)
-    with pytest.raises(ValueError, match=f"{calibrated.network_hash[:12]}.*{other.network_hash[:12]}"):
+    with pytest.raises(ValueError, match=f"{calibrated.digest[:12]}.*{other.digest[:12]}"):
         run(calibrated, policy, X)
 
 

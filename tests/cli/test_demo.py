@@ -1,5 +1,4 @@
 import json
-import warnings
 
 import pytest
 from typer.testing import CliRunner
@@ -11,11 +10,10 @@ from tests.report.results import RESULTS
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The demo without its work: made-up results and a warning."""
+    """The demo without its work: made-up results ."""
 
     def run(seed, out, progress):
         progress("train", 1, 1)
-        warnings.warn("something to note", stacklevel=1)
         return dict(RESULTS)
 
     monkeypatch.setattr(suffice.demo, "run", run)

@@ -20,6 +20,7 @@ def _row(name):
 RESULTS = {
     "about": "About.",
     "closing": "Closing.",
+    "notes": ["all: something to note"],
     "overlap": "All overlap.",
     "data": {"train": 1, "validation": 1, "test": 10},
     "ablation": [

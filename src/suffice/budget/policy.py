@@ -35,7 +35,7 @@ class Policy:
         budget: mean cost asked for, in multiply-adds per example.
         expected: mean cost on the validation data, in multiply-adds per example.
         shares: (K,), share of the validation data answered at each exit.
-        network_hash: of the network that the policy was made for.
+        made_for: `digest` of the calibrated network whose scores it judges.
     """
 
     thresholds: Tensor
@@ -43,7 +43,7 @@ class Policy:
     budget: float
     expected: float
     shares: Tensor
-    network_hash: str
+    made_for: str
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact.
@@ -57,7 +57,7 @@ class Policy:
                 "save what it is made of and allocate again"
             )
         configuration = {
-            "network_hash": self.network_hash,
+            "made_for": self.made_for,
             "score": self.score,
             "budget_multiply_adds_per_example": self.budget,
             "expected_multiply_adds_per_example": self.expected,
@@ -73,7 +73,7 @@ class Policy:
             configuration["budget_multiply_adds_per_example"],
             configuration["expected_multiply_adds_per_example"],
             tensors["shares"],
-            configuration["network_hash"],
+            configuration["made_for"],
         )
 
 
@@ -113,12 +113,12 @@ def allocate(
             f"{expected:.4g}: too few examples, or tied scores, to cut finer",
             stacklevel=2,
         )
-    return Policy(thresholds, score, macs, expected, shares, calibrated.network_hash)
+    return Policy(thresholds, score, macs, expected, shares, calibrated.digest)
 
 
 def geometric_shares(log_q: float, exits: int) -> Tensor:
-    """Shares (exits,) proportional to q^k, k = 1 … K, float64; log q of −inf is all at the first exit."""
-    return (log_q * torch.arange(exits, dtype=torch.float64)).nan_to_num(0.0).softmax(dim=0)
+    """Shares (exits,) proportional to q^k, k = 1 … K, float64."""
+    return (log_q * torch.arange(exits, dtype=torch.float64)).softmax(dim=0)
 
 
 def thresholds_for(values: Sequence[Tensor], shares: Tensor) -> Tensor:

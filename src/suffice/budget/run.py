@@ -71,16 +71,18 @@ def run(calibrated: Calibrated, policy: Policy, x: State) -> Answer:
         x: a batch, N ≥ 1: a tensor or a nest of tensors, batch first, on the network's device.
 
     Raises:
-        ValueError: if the policy was made for another network, or logits are not finite.
+        ValueError: if the policy was made for another calibrated network, or logits are not finite.
     """
     check_policy(calibrated, policy)
-    score = scoring.resolve(policy.score)
-    thresholds = [*policy.thresholds.tolist(), float("-inf")]
+    score, thresholds = scoring.resolve(policy.score), policy.thresholds.tolist()
     state, running, answered = x, None, []
     positions = torch.arange(batch_size(x), device=_device(calibrated))
-    for k, threshold in enumerate(thresholds):
+    for k in range(len(calibrated.exits)):
         state, prediction, running = calibrated.step(k, state, running)
-        stops = scoring.evaluate(score, prediction, state, k) >= threshold
+        if k == len(thresholds):
+            answered.append((positions, prediction))
+            break
+        stops = scoring.evaluate(score, prediction, state, k) >= thresholds[k]
         leaving, staying = stops.nonzero()[:, 0], (~stops).nonzero()[:, 0]
         answered.append((positions[leaving], prediction.take(leaving)))
         if not len(staying):
@@ -92,11 +94,11 @@ def run(calibrated: Calibrated, policy: Policy, x: State) -> Answer:
 
 
 def check_policy(calibrated: Calibrated, policy: Policy) -> None:
-    """Raise a ValueError unless the policy was made for this network."""
-    if policy.network_hash != calibrated.network_hash:
+    """Raise a ValueError unless the policy was made for this network, calibrated in this way."""
+    if policy.made_for != calibrated.digest:
         raise ValueError(
-            f"expected a policy for this network ({calibrated.network_hash[:12]}…), got one for another "
-            f"({policy.network_hash[:12]}…); make one with suffice.allocate"
+            f"expected a policy for this calibrated network ({calibrated.digest[:12]}…), got one for another "
+            f"({policy.made_for[:12]}…); make one with suffice.allocate"
         )
     if len(policy.thresholds) != len(calibrated.exits) - 1:
         raise ValueError(

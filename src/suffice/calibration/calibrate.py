@@ -16,6 +16,7 @@ from suffice.batches import Loader
 from suffice.calibration import tuning
 from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
 from suffice.calibration.exits import CalibratedExit, Link, with_bias
+from suffice.calibration.moments import check_samples
 from suffice.calibration.posterior import kronecker
 from suffice.calibration.posterior.kronecker import Prior
 from suffice.cost import Costs
@@ -53,7 +54,7 @@ def calibrate(
         temperature: tune a temperature per exit; otherwise 1.
         ensemble: answer at exit k with the weighted average of exits up to k.
         samples: S, an even number, for the sampled link.
-        generator: randomness of the samples; the same state gives the same bytes.
+        generator: randomness of the samples, on the CPU; the same state gives the same bytes.
 
     Returns:
         A `Calibrated`, whose call gives one `Prediction` per exit.
@@ -62,7 +63,7 @@ def calibrate(
         TypeError: if the network is not an `ExitNetwork`.
         ValueError: for an empty loader, labels out of range, or inputs or features that are not finite.
     """
-    _check_choices(network, structure, prior, link)
+    _check_choices(network, structure, prior, link, samples)
     exits = [CalibratedExit(temperature=1.0, bias=bias) for bias in _biases(network)]
     if structure is not None:
         posteriors = _statistics_pass(network, train_loader, prior)
@@ -76,7 +77,7 @@ def calibrate(
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
 
-def _check_choices(network: object, structure: object, prior: object, link: object) -> None:
+def _check_choices(network: object, structure: object, prior: object, link: object, samples: int) -> None:
     if not isinstance(network, ExitNetwork):
         raise TypeError(
             f"expected a suffice.ExitNetwork, got {type(network).__name__}; "
@@ -89,6 +90,7 @@ def _check_choices(network: object, structure: object, prior: object, link: obje
     ]:
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
+    check_samples(samples)
 
 
 def _exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -114,8 +116,9 @@ def _statistics_pass(network: ExitNetwork, loader: Loader, prior: Prior) -> list
         for batch in batches.read(loader, network):
             for k, phi, logits in _exit_pass(network, batch.inputs, batch.start):
                 phi = with_bias(phi, biases[k])
-                empty = kronecker.init(phi.shape[1], logits.shape[1], phi.device)
-                statistics[k] = kronecker.update(statistics.get(k, empty), phi, logits)
+                if k not in statistics:
+                    statistics[k] = kronecker.init(phi.shape[1], logits.shape[1], phi.device)
+                statistics[k] = kronecker.update(statistics[k], phi, logits)
     return [kronecker.Posterior.fit(sums, prior=prior) for sums in statistics.values()]
 
 

@@ -1,5 +1,7 @@
 """A calibrated network: what `calibrate` makes, policies are made for and `run` runs."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ class Calibrated:
         ensemble: whether exit k answers with the ensemble of exits up to k.
         costs: multiply-adds per example, the uncertainty's own included.
         network_hash: `fingerprint` of the network's weights.
+        digest: SHA-256 of the network's hash and of all that was chosen and tuned; policies keep it.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Calibrated:
         self.ensemble = ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
         self.network_hash = network_hash
+        self.digest = self._digest()
 
     @torch.no_grad()
     def __call__(self, x: State) -> list[Prediction]:
@@ -108,6 +112,10 @@ class Calibrated:
             Costs(stages, answers, (0,) * len(stages)),
             configuration["network_hash"],
         )
+
+    def _digest(self) -> str:
+        tuned = [[exit_.prior_precision, exit_.samples] for exit_ in self.exits]
+        return hashlib.sha256(json.dumps([self.parts()[0], tuned]).encode()).hexdigest()
 
     def _walk(self, x: State) -> Iterator[tuple[Prediction, mie.Running | None]]:
         state, running = x, None

@@ -45,7 +45,7 @@ class CalibratedExit:
     @property
     def macs(self) -> int:
         """Multiply-adds per example of the posterior and its link, beyond the exit's own."""
-        return self.posterior.macs(self.samples) if self.posterior and self.samples else 0
+        return self.posterior.macs(self.offsets) if self.posterior and self.offsets else 0
 
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
         """The same exit at another temperature."""

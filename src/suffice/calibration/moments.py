@@ -39,6 +39,12 @@ class Offsets:
         return Offsets(self.basis.to(device, dtype), self.values.to(device, dtype))
 
 
+def check_samples(count: int) -> None:
+    """Raise a ValueError unless samples can be drawn in pairs."""
+    if count < 2 or count % 2:
+        raise ValueError(f"expected an even number of samples of at least 2, got {count}")
+
+
 def standard_normals(count: int, dimension: int, *, generator: torch.Generator | None = None) -> Tensor:
     """Quasi-random standard normal points (count, dimension), float64, in antithetic pairs.
 
@@ -48,8 +54,7 @@ def standard_normals(count: int, dimension: int, *, generator: torch.Generator |
     Raises:
         ValueError: if `count` is not an even number of at least 2.
     """
-    if count < 2 or count % 2:
-        raise ValueError(f"expected an even number of samples of at least 2, got {count}")
+    check_samples(count)
     half = count // 2
     if dimension > torch.quasirandom.SobolEngine.MAXDIM:
         points = torch.randn(half, dimension, dtype=torch.float64, generator=generator)

@@ -21,6 +21,7 @@ PRIOR_PRECISION = (1e-3, 1e5)
 """Range searched for δ."""
 TEMPERATURE = (0.05, 20.0)
 """Range searched for T."""
+_RANGES = {"prior precision": PRIOR_PRECISION, "temperature": TEMPERATURE}
 _ROWS = 2048
 
 
@@ -89,8 +90,7 @@ class _Problem:
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
-        ranges = {"prior precision": PRIOR_PRECISION, "temperature": TEMPERATURE}
-        return [(float(np.log(ranges[name][0])), float(np.log(ranges[name][1]))) for _, name in self.names]
+        return [(float(np.log(_RANGES[name][0])), float(np.log(_RANGES[name][1]))) for _, name in self.names]
 
     def start(self) -> np.ndarray:
         """The best of a few values common to all exits; δ no greater than where the objective goes flat."""
@@ -140,10 +140,14 @@ class _Problem:
         return total
 
     def warn_at_edges(self, x: np.ndarray) -> None:
-        for (k, name), value, (low, high) in zip(self.names, x, self.bounds, strict=True):
-            if min(value - low, high - value) < 1e-3:
-                meaning = "; the posterior adds nothing at this exit" if name[0] == "p" and value > 0 else ""
-                warnings.warn(
-                    f"the {name} of exit {k} ended at the edge of its range, {np.exp(value):.3g}{meaning}",
-                    stacklevel=4,
-                )
+        """One warning for each edge that something ended at, naming the exits."""
+        ended: dict[tuple[str, bool], list[int]] = {}
+        for (k, name), value, limits in zip(self.names, x, self.bounds, strict=True):
+            for limit in limits:
+                if abs(value - limit) < 1e-3:
+                    ended.setdefault((name, limit == limits[1]), []).append(k)
+        for (name, upper), exits in ended.items():
+            limit = _RANGES[name][upper]
+            meaning = "; the posterior adds nothing there" if name == "prior precision" and upper else ""
+            where = f"exit {', '.join(map(str, exits))}"
+            warnings.warn(f"the {name} of {where} ended at the edge of its range, {limit:g}{meaning}", stacklevel=4)

@@ -1,7 +1,6 @@
 """`suffice demo`: the whole path on handwritten digits, in about a minute."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +37,8 @@ def command(
 
     out.mkdir(parents=True, exist_ok=True)
     console, errors = Console(), Console(stderr=True)
-    with warnings.catch_warnings(record=True) as caught, _bars(errors) as bars:
-        warnings.simplefilter("always")
+    with _bars(errors) as bars:
         results = demo.run(seed, out, Bars(bars))
-    results["notes"] = list(dict.fromkeys(str(warning.message) for warning in caught))
     tables = all_tables(results)
     (out / "results.json").write_text(json.dumps(results, indent=1))
     write(results, tables, out / "report.html")
@@ -52,7 +49,7 @@ def command(
     for table in tables:
         _print(console, table)
     for note in results["notes"]:
-        console.print(f"Note: {note}.", style="dim", highlight=False)
+        console.print(f"{note}.", style="dim", highlight=False)
     console.print(f"\n{results['closing']}", highlight=False)
     console.print(f"\nThe report is {out / 'report.html'}; artifacts and results.json lie beside it.")
 
@@ -77,7 +74,7 @@ def _bars(console: Console) -> Progress:
 
 
 def _print(console: Console, table: Table) -> None:
-    shown = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    shown = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for i, name in enumerate(table.header):
         shown.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in table.rows:

@@ -1,7 +1,7 @@
 """Scikit-learn's handwritten digits: 1,797 grey images of 8×8 pixels that come with every installation.
 
 A small set on which all of the library runs in seconds. Validation and test images are clean in two thirds of
-the cases and shifted or noised in the rest, so that easy and hard examples exist; training images are moved by one pixel at most.
+the cases and shifted or noised in the rest, so that easy and hard examples exist.
 """
 
 from collections.abc import Iterator

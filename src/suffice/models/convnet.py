@@ -27,7 +27,7 @@ class PooledFeatures(nn.Module):
 def convnet(
     num_classes: int,
     in_channels: int = 1,
-    widths: tuple[int, ...] = (8, 24, 48),
+    widths: tuple[int, ...] = (8, 16, 32),
     features: int = 64,
     dropout: float = 0.1,
 ) -> ExitNetwork:

@@ -47,7 +47,7 @@ def reliability(results: Results) -> go.Figure:
     """Accuracy against confidence at each exit, before and after; the size of a point is its share."""
     rows = {row["name"]: row for row in results["ablation"]}
     exits = len(rows["vanilla"]["reliability"])
-    titles = [f"exit {k + 1}" for k in range(exits)]
+    titles = [f"exit {k}" for k in range(exits)]
     figure = make_subplots(1, exits, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for name in ("vanilla", "all"):
         for k, table in enumerate(rows[name]["reliability"]):
@@ -79,7 +79,7 @@ def exit_shares(results: Results) -> go.Figure:
         figure.add_scatter(
             x=[point["macs"] for point in curve],
             y=[point["shares"][k] for point in curve],
-            name=f"exit {k + 1}",
+            name=f"exit {k}",
             mode="lines",
             line={"width": 0},
             fillcolor=EXITS[k % len(EXITS)],

@@ -23,19 +23,20 @@ def all_tables(results: Results) -> list[Table]:
 
 def ablation(results: Results) -> Table:
     """The seven rows averaged over the budgets."""
-    header = ["averaged over 39 budgets", "top-1", "NLL", "ECE", "[95 %", "interval]", "AUROC", "AURC"]
+    header = ["mean over 39 budgets", "top-1", "NLL", "ECE [95 % interval]", "AUROC", "AURC"]
     rows = []
     for row in results["ablation"]:
         mean, (low, high) = row["averaged"], row["intervals"]["ece"]
-        cells = [row["name"], f"{mean['accuracy']:.3f}", f"{mean['nll']:.3f}", f"{mean['ece']:.3f}"]
-        rows.append([*cells, f"{low:.3f}", f"{high:.3f}", f"{mean['auroc']:.3f}", f"{mean['aurc']:.3f}"])
+        error = f"{mean['ece']:.3f} [{low:.3f}, {high:.3f}]"
+        cells = [row["name"], f"{mean['accuracy']:.3f}", f"{mean['nll']:.3f}", error]
+        rows.append([*cells, f"{mean['auroc']:.3f}", f"{mean['aurc']:.3f}"])
     return Table("Ablation, averaged over budgets", header, rows, results["overlap"])
 
 
 def exits(results: Results) -> Table:
     """Accuracy and calibration error at each exit: anytime prediction."""
     count = len(results["ablation"][0]["exits"])
-    header = ["top-1 / ECE at", *[f"exit {k + 1}" for k in range(count)]]
+    header = ["top-1 / ECE at", *[f"exit {k}" for k in range(count)]]
     rows = [
         [row["name"], *[f"{at['accuracy']:.3f} / {at['ece']:.3f}" for at in row["exits"]]]
         for row in results["ablation"]

@@ -166,10 +166,9 @@ class Posterior:
         """Coordinates (N, R) of √g in the basis of the offsets; differentiable in δ."""
         return (spectrum @ self._variances).sqrt() @ offsets.basis
 
-    def macs(self, samples: int) -> int:
+    def macs(self, offsets: Offsets) -> int:
         """Multiply-adds per example of the sampled link."""
-        D, C = len(self.feature_values), len(self.class_values)
-        rank = self._basis()[1].shape[1]
+        D, (rank, samples, C) = len(self.feature_values), offsets.values.shape
         return D * D + D * C + C * rank + rank * samples * C
 
     def _basis(self) -> tuple[Tensor, Tensor]:

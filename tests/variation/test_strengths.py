@@ -1,0 +1,168 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from suffice.models import convnet
+from suffice.variation.strengths import (
+    capture,
+    final_logits,
+    hooked,
+    layer_names,
+    matching,
+    output_features,
+)
+
+
+class Reused(nn.Module):
+    """One activation module that runs twice, then an operation that overwrites its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        hidden = self.relu(self.first(x))
+        return self.relu(self.second(hidden)).mul_(-1)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def watched(*shape):
+    """The strengths of a layer that puts out random values of that shape, and the values."""
+    values = torch.randn(shape)
+    model = nn.Sequential(nn.Identity(), nn.Flatten(1))
+    return capture(model, values, ["0"])[1], values
+
+
+def test_strengths_of_a_dense_layer_are_its_values():
+    strengths, values = watched(5, 7)
+    assert torch.equal(strengths, values)
+
+
+def test_strengths_of_channels_are_their_mean_and_maximum_over_positions():
+    strengths, values = watched(5, 3, 4, 2)
+    torch.testing.assert_close(strengths[:, :3], values.mean(dim=(2, 3)))
+    assert torch.equal(strengths[:, 3:], values.amax(dim=(2, 3)))
+
+
+def test_strengths_of_tokens_are_the_mean_and_maximum_over_tokens():
+    strengths, values = watched(5, 6, 3)
+    torch.testing.assert_close(strengths[:, :3], values.mean(dim=1))
+    assert torch.equal(strengths[:, 3:], values.amax(dim=1))
+
+
+def test_capturing_leaves_the_output_modes_and_hooks_as_they_were():
+    model = convnet(4, widths=(3, 5), dropout=0.3)
+    model.stages[0].eval()
+    modes = [module.training for module in model.modules()]
+    x = torch.rand(6, 1, 8, 8)
+    output, strengths = capture(model, x, layer_names(model, None))
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    model.eval()
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(output, model(x), strict=True))
+    assert strengths.shape == (6, 2 * (3 + 3 + 5 + 5) + 64 + 64)
+    assert not strengths.requires_grad
+
+
+def test_a_layer_that_runs_twice_gives_two_sets_taken_before_anything_overwrites_them():
+    model = Reused()
+    x = torch.randn(5, 3)
+    output, strengths = capture(model, x, ["relu"])
+    hidden = model.first(x).relu()
+    torch.testing.assert_close(strengths[:, :4], hidden)
+    torch.testing.assert_close(strengths[:, 4:], -output)
+    assert strengths.min() >= 0
+
+
+def test_no_layers_give_no_strengths():
+    assert capture(nn.Linear(3, 4), torch.zeros(5, 3), [])[1].shape == (5, 0)
+
+
+def test_every_activation_is_watched_unless_layers_are_named():
+    model = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Tanh(), nn.Softmax(dim=1))
+    assert layer_names(model, None) == ("1", "2")
+    assert layer_names(model, "[0-1]") == ("0", "1")
+    assert layer_names(model, ["3", "0"]) == ("0", "3")
+    assert layer_names(model, []) == ()
+
+
+def test_a_module_with_two_names_is_chosen_once():
+    model = nn.ModuleDict({"a": nn.ReLU()})
+    model["b"] = model["a"]
+    assert list(matching(model, "*")) == ["a"]
+    assert list(matching(model, "b")) == ["b"]
+
+
+def test_a_model_without_activation_modules_is_refused():
+    with pytest.raises(ValueError, match=r"found none: activations called as functions .* pass layers=\[\]"):
+        layer_names(nn.Linear(2, 2), None)
+
+
+def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"got 'frist', which matches none; nearest: \['first'"):
+        layer_names(Reused(), ["relu", "frist"])
+
+
+def test_a_layer_that_does_not_run_is_an_error_and_leaves_no_hook():
+    model = Reused()
+    model.unused = nn.ReLU()
+    with pytest.raises(RuntimeError, match=r"got none of \['unused'\] run"):
+        capture(model, torch.zeros(2, 3), ["relu", "unused"])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_gives_no_tensor_is_refused_and_leaves_no_hook():
+    model = nn.Sequential(Pair())
+    with pytest.raises(TypeError, match="expected a tensor from module '0', got tuple"):
+        capture(model, torch.zeros(2, 3), ["0"])
+    assert not model[0]._forward_hooks
+
+
+@pytest.mark.parametrize("mix", [nn.Unflatten(0, (3, 4)), nn.Identity()], ids=["rows", "vector"])
+def test_a_layer_without_the_examples_first_is_refused(mix):
+    model = nn.Sequential(nn.Flatten(0), mix)
+    with pytest.raises(ValueError, match="expected an output of layer '1' with the 2 examples first"):
+        capture(model, torch.zeros(2, 6), ["1"])
+
+
+def test_hooks_are_removed_when_the_body_fails():
+    model = Reused()
+    with pytest.raises(ZeroDivisionError), hooked({"relu": model.relu}, lambda _name, _output: None):
+        raise ZeroDivisionError
+    assert not model.relu._forward_hooks
+
+
+def test_the_logits_are_the_output_or_the_last_of_a_list():
+    early, late = torch.zeros(2, 3), torch.ones(2, 3)
+    assert final_logits(late) is late
+    assert final_logits([early, late]) is late
+
+
+@pytest.mark.parametrize("output", [{"logits": torch.zeros(2, 3)}, []])
+def test_an_output_that_is_no_tensor_is_refused(output):
+    with pytest.raises(TypeError, match="expected logits .* got (dict|list); wrap the model"):
+        final_logits(output)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2,), (2, 3, 4)])
+def test_logits_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected logits of shape \(N, C\) with at least 2 classes"):
+        final_logits(torch.zeros(shape))
+
+
+@given(st.integers(2, 8), st.floats(-1e3, 1e3), st.floats(1e-3, 300))
+@settings(deadline=None, max_examples=30)
+def test_output_features_are_finite_and_blind_to_a_shift_of_the_logits(classes, shift, scale):
+    logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0)) * scale
+    features = output_features(logits)
+    assert features.shape == (4, classes + min(classes, 5) + 3)
+    assert features.isfinite().all()
+    torch.testing.assert_close(output_features(logits + shift), features, rtol=1e-3, atol=1e-2)
