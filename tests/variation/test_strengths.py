@@ -6,6 +6,7 @@ from torch import nn
 
 from suffice.models import convnet
 from suffice.variation.strengths import (
+    Scaling,
     capture,
     final_logits,
     hooked,
@@ -148,7 +149,7 @@ def test_the_logits_are_the_output_or_the_last_of_a_list():
 
 @pytest.mark.parametrize("output", [{"logits": torch.zeros(2, 3)}, []])
 def test_an_output_that_is_no_tensor_is_refused(output):
-    with pytest.raises(TypeError, match="expected logits .* got (dict|list); wrap the model"):
+    with pytest.raises(TypeError, match=r"expected logits .* got (dict|list); wrap the model"):
         final_logits(output)
 
 
@@ -156,6 +157,27 @@ def test_an_output_that_is_no_tensor_is_refused(output):
 def test_logits_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected logits of shape \(N, C\) with at least 2 classes"):
         final_logits(torch.zeros(shape))
+
+
+def test_strengths_that_are_hardly_active_or_constant_are_dropped_and_the_output_is_not(generator):
+    features = torch.randn(1000, 5, generator=generator)
+    features[:, 0] *= torch.arange(1000) < 5
+    features[:, 2] *= torch.arange(1000) < 9
+    features[:, 3] = 7.1
+    scaling = Scaling.fit(features, outputs=2)
+    assert scaling.columns.tolist() == [0, 1, 4]
+    assert scaling.weight.tolist() == pytest.approx([1, 1, 0.5 * 2**0.5])
+
+
+def test_inputs_are_standard_scores_clipped_at_four(generator):
+    features = torch.randn(1000, 2, generator=generator) * 3 + 5
+    scaling = Scaling.fit(features, outputs=2)
+    inputs = scaling(features)
+    torch.testing.assert_close(inputs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs.std(dim=0), torch.ones(2), rtol=0, atol=1e-2)
+    far = torch.tensor([[1e9, 5.0]])
+    assert scaling(far)[0, 0] == 4
+    assert scaling.clipped_share(far).tolist() == [0.5]
 
 
 @given(st.integers(2, 8), st.floats(-1e3, 1e3), st.floats(1e-3, 300))

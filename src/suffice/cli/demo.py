@@ -32,8 +32,12 @@ def command(
 
     Example: suffice demo --seed 1 --out /tmp/demo
     """
+    import torch
+
     from suffice import demo
     from suffice.report.page import write
+
+    torch.set_num_threads(1)  # images this small gain nothing from more, and two busy programs would crawl
 
     out.mkdir(parents=True, exist_ok=True)
     console, errors = Console(), Console(stderr=True)

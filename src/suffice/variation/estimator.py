@@ -6,11 +6,10 @@ network predicts log v from the model's output and its activation strengths, and
     QLIKE    log v + s²/v
 
 whose minimiser is the true variance, however few the passes (T ≥ 2), so that many rows with few passes teach
-more than few rows with many. Strengths that are hardly ever active are left out; features are standardised and
-clipped to ±4, and the strengths together get a quarter of the variance of the output's features together.
+more than few rows with many. The running average of the weights is kept that does best on unseen rows.
 
-The answer stays in the range of the values fitted on the training rows. The labels' own range is wider, by
-the noise of T passes: their largest is no variation that any row has.
+The answer stays in the range that the labels of the training rows and the values fitted to them have in common:
+the labels' alone is too wide by the noise of T passes, the fitted values may overshoot it.
 
 Yu et al. 2021 (arXiv 2110.06435), after Chen et al. 2021 (arXiv 2008.07032); the loss is that of Patton 2011,
 the averaging of weights that of Shamir and Zhang 2013.
@@ -30,14 +29,11 @@ from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, check_fingerprint, check_finite, fingerprint
 from suffice.variation.dropout import Teacher
-from suffice.variation.strengths import capture, final_logits, layer_names, output_features
+from suffice.variation.strengths import Scaling, capture, final_logits, layer_names, output_features
 
 TARGETS = ("std", "std_mean")
 """Spreads whose square is a variance, which a few passes estimate without bias."""
 
-_ACTIVE = 0.01
-"""Share of the training rows on which a strength has to be other than zero."""
-_CLIP = 4.0
 _FLOOR = 1e-4
 """Least variance that is told apart, in units of the labels' mean variance."""
 _BATCH = 256
@@ -45,53 +41,6 @@ _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 1e-2
 _PATIENCE = 10
 """Epochs without a better validation loss after which fitting stops."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How features (N, F) become inputs (N, K).
-
-    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,).  weight: of each input, (K,).
-    """
-
-    columns: Tensor
-    mean: Tensor
-    scale: Tensor
-    weight: Tensor
-
-    @classmethod
-    def fit(cls, features: Tensor, outputs: int) -> "Scaling":
-        """From training features (N, F), of which the first `outputs` columns describe the output."""
-        active = (features != 0).double().mean(dim=0) >= _ACTIVE
-        active[:outputs] = True
-        deviation = features.double().std(dim=0)
-        varies = deviation > 1e-6 * features.double().abs().amax(dim=0)
-        columns = (active & varies).nonzero()[:, 0]
-        if not len(columns):
-            raise ValueError(
-                f"expected training rows that differ, got {len(features)} rows with the same output and strengths; "
-                "pass the inputs that the model is used on"
-            )
-        output = columns < outputs
-        weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
-        return cls(
-            columns,
-            features.double().mean(dim=0)[columns].float(),
-            deviation[columns].float(),
-            torch.where(output, 1.0, min(1.0, weight)),
-        )
-
-    def standardise(self, features: Tensor) -> Tensor:
-        """Standard scores (N, K) of features (N, F)."""
-        return (features[:, self.columns] - self.mean) / self.scale
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Inputs (N, K) of features (N, F)."""
-        return self.standardise(features).clamp(-_CLIP, _CLIP) * self.weight
-
-    def to(self, device: torch.device) -> "Scaling":
-        """The same on another device."""
-        return Scaling(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +54,7 @@ class VariationEstimator:
         passes: T of the labels that it learned from.
         network_hash: `fingerprint` of the model's weights at fitting.
         unit: mean variance of the training labels.
-        bounds: least and greatest answer: the range of the values fitted on the training rows.
+        bounds: least and greatest answer, in units of probability.
         scaling: how features become inputs.
         weights: of the small network: matrix, bias, matrix, bias, …
     """
@@ -136,8 +85,7 @@ class VariationEstimator:
     def clipped_share(self, x: State) -> Tensor:
         """Share (N,) of the features that had to be clipped: large where x is unlike the training rows."""
         _, features = _features(self.model, x, self.layers)
-        scores = self.scaling.to(features.device).standardise(features)
-        return (scores.abs() > _CLIP).float().mean(dim=1)
+        return self.scaling.to(features.device).clipped_share(features)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""

@@ -1,4 +1,4 @@
-"""Activation strengths: what named layers put out in one ordinary pass, as one row of numbers per example.
+"""Features of one ordinary pass: activation strengths, one row of numbers per example, and the output itself.
 
     (N, D)          the D values
     (N, T, D)       mean and max over the T tokens of each of the D values
@@ -9,8 +9,10 @@ answer varies. Layers are watched by forward hooks that leave the network's outp
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,6 +26,68 @@ from suffice.prediction import entropy
 _NOT_STRENGTHS = {"MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
 ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_STRENGTHS)
 """Module classes whose output is watched where no layer is named."""
+
+_ACTIVE = 0.01
+"""Share of the training rows on which a strength has to be other than zero."""
+_CLIP = 4.0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How features (N, F) become the inputs (N, K) of a small network.
+
+    Strengths that are hardly ever active, and columns that are constant, are left out. The rest is standardised
+    and clipped to ±4, and the strengths are weighed down until their variances sum to at most a quarter of those
+    of the output's features, since there are many of them and each says little.
+
+    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,).  weight: of each input, (K,).
+    """
+
+    columns: Tensor
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor, outputs: int) -> "Scaling":
+        """From training features (N, F), of which the first `outputs` columns describe the output.
+
+        Raises:
+            ValueError: if no column varies.
+        """
+        active = (features != 0).double().mean(dim=0) >= _ACTIVE
+        active[:outputs] = True
+        deviation = features.double().std(dim=0)
+        varies = deviation > 1e-6 * features.double().abs().amax(dim=0)
+        columns = (active & varies).nonzero()[:, 0]
+        if not len(columns):
+            raise ValueError(
+                f"expected training rows that differ, got {len(features)} rows with the same output and strengths; "
+                "pass the inputs that the model is used on"
+            )
+        output = columns < outputs
+        weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
+        return cls(
+            columns,
+            features.double().mean(dim=0)[columns].float(),
+            deviation[columns].float(),
+            torch.where(output, 1.0, min(1.0, weight)),
+        )
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Inputs (N, K) of features (N, F)."""
+        return self._scores(features).clamp(-_CLIP, _CLIP) * self.weight
+
+    def clipped_share(self, features: Tensor) -> Tensor:
+        """Share (N,) of the inputs that were clipped."""
+        return (self._scores(features).abs() > _CLIP).float().mean(dim=1)
+
+    def to(self, device: torch.device) -> "Scaling":
+        """The same on another device."""
+        return Scaling(*(tensor.to(device) for tensor in vars(self).values()))
+
+    def _scores(self, features: Tensor) -> Tensor:
+        return (features[:, self.columns] - self.mean) / self.scale
 
 
 def capture(model: nn.Module, x: State, layers: Sequence[str]) -> tuple[Any, Tensor]:
