@@ -359,8 +359,6 @@ def test_rounding_that_depends_on_the_size_of_the_batch_is_no_change(generator):
     model = Ignored()
     model.head = nn.Linear(4000, 4)
     x = torch.randn(1, 4000, generator=generator)
-    with torch.no_grad():
-        assert not torch.equal(model(x)[1].expand(64, 4), model(x.repeat(64, 1))[1])
     with pytest.raises(ValueError, match="to change the predictions, got the same logits"):
         MCDropout(passes=64)(model, x, generator=generator)
 

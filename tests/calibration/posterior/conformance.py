@@ -57,6 +57,8 @@ def centred(covariance: Tensor) -> Tensor:
 
 class PosteriorConformance:
     module: ModuleType
+    width = 65
+    """D of the larger problems; smaller where a posterior's size grows with its square."""
 
     def posterior(self, statistics: Any, delta: float) -> Any:
         """The posterior of some statistics at a prior precision."""
@@ -157,7 +159,7 @@ class PosteriorConformance:
 
     @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e3])
     def test_a_float32_copy_serves_close_to_float64(self, delta):
-        phi, logits = problem(300, 33, 10)
+        phi, logits = problem(300, min(self.width, 33), 10)
         exact = self.fit(phi, logits, delta)
         served = exact.to(torch.device("cpu"), torch.float32)
         at = phi[:50]
@@ -172,7 +174,7 @@ class PosteriorConformance:
     @pytest.mark.parametrize(("classes", "spread"), [(3, 1.0), (10, 1.0), (40, 1.0), (40, 10.0)])
     def test_offsets_carry_the_covariance_that_a_softmax_can_see(self, classes, spread, delta):
         """Unit vectors for normals leave only the error of the low-rank basis: 1 % of Σ, half that of √Σ."""
-        phi, logits = problem(800, 65, classes, spread=spread)
+        phi, logits = problem(800, self.width, classes, spread=spread)
         posterior = self.fit(phi, logits, delta)
         deviations = self.samples(posterior, phi[:100], torch.eye(posterior.noise, dtype=torch.float64))
         got = torch.einsum("nsi,nsj->nij", deviations, deviations)
@@ -182,12 +184,12 @@ class PosteriorConformance:
 
     def test_a_rare_class_does_not_cost_the_common_ones_their_accuracy(self):
         """Variances of the differences of neighbouring classes, far apart in size, are each good to 5 %."""
-        phi, logits = problem(2000, 20, 30)
+        phi, logits = problem(2000, min(self.width, 20), 30)
         logits = logits - torch.arange(30)
         posterior = self.fit(phi, logits, 0.01)
         eye = torch.eye(posterior.noise, dtype=torch.float64)
         got = self.samples(posterior, phi[:100], eye).diff(dim=2).square().sum(dim=1)
-        contrast = eye.diff(dim=0)
+        contrast = torch.eye(30, dtype=torch.float64).diff(dim=0)
         expected = (contrast @ posterior.covariance(phi[:100]) @ contrast.T).diagonal(dim1=1, dim2=2)
         assert expected.max() > 30 * expected.min()
         assert ((got - expected).abs() / expected).max() < 0.05

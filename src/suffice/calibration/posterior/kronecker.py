@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets
 
 Prior = Literal["exact", "factored"]
@@ -47,12 +48,12 @@ def init(features: int, classes: int, device: torch.device | str = "cpu") -> Sta
     return Statistics(moment, hessian, 0)
 
 
-def update(statistics: Statistics, phi: Tensor, logits: Tensor) -> Statistics:
+def update(statistics: Statistics, phi: Tensor, logits: Tensor, likelihood: Likelihood = softmax) -> Statistics:
     """Add one batch: phi (N, D), logits (N, C)."""
-    phi, p = phi.double(), logits.double().softmax(dim=-1)
+    phi = phi.double()
     return Statistics(
         statistics.features + phi.T @ phi,
-        statistics.hessian + torch.diag(p.sum(dim=0)) - p.T @ p,
+        statistics.hessian + likelihood(logits).summed(),
         statistics.count + len(phi),
     )
 

@@ -1,0 +1,125 @@
+"""Diagonal posterior over one exit's classifier: every weight on its own.
+
+With h_cd = Σ_n (d_nc − e_nc²) φ_nd² the precision of weight W_cd is h_cd + δ, so that
+
+    Var[f(x)]_c = Σ_d φ_d² / (h_cd + δ),   and the classes are independent.
+
+The cheapest to keep, C·D numbers; it forgets all that features and classes share.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suffice.calibration.curvature import Likelihood, softmax
+from suffice.calibration.moments import Moments, Offsets
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums over examples, float64; merge by adding.
+
+    Attributes:
+        hessian: h, (C, D).
+        count: n, the examples seen.
+    """
+
+    hessian: Tensor
+    count: int
+
+
+def init(features: int, classes: int, device: torch.device | str = "cpu") -> Statistics:
+    """Statistics of no example, for φ of width `features` (its constant 1 for a bias included)."""
+    return Statistics(torch.zeros(classes, features, dtype=torch.float64, device=device), 0)
+
+
+def update(statistics: Statistics, phi: Tensor, logits: Tensor, likelihood: Likelihood = softmax) -> Statistics:
+    """Add one batch: phi (N, D), logits (N, C)."""
+    hessian = statistics.hessian + likelihood(logits).weights().T @ phi.double().square()
+    return Statistics(hessian, statistics.count + len(phi))
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Statistics of the examples of both."""
+    return Statistics(a.hessian + b.hessian, a.count + b.count)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """An independent Gaussian for each of the classifier's weights.
+
+    Attributes:
+        hessian: h, (C, D).
+        count: n.
+        prior_precision: δ, a scalar tensor; differentiable.
+    """
+
+    hessian: Tensor
+    count: int
+    prior_precision: Tensor
+
+    @classmethod
+    def fit(cls, statistics: Statistics, prior_precision: float = 1.0) -> "Posterior":
+        """Posterior of the examples summed in `statistics`."""
+        hessian = statistics.hessian.clamp_min(0)
+        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=hessian.device)
+        return cls(hessian, statistics.count, delta)
+
+    def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
+        """The same posterior under another prior precision δ > 0."""
+        delta = torch.as_tensor(prior_precision, dtype=self.hessian.dtype, device=self.hessian.device)
+        return replace(self, prior_precision=delta)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
+        """The same posterior on another device and in another type, for serving."""
+        return Posterior(self.hessian.to(device, dtype), self.count, self.prior_precision.to(device, dtype))
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact."""
+        return {"structure": "diagonal", "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
+
+    @classmethod
+    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
+        """The reverse of `parts`."""
+        return cls(count=configuration["count"], **{name: tensors[name] for name in _TENSORS})
+
+    @property
+    def noise(self) -> int:
+        """Standard normals that one joint sample of the logits takes: C·D."""
+        return self.hessian.numel()
+
+    def spectrum(self, phi: Tensor) -> Tensor:
+        """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""
+        return phi
+
+    def covariance(self, phi: Tensor) -> Tensor:
+        """Covariance of the logits, (N, C, C), diagonal."""
+        return torch.diag_embed(self._variance(phi))
+
+    def moments(self, phi: Tensor, logits: Tensor) -> Moments:
+        """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
+        return Moments(logits, self._variance(phi))
+
+    def sample_offsets(self, normals: Tensor) -> Offsets:
+        """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves."""
+        scale = (self.hessian + self.prior_precision).rsqrt()
+        drawn = normals.to(scale).reshape(-1, *scale.shape)
+        values = (drawn * scale).permute(2, 0, 1)
+        basis = torch.eye(len(values), dtype=values.dtype, device=values.device)
+        return Offsets(basis, values - values.mean(dim=-1, keepdim=True))
+
+    def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Coordinates (N, D) in the basis of the offsets: φ."""
+        return spectrum
+
+    def macs(self, offsets: Offsets) -> int:
+        """Multiply-adds per example of the sampled link."""
+        return offsets.values.numel()
+
+    def _variance(self, phi: Tensor) -> Tensor:
+        return phi.square() @ (1 / (self.hessian + self.prior_precision)).T
+
+
+_TENSORS = ("hessian", "prior_precision")
