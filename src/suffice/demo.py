@@ -29,7 +29,9 @@ Results = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-EPOCHS = 30
+EPOCHS = 40
+WIDTHS = (4, 16, 64)
+"""Channels of the stages: a narrow first one, so that going on is worth something."""
 BUDGET = 0.5
 PASSES = 10
 TRUTH_PASSES = 1000
@@ -65,7 +67,7 @@ def run(seed: int, out: Path, progress: Progress) -> Results:
 def _train(data: Digits, seed: int, progress: Progress) -> ExitNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = suffice.models.convnet(num_classes=digits.CLASSES)
+        network = suffice.models.convnet(num_classes=digits.CLASSES, widths=WIDTHS)
         shuffled = data.train.shuffled(64, generator=torch.Generator().manual_seed(seed))
         train(network, shuffled, epochs=EPOCHS, on_epoch=lambda epoch, _: progress("train", epoch, EPOCHS))
     return network
