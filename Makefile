@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench check-all
@@ -14,6 +15,12 @@ setup: $(READY)  ## Create the virtual environment with the tested versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# torchvision comes with a peer; it must match the build of torch, which a CPU build has no match for.
+$(PEERS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
 demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (about a minute)
@@ -34,6 +41,6 @@ format: $(READY)  ## Rewrite the code in the project's style
 bench: $(READY)  ## Measure speed, beside a peer or the plain pass
 	$(BIN)/python -m benchmarks
 
-check-all: lint  ## Run everything: slow tests, peers and documentation too
+check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
 	$(BIN)/python -m pytest -n auto -m ''
 	$(MAKE) bench

@@ -1,10 +1,16 @@
 """From the moments of the logits to probabilities: pure functions.
 
-    plugin   softmax(mean / T)                      the network's own answer, at temperature T
-    sampled  mean over s of softmax(f_s / T)        with the fixed joint samples of `moments.Offsets`
+With mean μ and covariance Σ of the logits, and P = I − 11ᵀ/C, the centring that no softmax can see through,
 
-Each returns log-probabilities (N, C) and the expected entropy of a sample's softmax (N,) in nats, which is
-the aleatoric part of the prediction.
+    plugin     softmax(μ / T)                     the network's own answer, at temperature T
+    sampled    mean over s of softmax(f_s / T)    with the fixed joint samples of `moments.Offsets`
+    probit     softmax(κ μ / T),                  κ_c = 1 / √(1 + π/8 · v_c / T²)
+    meanfield  p_k ∝ 1 / Σ_i exp(−(μ_k − μ_i) / √(T² + π/8 · (v_k + v_i)))
+
+v is the diagonal of PΣP: variance along 1 is the prior's alone and would only mislead the last two (their tables
+are in docs/links.md). Each returns log-probabilities (N, C) and the expected entropy (N,) in nats, the aleatoric
+part of the prediction; where there are no samples to expect over, it is the entropy at the mean, and no more
+than the total. MacKay 1992 (probit); Lu, Ie and Sha 2020 (mean field).
 """
 
 import math
@@ -35,27 +41,45 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
     """
     samples, classes = values.shape[1:]
     rows = max(1, CHUNK // (samples * classes))
+    weights, mean = values.flatten(1) / temperature, logits / temperature
     parts = [
-        _sampled(mean, weight, values, temperature)
-        for mean, weight in zip(logits.split(rows), coefficients.split(rows), strict=True)
+        _mean_softmax(m, c @ weights, samples) for m, c in zip(mean.split(rows), coefficients.split(rows), strict=True)
     ]
-    log_probs, aleatoric = zip(*parts, strict=True)
-    return torch.cat(log_probs), torch.cat(aleatoric)
+    probs, aleatoric = (torch.cat(part) for part in zip(*parts, strict=True))
+    # What underflows in every sample is as small at the mean of the logits.
+    tiny = torch.finfo(probs.dtype).tiny
+    log_probs = torch.where(probs > tiny, probs.clamp_min(tiny).log(), mean.log_softmax(dim=-1))
+    return log_probs, aleatoric
 
 
-def _sampled(
-    logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    samples, classes = values.shape[1:]
-    deviations = (coefficients @ values.flatten(1)).unflatten(1, (samples, classes))
-    z = (logits[:, None] + deviations) / temperature
+def probit(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Softmax of logits (N, C) shrunk by their centred variances (N, C)."""
+    shrunk = logits / (temperature**2 + math.pi / 8 * variance).sqrt()
+    return _without_samples(shrunk.log_softmax(dim=-1), logits, temperature)
+
+
+def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Product of pairwise comparisons of logits (N, C) with centred variances (N, C); C² terms an example."""
+    rows = max(1, CHUNK // logits.shape[-1] ** 2)
+    parts = [_log_comparisons(m, v, temperature) for m, v in zip(logits.split(rows), variance.split(rows), strict=True)]
+    return _without_samples(torch.cat(parts).log_softmax(dim=-1), logits, temperature)
+
+
+def _mean_softmax(mean: Tensor, deviations: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Mean over the samples of softmax and of its entropy, of means (N, C) and deviations (N, S·C)."""
+    z = deviations.unflatten(1, (samples, -1)) + mean[:, None]
     z = z - z.amax(dim=-1, keepdim=True).detach()
     unnormalised = z.exp()
     total = unnormalised.sum(dim=-1)
     entropies = total.log() - torch.linalg.vecdot(unnormalised, z) / total
-    probs = ((1 / (samples * total))[:, None] @ unnormalised)[:, 0]
-    # Where every sample underflows, the largest alone is the mean to within a factor of S.
-    floor = (z - total.log()[..., None]).amax(dim=1) - math.log(samples)
-    tiny = torch.finfo(probs.dtype).tiny
-    log_probs = torch.where(probs > tiny, probs.clamp_min(tiny).log(), floor)
-    return log_probs, entropies.mean(dim=1)
+    return ((1 / (samples * total))[:, None] @ unnormalised)[:, 0], entropies.mean(dim=1)
+
+
+def _log_comparisons(mean: Tensor, variance: Tensor, temperature: Tensor | float) -> Tensor:
+    scale = (temperature**2 + math.pi / 8 * (variance[:, :, None] + variance[:, None])).sqrt()
+    return -((mean[:, None] - mean[:, :, None]) / scale).logsumexp(dim=-1)
+
+
+def _without_samples(log_probs: Tensor, logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    at_mean = entropy((logits / temperature).log_softmax(dim=-1))
+    return log_probs, torch.minimum(at_mean, entropy(log_probs))
