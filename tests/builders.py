@@ -99,8 +99,7 @@ def untuned(
                 phi, logits = with_bias(phi, bias), classifier(phi)
                 sums = kronecker.init(phi.shape[1], logits.shape[1])
                 posterior = kronecker.Posterior.fit(kronecker.update(sums, phi, logits))
-                exit_ = CalibratedExit(temperature=temperature, bias=bias, posterior=posterior)
-                exit_ = exit_.with_samples(samples, torch.Generator().manual_seed(k))
+                exit_ = exit_.with_posterior(posterior, "sampled", samples, torch.Generator().manual_seed(k))
             exits.append(exit_.to(*serving_placement(net)))
     return Calibrated(net, exits, ensemble, cost.count(net, x), fingerprint(net))
 

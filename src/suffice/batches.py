@@ -7,6 +7,7 @@ they come.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,23 @@ def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
             "expected at least one example, got an empty loader; "
             "a generator is empty the second time: pass a list or a DataLoader"
         )
+
+
+def peek(loader: Loader, model: nn.Module) -> tuple[Batch, Loader]:
+    """The first batch, as `read` gives it, and a loader that yields it and all others, once.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    rest, taken = iter(loader), []
+
+    def recorded() -> Iterator[object]:
+        for raw in rest:
+            taken.append(raw)
+            yield raw
+
+    first = next(read(recorded(), model))
+    return first, chain(taken, rest)
 
 
 def read_labelled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:

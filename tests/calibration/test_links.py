@@ -99,3 +99,44 @@ def test_aleatoric_lies_between_zero_and_the_entropy(seed, scale, temperature):
     assert (aleatoric <= entropy + 1e-9).all()
     assert (entropy <= math.log(5) + 1e-9).all()
     torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(10).double())
+
+
+@pytest.mark.parametrize("link", [links.probit, links.meanfield])
+def test_without_variance_closed_forms_are_the_softmax(link):
+    logits = randn(6, 4)
+    for got, expected in zip(link(logits, torch.zeros(6, 4).double(), 0.7), links.plugin(logits, 0.7), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_probit_shrinks_each_logit_by_its_variance():
+    logits, variance = randn(6, 4), randn(6, 4, seed=1).square()
+    expected = (logits / (1 + math.pi / 8 * variance / 0.49).sqrt() / 0.7).softmax(dim=1)
+    torch.testing.assert_close(links.probit(logits, variance, 0.7)[0].exp(), expected)
+
+
+def test_mean_field_is_the_normalised_product_of_pairwise_comparisons():
+    logits, variance = randn(3, 4), randn(3, 4, seed=1).square()
+
+    def compared(n, k, i):
+        spread = math.sqrt(1 + math.pi / 8 * float(variance[n, k] + variance[n, i]))
+        return math.exp(float(logits[n, i] - logits[n, k]) / spread)
+
+    for n in range(3):
+        weights = [1 / sum(compared(n, k, i) for i in range(4)) for k in range(4)]
+        expected = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        torch.testing.assert_close(links.meanfield(logits, variance, 1.0)[0][n].exp(), expected)
+
+
+@pytest.mark.parametrize("link", [links.probit, links.meanfield])
+def test_closed_forms_do_not_depend_on_the_rows_held_at_once(link, monkeypatch):
+    logits, variance = randn(20, 4), randn(20, 4, seed=1).square()
+    whole = link(logits, variance, 1.3)
+    monkeypatch.setattr(links, "CHUNK", 16 * 3)
+    for a, b in zip(whole, link(logits, variance, 1.3), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("link", [links.probit, links.meanfield])
+def test_aleatoric_of_a_closed_form_is_no_more_than_the_total(link):
+    log_probs, aleatoric = link(randn(50, 4) * 3, randn(50, 4, seed=1).square() * 9, 1.0)
+    assert (aleatoric <= torch.special.entr(log_probs.exp()).sum(dim=1) + 1e-12).all()

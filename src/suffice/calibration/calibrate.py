@@ -5,11 +5,10 @@ the validation data, on which prior precision and temperature are tuned. The net
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Literal
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffice import batches, cost
 from suffice.batches import Loader
@@ -17,16 +16,15 @@ from suffice.calibration import tuning
 from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
 from suffice.calibration.exits import CalibratedExit, Link, with_bias
 from suffice.calibration.moments import check_samples
-from suffice.calibration.posterior import kronecker
+from suffice.calibration.posterior import STRUCTURES, Posterior, Structure, check_memory
 from suffice.calibration.posterior.kronecker import Prior
 from suffice.cost import Costs
 from suffice.network import ExitNetwork, State, check_finite, fingerprint, inference
-
-Structure = Literal["kronecker"]
+from suffice.plain import from_loader
 
 
 def calibrate(
-    network: ExitNetwork,
+    network: nn.Module,
     train_loader: Loader,
     val_loader: Loader,
     *,
@@ -41,16 +39,19 @@ def calibrate(
     """Give every exit of a trained network a posterior, a temperature and its place in the ensemble.
 
     Args:
-        network: a trained network with exits. It is left in evaluation mode.
+        network: a trained network with exits, or a plain classifier (`suffice.plain`), which then is a network
+            of one stage and one exit. It is left in evaluation mode.
         train_loader: batches `(x, y)` that the network was trained on, without augmentation; read once, and
             not at all where `structure` is None. Its labels are not used.
         val_loader: labelled batches that the network was not trained on, as they will be met in use; read
             once. Prior precision and temperature are tuned on them.
-        structure: form of the posterior over an exit's classifier, or None for no posterior.
+        structure: form of the posterior over an exit's classifier: "kronecker", "full", "diagonal", or None for
+            no posterior.
         prior: how the prior precision δ enters a Kronecker posterior: "exact" U⊗A + δI, or the paper's
             "factored" form.
-        link: "sampled" averages the softmax over `samples` fixed joint samples; "plugin" keeps the network's
-            own answer (the posterior is then there to be asked, and δ stays 1).
+        link: "sampled" averages the softmax over `samples` fixed joint samples; "meanfield" and "probit" are
+            closed forms of the variances; "plugin" keeps the network's own answer (the posterior is then there
+            to be asked, and δ stays 1).
         temperature: tune a temperature per exit; otherwise 1.
         ensemble: answer at exit k with the weighted average of exits up to k.
         samples: S, an even number, for the sampled link.
@@ -60,16 +61,21 @@ def calibrate(
         A `Calibrated`, whose call gives one `Prediction` per exit.
 
     Raises:
-        TypeError: if the network is not an `ExitNetwork`.
-        ValueError: for an empty loader, labels out of range, or inputs or features that are not finite.
+        TypeError: if the network is not a module.
+        ValueError: for an empty loader, labels out of range, or inputs or features that are not finite; for a
+            plain classifier whose answer is not that of one linear layer.
+        MemoryError: for a structure that would not fit, before it is allocated.
     """
-    _check_choices(network, structure, prior, link, samples)
+    _check_choices(structure, prior, link, samples)
+    if structure is None:
+        network, val_loader = from_loader(network, val_loader)
+    else:
+        network, train_loader = from_loader(network, train_loader)
     exits = [CalibratedExit(temperature=1.0, bias=bias) for bias in _biases(network)]
     if structure is not None:
-        posteriors = _statistics_pass(network, train_loader, prior)
-        exits = [replace(exit_, posterior=fit) for exit_, fit in zip(exits, posteriors, strict=True)]
-        if link == "sampled":
-            exits = [exit_.with_samples(samples, generator) for exit_ in exits]
+        posteriors = _statistics_pass(network, train_loader, structure, prior)
+        pairs = zip(exits, posteriors, strict=True)
+        exits = [exit_.with_posterior(posterior, link, samples, generator) for exit_, posterior in pairs]
         exits = [exit_.to(*serving_placement(network)) for exit_ in exits]
     caches, labels, costs = _tuning_pass(network, exits, val_loader)
     weights = member_weights(costs) if ensemble else None
@@ -77,19 +83,18 @@ def calibrate(
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
 
-def _check_choices(network: object, structure: object, prior: object, link: object, samples: int) -> None:
-    if not isinstance(network, ExitNetwork):
-        raise TypeError(
-            f"expected a suffice.ExitNetwork, got {type(network).__name__}; "
-            "build one of stages and exits, ExitNetwork([stage], [Exit(features, classifier)])"
-        )
+def _check_choices(structure: object, prior: object, link: object, samples: int) -> None:
     for name, value, allowed in [
-        ("structure", structure, ("kronecker", None)),
+        ("structure", structure, (*STRUCTURES, None)),
         ("prior", prior, ("exact", "factored")),
-        ("link", link, ("sampled", "plugin")),
+        ("link", link, get_args(Link)),
     ]:
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
+    if prior == "factored" and structure not in ("kronecker", None):
+        raise ValueError(
+            f"expected prior 'exact' with structure {structure!r}, got 'factored', of a product of factors"
+        )
     check_samples(samples)
 
 
@@ -108,18 +113,20 @@ def _biases(network: ExitNetwork) -> list[bool]:
     return [network.exit(k).classifier.bias is not None for k in range(len(network.exits))]
 
 
-def _statistics_pass(network: ExitNetwork, loader: Loader, prior: Prior) -> list[kronecker.Posterior]:
+def _statistics_pass(network: ExitNetwork, loader: Loader, structure: Structure, prior: Prior) -> list[Posterior]:
     """Posterior of every exit, from one pass over the training data."""
-    statistics: dict[int, kronecker.Statistics] = {}
-    biases = _biases(network)
+    module, biases = STRUCTURES[structure], _biases(network)
+    statistics: dict[int, Any] = {}
     with inference(network):
         for batch in batches.read(loader, network):
             for k, phi, logits in _exit_pass(network, batch.inputs, batch.start):
                 phi = with_bias(phi, biases[k])
                 if k not in statistics:
-                    statistics[k] = kronecker.init(phi.shape[1], logits.shape[1], phi.device)
-                statistics[k] = kronecker.update(statistics[k], phi, logits)
-    return [kronecker.Posterior.fit(sums, prior=prior) for sums in statistics.values()]
+                    check_memory(structure, phi.shape[1], logits.shape[1], phi.device)
+                    statistics[k] = module.init(phi.shape[1], logits.shape[1], phi.device)
+                statistics[k] = module.update(statistics[k], phi, logits)
+    options = {"prior": prior} if structure == "kronecker" else {}
+    return [module.Posterior.fit(sums, **options) for sums in statistics.values()]
 
 
 def _tuning_pass(
@@ -136,7 +143,7 @@ def _tuning_pass(
             for k, phi, z in _exit_pass(network, batch.inputs, batch.start):
                 dtype = torch.promote_types(phi.dtype, torch.float32)
                 logits[k].append(z.to(dtype))
-                if exits[k].samples:
+                if exits[k].asks_posterior:
                     spectra[k].append(exits[k].spectrum(phi.to(dtype)))
     assert costs is not None
     caches = [tuning.Cache(torch.cat(z), torch.cat(s) if s else None) for z, s in zip(logits, spectra, strict=True)]

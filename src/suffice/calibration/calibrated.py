@@ -12,7 +12,8 @@ from suffice import batches
 from suffice.calibration import ensemble as mie
 from suffice.calibration.exits import CalibratedExit
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, State, check_fingerprint, check_finite
+from suffice.network import ExitNetwork, State, check_finite
+from suffice.plain import described, restored
 from suffice.prediction import Prediction
 
 
@@ -76,6 +77,7 @@ class Calibrated:
         costs = {"stages": self.costs.stages, "exits": self.costs.exits}
         return {
             "network_hash": self.network_hash,
+            **described(self.network),
             "ensemble": self.ensemble,
             "multiply_adds_per_example": costs,
             "exits": exits,
@@ -88,15 +90,10 @@ class Calibrated:
         """The reverse of `parts`, for the network that it was made from.
 
         Raises:
-            TypeError: if the network is missing or is not an `ExitNetwork`.
+            TypeError: if the network is missing or is not the kind that was calibrated.
             ValueError: if its weights are not those that were calibrated.
         """
-        if not isinstance(network, ExitNetwork):
-            raise TypeError(
-                f"expected the ExitNetwork that was calibrated, got {type(network).__name__}; "
-                "pass suffice.load(path, network=…)"
-            )
-        check_fingerprint(network, configuration["network_hash"])
+        network = restored(network, configuration)
         device, dtype = serving_placement(network)
         exits = []
         for k, own in enumerate(configuration["exits"]):

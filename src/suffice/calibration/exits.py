@@ -8,10 +8,10 @@ from torch import Tensor
 
 from suffice.calibration import links
 from suffice.calibration.moments import Offsets, standard_normals
-from suffice.calibration.posterior.kronecker import Posterior
+from suffice.calibration.posterior import STRUCTURES, Posterior
 from suffice.prediction import Prediction
 
-Link = Literal["sampled", "plugin"]
+Link = Literal["sampled", "meanfield", "probit", "plugin"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,15 @@ class CalibratedExit:
         temperature: T, divides the logits (and their samples) before the softmax.
         bias: whether the classifier has a bias, a constant 1 at the end of φ.
         posterior: over the classifier's weights, or None.
-        normals: (S, noise), the fixed randomness of the sampled link; None for the plug-in link.
+        link: from the posterior to probabilities.
+        normals: (S, noise), the fixed randomness of the sampled link, else None.
         offsets: what `normals` become under the posterior.
     """
 
     temperature: float | Tensor
     bias: bool
     posterior: Posterior | None = None
+    link: Link = "plugin"
     normals: Tensor | None = None
     offsets: Offsets | None = None
 
@@ -39,13 +41,18 @@ class CalibratedExit:
 
     @property
     def samples(self) -> int:
-        """S, joint samples averaged at each prediction; 0 for the plug-in link."""
+        """S, joint samples averaged at each prediction; 0 for the other links."""
         return 0 if self.normals is None else len(self.normals)
 
     @property
     def macs(self) -> int:
         """Multiply-adds per example of the posterior and its link, beyond the exit's own."""
-        return self.posterior.macs(self.offsets) if self.posterior and self.offsets else 0
+        return 0 if self.posterior is None or not self.asks_posterior else self.posterior.macs(self.offsets)
+
+    @property
+    def asks_posterior(self) -> bool:
+        """Whether predictions depend on the posterior."""
+        return self.posterior is not None and self.link != "plugin"
 
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
         """The same exit at another temperature."""
@@ -59,11 +66,15 @@ class CalibratedExit:
         offsets = None if self.normals is None else posterior.sample_offsets(self.normals)
         return replace(self, posterior=posterior, offsets=offsets)
 
-    def with_samples(self, samples: int, generator: torch.Generator | None) -> "CalibratedExit":
-        """The same exit answering with an even number of fixed joint samples."""
-        assert self.posterior is not None
-        normals = standard_normals(samples, self.posterior.noise, generator=generator)
-        return replace(self, normals=normals, offsets=self.posterior.sample_offsets(normals))
+    def with_posterior(
+        self, posterior: Posterior, link: Link, samples: int, generator: torch.Generator | None
+    ) -> "CalibratedExit":
+        """The same exit with a posterior, answering by a link; `samples` are drawn if the link is "sampled"."""
+        if link != "sampled":
+            return replace(self, posterior=posterior, link=link, normals=None, offsets=None)
+        normals = standard_normals(samples, posterior.noise, generator=generator)
+        offsets = posterior.sample_offsets(normals)
+        return replace(self, posterior=posterior, link=link, normals=normals, offsets=offsets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "CalibratedExit":
         """The same exit on another device and in another floating type."""
@@ -75,7 +86,11 @@ class CalibratedExit:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        configuration: dict[str, Any] = {"temperature": float(self.temperature), "bias": self.bias}
+        configuration: dict[str, Any] = {
+            "temperature": float(self.temperature),
+            "bias": self.bias,
+            "link": self.link,
+        }
         tensors: dict[str, Tensor] = {}
         if self.posterior is not None:
             configuration["posterior"], tensors = self.posterior.parts()
@@ -94,7 +109,8 @@ class CalibratedExit:
         return cls(
             configuration["temperature"],
             configuration["bias"],
-            None if own is None else Posterior.from_parts(own, tensors),
+            None if own is None else STRUCTURES[own["structure"]].Posterior.from_parts(own, tensors),
+            configuration["link"],
             normals,
             None if normals is None else Offsets(tensors["offsets.basis"], tensors["offsets.values"]),
         )
@@ -106,14 +122,17 @@ class CalibratedExit:
 
     def predict(self, phi: Tensor, logits: Tensor) -> Prediction:
         """Prediction of φ (N, D) and the network's own logits (N, C)."""
-        return self.member(logits, self.spectrum(phi) if self.samples else None)
+        return self.member(logits, self.spectrum(phi) if self.asks_posterior else None)
 
     def member(self, logits: Tensor, spectrum: Tensor | None) -> Prediction:
-        """Prediction from logits (N, C) and, for the sampled link, the spectrum of φ."""
-        if self.posterior is None or self.offsets is None or spectrum is None:
+        """Prediction from logits (N, C) and, where the link asks the posterior, the spectrum of φ."""
+        if self.posterior is None or spectrum is None:
             return Prediction(*links.plugin(logits, self.temperature))
-        coefficients = self.posterior.coefficients(spectrum, self.offsets)
-        return Prediction(*links.sampled(logits, coefficients, self.offsets.values, self.temperature))
+        if self.offsets is not None:
+            coefficients = self.posterior.coefficients(spectrum, self.offsets)
+            return Prediction(*links.sampled(logits, coefficients, self.offsets.values, self.temperature))
+        link = links.probit if self.link == "probit" else links.meanfield
+        return Prediction(*link(logits, self.posterior.visible_variance(spectrum), self.temperature))
 
 
 def with_bias(phi: Tensor, bias: bool) -> Tensor:

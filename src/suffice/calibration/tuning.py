@@ -40,7 +40,7 @@ def tune(
     weights: Sequence[float] | None,
     temperature: bool,
 ) -> list[CalibratedExit]:
-    """Exits with δ (where samples are drawn) and, if asked, T at the minimum of the summed answered NLL.
+    """Exits with δ (where the link asks the posterior) and, if asked, T at the minimum of the summed answered NLL.
 
     Args:
         exits: K exits; what is not tuned stays as it is.
@@ -82,7 +82,7 @@ class _Problem:
         """What each coordinate is: the exit and "prior precision" or "temperature"."""
         names = []
         for k, exit_ in enumerate(self.exits):
-            if exit_.samples:
+            if exit_.asks_posterior:
                 names.append((k, "prior precision"))
             if self.temperature:
                 names.append((k, "temperature"))

@@ -99,6 +99,14 @@ class PosteriorConformance:
         torch.testing.assert_close(moments.variance, variance, rtol=1e-8, atol=1e-8)
         assert torch.equal(moments.mean, mean)
 
+    @pytest.mark.parametrize("delta", DELTAS)
+    def test_the_visible_variance_is_that_of_the_centred_logits(self, delta):
+        phi, logits = problem(100, 5, 4)
+        posterior = self.fit(phi, logits, delta)
+        expected = centred(self.dense_covariance(phi, logits, delta, phi[:7])).diagonal(dim1=1, dim2=2)
+        got = posterior.visible_variance(posterior.spectrum(phi[:7]))
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+
     def test_a_class_that_never_occurs_and_dead_features_leave_the_prior_alone(self):
         phi, logits = problem(100, 5, 4)
         phi[:, 1], logits[:, 2] = 0, -torch.inf

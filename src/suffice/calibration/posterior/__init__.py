@@ -1,1 +1,93 @@
-"""Gaussian posteriors over one exit's classifier; sibling files with the same five names."""
+"""Gaussian posteriors over one exit's classifier; sibling files with the same five names.
+
+`Statistics`, `init`, `update`, `merge` and `Posterior`: choose the file by the name of the structure.
+"""
+
+import os
+from types import ModuleType
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from suffice.calibration.moments import Moments, Offsets
+from suffice.calibration.posterior import diagonal, full, kronecker
+
+Structure = Literal["kronecker", "full", "diagonal"]
+
+STRUCTURES: dict[str, ModuleType] = {"kronecker": kronecker, "full": full, "diagonal": diagonal}
+"""The structures by name, with the one to reach for first in front."""
+
+
+class Posterior(Protocol):
+    """What a calibrated exit asks of a posterior, whatever its structure."""
+
+    @property
+    def prior_precision(self) -> Tensor:
+        """δ, a scalar."""
+
+    @property
+    def noise(self) -> int:
+        """Standard normals that one joint sample of the logits takes."""
+
+    def with_prior(self, prior_precision: float | Tensor) -> Self:
+        """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same posterior on another device and in another type, for serving."""
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact."""
+
+    def spectrum(self, phi: Tensor) -> Tensor:
+        """All that the posterior needs of φ (N, D), whatever the prior."""
+
+    def covariance(self, phi: Tensor) -> Tensor:
+        """Covariance of the logits, (N, C, C)."""
+
+    def moments(self, phi: Tensor, logits: Tensor) -> Moments:
+        """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
+
+    def visible_variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+
+    def sample_offsets(self, normals: Tensor) -> Offsets:
+        """Offsets of joint samples from standard normals (S, noise)."""
+
+    def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Coordinates (N, R) in the basis of the offsets, from the spectrum of φ."""
+
+    def macs(self, offsets: Offsets | None) -> int:
+        """Multiply-adds per example of joint samples, or of the variance where there are none."""
+
+
+def check_memory(structure: str, features: int, classes: int, device: torch.device) -> None:
+    """Refuse a structure whose sums and decomposition would not fit into memory, before anything is allocated.
+
+    Args:
+        structure: name of a structure.
+        features: D, the constant 1 for a bias included.
+        classes: C.
+        device: where the sums are kept.
+
+    Raises:
+        MemoryError: naming the estimate, what there is, and the structures that fit.
+    """
+    available = _available(device)
+    needs = {name: module.memory(features, classes) for name, module in STRUCTURES.items()}
+    if needs[structure] <= available:
+        return
+    fitting = [name for name, need in needs.items() if need <= available]
+    remedy = f"choose structure={' or '.join(map(repr, fitting))}" if fitting else "use a machine with more memory"
+    raise MemoryError(
+        f"expected room for a {structure} posterior of {features} features and {classes} classes, about "
+        f"{needs[structure] / 1e9:.1f} GB, got {available / 1e9:.1f} GB on {device}; {remedy}"
+    )
+
+
+def _available(device: torch.device) -> int:
+    """Bytes free on a device; on the processor, half of the machine's."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -46,6 +46,11 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.hessian + b.hessian, a.count + b.count)
 
 
+def memory(features: int, classes: int) -> int:
+    """Bytes of the sums, about."""
+    return 8 * 4 * features * classes
+
+
 @dataclass(frozen=True)
 class Posterior:
     """An independent Gaussian for each of the classifier's weights.
@@ -102,6 +107,11 @@ class Posterior:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
         return Moments(logits, self._variance(phi))
 
+    def visible_variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+        variance, classes = self._variance(spectrum), len(self.hessian)
+        return variance * (1 - 2 / classes) + variance.mean(dim=-1, keepdim=True) / classes
+
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves."""
         scale = (self.hessian + self.prior_precision).rsqrt()
@@ -114,9 +124,9 @@ class Posterior:
         """Coordinates (N, D) in the basis of the offsets: φ."""
         return spectrum
 
-    def macs(self, offsets: Offsets) -> int:
-        """Multiply-adds per example of the sampled link."""
-        return offsets.values.numel()
+    def macs(self, offsets: Offsets | None) -> int:
+        """Multiply-adds per example of joint samples, or of the variance where there are none."""
+        return self.hessian.numel() if offsets is None else offsets.values.numel()
 
     def _variance(self, phi: Tensor) -> Tensor:
         return phi.square() @ (1 / (self.hessian + self.prior_precision)).T

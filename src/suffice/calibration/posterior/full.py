@@ -54,6 +54,11 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.hessian + b.hessian, a.count + b.count)
 
 
+def memory(features: int, classes: int) -> int:
+    """Bytes of the sums and their decomposition, about."""
+    return 8 * 4 * (features * classes) ** 2
+
+
 @dataclass(frozen=True)
 class Posterior:
     """A Gaussian over the classifier's weights, in its eigenbasis.
@@ -117,6 +122,11 @@ class Posterior:
         directions = torch.einsum("nd,cdp->ncp", phi, self.vectors)
         return Moments(logits, directions.square() @ (1 / (self.values + self.prior_precision)))
 
+    def visible_variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+        directions = torch.einsum("nd,cdp->ncp", spectrum, self.vectors - self.vectors.mean(dim=0))
+        return directions.square() @ (1 / (self.values + self.prior_precision))
+
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves."""
         scaled = normals.to(self.values) / (self.values + self.prior_precision).sqrt()
@@ -128,9 +138,9 @@ class Posterior:
         """Coordinates (N, D) in the basis of the offsets: φ."""
         return spectrum
 
-    def macs(self, offsets: Offsets) -> int:
-        """Multiply-adds per example of the sampled link."""
-        return offsets.values.numel()
+    def macs(self, offsets: Offsets | None) -> int:
+        """Multiply-adds per example of joint samples, or of the variance where there are none."""
+        return self.vectors.numel() if offsets is None else offsets.values.numel()
 
 
 _TENSORS = ("values", "vectors", "prior_precision")

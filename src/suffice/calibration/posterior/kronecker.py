@@ -63,6 +63,11 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.features + b.features, a.hessian + b.hessian, a.count + b.count)
 
 
+def memory(features: int, classes: int) -> int:
+    """Bytes of the sums and their decomposition, about."""
+    return 8 * 4 * (features**2 + classes**2)
+
+
 @dataclass(frozen=True)
 class Posterior:
     """A Gaussian over the classifier's weights, in its eigenbasis.
@@ -152,6 +157,11 @@ class Posterior:
         g = self.spectrum(phi) @ self._variances
         return Moments(logits, g @ self.class_vectors.square().T)
 
+    def visible_variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+        centred = self.class_vectors - self.class_vectors.mean(dim=0)
+        return (spectrum @ self._variances) @ centred.square().T
+
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise).
 
@@ -167,9 +177,12 @@ class Posterior:
         """Coordinates (N, R) of √g in the basis of the offsets; differentiable in δ."""
         return (spectrum @ self._variances).sqrt() @ offsets.basis
 
-    def macs(self, offsets: Offsets) -> int:
-        """Multiply-adds per example of the sampled link."""
-        D, (rank, samples, C) = len(self.feature_values), offsets.values.shape
+    def macs(self, offsets: Offsets | None) -> int:
+        """Multiply-adds per example of joint samples, or of the variance where there are none."""
+        D, C = len(self.feature_values), len(self.class_values)
+        if offsets is None:
+            return D * D + D * C + C * C
+        rank, samples, _ = offsets.values.shape
         return D * D + D * C + C * rank + rank * samples * C
 
     def _basis(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,236 @@
+"""Any trained classifier as it is: a network of one stage and one exit, found by watching one pass.
+
+    stage     the model up to the input of its last linear layer: x → φ (N, D)
+    exit      that layer: logits = W φ + b, (N, C)
+
+The classifier is the linear layer whose output is the model's answer. The stage stops the model where that layer
+is reached, by an exception: letting the model finish would compute the classifier twice, and count it twice
+in every cost. Weights are shared with the model, and nothing is left on it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from suffice import batches
+from suffice.batches import Loader
+from suffice.network import Exit, ExitNetwork, State, check_fingerprint, check_finite, inference, select
+
+_REMEDY = (
+    "let the model return the logits of an nn.Linear that takes (N, D), "
+    "or cut it yourself: suffice.ExitNetwork([stage], [suffice.Exit(features, classifier)])"
+)
+
+
+class UpToClassifier(nn.Module):
+    """A model up to the input of its classifier.
+
+    Args:
+        model: the whole model; a mapping of inputs becomes its keyword arguments.
+        classifier: name of a module in the model, which a pass reaches once.
+    """
+
+    def __init__(self, model: nn.Module, classifier: str) -> None:
+        super().__init__()
+        self.model = model
+        self.classifier = classifier
+
+    def forward(self, inputs: State) -> Tensor:
+        """φ (N, D) of a batch.
+
+        Raises:
+            RuntimeError: if the classifier was not reached.
+        """
+        try:
+            with _before([self.model.get_submodule(self.classifier)], _stop):
+                _call(self.model, inputs)
+        except _Reached as reached:
+            return reached.phi
+        raise RuntimeError(f"expected a pass to reach the classifier {self.classifier!r}, got one that did not")
+
+
+def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
+    """A trained classifier as a network of one stage and one exit; an `ExitNetwork` is returned as it is.
+
+    Args:
+        model: run once in evaluation mode; every module's mode comes back. Its answer (N, C) is its output, the
+            `.logits` of its output, or the first of a tuple.
+        example: a batch of inputs on the model's device, best of two examples or more.
+
+    Raises:
+        TypeError: if the answer is not a tensor.
+        ValueError: if no linear layer makes the answer, by itself, from features (N, D), or answers are not finite.
+    """
+    if isinstance(model, ExitNetwork):
+        return model
+    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    calls: list[_Call] = []
+    with inference(model):
+        with _before(names, lambda layer, phi: calls.append(_Call(names[layer], layer, phi))):
+            answer = _answer(_call(model, example))
+        check_finite(answer, "logits")
+        makers = [call for call in calls if call.makes(answer)]
+    if not makers:
+        raise ValueError(_why_none(model, calls, answer))
+    _check_alone(model, makers[-1], calls)
+    return at_classifier(model, makers[-1].name)
+
+
+def at_classifier(model: nn.Module, name: str) -> ExitNetwork:
+    """The same where the classifier's name is known.
+
+    Raises:
+        ValueError: if the model has no linear layer of that name.
+    """
+    layer = dict(model.named_modules()).get(name)
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(
+            f"expected a model with an nn.Linear at {name!r}, got {type(model).__name__} with "
+            f"{'nothing' if layer is None else type(layer).__name__} there; pass the model that was used then"
+        )
+    return ExitNetwork([UpToClassifier(model, name)], [Exit(nn.Identity(), layer)])
+
+
+def from_loader(model: nn.Module, loader: Loader) -> tuple[ExitNetwork, Loader]:
+    """The network of a model, and the loader, from which nothing is lost; read it once.
+
+    A plain model is watched on the first two examples, so that a shape with N in it is not taken for one with 1.
+
+    Raises:
+        TypeError: if `model` is not a module.
+        ValueError: as `as_exit_network`, and for an empty loader.
+    """
+    if isinstance(model, ExitNetwork):
+        return model, loader
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a classifier, an nn.Module or a suffice.ExitNetwork, got {type(model).__name__}")
+    first, loader = batches.peek(loader, model)
+    return as_exit_network(model, select(first.inputs, torch.arange(min(2, first.size)))), loader
+
+
+def described(network: ExitNetwork) -> dict[str, str]:
+    """What an artifact keeps so that `restored` can find the network again: a plain model's classifier."""
+    stage = network.stages[0]
+    return {"classifier": stage.classifier} if isinstance(stage, UpToClassifier) else {}
+
+
+def restored(network: nn.Module | None, configuration: Mapping[str, Any]) -> ExitNetwork:
+    """The network that an artifact was made from: itself, or the plain model.
+
+    Args:
+        network: what was given to `load`.
+        configuration: of the artifact, with what `described` said and the `network_hash`.
+
+    Raises:
+        TypeError: if the network is missing or is not an `ExitNetwork` where that was calibrated.
+        ValueError: if its weights are others.
+    """
+    if isinstance(network, nn.Module) and not isinstance(network, ExitNetwork) and "classifier" in configuration:
+        network = at_classifier(network, configuration["classifier"])
+    if not isinstance(network, ExitNetwork):
+        wanted = "model" if "classifier" in configuration else "ExitNetwork"
+        raise TypeError(
+            f"expected the {wanted} that was calibrated, got {type(network).__name__}; "
+            "pass suffice.load(path, network=…)"
+        )
+    check_fingerprint(network, configuration["network_hash"])
+    return network
+
+
+class _Reached(BaseException):
+    """The classifier was reached; not an Exception, which a model might catch."""
+
+    def __init__(self, phi: Tensor) -> None:
+        self.phi = phi
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One run of a linear layer in a pass: its name and its input φ."""
+
+    name: str
+    layer: nn.Linear
+    phi: Tensor
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.layer.in_features} → {self.layer.out_features})"
+
+    def makes(self, answer: Tensor) -> bool:
+        """Whether W φ + b, to rounding, is the answer."""
+        if self.phi.ndim != 2 or answer.shape != (len(self.phi), self.layer.out_features):
+            return False
+        logits = functional.linear(self.phi, self.layer.weight, self.layer.bias)
+        tolerance = torch.finfo(logits.dtype).eps ** 0.75 * logits.abs().max()
+        return bool((logits - answer).abs().max() <= tolerance)
+
+
+def _stop(_layer: nn.Module, phi: Tensor) -> None:
+    raise _Reached(phi)
+
+
+@contextmanager
+def _before(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], None]) -> Iterator[None]:
+    """Call `hook(layer, input)` before one of `layers` runs, and before its own hooks; removed whatever happens."""
+
+    def watch(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hook(layer, args[0] if args else kwargs["input"])
+
+    handles = []
+    try:
+        for layer in layers:
+            handles.append(layer.register_forward_pre_hook(watch, prepend=True, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call(model: nn.Module, inputs: State) -> Any:
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def _answer(output: Any) -> Tensor:
+    """The answer in a model's output."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    answer = getattr(output, "logits", first)
+    if not isinstance(answer, Tensor):
+        raise TypeError(
+            f"expected logits, an output with .logits, or a tuple that begins with them, got "
+            f"{type(output).__name__}; {_REMEDY}"
+        )
+    return answer
+
+
+def _check_alone(model: nn.Module, classifier: _Call, calls: Iterable[_Call]) -> None:
+    """Raise a ValueError if the classifier's weight does anything else: φ would depend on it."""
+    layer = classifier.layer
+    runs = sum(call.layer is layer for call in calls)
+    owners = [name for name, module in model.named_modules() if any(p is layer.weight for p in _own(module))]
+    if runs > 1 or len(owners) > 1:
+        found = f"it run {runs} times" if runs > 1 else f"its weight shared by {owners}"
+        raise ValueError(
+            f"expected the classifier {classifier} to be used once in a pass, got {found}; use a layer of its own"
+        )
+
+
+def _own(module: nn.Module) -> Iterator[nn.Parameter]:
+    return module.parameters(recurse=False)
+
+
+def _why_none(model: nn.Module, calls: list[_Call], answer: Tensor) -> str:
+    """Why no linear layer makes the answer."""
+    shape = tuple(answer.shape)
+    if not calls:
+        found = (
+            f"{type(model).__name__}, in which none ran; pass the model itself, not a compiled or scripted one, and "
+        )
+    elif calls[-1].phi.ndim != 2:
+        found = f"{calls[-1]} as the last, with an input of shape {tuple(calls[-1].phi.shape)}, not (N, D); "
+    else:
+        found = f"an answer of shape {shape} that is not the output of {calls[-1]}, the last (softmax? scaling?); "
+    return f"expected an nn.Linear whose output is the model's answer, got {found}{_REMEDY}"
