@@ -17,11 +17,21 @@ def test_points_come_in_antithetic_pairs(count, dimension):
     assert torch.equal(points[: count // 2], -points[count // 2 :])
 
 
-def test_each_marginal_is_evenly_filled():
-    """Half of the points, before their negation, fall one in each equal slice of probability."""
-    uniform = torch.special.ndtr(normals(64, 20)[:32])
-    slices = (uniform * 32).long().sort(dim=0).values
-    assert torch.equal(slices, torch.arange(32)[:, None].expand(32, 20))
+def test_with_enough_pairs_the_covariance_is_the_identity():
+    points = normals(64, 20)
+    torch.testing.assert_close(points.T @ points / 64, torch.eye(20, dtype=torch.float64))
+
+
+def test_with_fewer_pairs_they_are_orthogonal_and_as_long_as_is_expected():
+    half = normals(16, 20)[:8]
+    torch.testing.assert_close(half @ half.T, 20 * torch.eye(8, dtype=torch.float64))
+
+
+def test_many_points_have_the_quantiles_of_the_normal():
+    points = normals(8192, 2)
+    levels = torch.tensor([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99], dtype=torch.float64)
+    for column in points.T:
+        torch.testing.assert_close(column.quantile(levels), torch.special.ndtri(levels), atol=0.02, rtol=0)
 
 
 def test_many_points_have_the_moments_of_independent_standard_normals():

@@ -23,6 +23,12 @@ from suffice.prediction import entropy
 CHUNK = 1 << 17
 """Logits of samples held at once, so that they stay in a processor's cache."""
 
+_SHORT = 32
+"""Number of classes below which they are laid out first."""
+
+_FLOOR = -80.0
+"""Least log-odds to the top class within a sample: its exponential is a normal float32, denormals are slow."""
+
 
 def plugin(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
     """Softmax of logits (N, C) at a temperature."""
@@ -39,16 +45,14 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
         values: (R, S, C), of the posterior's offsets.
         temperature: T, dividing the sampled logits.
     """
-    samples, classes = values.shape[1:]
-    rows = max(1, CHUNK // (samples * classes))
-    weights, mean = values.flatten(1) / temperature, logits / temperature
-    parts = [
-        _mean_softmax(m, c @ weights, samples) for m, c in zip(mean.split(rows), coefficients.split(rows), strict=True)
-    ]
+    rows = max(1, CHUNK // values[0].numel())
+    weights, mean = values / temperature, logits / temperature
+    parts = [_mean_softmax(m, c, weights) for m, c in zip(mean.split(rows), coefficients.split(rows), strict=True)]
     probs, aleatoric = (torch.cat(part) for part in zip(*parts, strict=True))
-    # What underflows in every sample is as small at the mean of the logits.
-    tiny = torch.finfo(probs.dtype).tiny
-    log_probs = torch.where(probs > tiny, probs.clamp_min(tiny).log(), mean.log_softmax(dim=-1))
+    # What lies at the floor in every sample is about as small as at the mean of the logits.
+    least = _FLOOR + math.log(2)
+    at_mean = mean.log_softmax(dim=-1).clamp_max(least)
+    log_probs = torch.where(probs > math.exp(least), probs.clamp_min(math.exp(least)).log(), at_mean)
     return log_probs, aleatoric
 
 
@@ -65,14 +69,26 @@ def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> 
     return _without_samples(torch.cat(parts).log_softmax(dim=-1), logits, temperature)
 
 
-def _mean_softmax(mean: Tensor, deviations: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Mean over the samples of softmax and of its entropy, of means (N, C) and deviations (N, S·C)."""
-    z = deviations.unflatten(1, (samples, -1)) + mean[:, None]
-    z = z - z.amax(dim=-1, keepdim=True).detach()
+def _mean_softmax(mean: Tensor, coefficients: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the samples of the softmax (N, C) and of its entropy (N,)."""
+    samples, classes = weights.shape[1:]
+    if classes >= _SHORT:
+        z = (coefficients @ weights.flatten(1)).unflatten(1, (samples, classes)) + mean[:, None]
+        return _mean_over_samples(z, along=2)
+    # Reductions along a short last dimension are slow: put the classes first and the examples last.
+    z = (weights.permute(2, 1, 0).flatten(0, 1) @ coefficients.T).unflatten(0, (classes, samples)) + mean.T[:, None]
+    probs, entropies = _mean_over_samples(z, along=0)
+    return probs.T, entropies
+
+
+def _mean_over_samples(z: Tensor, along: int) -> tuple[Tensor, Tensor]:
+    """Mean over dimension 1 of the softmax along a dimension, and of its entropy."""
+    z = (z - z.amax(dim=along, keepdim=True).detach()).clamp_min(_FLOOR)
     unnormalised = z.exp()
-    total = unnormalised.sum(dim=-1)
-    entropies = total.log() - torch.linalg.vecdot(unnormalised, z) / total
-    return ((1 / (samples * total))[:, None] @ unnormalised)[:, 0], entropies.mean(dim=1)
+    total = unnormalised.sum(dim=along, keepdim=True)
+    probs = unnormalised / total
+    entropies = (total.log() - (probs * z).sum(dim=along, keepdim=True)).mean(dim=1)
+    return probs.mean(dim=1), entropies.flatten()
 
 
 def _log_comparisons(mean: Tensor, variance: Tensor, temperature: Tensor | float) -> Tensor:

