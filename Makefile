@@ -5,10 +5,10 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench check-all
+.PHONY: help setup demo test lint format bench bench-posterior check-all
 
 help:  ## Show what can be done here
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Create the virtual environment with the tested versions
 
@@ -40,6 +40,9 @@ format: $(READY)  ## Rewrite the code in the project's style
 
 bench: $(READY)  ## Measure speed, beside a peer or the plain pass
 	$(BIN)/python -m benchmarks
+
+bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
+	$(BIN)/python -m benchmarks.posterior
 
 check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
 	$(BIN)/python -m pytest -n auto -m ''
