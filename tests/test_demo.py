@@ -25,3 +25,11 @@ def test_rows_whose_intervals_are_below_vanillas_are_named():
     assert "Clearly below vanilla: temperature, all." in text
     assert "Not clearly below it: ensemble." in text
     assert "intervals of temperature, all overlap" in text
+
+
+def test_a_row_that_no_other_overlaps_is_called_the_lowest():
+    rows = [
+        {"name": "vanilla", "intervals": {"ece": (0.10, 0.14)}},
+        {"name": "temperature", "intervals": {"ece": (0.03, 0.05)}},
+    ]
+    assert demo._overlap(rows).endswith("temperature is clearly the lowest.")

@@ -131,6 +131,8 @@ def _overlap(rows: list[Results]) -> str:
     tied = [name for name, (bottom, _) in intervals.items() if bottom <= best[1]]
     clear = f"Clearly below vanilla: {', '.join(better)}. " if better else "No row is clearly below vanilla. "
     unclear = f"Not clearly below it: {', '.join(rest)}. " if rest else ""
+    if len(tied) == 1:
+        return f"{clear}{unclear}{tied[0]} is clearly the lowest."
     return (
         f"{clear}{unclear}The intervals of {', '.join(tied)} overlap that of the lowest: "
         "this test set is too small to rank them."
