@@ -110,8 +110,17 @@ def test_without_variance_closed_forms_are_the_softmax(link):
 
 def test_probit_shrinks_each_logit_by_its_variance():
     logits, variance = randn(6, 4), randn(6, 4, seed=1).square()
-    expected = (logits / (1 + math.pi / 8 * variance / 0.49).sqrt() / 0.7).softmax(dim=1)
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    expected = (centred / (1 + math.pi / 8 * variance / 0.49).sqrt() / 0.7).softmax(dim=1)
     torch.testing.assert_close(links.probit(logits, variance, 0.7)[0].exp(), expected)
+
+
+@pytest.mark.parametrize("link", [links.plugin, links.probit, links.meanfield])
+def test_a_constant_added_to_all_logits_changes_nothing(link):
+    logits = randn(6, 4)
+    variances = [] if link is links.plugin else [randn(6, 4, seed=1).square()]
+    for a, b in zip(link(logits, *variances, 0.7), link(logits + 5, *variances, 0.7), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_mean_field_is_the_normalised_product_of_pairwise_comparisons():

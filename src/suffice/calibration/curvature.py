@@ -1,10 +1,8 @@
 """Curvature of a likelihood in a network's outputs: what every posterior is summed from.
 
-The Hessian of an example's negative log-likelihood in its outputs f (C,) is, for the likelihoods used here,
+The Hessian of an example's negative log-likelihood in its outputs f (C,) has the form
 
-    diag(d) − e eᵀ      softmax   d = e = p             p = softmax(f)
-                        binary    d = p(1 − p), no e    p = sigmoid(f), one logit
-                        Gaussian  d = 1, no e           in units of the noise precision
+    diag(d) − e eᵀ      softmax: d = e = p, p = softmax(f)
 
 so it is kept as d and e: C numbers each, where the matrix would take C².
 """
@@ -41,14 +39,3 @@ def softmax(logits: Tensor) -> Curvature:
     """Of the categorical likelihood at logits (N, C)."""
     p = logits.double().softmax(dim=-1)
     return Curvature(p, p)
-
-
-def binary(logits: Tensor) -> Curvature:
-    """Of the Bernoulli likelihood at one logit (N, 1)."""
-    p = logits.double().sigmoid()
-    return Curvature(p * (1 - p), None)
-
-
-def gaussian(outputs: Tensor) -> Curvature:
-    """Of the Gaussian likelihood of unit noise at outputs (N, C)."""
-    return Curvature(torch.ones_like(outputs, dtype=torch.float64), None)

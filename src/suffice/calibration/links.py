@@ -4,7 +4,7 @@ With mean μ and covariance Σ of the logits, and P = I − 11ᵀ/C, the centrin
 
     plugin     softmax(μ / T)                     the network's own answer, at temperature T
     sampled    mean over s of softmax(f_s / T)    with the fixed joint samples of `moments.Offsets`
-    probit     softmax(κ μ / T),                  κ_c = 1 / √(1 + π/8 · v_c / T²)
+    probit     softmax(κ Pμ / T),                 κ_c = 1 / √(1 + π/8 · v_c / T²)
     meanfield  p_k ∝ 1 / Σ_i exp(−(μ_k − μ_i) / √(T² + π/8 · (v_k + v_i)))
 
 v is the diagonal of PΣP: variance along 1 is the prior's alone and would only mislead the last two (their tables
@@ -57,8 +57,8 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
 
 
 def probit(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Softmax of logits (N, C) shrunk by their centred variances (N, C)."""
-    shrunk = logits / (temperature**2 + math.pi / 8 * variance).sqrt()
+    """Softmax of logits (N, C), centred, shrunk by their centred variances (N, C)."""
+    shrunk = (logits - logits.mean(dim=-1, keepdim=True)) / (temperature**2 + math.pi / 8 * variance).sqrt()
     return _without_samples(shrunk.log_softmax(dim=-1), logits, temperature)
 
 

@@ -27,7 +27,7 @@ class Offsets:
     """Fixed randomness of S joint samples.
 
     Attributes:
-        basis: (C, R), what `coefficients` are read off with; its meaning is the posterior's own.
+        basis: what `coefficients` are read off with; its shape and meaning are the posterior's own.
         values: (R, S, C), additions to the logits, centred over the classes, which no softmax can see.
     """
 
@@ -49,9 +49,9 @@ def standard_normals(count: int, dimension: int, *, generator: torch.Generator |
     """Points (count, dimension), float64, that stand for independent standard normals, in antithetic pairs.
 
     A scrambled Sobol sequence Z through the normal quantile (pseudo-random beyond its last dimension), replaced
-    by the nearest points with exact second moments, √max(h, d) · U Vᵀ of Z = U S Vᵀ (h, d), and their negation.
+    by its polar factor, √max(h, d) · U Vᵀ of Z = U S Vᵀ (h, d), and their negation.
     With at least as many pairs as dimensions the covariance is the identity; with fewer, the pairs are orthogonal
-    and of equal length. Both moments exact, a mean softmax needs about half the points for the same error.
+    and of equal length.
 
     Raises:
         ValueError: if `count` is not an even number of at least 2.

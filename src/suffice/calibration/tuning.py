@@ -2,7 +2,7 @@
 
 Minimises Σ_k NLL_k over log δ_k and log T_k, NLL_k that of what would be answered at exit k: the ensemble up
 to k where there is one, so that all exits are tuned for each other. The joint samples are fixed, so the
-objective is smooth and the same at every evaluation (common random numbers), and nothing is computed twice:
+objective is the same at every evaluation (common random numbers), and nothing is computed twice:
 the network is not run again.
 """
 

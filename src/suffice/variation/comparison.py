@@ -85,7 +85,11 @@ def compare(
     estimates = [
         ("dropout, T = 10", "10", passes(10, "dropout, T = 10")),
         ("dropout, T = 100", "100", passes(100, "dropout, T = 100")),
-        ("delta rule", "1 and a gradient", torch.cat([delta_rule(model, batch) for batch in x])),
+        (
+            "delta rule",
+            "1 and a gradient",
+            torch.cat([delta_rule(model, batch, fit.teacher.at, fit.teacher.rate) for batch in x]),
+        ),
         ("prediction only", "1", torch.cat([prediction_only(batch)[1] for batch in x])),
         ("estimator", "1", torch.cat([estimator(batch)[1] for batch in x])),
     ]

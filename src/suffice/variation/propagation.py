@@ -39,6 +39,11 @@ def delta_rule(model: nn.Module, x: State, at: str | Sequence[str] | None = None
     gates: list[tuple[float, Tensor]] = []
 
     def gate(own_rate: float, units: Tensor) -> Tensor:
+        if len(units) != rows:
+            raise ValueError(
+                f"expected one row of units for each of {rows} examples, got {len(units)}; the rule cannot tell "
+                "which rows are whose: choose modules that put the examples first"
+            )
         gates.append((own_rate, torch.ones_like(units, requires_grad=True)))
         return gates[-1][1]
 
