@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from suffice.batches import read, read_labelled
+from suffice.batches import peek, read, read_labelled
 
 MODEL = nn.Linear(2, 3)
 X, Y = torch.arange(10.0).reshape(5, 2), torch.tensor([0, 1, 2, 1, 0])
@@ -32,6 +32,20 @@ def test_any_iterable_of_pairs_is_a_loader_and_examples_are_counted_as_they_come
     sizes = [batch.size for batch, _ in seen]
     assert sum(sizes) == 5
     assert [batch.start for batch, _ in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
+
+
+@pytest.mark.parametrize("form", [list, iter, lambda batches: (batch for batch in batches)])
+def test_peeking_loses_nothing(form):
+    batches = [(X[:0], Y[:0]), (X[:2], Y[:2]), (X[2:], Y[2:])]
+    first, loader = peek(form(batches), MODEL)
+    assert (first.size, first.start) == (2, 0)
+    assert torch.equal(first.inputs, X[:2])
+    assert torch.equal(torch.cat([batch.inputs for batch in read(loader, MODEL)]), X)
+
+
+def test_there_is_no_first_batch_of_nothing():
+    with pytest.raises(ValueError, match="empty loader"):
+        peek(iter([]), MODEL)
 
 
 def test_a_mapping_keeps_its_keys_but_the_labels():

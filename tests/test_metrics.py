@@ -116,6 +116,32 @@ def test_auroc_takes_infinite_scores():
     assert metrics.auroc(scores, torch.tensor([False, False, True])) == 1
 
 
+def test_fpr95_by_hand():
+    positives, negatives = torch.arange(1.0, 21), torch.tensor([0.0, 1.5, 2.0, 30.0])
+    scores, positive = torch.cat([positives, negatives]), torch.arange(24) < 20
+    assert metrics.fpr95(scores, positive) == 0.5  # 19 of 20 pass at 2, and so do 2 of 4
+    assert metrics.fpr95(scores[1:], positive[1:]) == 0.5  # of 19, all have to: 18 would be 94.7 %
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=60))
+def test_fpr95_is_the_least_rate_of_a_threshold_that_passes_95_percent(data):
+    scores, positive = torch.tensor([s for s, _ in data]), torch.tensor([p for _, p in data])
+    value = metrics.fpr95(scores.float(), positive)
+    if positive.all() or not positive.any():
+        assert value.isnan()
+        return
+    fpr, tpr, _ = sklearn.roc_curve(positive, scores, drop_intermediate=False)
+    passed = np.round(tpr * int(positive.sum())) * 100 >= 95 * int(positive.sum())
+    assert float(value) == pytest.approx(fpr[passed].min())
+
+
+def test_fpr95_counts_ties_against_the_score_and_takes_infinite_scores():
+    positive = torch.arange(10) < 5
+    assert metrics.fpr95(torch.zeros(10), positive) == 1
+    assert metrics.fpr95(torch.where(positive, torch.inf, -torch.inf), positive) == 0
+
+
 @settings(deadline=None, max_examples=40)
 @given(data=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
 def test_aurc_is_the_mean_over_all_orders_of_tied_examples(data):
@@ -159,6 +185,7 @@ def test_measures_of_nothing_are_nan():
         assert measure(probs, labels).isnan(), measure.__name__
     assert metrics.aurc(torch.zeros(0), torch.zeros(0)).isnan()
     assert metrics.auroc(torch.zeros(0), torch.zeros(0)).isnan()
+    assert metrics.fpr95(torch.zeros(0), torch.zeros(0)).isnan()
     assert metrics.ece(probs, labels, equal_mass=True).isnan()
 
 
@@ -175,6 +202,7 @@ def test_every_measure_is_a_float64_scalar(dtype):
         metrics.ece(probs, labels),
         metrics.ece(probs, labels, equal_mass=True),
         metrics.auroc(scores, hits),
+        metrics.fpr95(scores, hits),
         metrics.aurc(scores, hits),
         metrics.eefp([scores, scores], [hits, hits.roll(1)]),
     ]

@@ -1,6 +1,7 @@
 import copy
 from collections import namedtuple
 from dataclasses import dataclass
+from threading import Thread
 
 import pytest
 import torch
@@ -249,6 +250,21 @@ def test_a_model_that_catches_exceptions_is_stopped_all_the_same():
     torch.testing.assert_close(as_exit_network(model, x)(x)[0], model(x))
 
 
+def test_another_thread_that_runs_the_model_meanwhile_is_not_stopped():
+    model, x = built(ResNet)
+    net, answers = as_exit_network(model, x), []
+
+    def meanwhile(*_):
+        handle.remove()
+        thread = Thread(target=lambda: answers.append(model(x)))
+        thread.start()
+        thread.join()
+
+    handle = model.conv1.register_forward_hook(meanwhile)
+    torch.testing.assert_close(net(x)[0], model(x))
+    torch.testing.assert_close(answers, [model(x)])
+
+
 def test_a_linear_layer_alone_is_a_model():
     model, x = nn.Linear(3, CLASSES), builders.inputs(9)
     torch.testing.assert_close(as_exit_network(model, x)(x)[0], model(x))
@@ -418,7 +434,7 @@ class TestRefused:
         assert all(module.training for module in model.modules())
         net, _ = built(ResNet)
         wrapped = as_exit_network(net, x)
-        with pytest.raises(RuntimeError, match="size of tensor|channels"):
+        with pytest.raises(RuntimeError, match=r"size of tensor|channels"):
             wrapped(x.expand(-1, 2, -1, -1))
         assert hooks(net) == 0
 

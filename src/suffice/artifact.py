@@ -26,13 +26,14 @@ FORMAT = 1
 
 _KINDS = {
     "calibrated": ("suffice.calibration.calibrated", "Calibrated"),
+    "density": ("suffice.calibration.density", "DensityScore"),
     "policy": ("suffice.budget.policy", "Policy"),
     "variation-estimator": ("suffice.variation.estimator", "VariationEstimator"),
 }
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Write a `Calibrated`, a `Policy` or a `VariationEstimator` as a folder, replacing one that is there.
+    """Write a `Calibrated`, `DensityScore`, `Policy` or `VariationEstimator` as a folder, replacing one there.
 
     Args:
         obj: what to save. The weights of its network are not saved, their hash is.
@@ -62,8 +63,8 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
 
     Args:
         path: the folder.
-        network: the network that it was made for, with the same weights, or a function that builds it; a
-            policy needs none.
+        network: the network or plain model that it was made for, with the same weights, or a function that
+            builds it; a policy needs none.
 
     Raises:
         FileNotFoundError: if there is no artifact.

@@ -74,6 +74,25 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     return wins / (p * n)
 
 
+def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
+    """Share of negatives that pass the highest threshold that at least 95 % of the positives pass.
+
+    To pass is to score at the threshold or above: a negative that ties with the threshold counts as passed.
+    Out of distribution, with in-distribution as positive: how many strangers are let in (Liang et al. 2018).
+
+    Args:
+        scores: (N,), higher meaning more positive.
+        positive: (N,) bool.
+    """
+    positive = positive.bool()
+    inside, outside = scores[positive].double(), scores[~positive].double()
+    if not len(inside) or not len(outside):
+        return torch.tensor(float("nan"), dtype=torch.float64)
+    needed = -(-19 * len(inside) // 20)  # in integers: 0.95 n rounds
+    threshold = inside.sort(descending=True).values[needed - 1]
+    return (outside >= threshold).double().mean()
+
+
 def aurc(scores: Tensor, hits: Tensor) -> Tensor:
     """Area under the risk-coverage curve: mean over n of the error rate among the n surest (Geifman 2019).
 

@@ -11,11 +11,13 @@ in every cost. Weights are shared with the model, and nothing is left on it.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from suffice import batches
 from suffice.batches import Loader
@@ -176,14 +178,15 @@ def _stop(_layer: nn.Module, phi: Tensor) -> None:
 @contextmanager
 def _before(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], None]) -> Iterator[None]:
     """Call `hook(layer, input)` before one of `layers` runs, and before its own hooks; removed whatever happens."""
+    here = get_ident()
 
     def watch(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hook(layer, args[0] if args else kwargs["input"])
+        if get_ident() == here:  # another thread may run the same model, and is not to be stopped
+            hook(layer, args[0] if args else kwargs["input"])
 
-    handles = []
+    handles: list[RemovableHandle] = []
     try:
-        for layer in layers:
-            handles.append(layer.register_forward_pre_hook(watch, prepend=True, with_kwargs=True))
+        handles.extend(layer.register_forward_pre_hook(watch, prepend=True, with_kwargs=True) for layer in layers)
         yield
     finally:
         for handle in handles:
@@ -210,7 +213,11 @@ def _check_alone(model: nn.Module, classifier: _Call, calls: Iterable[_Call]) ->
     """Raise a ValueError if the classifier's weight does anything else: φ would depend on it."""
     layer = classifier.layer
     runs = sum(call.layer is layer for call in calls)
-    owners = [name for name, module in model.named_modules() if any(p is layer.weight for p in _own(module))]
+    owners = [
+        name
+        for name, module in model.named_modules()
+        if any(parameter is layer.weight for parameter in module.parameters(recurse=False))
+    ]
     if runs > 1 or len(owners) > 1:
         found = f"it run {runs} times" if runs > 1 else f"its weight shared by {owners}"
         raise ValueError(
@@ -218,13 +225,8 @@ def _check_alone(model: nn.Module, classifier: _Call, calls: Iterable[_Call]) ->
         )
 
 
-def _own(module: nn.Module) -> Iterator[nn.Parameter]:
-    return module.parameters(recurse=False)
-
-
 def _why_none(model: nn.Module, calls: list[_Call], answer: Tensor) -> str:
     """Why no linear layer makes the answer."""
-    shape = tuple(answer.shape)
     if not calls:
         found = (
             f"{type(model).__name__}, in which none ran; pass the model itself, not a compiled or scripted one, and "
@@ -232,5 +234,8 @@ def _why_none(model: nn.Module, calls: list[_Call], answer: Tensor) -> str:
     elif calls[-1].phi.ndim != 2:
         found = f"{calls[-1]} as the last, with an input of shape {tuple(calls[-1].phi.shape)}, not (N, D); "
     else:
-        found = f"an answer of shape {shape} that is not the output of {calls[-1]}, the last (softmax? scaling?); "
+        found = (
+            f"an answer of shape {tuple(answer.shape)} that is not the output of {calls[-1]}, the last "
+            "(softmax? scaling?); "
+        )
     return f"expected an nn.Linear whose output is the model's answer, got {found}{_REMEDY}"

@@ -1,0 +1,158 @@
+"""Which score tells letters from digits, when the network learned digits only?
+
+The reference convolutional network learns the ten digits of EMNIST; half of the test images are letters, which it
+never saw. Every score ranks the test images, digits first: its AUROC, and the share of letters that pass where
+95 % of the digits do (FPR95). Nothing is fitted or chosen on letters. Since some letters are written as digits
+are, both are given a second time without those (`LOOKALIKES`, listed before anything was measured by letter).
+
+    python experiments/ood.py DATA
+
+reads DATA/emnist/byclass_test_images.npy.xz and byclass_test_labels.npz (EMNIST ByClass, Cohen et al. 2017;
+uint8 (N, 28, 28) and `label62`), prints a Markdown table and writes the runs as JSON beside this file. Some
+five minutes on one core.
+"""
+
+import argparse
+import datetime
+import json
+import lzma
+import platform
+import statistics
+import string
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import suffice
+from suffice import metrics
+from suffice.calibration import density
+from suffice.data.digits import Split
+from suffice.network import ExitNetwork
+from suffice.training import train
+
+SEEDS = (0, 1, 2)
+TRAIN, VALIDATION, TEST = 10_000, 2_000, 5_000
+"""Digits of each split; as many letters as test digits."""
+EPOCHS = 6
+DIGITS = 10
+LETTERS = string.ascii_uppercase + string.ascii_lowercase
+LOOKALIKES = "OoDQ" + "IiLlJj" + "Zz" + "Ss" + "Gb" + "B" + "gq"
+"""Letters that can be taken for 0, 1, 2, 5, 6, 8, 9."""
+
+Scores = dict[str, Callable[[Tensor], Tensor]]
+"""By name: of images to one number each, higher meaning more like the digits."""
+
+
+def main() -> None:
+    """Run all seeds, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that holds emnist/")
+    images, labels = read(parser.parse_args().data / "emnist")
+    torch.set_num_threads(1)
+    runs = [one_seed(images, labels, seed) for seed in SEEDS]
+    results = {
+        "command": "python experiments/ood.py DATA",
+        "date": datetime.date.today().isoformat(),
+        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
+        "machine": f"{platform.machine()}, 1 thread",
+        "seeds": SEEDS,
+        "digits": {"train": TRAIN, "validation": VALIDATION, "test": TEST},
+        "letters": TEST,
+        "lookalikes": LOOKALIKES,
+        "runs": runs,
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    print(table(runs))
+
+
+def read(folder: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, 28, 28) uint8 and labels (N,) in 0 … 61: digits, capital letters, small letters."""
+    with lzma.open(folder / "byclass_test_images.npy.xz") as file:
+        images = torch.from_numpy(np.load(file))
+    labels = np.load(folder / "byclass_test_labels.npz")["label62"]
+    return images[:, None], torch.from_numpy(labels).long()
+
+
+def one_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
+    """Train and judge once; the seed is that of the split, the weights, the order and the dropout."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    sizes = [TRAIN, VALIDATION, TEST]
+    drawn = order[labels[order] < DIGITS][: sum(sizes)].split(sizes)
+    training, validation, test = (Split(images[rows] / 255, labels[rows]) for rows in drawn)
+    rows = order[labels[order] >= DIGITS][:TEST]
+    letters = Split(images[rows] / 255, labels[rows] - DIGITS)
+    torch.manual_seed(seed)
+    network = suffice.models.convnet(num_classes=DIGITS)
+    train(network, training.shuffled(64, generator=generator), epochs=EPOCHS)
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        scores = scores_of(network, training, validation, generator)
+    with torch.no_grad():
+        right = metrics.accuracy(network(test.images)[-1], test.labels)
+    return {
+        "accuracy": float(right),
+        "lookalikes": float(1 - distinct(letters).double().mean()),
+        "notes": [str(warning.message) for warning in noted],
+        "scores": {name: judge(score, test.images, letters) for name, score in scores.items()},
+    }
+
+
+def scores_of(network: ExitNetwork, training: Split, validation: Split, generator: torch.Generator) -> Scores:
+    """All scores, of the last exit; what they need is fitted on the training and validation digits."""
+    fitted = training.batches(), validation.batches()
+    plain = suffice.calibrate(network, *fitted, structure=None, temperature=False, ensemble=False)
+    calibrated = suffice.calibrate(network, *fitted, generator=generator)
+    untempered = suffice.calibrate(network, *fitted, temperature=False, generator=generator)
+    return {
+        "max-probability": lambda x: plain(x)[-1].log_probs.amax(dim=1),
+        "entropy": lambda x: -plain(x)[-1].entropy,
+        "max-probability, calibrated": lambda x: calibrated(x)[-1].log_probs.amax(dim=1),
+        "entropy, calibrated": lambda x: -calibrated(x)[-1].entropy,
+        "epistemic": lambda x: -calibrated(x)[-1].epistemic,
+        "epistemic, last exit alone": lambda x: -calibrated(x)[-1].members[-1].epistemic,
+        "epistemic, temperature=False": lambda x: -untempered(x)[-1].epistemic,
+        "density": density.fit(network, fitted[0]),
+    }
+
+
+def judge(score: Callable[[Tensor], Tensor], digits: Tensor, letters: Split) -> dict[str, float]:
+    """AUROC and FPR95 of digits against letters, all and distinct ones."""
+    inside, outside = (torch.cat([score(part) for part in images.split(500)]) for images in (digits, letters.images))
+    measured = {}
+    for suffix, strangers in [("", outside), (" distinct", outside[distinct(letters)])]:
+        values = torch.cat([inside, strangers])
+        positive = torch.arange(len(values)) < len(inside)
+        measured[f"auroc{suffix}"] = float(metrics.auroc(values, positive))
+        measured[f"fpr95{suffix}"] = float(metrics.fpr95(values, positive))
+    return measured
+
+
+def distinct(letters: Split) -> Tensor:
+    """Which letters are none of the look-alikes, (N,) bool."""
+    return torch.tensor([letter not in LOOKALIKES for letter in LETTERS])[letters.labels]
+
+
+def table(runs: list[dict[str, object]]) -> str:
+    """Mean ± standard deviation over seeds, in percent."""
+    lines = [
+        "| score | AUROC, % | FPR95, % | AUROC, distinct letters | FPR95, distinct letters |",
+        "|---|---|---|---|---|",
+    ]
+    for name, measured in runs[0]["scores"].items():
+        cells = [spread([run["scores"][name][measure] for run in runs]) for measure in measured]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"accuracy on digits: {spread([run['accuracy'] for run in runs])} %"])
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation, in percent."""
+    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    main()
