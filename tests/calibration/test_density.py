@@ -139,6 +139,12 @@ def test_features_far_from_zero_have_the_density_of_those_near_it(offset):
     torch.testing.assert_close(far.log_density(phi + offset), near.log_density(phi), rtol=0, atol=1e-3)
 
 
+def test_the_rounding_of_a_great_constant_is_not_a_variance():
+    phi, labels = problem()
+    great = torch.full((200, 1), 1e6 + 0.1, dtype=torch.float64)
+    assert Density.fit(summed(torch.cat([phi / 100, great], dim=1), labels)).whitening.isfinite().all()
+
+
 def test_a_strange_input_has_a_finite_density():
     phi, labels = problem()
     value = Density.fit(summed(phi, labels)).log_density(torch.full((1, WIDTH), 1e30))

@@ -92,14 +92,16 @@ class Density:
         if n == 0:
             raise ValueError("expected statistics of at least one example, got none")
         means = statistics.sums / statistics.counts.clamp_min(1)[:, None]
-        values, vectors = torch.linalg.eigh((statistics.products - statistics.sums.T @ means) / n)
-        values = values.clamp_min(0)
+        moments = statistics.products / n
+        covariance = moments - statistics.sums.T @ means / n
         # What is left of equal features after subtracting their squares is rounding.
-        if values.sum() <= 1e-12 * statistics.products.trace() / n:
+        if not bool((covariance.diagonal() > 1e-12 * moments.diagonal()).any()):
             raise ValueError(
                 f"expected features that vary within their classes, got {int(n)} examples whose {width} features "
                 "are the same in each class; pass more examples, and the features before they collapse"
             )
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values.clamp_min(0)
         values = values + ridge * values.mean()
         whitening = vectors / values.sqrt()
         log_scale = -(width * math.log(2 * math.pi) + values.log().sum()) / 2
@@ -107,8 +109,7 @@ class Density:
 
     def log_joint(self, phi: Tensor) -> Tensor:
         """Logarithms of π_c N(φ; μ_c, Σ) of φ (N, D) for each class, (N, C), float64, nats."""
-        centre = self.log_priors.exp() @ self.means  # a distance is rounded in proportion to what is measured from
-        distances = torch.cdist(phi.double() @ self.whitening - centre, self.means - centre)
+        distances = torch.cdist(phi.double() @ self.whitening, self.means)
         return self.log_priors + self.log_scale - distances.square() / 2
 
     def log_density(self, phi: Tensor) -> Tensor:
