@@ -27,8 +27,9 @@ def command(
 ) -> None:
     """Train, calibrate, spend half a budget and learn the dropout variation of a small network.
 
-    Everything runs on scikit-learn's handwritten digits; no download. Writes report.html, results.json and
-    the saved artifacts.
+    Everything runs on scikit-learn's handwritten digits; no download.
+
+    Writes report.html, results.json and the saved artifacts.
 
     Example: suffice demo --seed 1 --out /tmp/demo
     """
