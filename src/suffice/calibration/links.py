@@ -20,14 +20,20 @@ from torch import Tensor
 
 from suffice.prediction import entropy
 
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 """Logits of samples held at once, so that they stay in a processor's cache."""
+
+_BLOCK = 1 << 13
+"""Numbers of one row of the offsets taken at once, so that they stay there too."""
 
 _SHORT = 32
 """Number of classes below which they are laid out first."""
 
 _FLOOR = -80.0
-"""Least log-odds to the top class within a sample: its exponential is a normal float32, denormals are slow."""
+"""Least exponent within a sample: its exponential is a normal float32, denormals are slow."""
+
+_REACH = 20.0
+"""Offsets no further than this from the mean leave no exponent out of range if the mean is at least −60."""
 
 
 def plugin(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -45,14 +51,16 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
         values: (R, S, C), of the posterior's offsets.
         temperature: T, dividing the sampled logits.
     """
-    rows = max(1, CHUNK // values[0].numel())
-    weights, mean = values / temperature, logits / temperature
-    parts = [_mean_softmax(m, c, weights) for m, c in zip(mean.split(rows), coefficients.split(rows), strict=True)]
-    probs, aleatoric = (torch.cat(part) for part in zip(*parts, strict=True))
-    # What lies at the floor in every sample is about as small as at the mean of the logits.
+    weights = values / temperature
+    mean = (logits - logits.amax(dim=-1, keepdim=True).detach()) / temperature
+    wide = _reach(coefficients, weights) > _REACH
+    at_least = mean if wide else mean.clamp_min(_FLOOR + _REACH)
+    probs, aleatoric = _mean_softmax(at_least, coefficients, weights, wide)
+    # What is too small to be told from the samples is about as small as at the mean of the logits.
     least = _FLOOR + math.log(2)
-    at_mean = mean.log_softmax(dim=-1).clamp_max(least)
-    log_probs = torch.where(probs > math.exp(least), probs.clamp_min(math.exp(least)).log(), at_mean)
+    told = probs > math.exp(least) if wide else mean > _FLOOR + _REACH
+    at_mean = mean.log_softmax(dim=-1)
+    log_probs = torch.where(told, probs.clamp_min(math.exp(least)).log(), at_mean.clamp_max(least) if wide else at_mean)
     return log_probs, aleatoric
 
 
@@ -69,26 +77,79 @@ def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> 
     return _without_samples(torch.cat(parts).log_softmax(dim=-1), logits, temperature)
 
 
-def _mean_softmax(mean: Tensor, coefficients: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the samples of the softmax (N, C) and of its entropy (N,)."""
+def _reach(coefficients: Tensor, weights: Tensor) -> float:
+    """A bound on what a sample adds to any logit."""
+    if not len(coefficients):
+        return 0.0
+    return float((coefficients.detach().abs() @ weights.detach().abs().amax(dim=(1, 2))).max())
+
+
+def _mean_softmax(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """Mean over the samples of the softmax (N, C) and of its entropy (N,); `wide`, exponents may be out of range."""
+    samples, classes = weights.shape[1:]
+    learning = torch.is_grad_enabled() and any(t.requires_grad for t in (mean, coefficients, weights))
+    if classes >= _SHORT and not learning:
+        return _in_place(mean, coefficients, weights, wide)
+    rows = max(1, CHUNK // (samples * classes))
+    pairs = zip(mean.split(rows), coefficients.split(rows), strict=True)
+    parts = [_at_once(m, c, weights, wide) for m, c in pairs]
+    probs, entropies = zip(*parts, strict=True)
+    return torch.cat(probs), torch.cat(entropies)
+
+
+def _at_once(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """`_mean_softmax` of a few rows, differentiable."""
     samples, classes = weights.shape[1:]
     if classes >= _SHORT:
         z = (coefficients @ weights.flatten(1)).unflatten(1, (samples, classes)) + mean[:, None]
-        return _mean_over_samples(z, along=2)
+        return _mean_over_samples(z, 2, wide)
     # Reductions along a short last dimension are slow: put the classes first and the examples last.
     z = (weights.permute(2, 1, 0).flatten(0, 1) @ coefficients.T).unflatten(0, (classes, samples)) + mean.T[:, None]
-    probs, entropies = _mean_over_samples(z, along=0)
+    probs, entropies = _mean_over_samples(z, 0, wide)
     return probs.T, entropies
 
 
-def _mean_over_samples(z: Tensor, along: int) -> tuple[Tensor, Tensor]:
+def _mean_over_samples(z: Tensor, along: int, wide: bool) -> tuple[Tensor, Tensor]:
     """Mean over dimension 1 of the softmax along a dimension, and of its entropy."""
-    z = (z - z.amax(dim=along, keepdim=True).detach()).clamp_min(_FLOOR)
+    if wide:
+        z = (z - z.amax(dim=along, keepdim=True).detach()).clamp_min(_FLOOR)
     unnormalised = z.exp()
     total = unnormalised.sum(dim=along, keepdim=True)
     probs = unnormalised / total
     entropies = (total.log() - (probs * z).sum(dim=along, keepdim=True)).mean(dim=1)
     return probs.mean(dim=1), entropies.flatten()
+
+
+def _in_place(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """`_mean_softmax` without gradients, a block of samples of a few rows at a time, always in the same memory."""
+    samples, classes = weights.shape[1:]
+    taken = max(1, min(samples, _BLOCK // classes))
+    rows = max(1, CHUNK // (taken * classes))
+    blocks = [block.flatten(1) for block in weights.split(taken, dim=1)]
+    buffers = mean.new_empty(2, rows * taken * classes)
+    probs, entropies = torch.zeros_like(mean), mean.new_zeros(len(mean))
+    for first in range(0, len(mean), rows):
+        here = slice(first, first + rows)
+        for block in blocks:
+            _add_block(probs[here], entropies[here], mean[here], coefficients[here], block, buffers, wide)
+    return probs / samples, entropies / samples
+
+
+def _add_block(
+    probs: Tensor, entropies: Tensor, mean: Tensor, coefficients: Tensor, block: Tensor, buffers: Tensor, wide: bool
+) -> None:
+    """Add softmax (N, C) and entropy (N,) of the samples of a block (R, S·C) to their sums."""
+    count, classes = mean.shape
+    flat, e = buffers[:, : count * block.shape[1]].view(2, count, -1)
+    z, e = torch.mm(coefficients, block, out=flat).unflatten(1, (-1, classes)), e.unflatten(1, (-1, classes))
+    z += mean[:, None]
+    if wide:
+        z -= z.amax(dim=2, keepdim=True)
+        z.clamp_min_(_FLOOR)
+    total = torch.exp(z, out=e).sum(dim=2)
+    share = total.reciprocal()
+    probs[:, None].baddbmm_(share[:, None], e)
+    entropies += (total.log_() - z.mul_(e).sum(dim=2) * share).sum(dim=1)
 
 
 def _log_comparisons(mean: Tensor, variance: Tensor, temperature: Tensor | float) -> Tensor:

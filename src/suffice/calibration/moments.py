@@ -48,22 +48,32 @@ def check_samples(count: int) -> None:
 def standard_normals(count: int, dimension: int, *, generator: torch.Generator | None = None) -> Tensor:
     """Points (count, dimension), float64, that stand for independent standard normals, in antithetic pairs.
 
-    A scrambled Sobol sequence Z through the normal quantile (pseudo-random beyond its last dimension), replaced
-    by its polar factor, √max(h, d) · U Vᵀ of Z = U S Vᵀ (h, d), and their negation.
-    With at least as many pairs as dimensions the covariance is the identity; with fewer, the pairs are orthogonal
-    and of equal length.
+    Half of them are a Latin hypercube: in every dimension the same quantiles of |z|, in an order and with signs
+    of their own, so that each coordinate alone is as well spread as it can be. Its correlations are removed by the
+    polar factor, √max(h, d) · U Vᵀ of U S Vᵀ (h, d), in turn with putting the quantiles back, and last.
+    The other half is their negation. With at least as many pairs as dimensions the covariance is the identity;
+    with fewer, the pairs are orthogonal and of equal length. McKay et al. 1979; Owen 1994.
 
     Raises:
         ValueError: if `count` is not an even number of at least 2.
     """
     check_samples(count)
     half = count // 2
-    if dimension > torch.quasirandom.SobolEngine.MAXDIM:
-        points = torch.randn(half, dimension, dtype=torch.float64, generator=generator)
-    else:
-        seed = int(torch.randint(2**31, (), generator=generator))
-        uniform = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed).draw(half, dtype=torch.float64)
-        points = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
-    left, _, right = torch.linalg.svd(points, full_matrices=False)
-    points = max(half, dimension) ** 0.5 * (left @ right)
+    levels = torch.arange(0.5, half, dtype=torch.float64) / count + 0.5
+    quantiles = torch.special.ndtri(levels)
+    points = torch.rand(half, dimension, dtype=torch.float64, generator=generator) - 0.5
+    for _ in range(_ROUNDS):
+        ranks = points.abs().argsort(dim=0).argsort(dim=0)
+        points = _uncorrelated(quantiles[ranks] * points.sign())
     return torch.cat([points, -points])
+
+
+def _uncorrelated(points: Tensor) -> Tensor:
+    """The nearest points (h, d) whose rows, or columns if they are fewer, are orthogonal; E‖z‖² as for normals."""
+    left, _, right = torch.linalg.svd(points, full_matrices=False)
+    uncorrelated: Tensor = max(points.shape) ** 0.5 * (left @ right)
+    return uncorrelated
+
+
+_ROUNDS = 5
+"""Rounds of quantiles and polar factors: more change nothing that was measured (docs/links.md)."""

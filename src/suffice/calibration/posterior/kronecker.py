@@ -167,10 +167,12 @@ class Posterior:
 
         √g(x) over the classes' eigenvalues, relative to its size on the training data, is a smooth function
         that barely leaves a space of a few dimensions, whatever x is: `basis` reads its coordinates off √g,
-        and sample s is Q(√g ⊙ z_s) with √g put together from them.
+        and sample s is Q(√g ⊙ Qᵀz_s) with √g put together from them. The root of the covariance is the symmetric
+        one, nearest to a diagonal, so that the normals stay as well spread for each class as they were made.
         """
         size, directions = self._basis()
-        values = torch.einsum("jr,sj,cj->rsc", size * directions, normals.to(size), self.class_vectors)
+        turned = normals.to(size) @ self.class_vectors
+        values = torch.einsum("jr,sj,cj->rsc", size * directions, turned, self.class_vectors)
         return Offsets(directions / size, values - values.mean(dim=-1, keepdim=True))
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
