@@ -179,7 +179,7 @@ def fitting() -> list[list[str]]:
     return [[name, f"{times['fit']:.0f} / {times['plain']:.0f} ms", f"{ratio:.2f}×"]]
 
 
-SAMPLES = 32
+SAMPLES = 16
 """Offsets of the default link."""
 
 

@@ -55,7 +55,7 @@ def test_the_uncertainty_of_a_calibrated_network_is_in_its_cumulative_cost():
     assert plain.costs.cumulative == plain.costs.network
     sampled = builders.untuned(net, x, samples=8)
     assert sampled.costs.network == plain.costs.network
-    assert sampled.costs.uncertainty == tuple(exit_.posterior.macs(exit_.offsets) for exit_ in sampled.exits)
+    assert sampled.costs.uncertainty == tuple(exit_.posterior.compressed().macs(exit_.offsets) for exit_ in sampled.exits)
     more = builders.untuned(net, x, samples=16)
     for few, many, exit_, width in zip(
         sampled.costs.uncertainty, more.costs.uncertainty, sampled.exits, (7, 6), strict=True

@@ -33,7 +33,7 @@ def calibrate(
     link: Link = "sampled",
     temperature: bool = True,
     ensemble: bool = True,
-    samples: int = 32,
+    samples: int = 16,
     generator: torch.Generator | None = None,
 ) -> Calibrated:
     """Give every exit of a trained network a posterior, a temperature and its place in the ensemble.

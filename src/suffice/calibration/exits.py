@@ -1,6 +1,7 @@
 """One calibrated exit: features and logits in, a prediction out."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,8 @@ class CalibratedExit:
     @property
     def macs(self) -> int:
         """Multiply-adds per example of the posterior and its link, beyond the exit's own."""
-        return 0 if self.posterior is None or not self.asks_posterior else self.posterior.macs(self.offsets)
+        served = self._served.posterior
+        return 0 if served is None or not self.asks_posterior else served.macs(self.offsets)
 
     @property
     def asks_posterior(self) -> bool:
@@ -120,9 +122,14 @@ class CalibratedExit:
         assert self.posterior is not None
         return self.posterior.spectrum(with_bias(phi, self.bias))
 
+    @cached_property
+    def _served(self) -> "CalibratedExit":
+        """The same exit over the compressed posterior."""
+        return replace(self, posterior=self.posterior and self.posterior.compressed())
+
     def predict(self, phi: Tensor, logits: Tensor) -> Prediction:
         """Prediction of φ (N, D) and the network's own logits (N, C)."""
-        return self.member(logits, self.spectrum(phi) if self.asks_posterior else None)
+        return self._served.member(logits, self._served.spectrum(phi) if self.asks_posterior else None)
 
     def member(self, logits: Tensor, spectrum: Tensor | None) -> Prediction:
         """Prediction from logits (N, C) and, where the link asks the posterior, the spectrum of φ."""

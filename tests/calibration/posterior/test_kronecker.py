@@ -34,6 +34,27 @@ class TestExactPrior(PosteriorConformance):
         assert self.fit(phi, logits, delta).sample_offsets(normals).values.shape[0] <= 2
 
 
+@pytest.mark.parametrize("prior", ["exact", "factored"])
+@pytest.mark.parametrize("delta", [1e-2, 1.0, 1e2, 1e4])
+def test_compression_changes_no_variance_by_more_than_5_per_cent(delta, prior):
+    phi, logits = problem(500, 40, 7)
+    sums = kronecker.update(kronecker.init(40, 7), phi, logits)
+    posterior = kronecker.Posterior.fit(sums, delta, prior)
+    unlike = torch.cat(
+        [phi[:50], torch.randn(50, 40, generator=torch.Generator().manual_seed(0)), posterior.feature_vectors.T]
+    )
+    served = posterior.compressed()
+    ratio = served.covariance(unlike).diagonal(dim1=1, dim2=2) / posterior.covariance(unlike).diagonal(dim1=1, dim2=2)
+    assert ((ratio - 1).abs() <= 0.05).all()
+
+
+def test_compression_projects_on_what_the_data_say_more_about_than_the_prior():
+    phi, logits = problem(500, 40, 7)
+    sums = kronecker.update(kronecker.init(40, 7), phi, logits)
+    kept = [kronecker.Posterior.fit(sums, delta).compressed().feature_vectors.shape[1] for delta in (1e-3, 1e2, 1e6)]
+    assert 40 > kept[0] > kept[1] > kept[2] == 0
+
+
 class TestFactoredPrior(PosteriorConformance):
     module = kronecker
 

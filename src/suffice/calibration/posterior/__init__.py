@@ -36,6 +36,9 @@ class Posterior(Protocol):
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The same posterior on another device and in another type, for serving."""
 
+    def compressed(self) -> Self:
+        """A posterior for serving at this δ, as near as serving needs; itself where there is nothing to save."""
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
 

@@ -81,6 +81,10 @@ class Posterior:
         """The same posterior on another device and in another type, for serving."""
         return Posterior(self.hessian.to(device, dtype), self.count, self.prior_precision.to(device, dtype))
 
+    def compressed(self) -> "Posterior":
+        """Itself: there is nothing to save."""
+        return self
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
         return {"structure": "diagonal", "count": self.count}, {name: getattr(self, name) for name in _TENSORS}

@@ -94,6 +94,10 @@ class Posterior:
         values, vectors = self.values.to(device, dtype), self.vectors.to(device, dtype)
         return Posterior(values, vectors, self.count, self.prior_precision.to(device, dtype))
 
+    def compressed(self) -> "Posterior":
+        """Itself: there is nothing to save."""
+        return self
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
         return {"structure": "full", "count": self.count}, {name: getattr(self, name) for name in _TENSORS}

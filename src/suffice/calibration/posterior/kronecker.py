@@ -76,7 +76,8 @@ class Posterior:
         class_values: u, (C,), eigenvalues of the summed Hessian.
         class_vectors: Q, (C, C), in columns.
         feature_values: a, (D,), eigenvalues of the mean feature moment.
-        feature_vectors: R, (D, D), in columns.
+        feature_vectors: R, (D, D), in columns; where it was `compressed`, (D, k), with k + 1 values: the last
+            stands for all that is orthogonal to them.
         count: n.
         prior_precision: δ, a scalar tensor; differentiable.
         prior: "exact" or "factored".
@@ -115,6 +116,23 @@ class Posterior:
             self.prior,
         )
 
+    def compressed(self) -> "Posterior":
+        """A posterior for serving at this δ, whose variances differ by at most 5 %: fewer features are projected.
+
+        The widest window of feature eigenvalues that hardly change M is replaced by its mean; the energy of φ in
+        it is what is left of ‖φ‖². Where u a ≪ δ for most a, few features remain.
+        """
+        largest = self._variances[:, -1].contiguous()  # of the greatest u, which a moves most; descending
+        last = torch.searchsorted(-largest, -largest / _COMPRESSION, right=True)
+        widths = last - torch.arange(len(last), device=last.device)
+        first = int(widths.argmax())
+        window = slice(first, first + int(widths[first]))
+        a, R = self.feature_values, self.feature_vectors
+        kept = torch.ones_like(a, dtype=torch.bool)
+        kept[window] = False
+        values = torch.cat([a[kept], a[window].mean()[None]])
+        return replace(self, feature_values=values, feature_vectors=R[:, kept].contiguous())
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
         configuration = {"structure": "kronecker", "prior": self.prior, "count": self.count}
@@ -145,7 +163,11 @@ class Posterior:
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """ψ², (N, D): all that the posterior needs of φ (N, D), whatever the prior."""
-        return (phi @ self.feature_vectors).square()
+        squares = (phi @ self.feature_vectors).square()
+        if squares.shape[1] == len(self.feature_values):
+            return squares
+        rest = phi.square().sum(dim=1) - squares.sum(dim=1)
+        return torch.cat([squares, rest.clamp_min(0)[:, None]], dim=1)
 
     def covariance(self, phi: Tensor) -> Tensor:
         """Covariance of the logits, (N, C, C)."""
@@ -181,11 +203,12 @@ class Posterior:
 
     def macs(self, offsets: Offsets | None) -> int:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
-        D, C = len(self.feature_values), len(self.class_values)
+        projection, C = self.feature_vectors.numel(), len(self.class_values)
+        variance = projection + len(self.feature_values) * C
         if offsets is None:
-            return D * D + D * C + C * C
+            return variance + C * C
         rank, samples, _ = offsets.values.shape
-        return D * D + D * C + C * rank + rank * samples * C
+        return variance + C * rank + rank * samples * C
 
     def _basis(self) -> tuple[Tensor, Tensor]:
         """Size of √g on the training data (C, 1), and the leading directions (C, R) of √M relative to it.
@@ -208,6 +231,9 @@ class Posterior:
 
 
 _TENSORS = ("class_values", "class_vectors", "feature_values", "feature_vectors", "prior_precision")
+
+_COMPRESSION = 1.05
+"""Greatest ratio of variances that are served as one."""
 
 _BASIS_TOLERANCE = 1e-3
 """Singular values of the normalised √M kept: far below the sampling error of any affordable S."""
