@@ -53,13 +53,9 @@ def test_the_uncertainty_of_a_calibrated_network_is_in_its_cumulative_cost():
     net, x = builders.network(widths=(6, 5), classes=4), builders.inputs(50)
     plain = builders.untuned(net, x, None)
     assert plain.costs.cumulative == plain.costs.network
-    sampled = builders.untuned(net, x, samples=8)
-    assert sampled.costs.network == plain.costs.network
-    assert sampled.costs.uncertainty == tuple(exit_.posterior.compressed().macs(exit_.offsets) for exit_ in sampled.exits)
-    more = builders.untuned(net, x, samples=16)
-    for few, many, exit_, width in zip(
-        sampled.costs.uncertainty, more.costs.uncertainty, sampled.exits, (7, 6), strict=True
-    ):
-        rank = exit_.offsets.values.shape[0]
-        assert few == width**2 + width * 4 + 4 * rank + rank * 8 * 4
-        assert many - few == rank * 8 * 4
+    few, many = (builders.untuned(net, x, samples=samples) for samples in (8, 16))
+    assert few.costs.network == plain.costs.network
+    for k, exit_ in enumerate(few.exits):
+        rank, (width, kept) = exit_.offsets.values.shape[0], exit_.posterior.compressed().feature_vectors.shape
+        assert few.costs.uncertainty[k] == width * kept + (kept + 1) * 4 + 4 * rank + rank * 8 * 4
+        assert many.costs.uncertainty[k] - few.costs.uncertainty[k] == rank * 8 * 4
