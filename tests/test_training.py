@@ -1,11 +1,18 @@
 import copy
+import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from torch import nn
 
 import suffice
+from suffice import losses
 from suffice.data import digits
-from suffice.training import train
+from suffice.training import cosine, steps, train
 
 
 @pytest.fixture
@@ -47,3 +54,160 @@ def test_a_diverging_loss_is_an_error_that_names_the_epoch(network):
 def test_an_empty_loader_is_an_error(network):
     with pytest.raises(ValueError, match="empty loader"):
         train(network, [], epochs=1)
+
+
+def test_the_rate_is_divided_by_ten_at_half_and_at_three_quarters():
+    assert [steps(done) for done in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_the_cosine_falls_from_one_to_zero():
+    assert cosine(0) == 1
+    assert cosine(0.5) == pytest.approx(0.5)
+    assert cosine(1) == pytest.approx(0)
+
+
+def test_exits_can_be_trained_on_stages_that_stay_as_they_are(network):
+    stages = copy.deepcopy(network.stages.state_dict())
+    exits = copy.deepcopy(network.exits.state_dict())
+    train(network, digits.load(0).train.batches(), epochs=1, exits_only=True)
+    assert all(torch.equal(value, stages[name]) for name, value in network.stages.state_dict().items())
+    assert not any(torch.equal(value, exits[name]) for name, value in network.exits.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(module.training for module in network.modules())
+
+
+def test_parameters_that_ask_for_no_gradient_stay_as_they_are(network):
+    weight = network.exit(0).classifier.weight.requires_grad_(False).clone()
+    train(network, digits.load(0).train.batches(), epochs=1)
+    assert torch.equal(network.exit(0).classifier.weight, weight)
+
+
+def seeded(network, **options):
+    torch.manual_seed(1)
+    return train(network, digits.load(0).train.batches(64), epochs=2, **options)
+
+
+def test_channels_last_changes_the_memory_and_not_the_loss(network):
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # masks are drawn in the order of the memory
+    twin = copy.deepcopy(network)
+    assert seeded(network, channels_last=True) == pytest.approx(seeded(twin), rel=1e-3)
+    convolution = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_any_loss_of_the_exits_can_be_minimised(network):
+    history = train(network, digits.load(0).train.batches(64), epochs=3, loss=losses.distilled())
+    assert history[-1] < history[0]
+
+
+def test_steps_are_reported_with_the_time_that_is_left(network):
+    seen = []
+    train(network, digits.load(0).train.batches(400), epochs=3, on_step=seen.append)
+    assert [(p.epoch, p.step) for p in seen] == [(e, s) for e in (1, 2, 3) for s in (1, 2)]
+    assert all(p.seconds_left is None for p in seen[:2])
+    assert all(p.seconds_left > 0 for p in seen[2:])
+    assert seen[-1].epochs == 3
+
+
+class KilledError(Exception):
+    pass
+
+
+def dropping():
+    """A network whose training draws random numbers of its own."""
+    torch.manual_seed(0)
+    stage = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5))
+    exits = [suffice.Exit(nn.Identity(), nn.Linear(16, 10)), suffice.Exit(nn.Dropout(0.2), nn.Linear(16, 10))]
+    return suffice.ExitNetwork([stage, nn.Linear(16, 16)], exits)
+
+
+def loaders(kind):
+    """A loader with a generator of its own, or one that draws from torch's, and that generator."""
+    data = digits.load(0).train
+    if kind == "own":
+        generator = torch.Generator().manual_seed(3)
+        return data.shuffled(200, generator=generator), generator
+    torch.manual_seed(3)
+    dataset = torch.utils.data.TensorDataset(data.images, data.labels)
+    return torch.utils.data.DataLoader(dataset, 200, shuffle=True), None
+
+
+@pytest.mark.parametrize("kind", ["own", "torch's"])
+@pytest.mark.parametrize("when", [2, 3, 4, 6, 11])
+def test_an_interrupted_training_ends_with_the_same_bytes(kind, when, tmp_path):
+    """Four steps an epoch, killed after some step, and asked for again by a new process's worth of objects."""
+    network = dropping()
+    loader, generator = loaders(kind)
+    whole = train(network, loader, epochs=3, generator=generator)
+
+    def kill(progress, seen=[]):  # noqa: B006
+        seen.append(progress)
+        if len(seen) == when:
+            raise KilledError
+
+    options = {"epochs": 3, "resume": tmp_path / "run", "every": 0.0}
+    half = dropping()
+    loader, generator = loaders(kind)
+    with pytest.raises(KilledError):
+        train(half, loader, generator=generator, on_step=kill, **options)
+    resumed = dropping()
+    loader, generator = loaders(kind)
+    torch.manual_seed(99)
+    assert train(resumed, loader, generator=generator, **options) == whole
+    for name, value in network.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value)
+
+
+def test_a_training_that_is_over_is_not_done_again(tmp_path):
+    network, (loader, generator) = dropping(), loaders("own")
+    history = train(network, loader, epochs=2, resume=tmp_path / "run", generator=generator)
+    again = dropping()
+    assert train(again, [], epochs=2, resume=tmp_path / "run") == history
+    assert torch.equal(again.exit(1).classifier.weight, network.exit(1).classifier.weight)
+
+
+def test_a_checkpoint_of_another_training_is_refused(network, tmp_path):
+    train(network, digits.load(0).train.batches(), epochs=1, resume=tmp_path / "run")
+    with pytest.raises(ValueError, match="ask for the same training"):
+        train(network, digits.load(0).train.batches(), epochs=2, resume=tmp_path / "run")
+
+
+PROGRAM = """
+import sys, json, torch
+from tests.test_training import dropping, loaders
+from suffice.training import train
+network = dropping()
+loader, generator = loaders("own")
+train(network, loader, epochs=int(sys.argv[2]), resume=sys.argv[1], every=0.0, generator=generator)
+print(json.dumps([value.double().sum().item() for value in network.state_dict().values()]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_gone_on_from(tmp_path):
+    def start(folder, epochs=100):
+        command = [sys.executable, "-c", PROGRAM, str(folder), str(epochs)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    expected = json.loads(start(tmp_path / "whole").communicate()[0])
+    for wait in (0.0, 0.3):
+        victim = start(tmp_path / "killed")
+        while not (tmp_path / "killed" / "manifest.json").exists():
+            assert victim.poll() is None
+            time.sleep(0.01)
+        time.sleep(wait)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        victim.stdout.close()
+    assert json.loads(start(tmp_path / "killed").communicate()[0]) == expected
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_fabric_chooses_device_and_precision(network, precision):
+    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1, precision=precision)
+    twin = copy.deepcopy(network)
+    history, expected = seeded(network, fabric=fabric), seeded(twin)
+    assert history == pytest.approx(expected, rel=1e-6 if precision == "32-true" else 0.2)
+    assert history != expected or precision == "32-true"

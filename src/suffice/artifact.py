@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,18 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
         ValueError: for a policy whose score is a function.
         FileExistsError: if the path is there and is not such a folder.
     """
-    what = _kind_of(obj)
+    write(path, _kind_of(obj), *obj.parts())
+
+
+def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a folder of some kind: a configuration for JSON and tensors by name.
+
+    Raises:
+        FileExistsError: if the path is there and is not such a folder.
+    """
     target = Path(path)
     if target.exists() and not (target / "manifest.json").is_file():
         raise FileExistsError(f"expected a new folder or an artifact to replace, got {target}; choose another path")
-    configuration, tensors = obj.parts()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -70,14 +77,35 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
         FileNotFoundError: if there is no artifact.
         ValueError: if it is damaged, of another format, or was made for other weights.
     """
-    folder = Path(path)
-    manifest = _read_manifest(folder)
-    tensors = _read_tensors(folder, manifest["tensors_sha256"])
+    manifest, tensors = _read(Path(path))
+    _check_kind(path, manifest["what"], _KINDS)
     module, name = _KINDS[manifest["what"]]
     kind = getattr(import_module(module), name)
     if network is not None and not isinstance(network, nn.Module):
         network = network()
     return kind.from_parts(manifest["configuration"], tensors, network)
+
+
+def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors of a folder of that kind.
+
+    Raises:
+        FileNotFoundError: if there is no artifact.
+        ValueError: if it is damaged, of another format, or of another kind.
+    """
+    manifest, tensors = _read(Path(path))
+    _check_kind(path, manifest["what"], [what])
+    return manifest["configuration"], tensors
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    manifest = _read_manifest(folder)
+    return manifest, _read_tensors(folder, manifest["tensors_sha256"])
+
+
+def _check_kind(path: str | os.PathLike[str], what: str, expected: Collection[str]) -> None:
+    if what not in expected:
+        raise ValueError(f"expected an artifact that holds one of {sorted(expected)}, got a {what} at {path}")
 
 
 def _kind_of(obj: object) -> str:

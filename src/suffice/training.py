@@ -1,18 +1,66 @@
-"""The visible training loop: the sum of the exits' cross-entropies, stochastic gradient descent, two decays.
+"""The visible training loop: a loss over all exits, stochastic gradient descent, two decays.
 
-The paper's recipe (Huang et al. 2018): momentum 0.9, weight decay 1e-4, a learning rate of 0.1 divided by ten
-at half and at three quarters of the epochs. Write your own loop where you need another one: nothing else in
-the library asks how a network was trained.
+The paper's recipe (Huang et al. 2018): the sum of the exits' cross-entropies, momentum 0.9, weight decay 1e-4, a
+learning rate of 0.1 divided by ten at half and at three quarters of the epochs. Write your own loop where you need
+another one: nothing else in the library asks how a network was trained.
+
+A training that writes checkpoints can be killed at any moment: asked for again, it goes on from the last one and
+ends with the weights, to the byte, that it would have had (on a processor; a GPU's kernels are not so strict).
 """
 
-from collections.abc import Callable
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from suffice import batches
+from suffice import batches, losses
 from suffice.batches import Loader
-from suffice.network import ExitNetwork
+from suffice.checkpoint import Keeper
+from suffice.losses import Loss
+from suffice.network import ExitNetwork, State
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Schedule = Callable[[float], float]
+"""From the share of the training that is over, in [0, 1), to a factor on the learning rate."""
+
+
+def steps(done: float) -> float:
+    """A tenth from half of the training, a hundredth from three quarters."""
+    return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+
+
+def cosine(done: float) -> float:
+    """From 1 to 0 along half a cosine. Loshchilov and Hutter 2017."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is, after a step.
+
+    Attributes:
+        epoch: the epoch that is running, from 1.
+        epochs: of the whole training.
+        step: steps done in it.
+        loss: mean of the epoch so far.
+        seconds_left: of the whole training, from the time that the steps of this run took; None before its first
+            epoch is over, as nothing is asked of a loader.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    loss: float
+    seconds_left: float | None
 
 
 def train(
@@ -20,55 +68,155 @@ def train(
     loader: Loader,
     *,
     epochs: int,
+    loss: Loss = losses.summed,
     learning_rate: float = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
+    nesterov: bool = False,
+    schedule: Schedule = steps,
+    exits_only: bool = False,
+    channels_last: bool = False,
+    compiled: bool = False,
+    fabric: "Fabric | None" = None,
+    resume: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
+    generator: torch.Generator | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
 ) -> list[float]:
     """Train every exit at once, in place; the network is left in training mode.
 
     Args:
-        network: trained from the weights it has; its dropout draws from torch's default generator.
-        loader: labelled batches, read once an epoch, so not a generator.
+        network: trained from the weights it has; its dropout draws from torch's default generator. Parameters
+            that ask for no gradient stay as they are.
+        loader: labelled batches, read once an epoch, so not a generator. Data already on the network's device
+            stay there.
         epochs: passes over the loader.
-        learning_rate: of the first half.
+        loss: of the logits of all exits; `suffice.losses`.
+        learning_rate: before the schedule.
         momentum: of the gradient descent.
-        weight_decay: of all parameters.
+        weight_decay: of all trained parameters.
+        nesterov: look ahead by the momentum.
+        schedule: factor on the learning rate, set before each epoch.
+        exits_only: train the exits on stages that stay as they are, in evaluation mode.
+        channels_last: keep images and convolutions channels last in memory.
+        compiled: run the network through `torch.compile`.
+        fabric: a `lightning_fabric.Fabric` for the device, the precision and several processes (extra "train");
+            then give a DataLoader. Without one, the network's own device and type.
+        resume: folder of the checkpoint: written to, and gone on from if it is there. One process writes it.
+        every: seconds between checkpoints.
+        generator: what the loader draws from, if it has a generator of its own; needed to read an interrupted
+            epoch again.
         on_epoch: called after each epoch with its number from 1 and its mean loss.
+        on_step: called after each step.
 
     Returns:
-        Mean loss of each epoch: cross-entropy in nats, summed over the exits.
+        Mean loss of each epoch, in nats.
 
     Raises:
-        ValueError: for an empty loader or labels out of range.
+        ValueError: for an empty loader, labels out of range, or a checkpoint of other settings.
         FloatingPointError: if the loss of an epoch is not finite.
     """
-    optimiser = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-    decays = [epochs // 2, epochs * 3 // 4]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, decays, gamma=0.1)
-    history = []
-    network.train()
-    for epoch in range(1, epochs + 1):
-        loss = _epoch(network, loader, optimiser)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"expected a finite loss, got {loss:.3g} in epoch {epoch}; lower the learning rate"
-            )
-        schedule.step()
-        history.append(float(loss))
-        if on_epoch is not None:
-            on_epoch(epoch, history[-1])
-    return history
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = network.exits if exits_only else network
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(
+        parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
+    forward: Callable[[State], list[Tensor]] = network
+    if fabric is not None:
+        fabric.launch()
+        forward, optimiser = fabric.setup(network, optimiser)
+        if isinstance(loader, torch.utils.data.DataLoader):
+            loader = fabric.setup_dataloaders(loader)
+    if compiled:
+        forward = torch.compile(forward)
+    backward = Tensor.backward if fabric is None else fabric.backward
 
-
-def _epoch(network: ExitNetwork, loader: Loader, optimiser: torch.optim.Optimizer) -> torch.Tensor:
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for batch, labels in batches.read_labelled(loader, network, network.num_classes):
-        losses = [cross_entropy(logits, labels) for logits in network(batch.inputs)]
-        loss = torch.stack(losses).sum()
+    def step(inputs: State, labels: Tensor) -> Tensor:
+        if channels_last:
+            inputs = tree_map_only(Tensor, _channels_last, inputs)
+        value = loss(forward(inputs), labels)
         optimiser.zero_grad()
-        loss.backward()
+        backward(value)
         optimiser.step()
-        total += loss.detach().double().cpu() * batch.size
+        return value.detach().double()
+
+    settings = {"epochs": epochs, "learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    writes = fabric is None or fabric.is_global_zero
+    keeper = Keeper(resume, network, optimiser, settings, every, generator, writes)
+    clock = _Clock(epochs, keeper.position.epoch, on_step)
+    with _training_mode(network, exits_only):
+        while keeper.position.epoch < epochs:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * schedule(keeper.position.epoch / epochs)
+            _epoch(batches.read_labelled(loader, network, network.num_classes), step, keeper, clock)
+            if on_epoch is not None:
+                on_epoch(keeper.position.epoch, keeper.position.history[-1])
+    return list(keeper.position.history)
+
+
+def _epoch(
+    examples: Iterator[tuple[batches.Batch, Tensor]],
+    step: Callable[[State, Tensor], Tensor],
+    keeper: Keeper,
+    clock: "_Clock",
+) -> None:
+    """The rest of the epoch at the keeper's position; what was done of it is read again and passed over."""
+    start = keeper.begin_epoch()
+    total, count = torch.tensor(start.total, dtype=torch.float64), start.count
+    for number, (batch, labels) in enumerate(examples, start=1):
+        if number <= start.step:
+            keeper.passed_over(number)
+            continue
+        value = step(batch.inputs, labels)
+        total = total.to(value.device) + value * batch.size
         count += batch.size
-    return total / count
+        clock.tick(start.epoch, number, total, count)
+        keeper.after_step(number, total, count)
+    mean = float(total / count)
+    if not math.isfinite(mean):
+        raise FloatingPointError(
+            f"expected a finite loss, got {mean:.3g} in epoch {start.epoch + 1}; lower the learning rate"
+        )
+    keeper.end_epoch(mean)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Reports steps, with the time that is left judged by the epochs of this run."""
+
+    epochs: int
+    first: int
+    report: Callable[[Progress], None] | None
+    started: float = field(default_factory=time.monotonic)
+
+    def tick(self, epoch: int, step: int, total: Tensor, count: int) -> None:
+        if self.report is not None:
+            over, left = epoch - self.first, self.epochs - epoch
+            seconds = (time.monotonic() - self.started) / over * left if over else None
+            self.report(Progress(epoch + 1, self.epochs, step, float(total / count), seconds))
+
+
+@contextmanager
+def _training_mode(network: ExitNetwork, exits_only: bool) -> Iterator[None]:
+    """Training mode; with `exits_only` the stages are in evaluation mode and ask for no gradient meanwhile."""
+    network.train()
+    if not exits_only:
+        yield
+        return
+    frozen = [parameter for parameter in network.stages.parameters() if parameter.requires_grad]
+    network.stages.eval()
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.stages.train()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
