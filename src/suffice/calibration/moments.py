@@ -39,6 +39,11 @@ class Offsets:
         return Offsets(self.basis.to(device, dtype), self.values.to(device, dtype))
 
 
+def standard_normal_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Independent standard normals of a tensor's shape, type and device, drawn on the CPU."""
+    return torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator).to(tensor.device)
+
+
 def check_samples(count: int) -> None:
     """Raise a ValueError unless samples can be drawn in pairs."""
     if count < 2 or count % 2:

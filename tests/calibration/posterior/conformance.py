@@ -4,10 +4,11 @@ A sibling posterior inherits all tests by a subclass that says how to make it an
 
     class TestDiagonal(PosteriorConformance):
         module = diagonal
-        def posterior(self, statistics, delta): return diagonal.Posterior.fit(statistics, delta)
-        def precision(self, phi, logits, delta): ...   # dense (C·D, C·D), classes outermost
+        def posterior(self, statistics, delta, gamma): return diagonal.Posterior.fit(statistics, delta, gamma)
+        def precision(self, phi, logits, delta, gamma): ...   # dense (C·D, C·D), classes outermost
 """
 
+import math
 from dataclasses import fields
 from itertools import pairwise
 from types import ModuleType
@@ -49,6 +50,11 @@ def feature_moment(phi: Tensor) -> Tensor:
     return sum(torch.outer(row, row) for row in phi) / len(phi)
 
 
+def uneven(classes: int) -> Tensor:
+    """Prior precisions of classes relative to δ, up to 25-fold apart."""
+    return torch.logspace(-0.7, 0.7, classes, dtype=torch.float64)
+
+
 def centred(covariance: Tensor) -> Tensor:
     """PΣP with P = I − 11ᵀ/C: what a softmax can see."""
     covariance = covariance - covariance.mean(dim=-1, keepdim=True)
@@ -60,16 +66,16 @@ class PosteriorConformance:
     width = 65
     """D of the larger problems; smaller where a posterior's size grows with its square."""
 
-    def posterior(self, statistics: Any, delta: float) -> Any:
-        """The posterior of some statistics at a prior precision."""
+    def posterior(self, statistics: Any, delta: float, gamma: Tensor | None) -> Any:
+        """The posterior of some statistics at a prior precision, and the classes' relative to it."""
         raise NotImplementedError
 
-    def precision(self, phi: Tensor, logits: Tensor, delta: float) -> Tensor:
+    def precision(self, phi: Tensor, logits: Tensor, delta: float, gamma: Tensor) -> Tensor:
         """The dense precision (C·D, C·D) over W (C, D), flattened with the classes outermost."""
         raise NotImplementedError
 
-    def fit(self, phi: Tensor, logits: Tensor, delta: float = 1.0) -> Any:
-        return self.posterior(self.sums([(phi, logits)]), delta)
+    def fit(self, phi: Tensor, logits: Tensor, delta: float = 1.0, gamma: Tensor | None = None) -> Any:
+        return self.posterior(self.sums([(phi, logits)]), delta, gamma)
 
     def sums(self, batches: list[tuple[Tensor, Tensor]]) -> Any:
         phi, logits = batches[0]
@@ -78,21 +84,32 @@ class PosteriorConformance:
             statistics = self.module.update(statistics, phi, logits)
         return statistics
 
-    def dense_covariance(self, phi: Tensor, logits: Tensor, delta: float, at: Tensor) -> Tensor:
+    def dense_covariance(
+        self, phi: Tensor, logits: Tensor, delta: float, at: Tensor, gamma: Tensor | None = None
+    ) -> Tensor:
         """(N, C, C): J P⁻¹ Jᵀ with J = I ⊗ φᵀ at each row of `at`."""
-        inverse = torch.linalg.inv(self.precision(phi, logits, delta))
-        eye = torch.eye(logits.shape[1], dtype=torch.float64)
-        jacobians = [torch.kron(eye, row[None]) for row in at]
-        return torch.stack([jacobian @ inverse @ jacobian.T for jacobian in jacobians])
+        return self.dense_joint_covariance(phi, logits, delta, at, gamma).diagonal(dim1=0, dim2=1).permute(2, 0, 1)
+
+    def dense_joint_covariance(
+        self, phi: Tensor, logits: Tensor, delta: float, at: Tensor, gamma: Tensor | None = None
+    ) -> Tensor:
+        """(N, N, C, C): J P⁻¹ J'ᵀ between the logits at every two rows of `at`."""
+        classes, width = logits.shape[1], phi.shape[1]
+        gamma = torch.ones(classes, dtype=torch.float64) if gamma is None else gamma
+        inverse = torch.linalg.inv(self.precision(phi, logits, delta, gamma))
+        inverse = inverse.reshape(classes, width, classes, width)
+        return torch.einsum("nd,cdCD,mD->nmcC", at, inverse, at)
 
     @pytest.mark.parametrize("delta", DELTAS)
     @pytest.mark.parametrize(("classes", "width"), [(2, 2), (3, 6), (6, 3), (6, 6)])
     @pytest.mark.parametrize("n", [1, 5, 200])
-    def test_covariance_and_moments_agree_with_the_dense_inverse(self, n, classes, width, delta):
+    @pytest.mark.parametrize("relative", [None, uneven])
+    def test_covariance_and_moments_agree_with_the_dense_inverse(self, n, classes, width, delta, relative):
         phi, logits = problem(n, width, classes, seed=n)
         at, mean = problem(7, width, classes, seed=99)
-        expected = self.dense_covariance(phi, logits, delta, at)
-        posterior = self.fit(phi, logits, delta)
+        gamma = relative and relative(classes)
+        expected = self.dense_covariance(phi, logits, delta, at, gamma)
+        posterior = self.fit(phi, logits, delta, gamma)
         torch.testing.assert_close(posterior.covariance(at), expected, rtol=1e-8, atol=1e-8)
         moments = posterior.moments(at, mean)
         variance = expected.diagonal(dim1=1, dim2=2)
@@ -100,10 +117,11 @@ class PosteriorConformance:
         assert torch.equal(moments.mean, mean)
 
     @pytest.mark.parametrize("delta", DELTAS)
-    def test_the_visible_variance_is_that_of_the_centred_logits(self, delta):
+    @pytest.mark.parametrize("gamma", [None, uneven(4)])
+    def test_the_visible_variance_is_that_of_the_centred_logits(self, delta, gamma):
         phi, logits = problem(100, 5, 4)
-        posterior = self.fit(phi, logits, delta)
-        expected = centred(self.dense_covariance(phi, logits, delta, phi[:7])).diagonal(dim1=1, dim2=2)
+        posterior = self.fit(phi, logits, delta, gamma)
+        expected = centred(self.dense_covariance(phi, logits, delta, phi[:7], gamma)).diagonal(dim1=1, dim2=2)
         got = posterior.visible_variance(posterior.spectrum(phi[:7]))
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
@@ -116,6 +134,88 @@ class PosteriorConformance:
         expected = self.dense_covariance(phi, logits, 0.25, at)
         torch.testing.assert_close(posterior.covariance(at), expected, rtol=1e-8, atol=1e-8)
         assert posterior.covariance(at).isfinite().all()
+
+    @pytest.mark.parametrize("delta", DELTAS)
+    @pytest.mark.parametrize("gamma", [None, uneven(4)])
+    def test_the_evidence_is_that_of_the_dense_precision(self, delta, gamma):
+        """The integral over W of the likelihood's quadratic expansion at W, times the prior's density."""
+        phi, logits = problem(100, 5, 4)
+        weights = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        precisions = torch.ones(4, dtype=torch.float64) if gamma is None else gamma
+        prior = torch.kron(torch.diag(delta * precisions), torch.eye(5, dtype=torch.float64))
+        density = torch.distributions.MultivariateNormal(torch.zeros(20).double(), precision_matrix=prior)
+        total = self.precision(phi, logits, delta, precisions)
+        volume = 20 / 2 * math.log(2 * math.pi) - total.logdet() / 2
+        got = self.fit(phi, logits, delta, gamma).log_marginal_likelihood(weights, -7.5)
+        assert got.dtype == torch.float64
+        torch.testing.assert_close(got, -7.5 + density.log_prob(weights.flatten()) + volume)
+
+    def test_the_evidence_is_differentiable_in_the_prior(self):
+        phi, logits = problem(100, 5, 4)
+        weights = torch.ones(4, 5)
+        posterior = self.fit(phi, logits, gamma=uneven(4))
+        log_delta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(
+            lambda x: posterior.with_prior(x.exp()).log_marginal_likelihood(weights), log_delta
+        )
+
+    @pytest.mark.parametrize("gamma", [None, uneven(4)])
+    def test_the_statistics_come_back_from_the_posterior(self, gamma):
+        sums = self.sums([problem(100, 5, 4)])
+        posterior = self.posterior(sums, 0.3, gamma)
+        served = posterior.to(torch.device("cpu"), torch.float32)
+        for other, tolerance in [(posterior, 1e-12), (served, 1e-6)]:
+            again = other.statistics()
+            assert again.count == sums.count
+            for field in fields(sums):
+                got, expected = (torch.as_tensor(getattr(s, field.name)).double() for s in (again, sums))
+                assert (got - expected).norm() <= tolerance * expected.norm()
+
+    def test_more_data_under_the_same_prior_equal_fitting_at_once(self):
+        phi, logits = problem(100, 5, 4)
+        once = self.fit(phi, logits, 0.3, uneven(4))
+        before = self.fit(phi[:60], logits[:60], 0.3, uneven(4))
+        later = before.refit(self.module.update(before.statistics(), phi[60:], logits[60:]))
+        torch.testing.assert_close(later.covariance(phi), once.covariance(phi))
+        normals = standard_normals(8, once.noise, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(self.samples(later, phi, normals), self.samples(once, phi, normals))
+
+    def test_new_classes_have_their_prior_only_and_old_ones_what_was_learned(self):
+        phi, logits = problem(100, 5, 4)
+        before = self.fit(phi, logits, 0.3, uneven(4))
+        wider = before.refit(self.module.widen(before.statistics(), 6))
+        covariance = wider.covariance(phi)
+        torch.testing.assert_close(covariance[:, :4, :4], before.covariance(phi))
+        torch.testing.assert_close(covariance[:, 4:], self.fit_nothing(100, 5, 6).covariance(phi)[:, 4:])
+
+    def fit_nothing(self, n: int, width: int, classes: int) -> Any:
+        """The prior at δ = 0.3, as n examples that say nothing of the classes leave it."""
+        phi, _ = problem(n, width, classes)
+        certain = torch.full((n, classes), -1e4, dtype=torch.float64)
+        certain[:, 0] = 1e4
+        return self.fit(phi, certain, 0.3)
+
+    @pytest.mark.parametrize("gamma", [None, uneven(4)])
+    def test_joint_samples_carry_the_covariance_between_examples(self, gamma):
+        phi, logits = problem(100, 5, 4)
+        at, count = phi[:3], 20_000
+        expected = self.dense_joint_covariance(phi, logits, 0.3, at, gamma)
+        drawn = self.fit(phi, logits, 0.3, gamma).joint_samples(at, count, generator=torch.Generator().manual_seed(0))
+        assert drawn.shape == (3, count, 4)
+        variance = expected.diagonal(dim1=0, dim2=1).diagonal(dim1=0, dim2=1)
+        assert (drawn.mean(dim=1).abs() <= 4.5 * (variance / count).sqrt()).all()
+        got = torch.einsum("nsc,msC->nmcC", drawn, drawn) / count
+        product = variance[:, None, :, None] * variance[None, :, None, :]
+        assert ((got - expected).abs() <= 4.5 * ((product + expected.square()) / count).sqrt()).all()
+
+    def test_joint_samples_of_a_row_do_not_depend_on_the_others(self):
+        phi, logits = problem(60, 5, 4)
+        posterior = self.fit(phi, logits)
+        whole, part = (
+            posterior.joint_samples(at, 3, generator=torch.Generator().manual_seed(0)) for at in (phi, phi[:7])
+        )
+        torch.testing.assert_close(whole[:7], part)
+        assert not torch.allclose(whole[:, 0], whole[:, 1])
 
     @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.differing_executors])
     @given(data=st.data(), n=st.integers(2, 40))
@@ -179,11 +279,14 @@ class PosteriorConformance:
         assert (got - expected).norm() < 1e-4 * expected.norm()
 
     @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e3])
-    @pytest.mark.parametrize(("classes", "spread"), [(3, 1.0), (10, 1.0), (40, 1.0), (40, 10.0)])
-    def test_offsets_carry_the_covariance_that_a_softmax_can_see(self, classes, spread, delta):
+    @pytest.mark.parametrize(
+        ("classes", "spread", "gamma"),
+        [(3, 1.0, None), (10, 1.0, None), (40, 1.0, None), (40, 10.0, None), (10, 1.0, uneven(10))],
+    )
+    def test_offsets_carry_the_covariance_that_a_softmax_can_see(self, classes, spread, gamma, delta):
         """Unit vectors for normals leave only the error of the low-rank basis: 1 % of Σ, half that of √Σ."""
         phi, logits = problem(800, self.width, classes, spread=spread)
-        posterior = self.fit(phi, logits, delta)
+        posterior = self.fit(phi, logits, delta, gamma)
         deviations = self.samples(posterior, phi[:100], torch.eye(posterior.noise, dtype=torch.float64))
         got = torch.einsum("nsi,nsj->nij", deviations, deviations)
         expected = centred(posterior.covariance(phi[:100]))
@@ -259,6 +362,6 @@ class PosteriorConformance:
 
     def test_the_parts_of_an_artifact_make_the_same_posterior(self):
         phi, logits = problem(60, 5, 4)
-        posterior = self.fit(phi, logits, 0.3)
+        posterior = self.fit(phi, logits, 0.3, uneven(4))
         copy = type(posterior).from_parts(*posterior.parts())
         assert torch.equal(copy.covariance(phi), posterior.covariance(phi))

@@ -5,6 +5,7 @@ from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import kronecker
 from tests.calibration.posterior.conformance import (
     PosteriorConformance,
+    centred,
     feature_moment,
     problem,
     softmax_hessian,
@@ -14,12 +15,12 @@ from tests.calibration.posterior.conformance import (
 class TestExactPrior(PosteriorConformance):
     module = kronecker
 
-    def posterior(self, statistics, delta):
-        return kronecker.Posterior.fit(statistics, delta, "exact")
+    def posterior(self, statistics, delta, gamma):
+        return kronecker.Posterior.fit(statistics, delta, "exact", gamma)
 
-    def precision(self, phi, logits, delta):
+    def precision(self, phi, logits, delta, gamma):
         likelihood = torch.kron(softmax_hessian(logits), feature_moment(phi))
-        return likelihood + delta * torch.eye(len(likelihood), dtype=torch.float64)
+        return likelihood + delta * torch.kron(torch.diag(gamma), torch.eye(phi.shape[1], dtype=torch.float64))
 
     @pytest.mark.parametrize("delta", [1e-2, 1.0, 1e2])
     def test_a_handful_of_directions_is_enough(self, delta):
@@ -58,14 +59,13 @@ def test_compression_projects_on_what_the_data_say_more_about_than_the_prior():
 class TestFactoredPrior(PosteriorConformance):
     module = kronecker
 
-    def posterior(self, statistics, delta):
-        return kronecker.Posterior.fit(statistics, delta, "factored")
+    def posterior(self, statistics, delta, gamma):
+        return kronecker.Posterior.fit(statistics, delta, "factored", gamma)
 
-    def precision(self, phi, logits, delta):
+    def precision(self, phi, logits, delta, gamma):
         root, n = delta**0.5, len(phi)
         u, a = softmax_hessian(logits), feature_moment(phi)
-        eye_u, eye_a = (torch.eye(len(factor), dtype=torch.float64) for factor in (u, a))
-        return torch.kron(u / n**0.5 + root * eye_u, a * n**0.5 + root * eye_a)
+        return torch.kron(u / n**0.5 + root * torch.diag(gamma), a * n**0.5 + root * torch.eye(len(a)).double())
 
     @pytest.mark.parametrize("delta", [1e-3, 1.0, 1e3])
     def test_one_direction_is_enough(self, delta):
@@ -79,6 +79,22 @@ def test_the_factored_variance_is_the_smaller():
     sums = kronecker.update(kronecker.init(6, 4), phi, logits)
     exact, factored = (kronecker.Posterior.fit(sums, 1.0, prior) for prior in ("exact", "factored"))
     assert (factored.moments(phi, logits).variance < exact.moments(phi, logits).variance).all()
+
+
+@pytest.mark.parametrize("prior", ["exact", "factored"])
+def test_offsets_of_different_examples_are_more_alike_than_their_logits(prior):
+    """√g(x)√g(x') ≥ Σ_i ψ_iψ'_i M_ij: between examples only `joint_samples` are to be asked."""
+    phi, logits = problem(200, 6, 4)
+    posterior = kronecker.Posterior.fit(kronecker.update(kronecker.init(6, 4), phi, logits), 1.0, prior)
+    at, root = phi[:2], (posterior.spectrum(phi[:2]) @ posterior._variances).sqrt()
+    normals = torch.eye(4, dtype=torch.float64)
+    offsets = posterior.sample_offsets(normals)
+    deviations = torch.einsum("nr,rsc->nsc", posterior.coefficients(posterior.spectrum(at), offsets), offsets.values)
+    between = centred(posterior.class_vectors * root[0] * root[1] @ posterior.class_vectors.T)
+    torch.testing.assert_close(deviations[0].T @ deviations[1], between, atol=1e-3, rtol=1e-2)
+    psi = at @ posterior.feature_vectors
+    true = posterior.class_vectors * ((psi[0] * psi[1]) @ posterior._variances) @ posterior.class_vectors.T
+    assert centred(true).trace() < 0.8 * between.trace()
 
 
 def test_features_that_are_all_zero_do_not_break_the_samples():

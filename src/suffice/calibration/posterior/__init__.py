@@ -1,6 +1,6 @@
-"""Gaussian posteriors over one exit's classifier; sibling files with the same five names.
+"""Gaussian posteriors over one exit's classifier; sibling files with the same names.
 
-`Statistics`, `init`, `update`, `merge` and `Posterior`: choose the file by the name of the structure.
+`Statistics`, `init`, `update`, `merge`, `widen` and `Posterior`: choose the file by the name of the structure.
 """
 
 import os
@@ -23,8 +23,16 @@ class Posterior(Protocol):
     """What a calibrated exit asks of a posterior, whatever its structure."""
 
     @property
+    def structure(self) -> Structure:
+        """Its name in `STRUCTURES`."""
+
+    @property
     def prior_precision(self) -> Tensor:
         """δ, a scalar."""
+
+    @property
+    def class_precision(self) -> Tensor:
+        """γ (C,), the classes' prior precisions relative to δ."""
 
     @property
     def noise(self) -> int:
@@ -32,6 +40,15 @@ class Posterior(Protocol):
 
     def with_prior(self, prior_precision: float | Tensor) -> Self:
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
+
+    def statistics(self) -> Any:
+        """The `Statistics` that it was fitted to, put together again, so that data can be added later."""
+
+    def refit(self, statistics: Any) -> Self:
+        """The posterior of other statistics, float64, under the same prior."""
+
+    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
+        """Laplace's evidence at the trained weights W (C, D), in nats; differentiable in δ."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The same posterior on another device and in another type, for serving."""
@@ -53,6 +70,9 @@ class Posterior(Protocol):
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+
+    def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
 
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise)."""

@@ -1,20 +1,22 @@
 """Diagonal posterior over one exit's classifier: every weight on its own.
 
-With h_cd = Σ_n (d_nc − e_nc²) φ_nd² the precision of weight W_cd is h_cd + δ, so that
+With h_cd = Σ_n (d_nc − e_nc²) φ_nd² and γ_c the class's prior precision relative to δ, 1 unless said, the precision
+of weight W_cd is h_cd + δγ_c, so that
 
-    Var[f(x)]_c = Σ_d φ_d² / (h_cd + δ),   and the classes are independent.
+    Var[f(x)]_c = Σ_d φ_d² / (h_cd + δγ_c),   and the classes are independent.
 
 The cheapest to keep, C·D numbers; it forgets all that features and classes share.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
-from suffice.calibration.moments import Moments, Offsets
+from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.hessian + b.hessian, a.count + b.count)
 
 
+def widen(statistics: Statistics, classes: int) -> Statistics:
+    """The same statistics for a head of more classes, the new ones behind, of which nothing was seen."""
+    return replace(statistics, hessian=pad(statistics.hessian, (0, 0, 0, classes - len(statistics.hessian))))
+
+
 def memory(features: int, classes: int) -> int:
     """Bytes of the sums, about."""
     return 8 * 4 * features * classes
@@ -57,20 +64,45 @@ class Posterior:
 
     Attributes:
         hessian: h, (C, D).
+        class_precision: γ, (C,), the classes' prior precisions relative to δ.
         count: n.
         prior_precision: δ, a scalar tensor; differentiable.
     """
 
+    structure: ClassVar = "diagonal"
+
     hessian: Tensor
+    class_precision: Tensor
     count: int
     prior_precision: Tensor
 
     @classmethod
-    def fit(cls, statistics: Statistics, prior_precision: float = 1.0) -> "Posterior":
-        """Posterior of the examples summed in `statistics`."""
+    def fit(
+        cls,
+        statistics: Statistics,
+        prior_precision: float | Tensor = 1.0,
+        class_precision: Tensor | None = None,
+    ) -> "Posterior":
+        """Posterior of the examples summed in `statistics`.
+
+        Args:
+            statistics: sums over the examples.
+            prior_precision: δ.
+            class_precision: γ (C,), relative to δ; None for 1.
+        """
         hessian = statistics.hessian.clamp_min(0)
+        gamma = hessian.new_ones(len(hessian)) if class_precision is None else class_precision.to(hessian)
         delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=hessian.device)
-        return cls(hessian, statistics.count, delta)
+        return cls(hessian, gamma, statistics.count, delta)
+
+    def refit(self, statistics: Statistics) -> "Posterior":
+        """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
+        gamma = pad(self.class_precision, (0, len(statistics.hessian) - len(self.class_precision)), value=1.0)
+        return self.fit(statistics, self.prior_precision, gamma)
+
+    def statistics(self) -> Statistics:
+        """The sums that it was fitted to; as exact as the type it is kept in."""
+        return Statistics(self.hessian.double(), self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0."""
@@ -79,7 +111,12 @@ class Posterior:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
         """The same posterior on another device and in another type, for serving."""
-        return Posterior(self.hessian.to(device, dtype), self.count, self.prior_precision.to(device, dtype))
+        return Posterior(
+            self.hessian.to(device, dtype),
+            self.class_precision.to(device, dtype),
+            self.count,
+            self.prior_precision.to(device, dtype),
+        )
 
     def compressed(self) -> "Posterior":
         """Itself: there is nothing to save."""
@@ -87,7 +124,7 @@ class Posterior:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        return {"structure": "diagonal", "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
+        return {"structure": self.structure, "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
 
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
@@ -98,6 +135,22 @@ class Posterior:
     def noise(self) -> int:
         """Standard normals that one joint sample of the logits takes: C·D."""
         return self.hessian.numel()
+
+    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
+        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
+
+        Args:
+            weights: W (C, D), the trained weights at which the likelihood was expanded.
+            log_likelihood: of the training data there, a sum; a constant in δ.
+
+        Returns:
+            A scalar, float64; differentiable in δ.
+        """
+        exact = self.to(self.hessian.device, torch.float64)
+        prior = exact.prior_precision * exact.class_precision
+        length = prior @ weights.to(prior).square().sum(dim=1)
+        log_det = (exact.hessian / prior[:, None]).log1p().sum()
+        return log_likelihood - (length + log_det) / 2
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""
@@ -116,11 +169,17 @@ class Posterior:
         variance, classes = self._variance(spectrum), len(self.hessian)
         return variance * (1 - 2 / classes) + variance.mean(dim=-1, keepdim=True) / classes
 
+    def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
+        deviation = self._precision.rsqrt()
+        weights = (deviation * standard_normal_like(deviation, generator) for _ in range(samples))
+        return torch.stack([phi @ drawn.T for drawn in weights], dim=1)
+
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves."""
-        scale = (self.hessian + self.prior_precision).rsqrt()
-        drawn = normals.to(scale).reshape(-1, *scale.shape)
-        values = (drawn * scale).permute(2, 0, 1)
+        deviation = self._precision.rsqrt()
+        drawn = normals.to(deviation).reshape(-1, *deviation.shape)
+        values = (drawn * deviation).permute(2, 0, 1)
         basis = torch.eye(len(values), dtype=values.dtype, device=values.device)
         return Offsets(basis, values - values.mean(dim=-1, keepdim=True))
 
@@ -132,8 +191,12 @@ class Posterior:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
         return self.hessian.numel() if offsets is None else offsets.values.numel()
 
+    @property
+    def _precision(self) -> Tensor:
+        return self.hessian + self.prior_precision * self.class_precision[:, None]
+
     def _variance(self, phi: Tensor) -> Tensor:
-        return phi.square() @ (1 / (self.hessian + self.prior_precision)).T
+        return phi.square() @ (1 / self._precision).T
 
 
-_TENSORS = ("hessian", "prior_precision")
+_TENSORS = ("hessian", "class_precision", "prior_precision")

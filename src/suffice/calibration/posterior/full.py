@@ -5,17 +5,20 @@ H = V diag(λ) Vᵀ, and a new δ only shifts λ:
 
     Cov[f(x)]_cc' = Σ_p (V_p φ)_c (V_p φ)_c' / (λ_p + δ),   V_p the p-th eigenvector as a matrix (C, D)
 
-What the other structures approximate, for heads of up to a few thousand weights: (CD)² numbers are kept.
+A relative precision γ_c of each class, prior δ diag(γ) ⊗ I, is the same in units of Γ^-½: H ← Γ^-½HΓ^-½ before and
+V_p ← Γ^-½V_p after. What the other structures approximate, for heads of up to a few thousand weights: (CD)² numbers
+are kept.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
-from suffice.calibration.moments import Moments, Offsets
+from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.hessian + b.hessian, a.count + b.count)
 
 
+def widen(statistics: Statistics, classes: int) -> Statistics:
+    """The same statistics for a head of more classes, the new ones behind, of which nothing was seen."""
+    more = classes - len(statistics.hessian)
+    return replace(statistics, hessian=pad(statistics.hessian, (0, 0, 0, more, 0, 0, 0, more)))
+
+
 def memory(features: int, classes: int) -> int:
     """Bytes of the sums and their decomposition, about."""
     return 8 * 4 * (features * classes) ** 2
@@ -64,25 +73,54 @@ class Posterior:
     """A Gaussian over the classifier's weights, in its eigenbasis.
 
     Attributes:
-        values: λ, (P,), P = C·D.
-        vectors: V, (C, D, P).
+        values: λ, (P,), P = C·D, in units of Γ^-½.
+        vectors: V, (C, D, P); VVᵀ = Γ⁻¹ ⊗ I.
+        class_precision: γ, (C,), the classes' prior precisions relative to δ.
         count: n.
         prior_precision: δ, a scalar tensor; differentiable.
     """
 
+    structure: ClassVar = "full"
+
     values: Tensor
     vectors: Tensor
+    class_precision: Tensor
     count: int
     prior_precision: Tensor
 
     @classmethod
-    def fit(cls, statistics: Statistics, prior_precision: float = 1.0) -> "Posterior":
-        """Posterior of the examples summed in `statistics`; decomposed in float64."""
-        classes, features = statistics.hessian.shape[:2]
-        size = classes * features
-        values, vectors = torch.linalg.eigh(statistics.hessian.reshape(size, size))
+    def fit(
+        cls,
+        statistics: Statistics,
+        prior_precision: float | Tensor = 1.0,
+        class_precision: Tensor | None = None,
+    ) -> "Posterior":
+        """Posterior of the examples summed in `statistics`; decomposed in float64.
+
+        Args:
+            statistics: sums over the examples.
+            prior_precision: δ.
+            class_precision: γ (C,), relative to δ; None for 1.
+        """
+        H = statistics.hessian
+        classes, features = H.shape[:2]
+        gamma = H.new_ones(classes) if class_precision is None else class_precision.to(H)
+        root, size = gamma.sqrt()[:, None], classes * features
+        values, vectors = torch.linalg.eigh((H / root[:, :, None, None] / root).reshape(size, size))
         delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=values.device)
-        return cls(values.clamp_min(0), vectors.reshape(classes, features, size), statistics.count, delta)
+        vectors = vectors.reshape(classes, features, size) / root[:, :, None]
+        return cls(values.clamp_min(0), vectors, gamma, statistics.count, delta)
+
+    def refit(self, statistics: Statistics) -> "Posterior":
+        """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
+        gamma = pad(self.class_precision, (0, len(statistics.hessian) - len(self.class_precision)), value=1.0)
+        return self.fit(statistics, self.prior_precision, gamma)
+
+    def statistics(self) -> Statistics:
+        """The sums that it was fitted to, put together again; as exact as the type it is kept in."""
+        exact = self.to(self.values.device, torch.float64)
+        V = exact.class_precision[:, None, None] * exact.vectors
+        return Statistics(torch.einsum("cip,p,djp->cidj", V, exact.values, V), self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
@@ -91,8 +129,13 @@ class Posterior:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
         """The same posterior on another device and in another type, for serving."""
-        values, vectors = self.values.to(device, dtype), self.vectors.to(device, dtype)
-        return Posterior(values, vectors, self.count, self.prior_precision.to(device, dtype))
+        return Posterior(
+            self.values.to(device, dtype),
+            self.vectors.to(device, dtype),
+            self.class_precision.to(device, dtype),
+            self.count,
+            self.prior_precision.to(device, dtype),
+        )
 
     def compressed(self) -> "Posterior":
         """Itself: there is nothing to save."""
@@ -100,7 +143,7 @@ class Posterior:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        return {"structure": "full", "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
+        return {"structure": self.structure, "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
 
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
@@ -111,6 +154,21 @@ class Posterior:
     def noise(self) -> int:
         """Standard normals that one joint sample of the logits takes: C·D."""
         return len(self.values)
+
+    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
+        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
+
+        Args:
+            weights: W (C, D), the trained weights at which the likelihood was expanded.
+            log_likelihood: of the training data there, a sum; a constant in δ.
+
+        Returns:
+            A scalar, float64; differentiable in δ.
+        """
+        exact = self.to(self.values.device, torch.float64)
+        length = exact.class_precision @ weights.to(exact.class_precision).square().sum(dim=1)
+        log_det = (exact.values / exact.prior_precision).log1p().sum()
+        return log_likelihood - (exact.prior_precision * length + log_det) / 2
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""
@@ -131,9 +189,19 @@ class Posterior:
         directions = torch.einsum("nd,cdp->ncp", spectrum, self.vectors - self.vectors.mean(dim=0))
         return directions.square() @ (1 / (self.values + self.prior_precision))
 
+    def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
+        deviation = (self.values + self.prior_precision).rsqrt()
+        weights = (self.vectors @ (deviation * standard_normal_like(deviation, generator)) for _ in range(samples))
+        return torch.stack([phi @ drawn.T for drawn in weights], dim=1)
+
     def sample_offsets(self, normals: Tensor) -> Offsets:
-        """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves."""
-        scaled = normals.to(self.values) / (self.values + self.prior_precision).sqrt()
+        """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves.
+
+        Sample s is Π^-½ z_s with the symmetric root, which is free of the signs of V's columns.
+        """
+        orthonormal = self.class_precision.sqrt()[:, None, None] * self.vectors
+        scaled = normals.to(self.values) @ orthonormal.flatten(0, 1) / (self.values + self.prior_precision).sqrt()
         values = torch.einsum("cdp,sp->dsc", self.vectors, scaled)
         basis = torch.eye(len(values), dtype=values.dtype, device=values.device)
         return Offsets(basis, values - values.mean(dim=-1, keepdim=True))
@@ -147,4 +215,4 @@ class Posterior:
         return self.vectors.numel() if offsets is None else offsets.values.numel()
 
 
-_TENSORS = ("values", "vectors", "prior_precision")
+_TENSORS = ("values", "vectors", "class_precision", "prior_precision")

@@ -9,19 +9,21 @@ Both are diagonal in the product of the eigenbases, U = Q diag(u) Qᵀ and A = R
 
     Cov[f(x)] = Q diag(g) Qᵀ,   g = (ψ²) M,   M_ij = 1/(u_j a_i + δ)   or   1/((u_j/√n + √δ)(√n a_i + √δ))
 
-so no Jacobian is formed, no example needs a factorisation, and a new δ only needs a new M.
+so no Jacobian is formed, no example needs a factorisation, and a new δ only needs a new M. A relative precision
+γ_c of each class, prior δ diag(γ) ⊗ I, is the same in units of Γ^-½: U ← Γ^-½UΓ^-½ before and Q ← Γ^-½Q after.
 Ritter et al. 2018 (Kronecker Laplace); Meronen et al. 2024 (the factored prior on exits).
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
-from suffice.calibration.moments import Moments, Offsets
+from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 
 Prior = Literal["exact", "factored"]
 
@@ -63,6 +65,12 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.features + b.features, a.hessian + b.hessian, a.count + b.count)
 
 
+def widen(statistics: Statistics, classes: int) -> Statistics:
+    """The same statistics for a head of more classes, the new ones behind, of which nothing was seen."""
+    more = classes - len(statistics.hessian)
+    return replace(statistics, hessian=pad(statistics.hessian, (0, more, 0, more)))
+
+
 def memory(features: int, classes: int) -> int:
     """Bytes of the sums and their decomposition, about."""
     return 8 * 4 * (features**2 + classes**2)
@@ -73,31 +81,63 @@ class Posterior:
     """A Gaussian over the classifier's weights, in its eigenbasis.
 
     Attributes:
-        class_values: u, (C,), eigenvalues of the summed Hessian.
-        class_vectors: Q, (C, C), in columns.
+        class_values: u, (C,), eigenvalues of the summed Hessian, in units of Γ^-½.
+        class_vectors: Q, (C, C), in columns; QQᵀ = Γ⁻¹.
         feature_values: a, (D,), eigenvalues of the mean feature moment.
         feature_vectors: R, (D, D), in columns; where it was `compressed`, (D, k), with k + 1 values: the last
             stands for all that is orthogonal to them.
+        class_precision: γ, (C,), the classes' prior precisions relative to δ.
         count: n.
         prior_precision: δ, a scalar tensor; differentiable.
         prior: "exact" or "factored".
     """
 
+    structure: ClassVar = "kronecker"
+
     class_values: Tensor
     class_vectors: Tensor
     feature_values: Tensor
     feature_vectors: Tensor
+    class_precision: Tensor
     count: int
     prior_precision: Tensor
     prior: Prior
 
     @classmethod
-    def fit(cls, statistics: Statistics, prior_precision: float = 1.0, prior: Prior = "exact") -> "Posterior":
-        """Posterior of the examples summed in `statistics`; decomposed in float64."""
-        u, Q = torch.linalg.eigh(statistics.hessian)
+    def fit(
+        cls,
+        statistics: Statistics,
+        prior_precision: float | Tensor = 1.0,
+        prior: Prior = "exact",
+        class_precision: Tensor | None = None,
+    ) -> "Posterior":
+        """Posterior of the examples summed in `statistics`; decomposed in float64.
+
+        Args:
+            statistics: sums over the examples.
+            prior_precision: δ.
+            prior: how δ enters.
+            class_precision: γ (C,), relative to δ; None for 1.
+        """
+        U = statistics.hessian
+        gamma = U.new_ones(len(U)) if class_precision is None else class_precision.to(U)
+        root = gamma.sqrt()
+        u, Q = torch.linalg.eigh(U / torch.outer(root, root))
         a, R = torch.linalg.eigh(statistics.features / statistics.count)
         delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=u.device)
-        return cls(u.clamp_min(0), Q, a.clamp_min(0), R, statistics.count, delta, prior)
+        return cls(u.clamp_min(0), Q / root[:, None], a.clamp_min(0), R, gamma, statistics.count, delta, prior)
+
+    def refit(self, statistics: Statistics) -> "Posterior":
+        """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
+        gamma = pad(self.class_precision, (0, len(statistics.hessian) - len(self.class_precision)), value=1.0)
+        return self.fit(statistics, self.prior_precision, self.prior, gamma)
+
+    def statistics(self) -> Statistics:
+        """The sums that it was fitted to, put together again; as exact as the type it is kept in."""
+        exact = self.to(self.class_values.device, torch.float64)
+        Q, R = exact.class_precision[:, None] * exact.class_vectors, exact.feature_vectors
+        moment = (R * exact.feature_values) @ R.T
+        return Statistics(self.count * moment, (Q * exact.class_values) @ Q.T, self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
@@ -111,6 +151,7 @@ class Posterior:
             self.class_vectors.to(device, dtype),
             self.feature_values.to(device, dtype),
             self.feature_vectors.to(device, dtype),
+            self.class_precision.to(device, dtype),
             self.count,
             self.prior_precision.to(device, dtype),
             self.prior,
@@ -135,7 +176,7 @@ class Posterior:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        configuration = {"structure": "kronecker", "prior": self.prior, "count": self.count}
+        configuration = {"structure": self.structure, "prior": self.prior, "count": self.count}
         return configuration, {name: getattr(self, name) for name in _TENSORS}
 
     @classmethod
@@ -148,6 +189,21 @@ class Posterior:
     def noise(self) -> int:
         """Standard normals that one joint sample of the logits takes: C."""
         return len(self.class_values)
+
+    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
+        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
+
+        Args:
+            weights: W (C, D), the trained weights at which the likelihood was expanded.
+            log_likelihood: of the training data there, a sum; a constant in δ.
+
+        Returns:
+            A scalar, float64; differentiable in δ.
+        """
+        exact = self.to(self.class_values.device, torch.float64)
+        length = exact.class_precision @ weights.to(exact.class_precision).square().sum(dim=1)
+        log_det = -(exact.prior_precision * exact._variances).log().sum()
+        return log_likelihood - (exact.prior_precision * length + log_det) / 2
 
     @cached_property
     def _variances(self) -> Tensor:
@@ -184,16 +240,23 @@ class Posterior:
         centred = self.class_vectors - self.class_vectors.mean(dim=0)
         return (spectrum @ self._variances) @ centred.square().T
 
+    def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
+        psi, deviation = phi @ self.feature_vectors, self._variances.sqrt()
+        draws = [psi @ (deviation * standard_normal_like(deviation, generator)) for _ in range(samples)]
+        return torch.stack(draws, dim=1) @ self.class_vectors.T
+
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise).
 
         √g(x) over the classes' eigenvalues, relative to its size on the training data, is a smooth function
         that barely leaves a space of a few dimensions, whatever x is: `basis` reads its coordinates off √g,
-        and sample s is Q(√g ⊙ Qᵀz_s) with √g put together from them. The root of the covariance is the symmetric
-        one, nearest to a diagonal, so that the normals stay as well spread for each class as they were made.
+        and sample s is Q(√g ⊙ (Γ^½Q)ᵀz_s) with √g put together from them. The root of the covariance is the
+        symmetric one, nearest to a diagonal, so that the normals stay as well spread for each class as they were
+        made; and free of the signs of Q's columns.
         """
         size, directions = self._basis()
-        turned = normals.to(size) @ self.class_vectors
+        turned = normals.to(size) @ (self.class_precision.sqrt()[:, None] * self.class_vectors)
         values = torch.einsum("jr,sj,cj->rsc", size * directions, turned, self.class_vectors)
         return Offsets(directions / size, values - values.mean(dim=-1, keepdim=True))
 
@@ -219,7 +282,7 @@ class Posterior:
         """
         exact = self.to(self.feature_values.device, torch.float64)
         a, Q = exact.feature_values, exact.class_vectors
-        visible = (Q - Q.mean(dim=0)).norm(dim=0).clamp_min(1e-3)
+        visible = ((Q - Q.mean(dim=0)).norm(dim=0) / Q.norm(dim=0)).clamp_min(1e-3)
         size = (a.clamp_min(1e-30) @ exact._variances).sqrt() / visible
         grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63).to(a)])
         curves = exact._variances_at(grid).sqrt() / size
@@ -230,7 +293,14 @@ class Posterior:
         return size[:, None].to(dtype), directions[:rank].T.contiguous().to(dtype)
 
 
-_TENSORS = ("class_values", "class_vectors", "feature_values", "feature_vectors", "prior_precision")
+_TENSORS = (
+    "class_values",
+    "class_vectors",
+    "feature_values",
+    "feature_vectors",
+    "class_precision",
+    "prior_precision",
+)
 
 _COMPRESSION = 1.05
 """Greatest ratio of variances that are served as one."""
