@@ -72,7 +72,7 @@ def truth(ours: Calibrated, phi: Tensor, samples: int = 100_000) -> Tensor:
     posterior = ours.exits[0].posterior
     generator = torch.Generator().manual_seed(1)
     logits = ours.network(phi)[0].double()
-    augmented = with_bias(phi, bias=True)
+    augmented = with_bias(phi, 1.0)
     factors = torch.linalg.cholesky(posterior.to(torch.device("cpu"), torch.float64).covariance(augmented.double()))
     rows = []
     for mean, factor in zip(logits, factors, strict=True):

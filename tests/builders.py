@@ -93,7 +93,7 @@ def untuned(
         for k in range(len(net.exits)):
             state, phi = net.advance(k, state)
             classifier = net.exit(k).classifier
-            bias = classifier.bias is not None
+            bias = None if classifier.bias is None else 1.0
             exit_ = CalibratedExit(temperature=temperature, bias=bias)
             if structure is not None:
                 phi, logits = with_bias(phi, bias), classifier(phi)

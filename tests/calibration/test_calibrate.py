@@ -7,6 +7,7 @@ from torch import nn
 import suffice
 from suffice import Exit, ExitNetwork, calibrate, metrics
 from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.exits import with_bias
 from suffice.network import fingerprint
 from tests import builders
 
@@ -52,18 +53,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
         assert torch.equal(a.offsets.values, b.offsets.values)
 
 
+@pytest.mark.parametrize("tuning", ["validation", "evidence", "grid"])
 @pytest.mark.parametrize("structure", ["kronecker", None])
-def test_each_stage_runs_once_per_batch_and_once_more_for_the_costs(structure):
+def test_each_stage_runs_once_per_batch_and_once_more_for_the_costs(structure, tuning):
     net = builders.network()
     train, val = data(net), data(net, 100)
     seen = builders.watch_batch_sizes(net)
-    fit(net, train, val, structure=structure)
+    fit(net, train, val, structure=structure, tuning=tuning)
     for k in range(3):
         sizes = [size for stage, size in seen if stage == k]
         expected = [len(x) for x, _ in val] + [1]
         if structure is not None:
             expected += [len(x) for x, _ in train]
         assert sorted(sizes) == sorted(expected)
+
+
+def test_without_a_validation_set_each_stage_runs_once_per_training_batch_and_once_more_for_the_costs():
+    net = builders.network()
+    train = data(net)
+    seen = builders.watch_batch_sizes(net)
+    calibrate(net, train, None, tuning="evidence")
+    for k in range(3):
+        assert sorted(size for stage, size in seen if stage == k) == sorted([len(x) for x, _ in train] + [1])
 
 
 def test_without_a_structure_the_training_data_are_not_read():
@@ -186,6 +197,23 @@ def test_classifiers_without_a_bias_have_a_posterior_over_their_weights_alone():
     assert [len(exit_.posterior.feature_values) for exit_ in with_bias.exits] == [7, 6]
 
 
+@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal"])
+def test_precisions_of_bias_and_classes_are_those_of_the_dense_prior(structure):
+    """No data say anything of the second network, so its covariance is the prior's: ‖φ‖²/(δγ_c) + 1/(δβγ_c)."""
+    net = builders.network(widths=(6,)).double()
+    with torch.no_grad():
+        net.exit(0).classifier.weight.zero_()
+        net.exit(0).classifier.bias.copy_(torch.tensor([1e4, 0, 0, 0]))
+    gamma = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    loader = builders.batched(X, torch.zeros(120, dtype=torch.long))
+    options = {"link": "probit", "temperature": False, "bias_precision": 0.1, "class_precision": gamma}
+    exit_ = fit(net, loader, loader, structure=structure, **options).exits[0].with_prior(3.0)
+    phi, logits = net.stages[0](X.double()), net(X.double())[0]
+    variance = exit_.posterior.moments(with_bias(phi, exit_.bias), logits).variance
+    expected = (phi.square().sum(dim=1, keepdim=True) + 1 / 0.1) / (3 * gamma)
+    torch.testing.assert_close(variance, expected.detach(), rtol=1e-6, atol=0)
+
+
 def test_nested_states_are_calibrated():
     calibrated = fit(builders.network(nested=True))
     assert [answer.probs.shape for answer in calibrated(X)] == [(120, 4)] * 3
@@ -251,7 +279,13 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("option", "value"),
-        [("structure", "full-ish"), ("prior", "other"), ("link", "laplace-bridge"), ("prior", None)],
+        [
+            ("structure", "full-ish"),
+            ("prior", "other"),
+            ("link", "laplace-bridge"),
+            ("prior", None),
+            ("tuning", "guess"),
+        ],
     )
     def test_an_unknown_choice_is_refused_with_the_choices_before_data_are_read(self, option, value):
         with pytest.raises(ValueError, match=rf"expected {option} to be one of \(.*\), got {value!r}"):
@@ -261,6 +295,17 @@ class TestBadInput:
         net = builders.network()
         with pytest.raises(ValueError, match="even number of samples of at least 2, got 7"):
             calibrate(net, data(net), data(net), samples=7)
+
+    @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+    def test_a_precision_of_the_bias_that_is_not_above_zero_is_refused(self, beta):
+        with pytest.raises(ValueError, match=rf"a bias_precision above 0, .* got {beta}"):
+            fit(builders.network(), bias_precision=beta)
+
+    def test_precisions_of_classes_are_one_for_each_and_above_zero(self):
+        with pytest.raises(ValueError, match=r"class_precision of shape \(4,\), .* got \(3,\)"):
+            fit(builders.network(), class_precision=torch.ones(3))
+        with pytest.raises(ValueError, match=r"class_precision above 0, got -2.0 for class 1"):
+            fit(builders.network(), class_precision=torch.tensor([1.0, -2.0, 1.0, 0.0]))
 
     @pytest.mark.parametrize("which", ["train", "val"])
     def test_an_empty_loader_is_refused(self, which):

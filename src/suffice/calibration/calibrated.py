@@ -111,7 +111,7 @@ class Calibrated:
         )
 
     def _digest(self) -> str:
-        tuned = [[exit_.prior_precision, exit_.samples] for exit_ in self.exits]
+        tuned = [[exit_.prior_precision, exit_.class_precision, exit_.samples] for exit_ in self.exits]
         return hashlib.sha256(json.dumps([self.parts()[0], tuned]).encode()).hexdigest()
 
     def _walk(self, x: State) -> Iterator[tuple[Prediction, mie.Running | None]]:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffice.calibration import links
 from suffice.calibration.moments import Offsets, standard_normals
@@ -21,7 +21,8 @@ class CalibratedExit:
 
     Attributes:
         temperature: T, divides the logits (and their samples) before the softmax.
-        bias: whether the classifier has a bias, a constant 1 at the end of φ.
+        bias: the constant at the end of φ that the classifier's bias is the weight of, or None without a bias. At
+            1/√β the bias has β times the prior precision of the weights.
         posterior: over the classifier's weights, or None.
         link: from the posterior to probabilities.
         normals: (S, noise), the fixed randomness of the sampled link, else None.
@@ -29,7 +30,7 @@ class CalibratedExit:
     """
 
     temperature: float | Tensor
-    bias: bool
+    bias: float | None
     posterior: Posterior | None = None
     link: Link = "plugin"
     normals: Tensor | None = None
@@ -39,6 +40,11 @@ class CalibratedExit:
     def prior_precision(self) -> float | None:
         """δ of the posterior, if there is one."""
         return None if self.posterior is None else float(self.posterior.prior_precision)
+
+    @property
+    def class_precision(self) -> list[float] | None:
+        """γ of the classes, relative to δ, if there is a posterior."""
+        return None if self.posterior is None else self.posterior.class_precision.tolist()
 
     @property
     def samples(self) -> int:
@@ -56,6 +62,12 @@ class CalibratedExit:
         """Whether predictions depend on the posterior."""
         return self.posterior is not None and self.link != "plugin"
 
+    def terms(self, classes: int) -> int:
+        """Exponentials per example that an answer takes, and its gradient keeps."""
+        if self.offsets is not None:
+            return self.samples * classes
+        return classes**2 if self.link == "meanfield" else classes
+
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
         """The same exit at another temperature."""
         return replace(self, temperature=temperature)
@@ -64,7 +76,10 @@ class CalibratedExit:
         """The same exit under another prior precision, with the same randomness."""
         if self.posterior is None:
             raise ValueError("expected an exit with a posterior, got one without; pass a structure to calibrate")
-        posterior = self.posterior.with_prior(prior_precision)
+        return self.with_same_samples(self.posterior.with_prior(prior_precision))
+
+    def with_same_samples(self, posterior: Posterior) -> "CalibratedExit":
+        """The same exit under another posterior of as many weights, with the same randomness."""
         offsets = None if self.normals is None else posterior.sample_offsets(self.normals)
         return replace(self, posterior=posterior, offsets=offsets)
 
@@ -142,6 +157,12 @@ class CalibratedExit:
         return Prediction(*link(logits, self.posterior.visible_variance(spectrum), self.temperature))
 
 
-def with_bias(phi: Tensor, bias: bool) -> Tensor:
-    """φ (N, D) with a constant 1 behind it if the classifier has a bias."""
-    return torch.cat([phi, phi.new_ones(len(phi), 1)], dim=1) if bias else phi
+def with_bias(phi: Tensor, bias: float | None) -> Tensor:
+    """φ (N, D) with the constant of the classifier's bias behind it, if it has one."""
+    return phi if bias is None else torch.cat([phi, phi.new_full((len(phi), 1), bias)], dim=1)
+
+
+def weights_with_bias(classifier: nn.Linear, bias: float | None) -> Tensor:
+    """W (C, D) of a classifier for φ as `with_bias` gives it: the last column is its bias over the constant."""
+    weight: Tensor = classifier.weight.detach()
+    return weight if bias is None else torch.cat([weight, classifier.bias.detach()[:, None] / bias], dim=1)

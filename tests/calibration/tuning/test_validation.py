@@ -1,58 +1,12 @@
-import warnings
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from suffice import calibrate
-from suffice.calibration import tuning
-from suffice.calibration.calibrated import member_weights
+from suffice.calibration.tuning import grid, validation
+from suffice.calibration.tuning.cache import Cache
 from tests import builders
-
-TEMPERATURES = (0.3, 0.5, 0.7, 1, 1.3, 1.5, 1.7, 2, 2.5, 3)
-PRIOR_VARIANCES = (0.5, 0.7, 1, 1.3, 1.5, 1.7, 2, 2.5, 3, 4)
-
-
-def setting(widths=(6, 5, 7), n=240, prior="exact", seed=0, planted=1.7):
-    """Exits before tuning, the validation set as they see it, labels that the network is too sure of."""
-    net, x = builders.network(widths, seed=seed), builders.inputs(n, seed=seed)
-    with torch.no_grad():
-        labels = builders.sampled_labels(net(x)[-1], planted)
-    few = builders.inputs(25, seed=seed + 1)  # so few examples that the posterior is wide
-    calibrated = builders.untuned(net.double(), few.double(), samples=16)
-    exits = calibrated.exits
-    if prior == "factored":
-        exits = [replace(exit_, posterior=replace(exit_.posterior, prior=prior)) for exit_ in exits]
-        exits = [exit_.with_prior(1.0) for exit_ in exits]
-    caches, state = [], x.double()
-    with torch.no_grad():
-        for k, exit_ in enumerate(exits):
-            state, phi = net.advance(k, state)
-            caches.append(tuning.Cache(net.exit(k).classifier(phi), exit_.spectrum(phi)))
-    return exits, caches, labels, member_weights(calibrated.costs)
-
-
-def objective(exits, caches, labels, weights):
-    """Sum over exits of the mean NLL of what is answered there, from its definition."""
-    total, numerator, denominator = 0.0, 0.0, 0.0
-    for k, (exit_, cache) in enumerate(zip(exits, caches, strict=True)):
-        answer = exit_.member(cache.logits, cache.spectrum).probs
-        if weights is not None:
-            numerator, denominator = numerator + weights[k] * answer, denominator + weights[k]
-            answer = numerator / denominator
-        total -= float(answer.gather(1, labels[:, None]).log().mean())
-    return total
-
-
-def moved(exit_, temperature, variance):
-    return exit_.with_prior(1 / variance).with_temperature(temperature)
-
-
-def quiet(*arguments):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* ended at the edge")
-        return tuning.tune(*arguments)
+from tests.calibration.tuning.cached import moved, objective, quiet, setting
 
 
 @pytest.mark.parametrize("planted", [0.6, 1.7])
@@ -60,13 +14,13 @@ def quiet(*arguments):
 def test_the_minimum_of_one_exit_is_no_worse_than_any_point_of_the_papers_grid(prior, planted):
     """Also where the network is not sure enough: at T = 1 every posterior then looks like a loss."""
     exits, caches, labels, _ = setting(widths=(6,), prior=prior, planted=planted, seed=7)
-    found = objective(quiet(exits, caches, labels, None, True), caches, labels, None)
-    grid = [
+    found = objective(quiet(validation.tune, exits, caches, labels, None, True), caches, labels, None)
+    points = [
         objective([moved(exits[0], temperature, variance)], caches, labels, None)
-        for temperature in TEMPERATURES
-        for variance in PRIOR_VARIANCES
+        for temperature in grid.TEMPERATURES
+        for variance in grid.PRIOR_VARIANCES
     ]
-    assert found <= min(grid) + 1e-6
+    assert found <= min(points) + 1e-6
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -74,33 +28,21 @@ def test_the_minimum_of_one_exit_is_no_worse_than_any_point_of_the_papers_grid(p
 def test_the_joint_minimum_is_no_worse_than_points_of_the_papers_grid(ensembled, seed):
     exits, caches, labels, weights = setting(seed=seed)
     weights = weights if ensembled else None
-    found = objective(quiet(exits, caches, labels, weights, True), caches, labels, weights)
+    found = objective(quiet(validation.tune, exits, caches, labels, weights, True), caches, labels, weights)
     random = np.random.default_rng(seed)
     for number in range(100):
         k = 1 if number < 50 else len(exits)  # the same point at every exit, then each its own
-        points = random.choice(TEMPERATURES, k), random.choice(PRIOR_VARIANCES, k)
+        points = random.choice(grid.TEMPERATURES, k), random.choice(grid.PRIOR_VARIANCES, k)
         temperatures, variances = (np.broadcast_to(point, len(exits)) for point in points)
         there = [moved(exit_, float(t), float(v)) for exit_, t, v in zip(exits, temperatures, variances, strict=True)]
         assert found <= objective(there, caches, labels, weights) + 1e-6
-
-
-def test_greedy_tuning_exit_by_exit_on_the_grid_is_not_better():
-    """The paper's own way of tuning the ensemble, against the joint minimum."""
-    exits, caches, labels, weights = setting(seed=3)
-    found = objective(quiet(exits, caches, labels, weights, True), caches, labels, weights)
-    chosen = []
-    for k, exit_ in enumerate(exits):
-        candidates = [moved(exit_, t, v) for t in TEMPERATURES for v in PRIOR_VARIANCES]
-        values = [objective([*chosen, c], caches[: k + 1], labels, weights[: k + 1]) for c in candidates]
-        chosen.append(candidates[int(np.argmin(values))])
-    assert found <= objective(chosen, caches, labels, weights) + 1e-6
 
 
 @pytest.mark.parametrize("ensembled", [True, False])
 @pytest.mark.parametrize("prior", ["exact", "factored"])
 def test_the_gradient_agrees_with_finite_differences(prior, ensembled):
     exits, caches, labels, weights = setting(prior=prior)
-    problem = tuning._Problem(exits, caches, labels, weights if ensembled else None, True)
+    problem = validation._Problem(exits, caches, labels, weights if ensembled else None, True)
     point = np.array([-0.5, 0.3, 1.0, -0.2, 2.0, 0.4])
     _, gradient = problem.value_and_gradient(point)
     for i, step in enumerate(np.eye(6) * 1e-3):
@@ -109,10 +51,11 @@ def test_the_gradient_agrees_with_finite_differences(prior, ensembled):
 
 
 def test_rows_taken_at_once_change_neither_value_nor_gradient(monkeypatch):
-    problem = tuning._Problem(*setting(), True)
+    problem = validation._Problem(*setting(), True)
     point = np.zeros(6)
     value, gradient = problem.value_and_gradient(point)
-    monkeypatch.setattr(tuning, "_ROWS", 50)
+    monkeypatch.setattr(validation, "_TERMS", 50 * 3 * 16 * 4)
+    assert problem.rows == 50
     again, gradient_again = problem.value_and_gradient(point)
     assert again == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient_again, gradient, rtol=1e-9, atol=1e-12)
@@ -128,16 +71,16 @@ def test_a_planted_temperature_is_recovered(planted):
 
 def test_without_temperature_only_the_prior_is_tuned_and_without_posterior_nothing_is():
     exits, caches, labels, weights = setting()
-    tuned = quiet(exits, caches, labels, weights, False)
+    tuned = quiet(validation.tune, exits, caches, labels, weights, False)
     assert [exit_.temperature for exit_ in tuned] == [1.0] * 3
     assert all(exit_.prior_precision != 1 for exit_ in tuned)
-    bare = [type(exits[0])(temperature=1.0, bias=True)]
-    assert quiet(bare, [tuning.Cache(caches[0].logits, None)], labels, None, False) == bare
+    bare = [type(exits[0])(temperature=1.0, bias=1.0)]
+    assert quiet(validation.tune, bare, [Cache(caches[0].logits, None)], labels, None, False) == bare
 
 
 def test_tuned_values_are_numbers_and_the_offsets_follow_the_prior():
     exits, *rest = setting()
-    for before, after in zip(exits, quiet(exits, *rest, True), strict=True):
+    for before, after in zip(exits, quiet(validation.tune, exits, *rest, True), strict=True):
         assert isinstance(after.temperature, float)
         assert not after.posterior.prior_precision.requires_grad
         assert after.normals is before.normals

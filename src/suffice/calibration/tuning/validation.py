@@ -6,7 +6,6 @@ objective is the same at every evaluation (common random numbers), and nothing i
 the network is not run again.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,21 +15,12 @@ from torch import Tensor
 
 from suffice.calibration import ensemble
 from suffice.calibration.exits import CalibratedExit
+from suffice.calibration.tuning.cache import Cache
+from suffice.calibration.tuning.ranges import PRIOR_PRECISION, TEMPERATURE, Found, warn_at_edges
 
-PRIOR_PRECISION = (1e-3, 1e5)
-"""Range searched for δ."""
-TEMPERATURE = (0.05, 20.0)
-"""Range searched for T."""
 _RANGES = {"prior precision": PRIOR_PRECISION, "temperature": TEMPERATURE}
-_ROWS = 2048
-
-
-@dataclass(frozen=True)
-class Cache:
-    """The validation set as one exit sees it: logits (N, C), and the spectrum of φ where a link needs it."""
-
-    logits: Tensor
-    spectrum: Tensor | None
+_TERMS = 1 << 23
+"""Exponentials held at once, over all exits: some 200 MB in float32 with all that a gradient needs of them."""
 
 
 def tune(
@@ -39,8 +29,9 @@ def tune(
     labels: Tensor,
     weights: Sequence[float] | None,
     temperature: bool,
+    prior: bool = True,
 ) -> list[CalibratedExit]:
-    """Exits with δ (where the link asks the posterior) and, if asked, T at the minimum of the summed answered NLL.
+    """Exits with δ and T at the minimum of the summed answered NLL.
 
     Args:
         exits: K exits; what is not tuned stays as it is.
@@ -48,13 +39,14 @@ def tune(
         labels: (N,).
         weights: of the ensemble's members, or None for exits on their own.
         temperature: whether T is tuned.
+        prior: whether δ is tuned where the link asks the posterior.
 
     Warns:
         UserWarning: for each value that ends at the edge of its range.
     """
     from scipy.optimize import minimize
 
-    problem = _Problem(exits, caches, labels, weights, temperature)
+    problem = _Problem(exits, caches, labels, weights, temperature, prior)
     if not problem.bounds:
         return list(exits)
     result = minimize(
@@ -65,7 +57,8 @@ def tune(
         bounds=problem.bounds,
         options={"gtol": 1e-6},  # far enough to reach the edge where a posterior only harms
     )
-    problem.warn_at_edges(result.x)
+    pairs = zip(problem.names, np.exp(result.x), strict=True)
+    warn_at_edges([Found(k, name, float(value), _RANGES[name]) for (k, name), value in pairs])
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
 
 
@@ -76,13 +69,14 @@ class _Problem:
     labels: Tensor
     weights: Sequence[float] | None
     temperature: bool
+    prior: bool = True
 
     @property
     def names(self) -> list[tuple[int, str]]:
         """What each coordinate is: the exit and "prior precision" or "temperature"."""
         names = []
         for k, exit_ in enumerate(self.exits):
-            if exit_.asks_posterior:
+            if self.prior and exit_.asks_posterior:
                 names.append((k, "prior precision"))
             if self.temperature:
                 names.append((k, "temperature"))
@@ -91,6 +85,12 @@ class _Problem:
     @property
     def bounds(self) -> list[tuple[float, float]]:
         return [(float(np.log(_RANGES[name][0])), float(np.log(_RANGES[name][1]))) for _, name in self.names]
+
+    @property
+    def rows(self) -> int:
+        """Examples taken at once."""
+        pairs = zip(self.exits, self.caches, strict=True)
+        return max(1, _TERMS // sum(exit_.terms(cache.logits.shape[1]) for exit_, cache in pairs))
 
     def start(self) -> np.ndarray:
         """The best of a few values common to all exits; δ no greater than where the objective goes flat."""
@@ -112,11 +112,11 @@ class _Problem:
 
     def value(self, x: Tensor, backward: bool = False) -> float:
         """Mean answered NLL summed over exits; with `backward`, its gradient is added to x.grad."""
-        total = 0.0
-        for rows in torch.arange(len(self.labels)).split(_ROWS):
-            loss = self._summed_nll(self.exits_at(x), rows) / len(self.labels)
+        total, exits = 0.0, self.exits_at(x)
+        for rows in torch.arange(len(self.labels)).split(self.rows):
+            loss = self._summed_nll(exits, rows) / len(self.labels)
             if backward:
-                loss.backward()
+                loss.backward(retain_graph=True)  # the offsets are built once and belong to all chunks
             total += float(loss.detach())
         return total
 
@@ -138,16 +138,3 @@ class _Problem:
                 answer = running.prediction()
             total = total - answer.log_probs.gather(1, labels).double().sum()
         return total
-
-    def warn_at_edges(self, x: np.ndarray) -> None:
-        """One warning for each edge that something ended at, naming the exits."""
-        ended: dict[tuple[str, bool], list[int]] = {}
-        for (k, name), value, limits in zip(self.names, x, self.bounds, strict=True):
-            for limit in limits:
-                if abs(value - limit) < 1e-3:
-                    ended.setdefault((name, limit == limits[1]), []).append(k)
-        for (name, upper), exits in ended.items():
-            limit = _RANGES[name][upper]
-            meaning = "; the posterior adds nothing there" if name == "prior precision" and upper else ""
-            where = f"exit {', '.join(map(str, exits))}"
-            warnings.warn(f"the {name} of {where} ended at the edge of its range, {limit:g}{meaning}", stacklevel=4)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+
+from suffice import calibrate
+from suffice.calibration.tuning import grid, validation
+from tests import builders
+from tests.calibration.tuning.cached import moved, objective, quiet, setting
+
+
+@pytest.mark.parametrize("ensembled", [True, False])
+def test_each_exit_takes_the_best_point_given_the_exits_before_it(ensembled):
+    exits, caches, labels, weights = setting(seed=3)
+    weights = weights if ensembled else None
+    tuned = quiet(grid.tune, exits, caches, labels, weights, True)
+    chosen = []
+    for k, (exit_, found) in enumerate(zip(exits, tuned, strict=True)):
+        candidates = [moved(exit_, t, v) for v in grid.PRIOR_VARIANCES for t in grid.TEMPERATURES]
+        values = [objective([*chosen, c], caches[: k + 1], labels, weights) for c in candidates]
+        chosen.append(candidates[int(np.argmin(values))])
+        assert found.temperature == chosen[-1].temperature
+        assert found.prior_precision == chosen[-1].prior_precision
+        assert torch.equal(found.offsets.values, chosen[-1].offsets.values)
+    assert len({exit_.temperature for exit_ in tuned}) > 1
+
+
+def test_it_is_not_better_than_the_joint_minimum():
+    exits, caches, labels, weights = setting(seed=3)
+    greedy, joint = (
+        objective(quiet(tune, exits, caches, labels, weights, True), caches, labels, weights)
+        for tune in (grid.tune, validation.tune)
+    )
+    assert joint <= greedy + 1e-6
+
+
+def test_without_temperature_only_the_prior_moves():
+    exits, *rest = setting()
+    tuned = quiet(grid.tune, exits, *rest, False)
+    assert [exit_.temperature for exit_ in tuned] == [1.0] * 3
+    assert all(any(exit_.prior_precision == 1 / v for v in grid.PRIOR_VARIANCES) for exit_ in tuned)
+
+
+def test_without_a_posterior_only_the_temperature_moves():
+    logits = builders.inputs(2000, 5) * 3
+    loader = builders.batched(logits, builders.sampled_labels(logits, 1.7), 1000)
+    tuned = calibrate(builders.identity_network(5), [], loader, structure=None, tuning="grid")
+    assert tuned.exits[0].temperature in (1.5, 1.7, 2.0)
+    assert tuned.exits[0].prior_precision is None
+
+
+def test_a_point_on_the_edge_of_the_grid_is_a_warning_that_names_it():
+    logits = builders.inputs(200, 4)
+    loader = builders.batched(logits, logits.argmax(dim=1))
+    with pytest.warns(UserWarning, match="ended at the edge of its range") as seen:
+        calibrate(builders.identity_network(4), loader, loader, tuning="grid")
+    messages = sorted(str(warning.message) for warning in seen)
+    assert messages == [
+        "the prior variance of exit 0 ended at the edge of its range, 0.5",
+        "the temperature of exit 0 ended at the edge of its range, 0.3",
+    ]
+    assert seen[0].filename == __file__
