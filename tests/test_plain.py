@@ -485,7 +485,7 @@ class TestLoading:
 
     def test_a_missing_model_says_what_to_pass(self, tmp_path):
         self.save(tmp_path)
-        with pytest.raises(TypeError, match="expected the model that was calibrated, got NoneType; pass suffice"):
+        with pytest.raises(TypeError, match="expected the model that was calibrated, got NoneType; pass it as network"):
             suffice.load(tmp_path / "c")
 
     def test_a_plain_model_does_not_stand_in_for_a_network_with_exits(self, tmp_path):

@@ -6,7 +6,7 @@ the weights that ties what was learned about a network to that network.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,8 +136,22 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights and buffers: names, shapes, types, bytes; whatever the device."""
+    return _digest(model.state_dict())
+
+
+def fingerprint_of_classes(network: ExitNetwork, classes: int) -> str:
+    """`fingerprint` of a network as if every classifier had its first `classes` rows only."""
+    state = dict(network.state_dict())
+    rows = {id(p) for k in range(len(network.exits)) for p in network.exit(k).classifier.parameters()}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if id(parameter) in rows:
+            state[name] = state[name][:classes]
+    return _digest(state)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().tobytes())

@@ -132,15 +132,23 @@ def restored(network: nn.Module | None, configuration: Mapping[str, Any]) -> Exi
         TypeError: if the network is missing or is not an `ExitNetwork` where that was calibrated.
         ValueError: if its weights are others.
     """
+    network = as_described(network, configuration)
+    check_fingerprint(network, configuration["network_hash"])
+    return network
+
+
+def as_described(network: nn.Module | None, configuration: Mapping[str, Any]) -> ExitNetwork:
+    """A network as it is, or a plain model cut where `described` said, its weights unchecked.
+
+    Raises:
+        TypeError: if the network is missing or is not an `ExitNetwork` where that was described.
+        ValueError: if the plain model has no such classifier.
+    """
     if isinstance(network, nn.Module) and not isinstance(network, ExitNetwork) and "classifier" in configuration:
         network = at_classifier(network, configuration["classifier"])
     if not isinstance(network, ExitNetwork):
         wanted = "model" if "classifier" in configuration else "ExitNetwork"
-        raise TypeError(
-            f"expected the {wanted} that was calibrated, got {type(network).__name__}; "
-            "pass suffice.load(path, network=…)"
-        )
-    check_fingerprint(network, configuration["network_hash"])
+        raise TypeError(f"expected the {wanted} that was calibrated, got {type(network).__name__}; pass it as network")
     return network
 
 

@@ -2,18 +2,30 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from suffice import batches
+from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
-from suffice.calibration.exits import CalibratedExit
+from suffice.calibration.exits import CalibratedExit, with_bias
+from suffice.calibration.moments import Moments
+from suffice.calibration.updates import with_more_classes, with_more_data
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, State, check_finite
-from suffice.plain import described, restored
+from suffice.network import (
+    ExitNetwork,
+    State,
+    check_fingerprint,
+    check_finite,
+    fingerprint,
+    fingerprint_of_classes,
+)
+from suffice.plain import as_described, described, restored
 from suffice.prediction import Prediction
 
 
@@ -26,6 +38,7 @@ class Calibrated:
         ensemble: whether exit k answers with the ensemble of exits up to k.
         costs: multiply-adds per example, the uncertainty's own included.
         network_hash: `fingerprint` of the network's weights.
+        num_classes: C.
         digest: SHA-256 of the network's hash and of all that was chosen and tuned; policies keep it.
     """
 
@@ -42,6 +55,7 @@ class Calibrated:
         self.ensemble = ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
         self.network_hash = network_hash
+        self.num_classes = network.num_classes
         self.digest = self._digest()
 
     @torch.no_grad()
@@ -60,12 +74,111 @@ class Calibrated:
         state, member, running = self._advance(k, state, running)
         return state, member if running is None else running.prediction(), running
 
+    @torch.no_grad()
+    def moments(self, x: State) -> list[Moments]:
+        """Mean and variance of the logits of every exit under its posterior, both (N, C), before any temperature.
+
+        Raises:
+            ValueError: for exits without a posterior.
+        """
+        return [
+            exit_.known_posterior().moments(with_bias(phi, exit_.bias), logits)
+            for exit_, phi, logits in self._features(x)
+        ]
+
+    @torch.no_grad()
+    def joint_samples(self, x: State, samples: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Logits (N, S, C) of every exit, before any temperature, joint over the batch.
+
+        Each of the S samples draws the weights of a classifier once, for all N examples, so that the covariance
+        between examples is the posterior's: what choosing a batch to label needs. (Predictions use fixed offsets,
+        which are joint over the classes of one example only.) The same state of the generator draws the same
+        weights, whatever the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`.
+
+        Raises:
+            ValueError: for exits without a posterior, and for fewer samples than 1.
+        """
+        if samples < 1:
+            raise ValueError(f"expected at least 1 sample, got {samples}")
+        drawn = []
+        for exit_, phi, logits in self._features(x):
+            augmented = with_bias(phi, exit_.bias)
+            deviations = exit_.known_posterior().joint_samples(augmented, samples, generator=generator)
+            drawn.append(logits[:, None] + deviations)
+        return drawn
+
+    def with_prior(self, prior_precision: float | Sequence[float]) -> "Calibrated":
+        """The same with other prior precisions δ > 0, one for all exits or one for each; nothing is fitted again.
+
+        Raises:
+            ValueError: for δ that are not above 0, another number of them, or exits without a posterior.
+        """
+        deltas = self._for_each_exit("prior_precision", prior_precision)
+        return self._with([exit_.with_prior(delta) for exit_, delta in zip(self.exits, deltas, strict=True)])
+
+    def with_temperature(self, temperature: float | Sequence[float]) -> "Calibrated":
+        """The same with other temperatures T > 0, one for all exits or one for each.
+
+        Raises:
+            ValueError: for T that are not above 0, or another number of them.
+        """
+        values = self._for_each_exit("temperature", temperature)
+        return self._with([exit_.with_temperature(T) for exit_, T in zip(self.exits, values, strict=True)])
+
+    def update(self, loader: Loader) -> "Calibrated":
+        """The same with more training data: what fitting them with all earlier data gives, at the same δ and T.
+
+        Args:
+            loader: batches as in `calibrate`, of new data only; read once. Labels are not used.
+
+        Returns:
+            A new `Calibrated`. Earlier data are taken from the posterior, which is kept in the network's type but
+            no less than float32. In float32 their precision is off by about 1e-7 of its greatest eigenvalue, which
+            matters only to a δ that is not far above that.
+
+        Raises:
+            ValueError: for exits without a posterior, weights that changed since, and as `calibrate` does.
+        """
+        check_fingerprint(self.network, self.network_hash)
+        exits = with_more_data(self.exits, self.network, loader)
+        return self._with([exit_.to(*serving_placement(self.network)) for exit_ in exits])
+
+    def with_classes(self, network: nn.Module, *, generator: torch.Generator | None = None) -> "Calibrated":
+        """The same for a network whose classifiers have further classes behind those that they had.
+
+        What was learned about the old classes is kept; the weights of a new one have their prior only, of relative
+        precision 1, until `update` shows examples to the wider network.
+
+        Args:
+            network: as the calibrated one (a plain model where that was one), its weights the same but for rows
+                behind those of every classifier.
+            generator: randomness of the sampled link, drawn anew as a sample is of all classes at once.
+
+        Raises:
+            TypeError: if the network is not the kind that was calibrated.
+            ValueError: if it has no more classes, or other weights.
+            MemoryError: for a structure that would not fit.
+        """
+        wider = as_described(network, described(self.network))
+        old = self.num_classes
+        more = wider.num_classes - old
+        if more < 1:
+            raise ValueError(f"expected a network for more than {old} classes, got one for {wider.num_classes}")
+        if fingerprint_of_classes(wider, old) != self.network_hash:
+            raise ValueError(
+                f"expected the weights that were calibrated in all but rows from {old} on of every classifier, got "
+                "others; copy them, or calibrate again"
+            )
+        exits = [exit_.to(*serving_placement(wider)) for exit_ in with_more_classes(self.exits, wider, generator)]
+        added = [more * wider.exit(k).classifier.in_features for k in range(len(exits))]
+        macs = tuple(map(sum, zip(self.costs.exits, added, strict=True)))
+        return Calibrated(wider, exits, self.ensemble, replace(self.costs, exits=macs), fingerprint(wider))
+
     def to(self, device: torch.device | str) -> "Calibrated":
         """The same, on another device; the network is moved in place, as `nn.Module.to` does."""
         network = self.network.to(device)
         place, dtype = serving_placement(network)
-        exits = [exit_.to(place, dtype) for exit_ in self.exits]
-        return Calibrated(network, exits, self.ensemble, self.costs, self.network_hash)
+        return self._with([exit_.to(place, dtype) for exit_ in self.exits])
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the network's weights stay with the network."""
@@ -110,6 +223,15 @@ class Calibrated:
             configuration["network_hash"],
         )
 
+    def _with(self, exits: Sequence[CalibratedExit]) -> "Calibrated":
+        return Calibrated(self.network, exits, self.ensemble, self.costs, self.network_hash)
+
+    def _for_each_exit(self, name: str, given: float | Sequence[float]) -> list[float]:
+        values = list(given) if isinstance(given, Sequence) else [given] * len(self.exits)
+        if len(values) != len(self.exits) or not all(0 < value < math.inf for value in values):
+            raise ValueError(f"expected a {name} above 0, or {len(self.exits)} of them, one for each exit, got {given}")
+        return values
+
     def _digest(self) -> str:
         tuned = [[exit_.prior_precision, exit_.class_precision, exit_.samples] for exit_ in self.exits]
         return hashlib.sha256(json.dumps([self.parts()[0], tuned]).encode()).hexdigest()
@@ -123,16 +245,28 @@ class Calibrated:
     def _advance(
         self, k: int, state: State, running: mie.Running | None
     ) -> tuple[State, Prediction, mie.Running | None]:
+        state, phi, logits = self._output(k, state)
+        member = self.exits[k].predict(phi, logits)
+        if self.ensemble:
+            running = mie.extend(running, member, member_weights(self.costs)[k])
+        return state, member, running
+
+    def _features(self, x: State) -> Iterator[tuple[CalibratedExit, Tensor, Tensor]]:
+        """Every exit with its φ (N, D) and logits (N, C)."""
+        state = x
+        for k, exit_ in enumerate(self.exits):
+            state, phi, logits = self._output(k, state)
+            yield exit_, phi, logits
+
+    def _output(self, k: int, state: State) -> tuple[State, Tensor, Tensor]:
+        """The state after stage k, and φ and logits of exit k in the type that posteriors are served in."""
         if self.network.training:
             raise RuntimeError("expected the network in evaluation mode, got training mode; call network.eval()")
         state, phi = self.network.advance(k, state)
         logits = self.network.exit(k).classifier(phi)
         check_finite(logits, f"logits at exit {k}")
         dtype = torch.promote_types(phi.dtype, torch.float32)
-        member = self.exits[k].predict(phi.to(dtype), logits.to(dtype))
-        if self.ensemble:
-            running = mie.extend(running, member, member_weights(self.costs)[k])
-        return state, member, running
+        return state, phi.to(dtype), logits.to(dtype)
 
 
 def member_weights(costs: Costs) -> list[float]:

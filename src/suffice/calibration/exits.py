@@ -74,9 +74,17 @@ class CalibratedExit:
 
     def with_prior(self, prior_precision: float | Tensor) -> "CalibratedExit":
         """The same exit under another prior precision, with the same randomness."""
+        return self.with_same_samples(self.known_posterior().with_prior(prior_precision))
+
+    def known_posterior(self) -> Posterior:
+        """The posterior.
+
+        Raises:
+            ValueError: if there is none.
+        """
         if self.posterior is None:
             raise ValueError("expected an exit with a posterior, got one without; pass a structure to calibrate")
-        return self.with_same_samples(self.posterior.with_prior(prior_precision))
+        return self.posterior
 
     def with_same_samples(self, posterior: Posterior) -> "CalibratedExit":
         """The same exit under another posterior of as many weights, with the same randomness."""

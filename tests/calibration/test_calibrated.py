@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from suffice import calibrate
+from suffice.calibration.exits import with_bias
+from suffice.calibration.posterior import STRUCTURES
+from tests import builders
+
+X = builders.inputs(80)
+
+
+def fit(net=None, **options):
+    options = {"tuning": "evidence", "temperature": False} | options
+    generator = torch.Generator().manual_seed(0)
+    return calibrate(net or builders.network(), builders.batched(X), None, samples=8, generator=generator, **options)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_moments_are_those_of_each_exits_posterior_at_its_features_and_bias(structure):
+    net = builders.network()
+    calibrated = fit(net, structure=structure, bias_precision=0.3)
+    state = X
+    for k, (exit_, moments) in enumerate(zip(calibrated.exits, calibrated.moments(X), strict=True)):
+        state, phi = net.advance(k, state)
+        assert torch.equal(moments.mean, net(X)[k])
+        covariance = exit_.posterior.covariance(with_bias(phi, 0.3**-0.5))
+        torch.testing.assert_close(moments.variance, covariance.diagonal(dim1=1, dim2=2))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_joint_samples_have_the_moments_and_are_the_same_weights_for_every_batch(structure):
+    calibrated = fit(structure=structure)
+    drawn = calibrated.joint_samples(X[:6], 4000, generator=torch.Generator().manual_seed(0))
+    for samples, moments in zip(drawn, calibrated.moments(X[:6]), strict=True):
+        assert samples.shape == (6, 4000, 4)
+        deviation = moments.variance.sqrt()
+        assert ((samples.mean(dim=1) - moments.mean).abs() < 4.5 * deviation / 4000**0.5).all()
+        torch.testing.assert_close(samples.std(dim=1), deviation, rtol=4.5 / 8000**0.5, atol=0)
+    alone = calibrated.joint_samples(X[2:3], 4000, generator=torch.Generator().manual_seed(0))
+    for whole, one in zip(drawn, alone, strict=True):
+        torch.testing.assert_close(one[0], whole[2])
+
+
+def test_two_copies_of_an_example_get_the_same_joint_samples():
+    first, second = fit().joint_samples(X[[5, 5]], 3)[0]
+    torch.testing.assert_close(first, second)
+
+
+def test_networks_without_a_posterior_have_neither_moments_nor_joint_samples():
+    calibrated = fit(structure=None)
+    for ask in (calibrated.moments, lambda x: calibrated.joint_samples(x, 3)):
+        with pytest.raises(ValueError, match="expected an exit with a posterior"):
+            ask(X)
+
+
+def test_no_joint_sample_is_refused():
+    with pytest.raises(ValueError, match="at least 1 sample, got 0"):
+        fit().joint_samples(X, 0)
+
+
+def test_another_prior_and_temperature_are_those_of_the_exits():
+    calibrated = fit()
+    moved = calibrated.with_prior([0.5, 2.0, 8.0]).with_temperature(1.5)
+    assert [exit_.prior_precision for exit_ in moved.exits] == [0.5, 2.0, 8.0]
+    assert [exit_.temperature for exit_ in moved.exits] == [1.5] * 3
+    for k, exit_ in enumerate(moved.exits):
+        expected = calibrated.exits[k].with_prior([0.5, 2.0, 8.0][k]).with_temperature(1.5)
+        assert torch.equal(exit_.offsets.values, expected.offsets.values)
+    assert [exit_.prior_precision for exit_ in calibrated.with_prior(3.0).exits] == [3.0] * 3
+
+
+def test_whatever_is_changed_changes_the_digest_that_policies_keep():
+    net, calibrated = builders.network(), fit()
+    others = [
+        calibrated.with_prior(3.0),
+        calibrated.with_temperature(2.0),
+        calibrated.update(builders.batched(X)),
+        fit(bias_precision=0.5).with_prior(3.0),
+        fit(class_precision=torch.tensor([1.0, 2, 1, 1])).with_prior(3.0),
+    ]
+    assert len({calibrated.digest, *(other.digest for other in others)}) == 6
+    assert calibrated.digest == fit(net).digest
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), [1.0, 2.0], [1.0, 2.0, float("inf")]])
+def test_priors_and_temperatures_are_above_zero_and_one_for_each_exit(bad):
+    calibrated = fit()
+    with pytest.raises(ValueError, match="expected a prior_precision above 0, or 3 of them"):
+        calibrated.with_prior(bad)
+    with pytest.raises(ValueError, match="expected a temperature above 0, or 3 of them"):
+        calibrated.with_temperature(bad)
