@@ -1,11 +1,13 @@
 """What a posterior over an exit's classifier says about the logits of a batch.
 
-The classifier is linear, so its logits are exactly Gaussian under a Gaussian posterior: `Moments`. Joint
-samples of a whole batch share their randomness through fixed `Offsets`:
+The classifier is linear, so its logits are exactly Gaussian under a Gaussian posterior: `Moments`. Samples for
+predictions share their randomness through fixed `Offsets`:
 
     f_s(x) = mean(x) + Σ_r coefficients_r(x) · values[r, s],   s = 1 … S
 
-so that drawing is a small matrix product, the same bytes every time, and nothing is drawn at prediction.
+so that drawing is a small matrix product, the same bytes every time, and nothing is drawn at prediction. They are
+joint over the classes of one example. Between examples they are not draws of the weights where the posterior is
+a product of factors: there they make examples more alike than they are, and `joint_samples` are to be asked.
 """
 
 from dataclasses import dataclass

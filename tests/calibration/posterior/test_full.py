@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import torch
 
+from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import full
-from tests.calibration.posterior.conformance import PosteriorConformance
+from tests.calibration.posterior.conformance import PosteriorConformance, problem, uneven
 
 
 class TestFull(PosteriorConformance):
@@ -16,3 +19,10 @@ class TestFull(PosteriorConformance):
         for row, p in zip(phi, logits.softmax(dim=1), strict=True):
             total += torch.kron(torch.diag(p) - torch.outer(p, p), torch.outer(row, row))
         return total
+
+    def test_samples_do_not_depend_on_the_signs_that_a_decomposition_chose(self):
+        posterior = self.fit(*problem(100, 5, 4), gamma=uneven(4))
+        signs = torch.where(torch.arange(20) % 3 > 0, 1.0, -1.0)
+        other = replace(posterior, vectors=posterior.vectors * signs)
+        normals = standard_normals(8, 20, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(other.sample_offsets(normals).values, posterior.sample_offsets(normals).values)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from tests.calibration.posterior.conformance import (
     feature_moment,
     problem,
     softmax_hessian,
+    uneven,
 )
 
 
@@ -29,10 +32,13 @@ class TestExactPrior(PosteriorConformance):
         assert self.fit(phi, logits, delta).sample_offsets(normals).values.shape[0] <= 8
 
     @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e2])
-    def test_the_direction_that_no_softmax_sees_takes_no_part(self, delta):
+    @pytest.mark.parametrize("scale", [1, 1e6])
+    def test_the_direction_that_no_softmax_sees_takes_no_part(self, delta, scale):
+        """Also where δ is split otherwise between the prior and the classes' relative precisions."""
         phi, logits = problem(500, 20, 3)
+        gamma = torch.full((3,), scale, dtype=torch.float64)
         normals = standard_normals(4, 3, generator=torch.Generator().manual_seed(0))
-        assert self.fit(phi, logits, delta).sample_offsets(normals).values.shape[0] <= 2
+        assert self.fit(phi, logits, delta / scale, gamma).sample_offsets(normals).values.shape[0] <= 2
 
 
 @pytest.mark.parametrize("prior", ["exact", "factored"])
@@ -95,6 +101,16 @@ def test_offsets_of_different_examples_are_more_alike_than_their_logits(prior):
     psi = at @ posterior.feature_vectors
     true = posterior.class_vectors * ((psi[0] * psi[1]) @ posterior._variances) @ posterior.class_vectors.T
     assert centred(true).trace() < 0.8 * between.trace()
+
+
+def test_samples_do_not_depend_on_the_signs_that_a_decomposition_chose():
+    phi, logits = problem(200, 6, 4)
+    sums = kronecker.update(kronecker.init(6, 4), phi, logits)
+    posterior = kronecker.Posterior.fit(sums, class_precision=uneven(4))
+    signs = torch.tensor([1, -1, -1, 1])
+    other = replace(posterior, class_vectors=posterior.class_vectors * signs)
+    normals = standard_normals(8, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(other.sample_offsets(normals).values, posterior.sample_offsets(normals).values)
 
 
 def test_features_that_are_all_zero_do_not_break_the_samples():
