@@ -148,7 +148,9 @@ def as_described(network: nn.Module | None, configuration: Mapping[str, Any]) ->
         network = at_classifier(network, configuration["classifier"])
     if not isinstance(network, ExitNetwork):
         wanted = "model" if "classifier" in configuration else "ExitNetwork"
-        raise TypeError(f"expected the {wanted} that was calibrated, got {type(network).__name__}; pass it as network")
+        raise TypeError(
+            f"expected the {wanted} that was calibrated, got {type(network).__name__}; pass it as network=…"
+        )
     return network
 
 

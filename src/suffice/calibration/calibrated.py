@@ -133,8 +133,7 @@ class Calibrated:
 
         Returns:
             A new `Calibrated`. Earlier data are taken from the posterior, which is kept in the network's type but
-            no less than float32. In float32 their precision is off by about 1e-7 of its greatest eigenvalue, which
-            matters only to a δ that is not far above that.
+            no less than float32: variances are those of fitting at once to that type's rounding.
 
         Raises:
             ValueError: for exits without a posterior, weights that changed since, and as `calibrate` does.
