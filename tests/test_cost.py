@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from suffice import cost
 from suffice.cost import Costs
@@ -59,3 +60,74 @@ def test_the_uncertainty_of_a_calibrated_network_is_in_its_cumulative_cost():
         rank, (width, kept) = exit_.offsets.values.shape[0], exit_.posterior.compressed().feature_vectors.shape
         assert few.costs.uncertainty[k] == width * kept + (kept + 1) * 4 + 4 * rank + rank * 8 * 4
         assert many.costs.uncertainty[k] - few.costs.uncertainty[k] == rank * 8 * 4
+
+
+class Attention(nn.Module):
+    """Queries of three tokens look at all five."""
+
+    def forward(self, x):
+        heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+        return functional.scaled_dot_product_attention(heads[:, :, :3], heads, heads)
+
+
+class First(nn.Module):
+    """The first of a tuple: an output without its weights or its last state."""
+
+    def __init__(self, module, times=1):
+        super().__init__()
+        self.module, self.times = module, times
+
+    def forward(self, x):
+        return self.module(*[x] * self.times)[0]
+
+
+T, E, H = 5, 8, 6
+PROJECTIONS, PAIRS, FEEDFORWARD = 4 * T * E * E, 2 * T * T * E, 2 * T * E * 16
+
+
+@pytest.mark.parametrize(
+    ("stage", "macs"),
+    [
+        (Attention(), 2 * 3 * T * E),
+        (First(nn.MultiheadAttention(E, 2, batch_first=True), times=3), PROJECTIONS + PAIRS),
+        (nn.TransformerEncoderLayer(E, 2, 16, batch_first=True), PROJECTIONS + PAIRS + FEEDFORWARD),
+        (nn.TransformerEncoderLayer(E, 2, 16, batch_first=True, norm_first=True), PROJECTIONS + PAIRS + FEEDFORWARD),
+        (First(nn.LSTM(E, H, batch_first=True)), T * 4 * H * (E + H)),
+        (
+            First(nn.LSTM(E, H, num_layers=2, bidirectional=True, batch_first=True)),
+            2 * T * 4 * H * (E + H) + 2 * T * 4 * H * (2 * H + H),
+        ),
+        (First(nn.LSTM(E, H, proj_size=2, batch_first=True)), T * (4 * H * (E + 2) + 2 * H)),
+        (First(nn.GRU(E, H, batch_first=True)), T * 3 * H * (E + H)),
+        (First(nn.RNN(E, H, batch_first=True)), T * H * (E + H)),
+    ],
+    ids=[
+        "attention",
+        "multihead",
+        "encoder",
+        "encoder, norm first",
+        "lstm",
+        "lstm, deep",
+        "lstm, projected",
+        "gru",
+        "rnn",
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_layers_are_counted_as_by_hand(stage, macs, dtype):
+    pooled = Exit(nn.Sequential(nn.Flatten(1), nn.AdaptiveAvgPool1d(4)), nn.Linear(4, 3))
+    net = ExitNetwork([stage], [pooled]).to(dtype)
+    assert cost.count(net, torch.zeros(7, T, E, dtype=dtype)).stages == (macs,)
+
+
+def test_counting_leaves_the_fast_paths_as_they_were():
+    def flags():
+        backends = torch.backends
+        return backends.mha.get_fastpath_enabled(), backends.mkldnn.enabled, backends.cudnn.enabled
+
+    before = flags()
+    cost.count(builders.network(), builders.inputs(2))
+    assert flags() == before
+    with pytest.raises(RuntimeError):
+        cost.count(builders.network(), builders.inputs(2, width=9))
+    assert flags() == before
