@@ -2,5 +2,8 @@
 
 from suffice.models.convnet import convnet
 from suffice.models.msdnet import msdnet
+from suffice.models.resnet import resnet
+from suffice.models.tower import tower
+from suffice.models.vit import vit
 
-__all__ = ["convnet", "msdnet"]
+__all__ = ["convnet", "msdnet", "resnet", "tower", "vit"]
