@@ -74,7 +74,8 @@ def calibrate(
     Raises:
         TypeError: if the network is not a module.
         ValueError: for an empty loader, labels out of range, or inputs or features that are not finite; for a
-            plain classifier whose answer is not that of one linear layer; for precisions that are not above 0.
+            plain classifier whose answer is not that of one linear layer; for precisions that are not above 0; for
+            stages or exits that do not take each example by itself (`suffice.contract`).
         MemoryError: for a structure that would not fit, before it is allocated.
     """
     _check_choices(structure, prior, link, tuning, samples)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from suffice import batches
+from suffice import batches, contract
 from suffice.batches import Loader
 from suffice.calibration.exits import with_bias
 from suffice.calibration.posterior import STRUCTURES, Structure, check_memory
@@ -46,7 +46,9 @@ def with_examples(
 
 
 def exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Exit number, φ (N, D) and logits (N, C) of a batch at each exit, checked."""
+    """Exit number, φ (N, D) and logits (N, C) of a batch at each exit, checked; the first batch checks the network."""
+    if start == 0:
+        contract.check(network, inputs)
     state = inputs
     for k in range(len(network.exits)):
         state, phi = network.advance(k, state)
