@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from suffice import models as models
     from suffice.artifact import load as load
     from suffice.artifact import save as save
+    from suffice.attach import attach_exits as attach_exits
     from suffice.budget.policy import Policy as Policy
     from suffice.budget.policy import allocate as allocate
     from suffice.budget.run import Answer as Answer
@@ -35,6 +36,7 @@ _HOMES = {
     "Variation": "suffice.variation.dropout",
     "VariationEstimator": "suffice.variation.estimator",
     "allocate": "suffice.budget.policy",
+    "attach_exits": "suffice.attach",
     "calibrate": "suffice.calibration.calibrate",
     "fit_variation": "suffice.variation.estimator",
     "load": "suffice.artifact",

@@ -48,12 +48,7 @@ class UpToClassifier(nn.Module):
         Raises:
             RuntimeError: if the classifier was not reached.
         """
-        try:
-            with _before([self.model.get_submodule(self.classifier)], _stop):
-                _call(self.model, inputs)
-        except _Reached as reached:
-            return reached.phi
-        raise RuntimeError(f"expected a pass to reach the classifier {self.classifier!r}, got one that did not")
+        return up_to(self.model, self.classifier, lambda: _call(self.model, inputs))
 
 
 def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
@@ -152,6 +147,20 @@ def as_described(network: nn.Module | None, configuration: Mapping[str, Any]) ->
             f"expected the {wanted} that was calibrated, got {type(network).__name__}; pass it as network=…"
         )
     return network
+
+
+def up_to(model: nn.Module, classifier: str, run: Callable[[], object]) -> Tensor:
+    """The input φ of a model's classifier in a pass, which is stopped there.
+
+    Raises:
+        RuntimeError: if the classifier was not reached.
+    """
+    try:
+        with _before([model.get_submodule(classifier)], _stop):
+            run()
+    except _Reached as reached:
+        return reached.phi
+    raise RuntimeError(f"expected a pass to reach the classifier {classifier!r}, got one that did not")
 
 
 class _Reached(BaseException):
