@@ -1,0 +1,21 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+PAGE = (Path(__file__).parent.parent / "docs" / "attach.md").read_text()
+PROGRAMS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!```).)*```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_there_is_a_program_for_each_family():
+    assert list(PROGRAMS) == ["A residual network", "MSDNet", "A transformer"]
+
+
+@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:asked for .* multiply-adds")
+@pytest.mark.parametrize("family", PROGRAMS)
+def test_the_program_runs_as_printed_and_is_right_more_often_than_not(family, capsys):
+    with torch.random.fork_rng():
+        exec(PROGRAMS[family], {"__name__": "program"})
+    (right,) = re.findall(r"(\d+\.\d)% right, \[\d+, \d+, \d+\] at each exit", capsys.readouterr().out)
+    assert float(right) > 50
