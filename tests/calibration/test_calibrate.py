@@ -69,13 +69,13 @@ def test_each_stage_runs_once_per_batch_and_more_often_only_on_few_examples(stru
         assert sorted(sizes) == sorted(expected)
 
 
-def test_without_a_validation_set_each_stage_runs_once_per_training_batch_and_once_more_for_the_costs():
+def test_without_a_validation_set_each_stage_runs_once_per_training_batch_and_more_often_only_on_few_examples():
     net = builders.network()
     train = data(net)
     seen = builders.watch_batch_sizes(net)
     calibrate(net, train, None, tuning="evidence")
     for k in range(3):
-        assert sorted(size for stage, size in seen if stage == k) == sorted([len(x) for x, _ in train] + [1])
+        assert sorted(size for stage, size in seen if stage == k) == sorted([len(x) for x, _ in train] + [3, 2] + [1])
 
 
 def test_without_a_structure_the_training_data_are_not_read():
