@@ -198,7 +198,7 @@ def test_classifiers_without_a_bias_have_a_posterior_over_their_weights_alone():
     assert [len(exit_.posterior.feature_values) for exit_ in with_bias.exits] == [7, 6]
 
 
-@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal"])
+@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank"])
 def test_precisions_of_bias_and_classes_are_those_of_the_dense_prior(structure):
     """No data say anything of the second network, so its covariance is the prior's: ‖φ‖²/(δγ_c) + 1/(δβγ_c)."""
     net = builders.network(widths=(6,)).double()
@@ -377,7 +377,7 @@ class TestBadInput:
 
 
 @pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
-@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal"])
+@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank"])
 @pytest.mark.parametrize("link", ["sampled", "meanfield", "probit", "plugin"])
 def test_every_structure_goes_with_every_link_and_survives_saving(structure, link, tmp_path):
     net, x = builders.network(), builders.inputs(200)

@@ -51,8 +51,8 @@ def calibrate(
             not at all where `structure` is None and there is a `val_loader`. Its labels are not used.
         val_loader: labelled batches that the network was not trained on, as they will be met in use; read
             once. Prior precision and temperature are tuned on them. May be None with `tuning="evidence"`.
-        structure: form of the posterior over an exit's classifier: "kronecker", "full", "diagonal", or None for
-            no posterior.
+        structure: form of the posterior over an exit's classifier: "kronecker", "full", "diagonal", "lowrank"
+            (as "kronecker", for tens of thousands of classes), or None for no posterior.
         prior: how the prior precision δ enters a Kronecker posterior: "exact" U⊗A + δI, or the paper's
             "factored" form.
         link: "sampled" averages the softmax over `samples` fixed joint samples; "meanfield" and "probit" are

@@ -106,6 +106,11 @@ class Resolvents:
             total += share[:, None, None] * resolvent.apply(x)
         return total
 
+    def rooted(self, x: Tensor) -> Tensor:
+        """Lx, x (C, M), with LLᵀ = U."""
+        _, t, vectors, values = self.hessian
+        return t.sqrt()[:, None] * (x + vectors @ ((values.sqrt() - 1)[:, None] * (vectors.T @ x)))
+
     @cached_property
     def diagonals(self) -> tuple[Tensor, Tensor]:
         """Diagonals of the resolvents and of PB(τ)P, P = I − 11ᵀ/C, both (V, C)."""

@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 
 from suffice.calibration.moments import Moments, Offsets
-from suffice.calibration.posterior import diagonal, full, kronecker
+from suffice.calibration.posterior import diagonal, full, kronecker, lowrank
 
-Structure = Literal["kronecker", "full", "diagonal"]
+Structure = Literal["kronecker", "full", "diagonal", "lowrank"]
 
-STRUCTURES: dict[str, ModuleType] = {"kronecker": kronecker, "full": full, "diagonal": diagonal}
+STRUCTURES: dict[str, ModuleType] = {
+    "kronecker": kronecker,
+    "full": full,
+    "diagonal": diagonal,
+    "lowrank": lowrank,
+}
 """The structures by name, with the one to reach for first in front."""
 
 
