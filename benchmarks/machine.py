@@ -4,6 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 
@@ -38,6 +40,19 @@ def peak_bytes(call: Callable[[], object]) -> int:
         done.set()
         watcher.join()
     return most - before
+
+
+def peak_of_a_process(call: Callable[[], object]) -> int:
+    """Most memory resident in a new process that makes a call, a function of a module; libraries included."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_most_resident, call).result()
+
+
+def _most_resident(call: Callable[[], object]) -> int:
+    call()
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
 
 
 def _resident(page: int) -> int:

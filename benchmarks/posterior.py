@@ -19,11 +19,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import suffice
-from benchmarks.machine import ceilings, peak_bytes
+from benchmarks.machine import ceilings, peak_bytes, peak_of_a_process
 from suffice import Exit, ExitNetwork
+from suffice.calibration import links
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import with_bias
-from suffice.calibration.posterior import kronecker
+from suffice.calibration.moments import standard_normals
+from suffice.calibration.posterior import kronecker, lowrank
 from suffice.cost import count, interleaved
 
 EXAMPLES = 1000
@@ -179,6 +181,28 @@ def fitting() -> list[list[str]]:
     return [[name, f"{times['fit']:.0f} / {times['plain']:.0f} ms", f"{ratio:.2f}×"]]
 
 
+def lowrank_memory() -> list[str]:
+    """The row of the low-rank posterior over as many classes as ImageNet-21k has."""
+    case = "fit and predict 1,000, D=2,048, C=21,841, lowrank: memory of the whole process"
+    return [case, f"{peak_of_a_process(imagenet_21k) / 1e9:.2f} GB", "below 4 GB"]
+
+
+def imagenet_21k() -> None:
+    """Sum, fit and predict by the default link, with features and a head drawn at random."""
+    classes, width, generator = 21_841, 2048, torch.Generator().manual_seed(0)
+    weights = torch.randn(width, classes, generator=generator) / 12
+    sums = lowrank.init(width, classes)
+    for _ in range(4):
+        phi = torch.randn(128, width, generator=generator).relu()
+        sums = lowrank.update(sums, phi, phi @ weights)
+    posterior = lowrank.Posterior.fit(sums).to(torch.device("cpu"), torch.float32)
+    offsets = posterior.sample_offsets(standard_normals(SAMPLES, posterior.noise, generator=generator))
+    phi = torch.randn(EXAMPLES, width, generator=generator).relu()
+    coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
+    log_probs, _ = links.sampled(phi @ weights, coefficients, offsets.values, 1.0)
+    assert log_probs.isfinite().all()
+
+
 SAMPLES = 16
 """Offsets of the default link."""
 
@@ -191,7 +215,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rates = ceilings()
     table = Table("case", "measured", "ratio", title=f"{torch.get_num_threads()} threads, batch {EXAMPLES:,}")
-    for rows in (against_peer(10, EXAMPLES), against_peer(100, 20), many_classes(rates), fitting()):
+    for rows in (against_peer(10, EXAMPLES), against_peer(100, 20), many_classes(rates), fitting(), [lowrank_memory()]):
         for row in rows:
             table.add_row(*row)
     console = Console(width=120)
