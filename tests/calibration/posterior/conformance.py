@@ -114,6 +114,7 @@ class PosteriorConformance:
         moments = posterior.moments(at, mean)
         variance = expected.diagonal(dim1=1, dim2=2)
         torch.testing.assert_close(moments.variance, variance, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(posterior.variance(posterior.spectrum(at)), moments.variance)
         assert torch.equal(moments.mean, mean)
 
     @pytest.mark.parametrize("delta", DELTAS)

@@ -73,6 +73,9 @@ class Posterior(Protocol):
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
 
+    def variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits, from the spectrum of φ."""
+
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
 

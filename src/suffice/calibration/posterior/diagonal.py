@@ -158,15 +158,19 @@ class Posterior:
 
     def covariance(self, phi: Tensor) -> Tensor:
         """Covariance of the logits, (N, C, C), diagonal."""
-        return torch.diag_embed(self._variance(phi))
+        return torch.diag_embed(self.variance(phi))
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
-        return Moments(logits, self._variance(phi))
+        return Moments(logits, self.variance(phi))
+
+    def variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits, from the spectrum of φ."""
+        return spectrum.square() @ (1 / self._precision).T
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
-        variance, classes = self._variance(spectrum), len(self.hessian)
+        variance, classes = self.variance(spectrum), len(self.hessian)
         return variance * (1 - 2 / classes) + variance.mean(dim=-1, keepdim=True) / classes
 
     def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -194,9 +198,6 @@ class Posterior:
     @property
     def _precision(self) -> Tensor:
         return self.hessian + self.prior_precision * self.class_precision[:, None]
-
-    def _variance(self, phi: Tensor) -> Tensor:
-        return phi.square() @ (1 / self._precision).T
 
 
 _TENSORS = ("hessian", "class_precision", "prior_precision")

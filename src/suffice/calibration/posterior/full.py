@@ -181,8 +181,12 @@ class Posterior:
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
-        directions = torch.einsum("nd,cdp->ncp", phi, self.vectors)
-        return Moments(logits, directions.square() @ (1 / (self.values + self.prior_precision)))
+        return Moments(logits, self.variance(phi))
+
+    def variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits, from the spectrum of φ."""
+        directions = torch.einsum("nd,cdp->ncp", spectrum, self.vectors)
+        return directions.square() @ (1 / (self.values + self.prior_precision))
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""

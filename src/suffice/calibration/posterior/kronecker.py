@@ -92,7 +92,7 @@ class Posterior:
         prior: "exact" or "factored".
     """
 
-    structure: ClassVar = "kronecker"
+    structure: ClassVar[Literal["kronecker"]] = "kronecker"
 
     class_values: Tensor
     class_vectors: Tensor
@@ -232,8 +232,11 @@ class Posterior:
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
-        g = self.spectrum(phi) @ self._variances
-        return Moments(logits, g @ self.class_vectors.square().T)
+        return Moments(logits, self.variance(self.spectrum(phi)))
+
+    def variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits, from the spectrum of φ."""
+        return (spectrum @ self._variances) @ self.class_vectors.square().T
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""

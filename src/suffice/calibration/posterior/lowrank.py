@@ -198,7 +198,11 @@ class Posterior:
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
-        return Moments(logits, self._weights(self.spectrum(phi)) @ self._resolvents.diagonals[0].to(phi.dtype))
+        return Moments(logits, self.variance(self.spectrum(phi)))
+
+    def variance(self, spectrum: Tensor) -> Tensor:
+        """Variance (N, C) of the logits, from the spectrum of φ."""
+        return self._weights(spectrum) @ self._resolvents.diagonals[0].to(spectrum.dtype)
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
