@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import integrate, stats
 from sklearn import metrics as sklearn
 
 from suffice import metrics
@@ -207,3 +208,50 @@ def test_every_measure_is_a_float64_scalar(dtype):
         metrics.eefp([scores, scores], [hits, hits.roll(1)]),
     ]
     assert all(value.dtype == torch.float64 and value.shape == () for value in values)
+
+
+def gaussians(n=40, outputs=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mean, log_variance, error = torch.randn(3, n, outputs, generator=generator, dtype=torch.float64)
+    return mean, log_variance.exp(), mean + 1.5 * error
+
+
+def test_the_root_mean_squared_error_agrees_with_scikit_learn():
+    mean, _, targets = gaussians()
+    expected = sklearn.mean_squared_error(targets.flatten(), mean.flatten()) ** 0.5
+    assert float(metrics.rmse(mean, targets)) == pytest.approx(expected)
+
+
+def test_the_gaussian_nll_is_scipys_summed_over_outputs():
+    mean, variance, targets = gaussians()
+    expected = -stats.norm(mean, variance.sqrt()).logpdf(targets).sum(axis=1).mean()
+    assert float(metrics.gaussian_nll(mean, variance, targets)) == pytest.approx(expected)
+
+
+def test_the_closed_form_of_the_crps_is_its_integral():
+    mean, variance, targets = gaussians(n=6, outputs=1)
+
+    def integral(m, v, y):
+        cdf = stats.norm(m, v**0.5).cdf
+        below, _ = integrate.quad(lambda t: cdf(t) ** 2, -np.inf, y)
+        above, _ = integrate.quad(lambda t: (1 - cdf(t)) ** 2, y, np.inf)
+        return below + above
+
+    triples = zip(mean.flatten().tolist(), variance.flatten().tolist(), targets.flatten().tolist(), strict=True)
+    expected = np.mean([integral(*triple) for triple in triples])
+    assert float(metrics.gaussian_crps(mean, variance, targets)) == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_crps_of_a_certain_prediction_is_its_absolute_error():
+    mean, variance, targets = gaussians()
+    expected = sklearn.mean_absolute_error(targets, mean)
+    assert float(metrics.gaussian_crps(mean, 0 * variance, targets)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_intervals_of_the_right_width_cover_their_level(level):
+    mean, variance, _ = gaussians(n=20_000)
+    targets = mean + variance.sqrt() * gaussians(n=20_000, seed=1)[0]
+    assert float(metrics.interval_coverage(mean, variance, targets, level)) == pytest.approx(level, abs=0.01)
+    assert float(metrics.interval_coverage(mean, variance, mean, level)) == 1
+    assert float(metrics.interval_coverage(mean, variance, mean + 9 * variance.sqrt(), level)) == 0

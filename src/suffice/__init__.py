@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from suffice.network import Exit as Exit
     from suffice.network import ExitNetwork as ExitNetwork
     from suffice.prediction import Prediction as Prediction
+    from suffice.regression import Regression as Regression
     from suffice.variation.dropout import MCDropout as MCDropout
     from suffice.variation.dropout import Variation as Variation
     from suffice.variation.estimator import VariationEstimator as VariationEstimator
@@ -33,6 +34,7 @@ _HOMES = {
     "MCDropout": "suffice.variation.dropout",
     "Policy": "suffice.budget.policy",
     "Prediction": "suffice.prediction",
+    "Regression": "suffice.regression",
     "Variation": "suffice.variation.dropout",
     "VariationEstimator": "suffice.variation.estimator",
     "allocate": "suffice.budget.policy",

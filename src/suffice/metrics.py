@@ -1,11 +1,16 @@
 """Measures of accuracy, calibration and ranking: pure functions of probabilities, labels and scores.
 
-Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning surer. Every function returns a
-float64 scalar tensor, and NaN where the measure is not defined (no positive, no negative, no example).
+Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning surer; of a regression, means,
+variances and targets are (N, C). Every function returns a float64 scalar tensor, and NaN where the measure is not
+defined (no positive, no negative, no example).
 """
+
+import math
 
 import torch
 from torch import Tensor
+
+from suffice.regression import half_width
 
 
 def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
@@ -126,3 +131,39 @@ def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
         later = torch.stack(hits[k + 1 :]).any(dim=0)
         values.append(auroc(scores[k], hits[k] | ~later))
     return torch.stack(values).nanmean() if values else torch.tensor(float("nan"), dtype=torch.float64)
+
+
+def rmse(mean: Tensor, targets: Tensor) -> Tensor:
+    """Root of the mean squared error over examples and outputs, in the units of the targets."""
+    return (mean.double() - targets).square().mean().sqrt()
+
+
+def gaussian_nll(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
+    """Mean over examples of −log N(target; mean, variance), in nats, summed over the outputs."""
+    variance = variance.double()
+    terms = (targets - mean.double()).square() / variance + variance.log() + math.log(2 * math.pi)
+    return terms.sum(dim=-1).mean() / 2
+
+
+def gaussian_crps(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
+    """Mean continuous ranked probability score over examples and outputs, in the units of the targets.
+
+    ∫ (F(t) − [t ≥ y])² dt = σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π) with z = (y − μ)/σ, and |y − μ| where σ = 0
+    (Gneiting and Raftery 2007).
+    """
+    std = variance.double().sqrt()
+    error = targets - mean.double()
+    z = error / std
+    density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
+    score = std * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+    return torch.where(std > 0, score, error.abs()).mean()
+
+
+def interval_coverage(mean: Tensor, variance: Tensor, targets: Tensor, level: float = 0.95) -> Tensor:
+    """Share of targets within the central interval of probability `level`, over examples and outputs.
+
+    Raises:
+        ValueError: unless 0 < level < 1.
+    """
+    inside = (targets - mean.double()).abs() <= half_width(level) * variance.double().sqrt()
+    return inside.double().mean()

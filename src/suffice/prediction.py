@@ -9,10 +9,13 @@ For probabilities p with members p_j of weight w_j (the exits of an ensemble, or
 All in nats. Without a posterior and without an ensemble the epistemic part is zero.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from suffice.regression import Regression
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,16 @@ def entropy(log_probs: Tensor) -> Tensor:
     return terms.sum(dim=-1)
 
 
-def concatenate(predictions: list[Prediction]) -> Prediction:
+AnyPrediction = Prediction | Regression
+"""What an exit answers: probabilities of classes, or Gaussians."""
+
+P = TypeVar("P", Prediction, Regression)
+
+
+def concatenate(predictions: list[P]) -> P:
     """Batches of predictions of one exit joined into one."""
+    kind = type(predictions[0])
+    own = [field.name for field in fields(kind) if field.name != "members"]
+    joined = {name: torch.cat([getattr(prediction, name) for prediction in predictions]) for name in own}
     members = zip(*(prediction.members for prediction in predictions), strict=True)
-    return Prediction(
-        torch.cat([prediction.log_probs for prediction in predictions]),
-        torch.cat([prediction.aleatoric for prediction in predictions]),
-        tuple(concatenate(list(member)) for member in members),
-    )
+    return kind(**joined, members=tuple(concatenate(list(member)) for member in members))

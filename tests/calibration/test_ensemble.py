@@ -6,6 +6,7 @@ from suffice.calibration import ensemble
 from suffice.calibration.calibrated import member_weights
 from suffice.cost import Costs
 from suffice.prediction import Prediction, entropy
+from suffice.regression import Regression
 
 
 def member(seed, n=6, classes=4, scale=1.0):
@@ -50,3 +51,50 @@ def test_probabilities_below_the_smallest_number_survive_the_average():
 def test_weights_are_cumulative_multiply_adds_of_the_network_alone():
     costs = Costs(stages=(10, 20), exits=(2, 8), uncertainty=(1000, 1))
     assert member_weights(costs) == [12 / 40, 1.0]
+
+
+def gaussian(seed, n=6, outputs=2, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mean, epistemic, noise = torch.randn(3, n, outputs, generator=generator, dtype=torch.float64)
+    return Regression(mean + offset, epistemic.exp(), noise.exp())
+
+
+@settings(deadline=None, max_examples=40)
+@given(weights=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))
+def test_gaussians_are_answered_by_the_moments_of_their_mixture(weights):
+    members = [gaussian(seed) for seed in range(len(weights))]
+    running = None
+    for k, weight in enumerate(weights):
+        running = ensemble.extend(running, members[k], weight)
+        share = torch.tensor(weights[: k + 1], dtype=torch.float64)
+        pairs = list(zip(share / share.sum(), members, strict=False))
+        mean = sum(w * m.mean for w, m in pairs)
+        epistemic = sum(w * (m.epistemic_variance + m.mean.square()) for w, m in pairs) - mean.square()
+        answer = running.prediction(tuple(members[: k + 1]))
+        torch.testing.assert_close(answer.mean, mean)
+        torch.testing.assert_close(answer.epistemic_variance, epistemic)
+        torch.testing.assert_close(answer.noise_variance, sum(w * m.noise_variance for w, m in pairs))
+        assert answer.members == tuple(members[: k + 1])
+
+
+def test_the_spread_of_large_means_does_not_cancel():
+    far = [gaussian(seed, offset=1e7) for seed in range(3)]
+    near = [gaussian(seed) for seed in range(3)]
+    spreads = []
+    for members, dtype in [(far, torch.float32), (near, torch.float64)]:
+        running = None
+        for k, member in enumerate(members):
+            own = Regression(member.mean.to(dtype), 0 * member.mean.to(dtype), 0 * member.mean.to(dtype))
+            running = ensemble.extend(running, own, k + 1.0)
+        spreads.append(running.prediction().epistemic_variance.double())
+    assert (spreads[0] - spreads[1]).abs().max() < 2.0  # rounding of the means themselves; squares would lose 1e7
+    assert (spreads[0] >= 0).all()
+
+
+def test_taking_examples_of_gaussians_and_extending_commute():
+    index = torch.tensor([4, 0, 5])
+    running = ensemble.extend(None, gaussian(0), 1.0)
+    first = ensemble.extend(running.take(index), gaussian(1).take(index), 3.0).prediction()
+    last = ensemble.extend(running, gaussian(1), 3.0).prediction().take(index)
+    for field in ("mean", "epistemic_variance", "noise_variance"):
+        torch.testing.assert_close(getattr(first, field), getattr(last, field))
