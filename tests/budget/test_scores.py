@@ -3,6 +3,7 @@ import torch
 
 from suffice.budget import scores
 from suffice.prediction import Prediction
+from suffice.regression import Regression
 
 
 def prediction(*rows):
@@ -74,3 +75,36 @@ def test_infinite_scores_become_the_extreme_numbers_so_that_an_infinite_threshol
     assert (values < torch.inf).all()
     assert (values > -torch.inf).all()
     assert values.argsort().tolist() == [0, 1, 2]
+
+
+def regression(scale=1.0):
+    epistemic = torch.tensor([[1.0, 2.0], [0.1, 5.0], [3.0, 0.0]], dtype=torch.float64)
+    noise = torch.tensor([[1.0, 1.0], [0.4, 0.4], [2.0, 2.0]], dtype=torch.float64)
+    units = torch.tensor([1.0, scale], dtype=torch.float64)
+    return Regression(torch.zeros(3, 2), epistemic * units, noise * units)
+
+
+def test_the_variance_orders_as_the_entropy_of_the_gaussian():
+    given = regression()
+    entropy = torch.distributions.Normal(given.mean.double(), given.std).entropy().sum(dim=1)
+    assert scores.variance(given).argsort().tolist() == (-entropy).argsort().tolist()
+    torch.testing.assert_close(scores.variance(given)[0], -torch.tensor([2.0, 3.0]).double().log().mean())
+
+
+@pytest.mark.parametrize("name", ["variance", "epistemic"])
+def test_scores_of_a_regression_order_alike_whatever_the_unit_of_an_output(name):
+    values = [scores.evaluate(scores.resolve(name), regression(scale), None, 0) for scale in (1.0, 1e6)]
+    assert values[0].argsort().tolist() == values[1].argsort().tolist()
+    assert values[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["confidence", "margin", "entropy", "aleatoric"])
+def test_a_score_of_classes_is_refused_for_a_regression_with_those_that_it_has(name):
+    expected = rf"a score of a Regression, one of \['epistemic', 'variance'\], .* got {name!r}, .* of a Prediction"
+    with pytest.raises(ValueError, match=expected):
+        scores.evaluate(scores.resolve(name), regression(), None, 0)
+
+
+def test_a_score_of_a_regression_is_refused_for_classes():
+    with pytest.raises(ValueError, match=r"a score of a Prediction, .* got 'variance', which is of a Regression"):
+        scores.evaluate(scores.variance, GIVEN, None, 0)

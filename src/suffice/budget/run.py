@@ -5,6 +5,7 @@ the ensemble's running sums travel with those that go on.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State, batch_size, select
 from suffice.prediction import Prediction, concatenate
+from suffice.regression import Regression
 
 
 @dataclass(frozen=True)
@@ -21,44 +23,67 @@ class Answer:
     """What was answered for each example of a batch, in its order, and what it cost.
 
     Attributes:
-        prediction: the prediction of the exit where each example stopped.
+        prediction: the prediction of the exit where each example stopped, a `Prediction` or a `Regression`. Its
+            properties are also the answer's.
         exit: (N,), that exit, int64, counted from 0.
         macs: (N,), multiply-adds spent, the uncertainty's own included, int64.
     """
 
-    prediction: Prediction
+    prediction: Any
     exit: Tensor
     macs: Tensor
 
     @property
     def probs(self) -> Tensor:
         """(N, C), probabilities."""
-        return self.prediction.probs
+        return self._classes.probs
 
     @property
     def label(self) -> Tensor:
         """(N,), the most probable class, int64."""
-        return self.prediction.label
+        return self._classes.label
 
     @property
     def confidence(self) -> Tensor:
         """(N,), the greatest probability."""
-        return self.prediction.confidence
+        return self._classes.confidence
 
     @property
     def entropy(self) -> Tensor:
         """(N,), total uncertainty in nats."""
-        return self.prediction.entropy
+        return self._classes.entropy
 
     @property
     def aleatoric(self) -> Tensor:
         """(N,), expected entropy in nats."""
-        return self.prediction.aleatoric
+        return self._classes.aleatoric
 
     @property
     def epistemic(self) -> Tensor:
         """(N,), entropy minus aleatoric, in nats."""
-        return self.prediction.epistemic
+        return self._classes.epistemic
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, C), of a regression."""
+        return self._numbers.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """(N, C), total variance of a regression."""
+        return self._numbers.variance
+
+    @property
+    def _classes(self) -> Prediction:
+        if not isinstance(self.prediction, Prediction):
+            raise AttributeError("expected an answer of classes, got one of a regression; ask for mean and variance")
+        return self.prediction
+
+    @property
+    def _numbers(self) -> Regression:
+        if not isinstance(self.prediction, Regression):
+            raise AttributeError("expected an answer of a regression, got one of classes; ask for probs")
+        return self.prediction
 
 
 @torch.no_grad()
@@ -75,7 +100,8 @@ def run(calibrated: Calibrated, policy: Policy, x: State) -> Answer:
     """
     check_policy(calibrated, policy)
     score, thresholds = scoring.resolve(policy.score), policy.thresholds.tolist()
-    state, running, answered = x, None, []
+    state, running = x, None
+    answered: list[tuple[Tensor, Any]] = []
     positions = torch.arange(batch_size(x), device=_device(calibrated))
     for k in range(len(calibrated.exits)):
         state, prediction, running = calibrated.step(k, state, running)
@@ -111,7 +137,7 @@ def _device(calibrated: Calibrated) -> torch.device:
     return calibrated.network.exit(0).classifier.weight.device
 
 
-def _in_order(answered: list[tuple[Tensor, Prediction]], costs: tuple[int, ...]) -> Answer:
+def _in_order(answered: list[tuple[Tensor, Any]], costs: tuple[int, ...]) -> Answer:
     """Answers of each exit put back into the order of the batch."""
     exits = torch.cat([torch.full_like(positions, k) for k, (positions, _) in enumerate(answered)])
     order = torch.cat([positions for positions, _ in answered]).argsort()

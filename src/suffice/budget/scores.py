@@ -5,14 +5,16 @@ form will do, and sees the state as well, for example to estimate the dropout va
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from suffice.network import State
-from suffice.prediction import Prediction
+from suffice.prediction import AnyPrediction, Prediction
+from suffice.regression import Regression
 
-Score = Callable[[Prediction, State], Tensor]
+Score = Callable[[Any, State], Tensor]
 
 
 def confidence(prediction: Prediction, state: State = None) -> Tensor:
@@ -41,14 +43,28 @@ def aleatoric(prediction: Prediction, state: State = None) -> Tensor:
     return -prediction.aleatoric
 
 
-def epistemic(prediction: Prediction, state: State = None) -> Tensor:
-    """Negative epistemic uncertainty, in nats."""
+def epistemic(prediction: AnyPrediction, state: State = None) -> Tensor:
+    """Negative epistemic uncertainty, in nats; of a regression, as `variance` but of the epistemic part alone."""
+    if isinstance(prediction, Regression):
+        return -prediction.epistemic_variance.log().mean(dim=-1)
     return -prediction.epistemic
 
 
+def variance(prediction: Regression, state: State = None) -> Tensor:
+    """Negative mean over the outputs of the log-variance.
+
+    The order of the Gaussian's entropy, and the same in whatever units the outputs are: of summed variances the output
+    in the smallest unit would decide.
+    """
+    return -prediction.variance.log().mean(dim=-1)
+
+
 SCORES: dict[str, Score] = {
-    function.__name__: function for function in (confidence, margin, entropy, aleatoric, epistemic)
+    function.__name__: function for function in (confidence, margin, entropy, aleatoric, epistemic, variance)
 }
+
+_KINDS: dict[str, type] = dict.fromkeys(SCORES, Prediction) | {"variance": Regression, "epistemic": object}
+"""What each of them is a score of."""
 
 
 def resolve(score: str | Score) -> Score:
@@ -64,12 +80,13 @@ def resolve(score: str | Score) -> Score:
     return SCORES[score]
 
 
-def evaluate(score: Score, prediction: Prediction, state: State, k: int) -> Tensor:
+def evaluate(score: Score, prediction: AnyPrediction, state: State, k: int) -> Tensor:
     """Scores (N,) of a batch at exit k, float64, finite and checked; infinities become the extreme numbers.
 
     Raises:
-        ValueError: for a score that is not (N,) or not a number.
+        ValueError: for a score that is not (N,) or not a number, or a named score of another kind of prediction.
     """
+    _check_kind(score, prediction)
     values = score(prediction, state)
     if values.shape != (len(prediction),):
         raise ValueError(f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}")
@@ -77,3 +94,15 @@ def evaluate(score: Score, prediction: Prediction, state: State, k: int) -> Tens
         position = int(values.isnan().nonzero()[0])
         raise ValueError(f"expected a number as every score at exit {k}, got NaN at position {position}")
     return values.double().nan_to_num()
+
+
+def _check_kind(score: Score, prediction: AnyPrediction) -> None:
+    """Raise a ValueError for a built-in score of the other kind of prediction."""
+    name = next((name for name, known in SCORES.items() if known is score), None)
+    if name is None or isinstance(prediction, _KINDS[name]):
+        return
+    names = sorted(other for other, kind in _KINDS.items() if isinstance(prediction, kind))
+    raise ValueError(
+        f"expected a score of a {type(prediction).__name__}, one of {names}, or a function (prediction, state), "
+        f"got {name!r}, which is of a {_KINDS[name].__name__}"
+    )
