@@ -1,6 +1,6 @@
 """Small networks and data that the tests are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,17 @@ def network(
             nn.init.normal_(classifier.weight, std=scale)
             exits.append(Exit(Hidden() if nested else nn.Identity(), classifier))
     return ExitNetwork(stages, exits).eval()
+
+
+def trained(net: ExitNetwork, x: Tensor, loss: Callable[[Tensor], Tensor], steps: int = 200) -> ExitNetwork:
+    """The network after a little training of all exits at once; `loss` of an exit's outputs for x."""
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        torch.stack([loss(outputs) for outputs in net(x)]).sum().backward()
+        optimiser.step()
+    optimiser.zero_grad()
+    return net
 
 
 def identity_network(classes: int) -> ExitNetwork:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from suffice.batches import peek, read, read_labelled
+from suffice.batches import peek, read, read_labelled, read_targets
 
 MODEL = nn.Linear(2, 3)
 X, Y = torch.arange(10.0).reshape(5, 2), torch.tensor([0, 1, 2, 1, 0])
@@ -122,3 +122,13 @@ def test_an_input_that_is_not_finite_is_named_by_its_position_across_batches(bad
 def test_a_batch_of_another_form_is_a_type_error(batch):
     with pytest.raises(TypeError, match=r"expected a batch \(x, y\)"):
         list(read([batch], MODEL))
+
+
+def test_targets_are_what_the_check_makes_of_the_labels_of_each_batch():
+    def doubled(labels, batch):
+        return 2 * labels + batch.start
+
+    targets = [target.tolist() for _, target in read_targets([(X[:2], Y[:2]), (X[2:], Y[2:])], MODEL, doubled)]
+    assert targets == [(2 * Y[:2]).tolist(), (2 * Y[2:] + 2).tolist()]
+    with pytest.raises(ValueError, match="inputs alone"):
+        list(read_targets([X], MODEL, doubled))

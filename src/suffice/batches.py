@@ -5,7 +5,7 @@ or inputs alone; x is any nest of tensors. Nothing is asked of it but to be iter
 they come.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -29,7 +29,7 @@ class Batch:
 
 
 def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
-    """Batches on the device and in the floating type of `model`, labels as int64 where there are any.
+    """Batches on the device and in the floating type of `model`; labels, where there are any, in their own type.
 
     Raises:
         ValueError: if the loader yields no example, or an input is not finite (named by its position).
@@ -70,18 +70,50 @@ def peek(loader: Loader, model: nn.Module) -> tuple[Batch, Loader]:
     return first, chain(taken, rest)
 
 
-def read_labelled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches with their labels, int64 (N,) in [0, num_classes).
+def read_targets(
+    loader: Loader, model: nn.Module, check: Callable[[Tensor, Batch], Tensor]
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches with their targets, as `check` gives them: what it returns for the labels of a batch.
 
     Raises:
-        ValueError: as `read`; also if labels are missing, of another length, or out of range.
+        ValueError: as `read` and `check`; also if labels are missing.
     """
     for batch in read(loader, model):
         if batch.labels is None:
             raise ValueError(
                 "expected batches (x, y) or mappings with a key 'labels', got inputs alone; labels are needed here"
             )
-        yield batch, _checked_labels(batch.labels, batch, num_classes)
+        yield batch, check(batch.labels, batch)
+
+
+def read_labelled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches with their labels, int64 (N,) in [0, num_classes).
+
+    Raises:
+        ValueError: as `read`; also if labels are missing, of another length, or out of range.
+    """
+    return read_targets(loader, model, lambda labels, batch: class_labels(labels, batch, num_classes))
+
+
+def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
+    """The labels of a batch as int64 (N,), checked.
+
+    Raises:
+        ValueError: unless they are N integers in [0, num_classes).
+    """
+    if labels.shape != (batch.size,) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"expected integer labels of shape ({batch.size},), "
+            f"got {labels.dtype} of shape {tuple(labels.shape)} from position {batch.start}"
+        )
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(outside):
+        first = int(outside[0])
+        raise ValueError(
+            f"expected labels in [0, {num_classes}), got {int(labels[first])} "
+            f"at position {batch.start + first}; the network answers for {num_classes} classes"
+        )
+    return labels.long()
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -109,24 +141,8 @@ def _as_labels(y: object) -> Tensor:
     try:
         return torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"expected a batch (x, y) with integers as y, got {type(y).__name__}") from error
+        raise TypeError(f"expected a batch (x, y) with numbers as y, got {type(y).__name__}") from error
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-
-
-def _checked_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
-    if labels.shape != (batch.size,) or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(
-            f"expected integer labels of shape ({batch.size},), "
-            f"got {labels.dtype} of shape {tuple(labels.shape)} from position {batch.start}"
-        )
-    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
-    if len(outside):
-        first = int(outside[0])
-        raise ValueError(
-            f"expected labels in [0, {num_classes}), got {int(labels[first])} "
-            f"at position {batch.start + first}; the network answers for {num_classes} classes"
-        )
-    return labels.long()

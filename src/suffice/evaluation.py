@@ -5,17 +5,19 @@ q = p/20, p = 1 … 39, exit k answering a share proportional to q^k, thresholds
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suffice import batches, metrics
+from suffice import metrics
 from suffice.batches import Loader
 from suffice.budget import policy, scores
+from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.prediction import Prediction, concatenate
+from suffice.prediction import AnyPrediction, Prediction, concatenate
+from suffice.regression import Regression
 
 ABLATION: dict[str, dict[str, Any]] = {
     "vanilla": {"structure": None, "temperature": False, "ensemble": False},
@@ -32,34 +34,39 @@ LADDER = tuple(p / 20 for p in range(1, 40))
 """q of the paper's 39 budgets."""
 
 MEASURES = ("accuracy", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc")
+"""Of classes."""
+
+REGRESSION_MEASURES = ("rmse", "nll", "crps", "coverage_95")
+"""Of a regression: root mean squared error, nats, CRPS, share of targets within the 95 % intervals."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A labelled set at every exit: K predictions of N examples, labels (N,), K scores (N,)."""
+    """A labelled set at every exit: K predictions of N examples, labels (N,) or targets (N, C), K scores (N,)."""
 
-    predictions: list[Prediction]
+    predictions: list[Any]
     labels: Tensor
     scores: list[Tensor]
 
     @property
     def hits(self) -> list[Tensor]:
-        """Whether each exit's answer is right, K × (N,) bool."""
+        """Whether each exit's answer is right, K × (N,) bool; of classes."""
         return [metrics.correct(prediction.log_probs, self.labels) for prediction in self.predictions]
 
 
 def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
-    """Predictions and confidence scores of every exit for a whole labelled loader, read once."""
-    network = calibrated.network
-    read = list(batches.read_labelled(loader, network, network.num_classes))
+    """Predictions of every exit for a whole labelled loader, read once, and their scores: confidence, or `variance`."""
+    read = list(likelihoods.read(loader, calibrated.network, calibrated.likelihood))
     parts = [calibrated(batch.inputs) for batch, _ in read]
     predictions = [concatenate(list(exit_)) for exit_ in zip(*parts, strict=True)]
     labels = torch.cat([labels for _, labels in read])
-    return Outcome(predictions, labels, [scores.confidence(prediction).double() for prediction in predictions])
+    return Outcome(predictions, labels, [_score(prediction).double() for prediction in predictions])
 
 
-def measure(prediction: Prediction, labels: Tensor) -> dict[str, float]:
-    """All `MEASURES` of one prediction; ranking is by confidence."""
+def measure(prediction: AnyPrediction, labels: Tensor) -> dict[str, float]:
+    """All `MEASURES` of a prediction, ranked by confidence; all `REGRESSION_MEASURES` of a regression."""
+    if isinstance(prediction, Regression):
+        return _measure_regression(prediction, labels)
     probs, hits = prediction.probs, metrics.correct(prediction.log_probs, labels)
     score = scores.confidence(prediction)
     values = (
@@ -74,6 +81,21 @@ def measure(prediction: Prediction, labels: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in zip(MEASURES, values, strict=True)}
 
 
+def _measure_regression(prediction: Regression, targets: Tensor) -> dict[str, float]:
+    mean, variance = prediction.mean, prediction.variance
+    values = (
+        metrics.rmse(mean, targets),
+        metrics.gaussian_nll(mean, variance, targets),
+        metrics.gaussian_crps(mean, variance, targets),
+        metrics.interval_coverage(mean, variance, targets),
+    )
+    return {name: float(value) for name, value in zip(REGRESSION_MEASURES, values, strict=True)}
+
+
+def _score(prediction: AnyPrediction) -> Tensor:
+    return scores.variance(prediction) if isinstance(prediction, Regression) else scores.confidence(prediction)
+
+
 def per_exit(outcome: Outcome) -> list[dict[str, float]]:
     """All measures of each exit: anytime prediction."""
     return [measure(prediction, outcome.labels) for prediction in outcome.predictions]
@@ -84,12 +106,12 @@ class Budgeted:
     """One budget of the ladder on the test set.
 
     Attributes:
-        prediction: the answer of each example's exit.
+        prediction: the answer of each example's exit, a `Prediction` or a `Regression`.
         exits: (N,), that exit.
         macs: mean multiply-adds per example.
     """
 
-    prediction: Prediction
+    prediction: Any
     exits: Tensor
     macs: float
 
@@ -106,9 +128,11 @@ def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> 
 
 
 def averaged(budgeted: Sequence[Budgeted], test: Outcome) -> dict[str, float]:
-    """Each measure averaged over the budgets, and EEFP of the exits' scores, which has no budget."""
+    """Each measure averaged over the budgets, and of classes EEFP of the exits' scores, which has no budget."""
     rows = [measure(answer.prediction, test.labels) for answer in budgeted]
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    if isinstance(test.predictions[0], Regression):
+        return means
     return {**means, "eefp": float(metrics.eefp(test.scores, test.hits))}
 
 
@@ -148,9 +172,7 @@ INTERVALS = ("accuracy", "nll", "ece")
 """Measures that `bootstrap` gives intervals of."""
 
 
-def _pick(predictions: Sequence[Prediction], exits: Tensor) -> Prediction:
-    """Each example's prediction at its exit."""
-    rows = torch.arange(len(exits))
-    log_probs = torch.stack([prediction.log_probs for prediction in predictions])[exits, rows]
-    aleatoric = torch.stack([prediction.aleatoric for prediction in predictions])[exits, rows]
-    return Prediction(log_probs, aleatoric)
+def _pick(predictions: Sequence[Any], exits: Tensor) -> Any:
+    """Each example's prediction at its exit, without its members."""
+    rows = exits * len(exits) + torch.arange(len(exits))
+    return concatenate([replace(prediction, members=()) for prediction in predictions]).take(rows)

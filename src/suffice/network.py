@@ -115,9 +115,12 @@ def check_finite(values: Tensor, what: str, start: int = 0) -> None:
         return
     bad = ~torch.isfinite(values).flatten(start_dim=1).all(dim=1) if values.ndim > 1 else ~values.isfinite()
     position = start + int(bad.nonzero()[0])
+    remedy = "remove or repair those examples"
+    if values.dtype == torch.float16:
+        remedy += ", or run the network in bfloat16 or float32: float16 ends at 65504"
     raise ValueError(
         f"expected finite {what}, got NaN or infinity at position {position} "
-        f"({int(bad.sum())} of {len(values)} examples in its batch); remove or repair those examples"
+        f"({int(bad.sum())} of {len(values)} examples in its batch); {remedy}"
     )
 
 

@@ -55,8 +55,8 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     """A trained classifier as a network of one stage and one exit; an `ExitNetwork` is returned as it is.
 
     Args:
-        model: run once in evaluation mode; every module's mode comes back. Its answer (N, C) is its output, the
-            `.logits` of its output, or the first of a tuple.
+        model: run once in evaluation mode; every module's mode comes back. Its answer (N, C), or (N,) where
+            C = 1, is its output, the `.logits` of its output, or the first of a tuple.
         example: a batch of inputs on the model's device, best of two examples or more.
 
     Raises:
@@ -183,9 +183,13 @@ class _Call:
 
     def makes(self, answer: Tensor) -> bool:
         """Whether W φ + b, to rounding, is the answer."""
-        if self.phi.ndim != 2 or answer.shape != (len(self.phi), self.layer.out_features):
+        if self.phi.ndim != 2:
             return False
         logits = functional.linear(self.phi, self.layer.weight, self.layer.bias)
+        if answer.ndim == 1 and self.layer.out_features == 1:  # a single output, squeezed
+            answer = answer[:, None]
+        if answer.shape != logits.shape:
+            return False
         tolerance = torch.finfo(logits.dtype).eps ** 0.75 * logits.abs().max()
         return bool((logits - answer).abs().max() <= tolerance)
 

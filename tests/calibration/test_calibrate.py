@@ -16,6 +16,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its rang
 X = builders.inputs(120)
 
 
+OUTPUTS = {"classification": 4, "binary": 1, "regression": 1, "heteroscedastic": 2}
+"""Outputs of a small classifier under each likelihood."""
+
+
+def targets_for(likelihood, x):
+    return (x[:, 0] > 0).long() if likelihood in ("classification", "binary") else x[:, 0] * x[:, 1]
+
+
+def uncertainty_of(answer):
+    return answer.log_probs if isinstance(answer, suffice.Prediction) else answer.std
+
+
 def data(net, n=120, size=32):
     x = X[:n]
     with torch.no_grad():
@@ -272,6 +284,18 @@ def test_a_network_moved_to_another_type_is_served_in_it():
     torch.testing.assert_close(moved(X.double())[-1].probs.float(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.parametrize("likelihood", OUTPUTS)
+def test_a_loader_on_another_device_is_moved_and_posteriors_follow_the_network(likelihood):
+    loader = builders.batched(X, targets_for(likelihood, X))
+    net = builders.network(classes=OUTPUTS[likelihood])
+    here = fit(net, loader, loader, likelihood=likelihood)(X)
+    calibrated = fit(net.cuda(), loader, loader, likelihood=likelihood)
+    assert all(exit_.posterior.prior_precision.is_cuda for exit_ in calibrated.exits)
+    for there, answer in zip(calibrated(X.cuda()), here, strict=True):
+        torch.testing.assert_close(uncertainty_of(there).cpu(), uncertainty_of(answer), rtol=1e-2, atol=1e-3)
+
+
 class TestBadInput:
     @pytest.mark.parametrize("model", ["network", None])
     def test_anything_but_a_module_is_a_type_error(self, model):
@@ -286,6 +310,7 @@ class TestBadInput:
             ("link", "laplace-bridge"),
             ("prior", None),
             ("tuning", "guess"),
+            ("likelihood", "poisson"),
         ],
     )
     def test_an_unknown_choice_is_refused_with_the_choices_before_data_are_read(self, option, value):
@@ -355,6 +380,39 @@ class TestBadInput:
         loaders[which][2][0][4, 1] = 0
         with pytest.raises(ValueError, match=r"expected finite features at exit 1, .* at position 68 "):
             fit(net, **loaders)
+
+    @pytest.mark.parametrize("likelihood", OUTPUTS)
+    def test_one_bad_batch_in_a_thousand_is_named_and_leaves_nothing_behind(self, likelihood):
+        net, x = builders.network(widths=(4,), classes=OUTPUTS[likelihood]), builders.inputs(2000)
+        good = builders.batched(x, targets_for(likelihood, x), 2)
+        bad = [(batch.clone(), labels) for batch, labels in good]
+        bad[617][0][1, 2] = float("nan")
+        before = fit(net, good, good, likelihood=likelihood)
+        with pytest.raises(ValueError, match=r"finite inputs, .* at position 1235 \(1 of 2 examples in its batch\)"):
+            fit(net, bad, good, likelihood=likelihood)
+        assert fit(net, good, good, likelihood=likelihood).digest == before.digest
+
+    def test_features_beyond_float16_are_named_with_the_remedy(self):
+        net = builders.network(widths=(6,)).half()
+        net.stages[0] = nn.Linear(3, 6).half()
+        with torch.no_grad():
+            net.stages[0].weight.fill_(3e4)
+        remedy = "bfloat16 or float32: float16 ends at 65504"
+        with pytest.raises(ValueError, match=rf"finite features at exit 0, .* {remedy}"):
+            fit(net, data(builders.network(widths=(6,))), data(builders.network(widths=(6,))))
+
+    def test_a_classifier_of_one_output_is_refused_with_the_likelihoods_that_have_one(self):
+        with pytest.raises(ValueError, match=r"2 outputs or more, .* with 1; pass likelihood='binary' .* 'regression'"):
+            calibrate(builders.network(classes=1), [(X, X[:, 0])], [])
+
+    @pytest.mark.parametrize("likelihood", OUTPUTS)
+    def test_fewer_examples_than_features_and_constant_features_calibrate(self, likelihood):
+        net = builders.network(widths=(12,), classes=OUTPUTS[likelihood])
+        with torch.no_grad():
+            net.stages[0][0].weight[:2] = 0  # two features that are the same for every input, as the bias is
+        y = targets_for(likelihood, X)
+        (answer,) = fit(net, [(X[:5], y[:5])], [(X, y)], likelihood=likelihood)(X)
+        assert uncertainty_of(answer).isfinite().all()
 
     def test_weights_that_are_not_finite_are_noticed_at_the_logits(self):
         net = builders.network()

@@ -1,24 +1,29 @@
 """Calibrate a trained network: one statistics pass, one cached tuning pass, no gradients through the network.
 
-The first pass sums what the posterior needs over the training data; the second caches logits and features of
-the validation data, on which prior precision and temperature are tuned. The network is never run again.
+The first pass sums what the posterior (and the noise of a regression) needs over the training data; the second
+caches outputs and features of the validation data, on which prior precision and temperature are tuned. The network
+is never run again.
 """
 
 import math
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from suffice import batches, cost
 from suffice.batches import Loader
+from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
-from suffice.calibration.exits import CalibratedExit, Link, weights_with_bias
+from suffice.calibration.exits import CalibratedExit, weights_with_bias
+from suffice.calibration.likelihoods import LIKELIHOODS, linear, regression
+from suffice.calibration.links import Link
 from suffice.calibration.moments import check_samples
-from suffice.calibration.posterior import STRUCTURES, Posterior, Structure
+from suffice.calibration.posterior import STRUCTURES, Posterior, Structure, kronecker
 from suffice.calibration.posterior.kronecker import Prior
-from suffice.calibration.statistics import bias_constants, exit_pass, no_examples, with_examples
+from suffice.calibration.statistics import bias_constants, exit_pass, no_examples, residuals, with_examples
 from suffice.calibration.tuning import Tuning, evidence, grid, validation
 from suffice.calibration.tuning.cache import Cache
 from suffice.cost import Costs
@@ -31,7 +36,8 @@ def calibrate(
     train_loader: Loader,
     val_loader: Loader | None,
     *,
-    structure: Structure | None = "kronecker",
+    likelihood: likelihoods.Name = "classification",
+    structure: Structure | Literal["auto"] | None = "auto",
     prior: Prior = "exact",
     link: Link = "sampled",
     temperature: bool = True,
@@ -47,81 +53,105 @@ def calibrate(
     Args:
         network: a trained network with exits, or a plain classifier (`suffice.plain`), which then is a network
             of one stage and one exit. It is left in evaluation mode.
-        train_loader: batches `(x, y)` that the network was trained on, without augmentation; read once, and
-            not at all where `structure` is None and there is a `val_loader`. Its labels are not used.
+        train_loader: batches `(x, y)` that the network was trained on, without augmentation; read once. Only
+            "regression" uses its labels; others do not read it where `structure` is None and there is a
+            `val_loader`.
         val_loader: labelled batches that the network was not trained on, as they will be met in use; read
             once. Prior precision and temperature are tuned on them. May be None with `tuning="evidence"`.
+        likelihood: what the classifier's outputs are: "classification", a logit for each class, labels integers
+            (N,); "binary", one logit, of class 1, labels 0 or 1, (N,) or (N, 1); "regression", means of C numbers,
+            targets (N, C), or (N,) where C = 1; "heteroscedastic", M means and then M log-variances.
         structure: form of the posterior over an exit's classifier: "kronecker", "full", "diagonal", "lowrank"
-            (as "kronecker", for tens of thousands of classes), or None for no posterior.
+            (as "kronecker", for tens of thousands of classes), or None for no posterior. "auto" is "kronecker", or
+            "full" where that is as cheap: a binary classifier, and a heteroscedastic one of one mean. A regression's
+            is exactly "kronecker".
         prior: how the prior precision δ enters a Kronecker posterior: "exact" U⊗A + δI, or the paper's
             "factored" form.
         link: "sampled" averages the softmax over `samples` fixed joint samples; "meanfield" and "probit" are
-            closed forms of the variances; "plugin" keeps the network's own answer (the posterior is then there
-            to be asked, and δ stays 1 unless tuned by evidence).
-        temperature: tune a temperature per exit; otherwise, and without a `val_loader`, 1.
+            closed forms of the variances, and the same for "binary"; "plugin" keeps the network's own answer
+            (the posterior is then there to be asked, and δ stays as fitted unless tuned by evidence). Regressions
+            need no link: all but "plugin" are the same.
+        temperature: tune a temperature per exit; otherwise, and without a `val_loader`, 1. It divides logits, and
+            multiplies the standard deviations of a regression.
         ensemble: answer at exit k with the weighted average of exits up to k.
         tuning: "validation" finds δ and T of all exits jointly, by gradient on the NLL of what would be answered;
             "evidence" finds δ by each exit's marginal likelihood, whatever the link, and then T on the `val_loader`
-            if there is one; "grid" is the paper's search, exit by exit.
+            if there is one; "grid" is the paper's search, exit by exit. The noise of a "regression" is always
+            of greatest evidence, together with the δ to begin with.
         bias_precision: β, prior precision of the classifiers' biases relative to δ.
-        class_precision: γ (C,), prior precisions of the classes' weights relative to δ; None for 1.
+        class_precision: γ (C,), prior precisions of the classes' weights (or of the means') relative to δ; None
+            for 1.
         samples: S, an even number, for the sampled link.
         generator: randomness of the samples, on the CPU; the same state gives the same bytes.
 
     Returns:
-        A `Calibrated`, whose call gives one `Prediction` per exit.
+        A `Calibrated`, whose call gives one `Prediction` per exit, or one `Regression`.
 
     Raises:
         TypeError: if the network is not a module.
-        ValueError: for an empty loader, labels out of range, or inputs or features that are not finite; for a
-            plain classifier whose answer is not that of one linear layer; for precisions that are not above 0; for
-            stages or exits that do not take each example by itself (`suffice.contract`).
+        ValueError: for an empty loader, labels that the likelihood cannot have, or inputs or features that are
+            not finite; for a plain classifier whose answer is not that of one linear layer; for outputs too few or
+            too many for the likelihood; for precisions that are not above 0; for stages or exits that do not take
+            each example by itself (`suffice.contract`).
         MemoryError: for a structure that would not fit, before it is allocated.
     """
-    _check_choices(structure, prior, link, tuning, samples)
+    _check_choices(likelihood, structure, prior, link, tuning, samples)
     if val_loader is None and tuning != "evidence":
         raise ValueError(f"expected a val_loader for tuning={tuning!r}, got None; pass one, or tuning='evidence'")
     if tuning == "evidence" and not temperature:
         val_loader = None
-    if structure is None and val_loader is not None:
+    family = LIKELIHOODS[likelihood]
+    fits = structure is not None or family.learns_noise
+    if not fits and val_loader is not None:
         network, val_loader = from_loader(network, val_loader)
     else:
         network, train_loader = from_loader(network, train_loader)
-    _check_precisions(bias_precision, class_precision, network.num_classes)
+    family.check_outputs(network.num_classes)
+    _check_precisions(bias_precision, class_precision, family.latents(network.num_classes))
     if val_loader is None:
         first, train_loader = batches.peek(train_loader, network)
         costs = cost.count(network, first.inputs)
     biases = bias_constants(network, bias_precision)
-    exits = [CalibratedExit(temperature=1.0, bias=bias) for bias in biases]
-    if structure is not None:
-        posteriors = _posteriors(network, train_loader, structure, biases, prior, class_precision)
-        pairs = zip(exits, posteriors, strict=True)
-        exits = [exit_.with_posterior(posterior, link, samples, generator) for exit_, posterior in pairs]
-    if tuning == "evidence":
-        exits = evidence.tune(exits, [weights_with_bias(network.exit(k).classifier, b) for k, b in enumerate(biases)])
+    exits = [CalibratedExit(temperature=1.0, bias=bias, likelihood=family()) for bias in biases]
+    if fits:
+        exits, posteriors = _fit(network, exits, train_loader, structure, prior, class_precision)
+        if structure is not None:
+            pairs = zip(exits, posteriors, strict=True)
+            exits = [exit_.with_posterior(posterior, link, samples, generator) for exit_, posterior in pairs]
+    if tuning == "evidence" and not family.learns_noise:
+        exits = evidence.tune(exits, _weights(network, exits))
     exits = [exit_.to(*serving_placement(network)) for exit_ in exits]
     if val_loader is not None:
-        caches, labels, costs = _tuning_pass(network, exits, val_loader)
+        caches, targets, costs = _tuning_pass(network, exits, val_loader)
         weights = member_weights(costs) if ensemble else None
         if tuning == "grid":
-            exits = grid.tune(exits, caches, labels, weights, temperature)
+            exits = grid.tune(exits, caches, targets, weights, temperature)
         else:
-            exits = validation.tune(exits, caches, labels, weights, temperature, prior=tuning == "validation")
+            exits = validation.tune(exits, caches, targets, weights, temperature, prior=tuning == "validation")
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
 
-def _check_choices(structure: object, prior: object, link: object, tuning: object, samples: int) -> None:
+def _check_choices(
+    likelihood: object, structure: object, prior: object, link: object, tuning: object, samples: int
+) -> None:
     for name, value, allowed in [
-        ("structure", structure, (*STRUCTURES, None)),
+        ("likelihood", likelihood, tuple(LIKELIHOODS)),
+        ("structure", structure, ("auto", *STRUCTURES, None)),
         ("prior", prior, ("exact", "factored")),
         ("link", link, get_args(Link)),
         ("tuning", tuning, get_args(Tuning)),
     ]:
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
-    if prior == "factored" and structure not in ("kronecker", None):
+    if prior == "factored" and structure not in ("auto", "kronecker", None):
         raise ValueError(
             f"expected prior 'exact' with structure {structure!r}, got 'factored', of a product of factors"
+        )
+    exact = LIKELIHOODS[str(likelihood)].exact_structure
+    if exact and (structure not in ("auto", exact, None) or prior != "exact"):
+        raise ValueError(
+            f"expected structure {exact!r} and prior 'exact' with likelihood {likelihood!r}, whose posterior they "
+            f"give exactly, got {structure!r} and {prior!r}; leave them out, or pass structure=None for no posterior"
         )
     check_samples(samples)
 
@@ -141,30 +171,61 @@ def _check_precisions(bias_precision: float, class_precision: Tensor | None, cla
         raise ValueError(f"expected a class_precision above 0, got {float(class_precision[first])} for class {first}")
 
 
-def _posteriors(
+def _fit(
     network: ExitNetwork,
+    exits: list[CalibratedExit],
     loader: Loader,
-    structure: Structure,
-    biases: Sequence[float | None],
+    structure: Structure | Literal["auto"] | None,
     prior: Prior,
     class_precision: Tensor | None,
-) -> list[Posterior]:
-    """Posterior of every exit at δ = 1, from one pass over the training data."""
+) -> tuple[list[CalibratedExit], list[Posterior]]:
+    """Exits with their noise, if that is learned, and their posteriors, from one pass over the training data."""
+    likelihood = exits[0].likelihood
+    if structure is None or likelihood.learns_noise:
+        return _by_evidence(network, exits, loader, class_precision)
+    if structure == "auto":
+        structure = "kronecker" if prior == "factored" else likelihood.structure(network.num_classes)
     options = {"prior": prior} if structure == "kronecker" else {}
-    sums = with_examples(network, loader, structure, biases, no_examples(network, structure))
+    empty = no_examples(network, structure, likelihood.latents(network.num_classes))
+    sums = with_examples(network, loader, structure, exits, empty)
     fit = STRUCTURES[structure].Posterior.fit
-    return [fit(own, class_precision=class_precision, **options) for own in sums]
+    deltas = [likelihood.prior_precision(weights) for weights in _weights(network, exits)]
+    pairs = zip(sums, deltas, strict=True)
+    return exits, [fit(own, delta, class_precision=class_precision, **options) for own, delta in pairs]
+
+
+def _by_evidence(
+    network: ExitNetwork, exits: Sequence[CalibratedExit], loader: Loader, class_precision: Tensor | None
+) -> tuple[list[CalibratedExit], list[Posterior]]:
+    """Exits with the noise, and posteriors with the δ, of greatest evidence."""
+    learned: list[CalibratedExit] = []
+    posteriors: list[Posterior] = []
+    sums = residuals(network, loader, exits)
+    for exit_, own, weights in zip(exits, sums, _weights(network, exits), strict=True):
+        start = exit_.likelihood.prior_precision(weights)
+        noise, delta = linear.maximise(own, weights, start, class_precision)
+        learned.append(replace(exit_, likelihood=regression.Likelihood(noise)))
+        statistics = kronecker.Statistics(own.features, torch.diag(own.count / noise), own.count)
+        posteriors.append(kronecker.Posterior.fit(statistics, delta, class_precision=class_precision))
+    return learned, posteriors
+
+
+def _weights(network: ExitNetwork, exits: Sequence[CalibratedExit]) -> list[Tensor]:
+    """W of the outputs that have a posterior, the bias, if any, as the last column, for each exit."""
+    latents = exits[0].likelihood.latents(network.num_classes)
+    pairs = enumerate(exit_.bias for exit_ in exits)
+    return [weights_with_bias(network.exit(k).classifier, bias)[:latents] for k, bias in pairs]
 
 
 def _tuning_pass(
     network: ExitNetwork, exits: Sequence[CalibratedExit], loader: Loader
 ) -> tuple[list[Cache], Tensor, Costs]:
-    """Logits and spectra of the validation set at every exit, its labels, and the network's costs."""
+    """Outputs and spectra of the validation set at every exit, its targets, and the network's costs."""
     logits: list[list[Tensor]] = [[] for _ in exits]
     spectra: list[list[Tensor]] = [[] for _ in exits]
     labels, costs = [], None
     with inference(network):
-        for batch, y in batches.read_labelled(loader, network, network.num_classes):
+        for batch, y in likelihoods.read(loader, network, exits[0].likelihood):
             costs = costs or cost.count(network, batch.inputs)
             labels.append(y)
             for k, phi, z in exit_pass(network, batch.inputs, batch.start):

@@ -14,6 +14,7 @@ from suffice import batches
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
 from suffice.calibration.exits import CalibratedExit, with_bias
+from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.moments import Moments
 from suffice.calibration.updates import with_more_classes, with_more_data
 from suffice.cost import Costs
@@ -26,7 +27,7 @@ from suffice.network import (
     fingerprint_of_classes,
 )
 from suffice.plain import as_described, described, restored
-from suffice.prediction import Prediction
+from suffice.prediction import AnyPrediction
 
 
 class Calibrated:
@@ -59,17 +60,22 @@ class Calibrated:
         self.digest = self._digest()
 
     @torch.no_grad()
-    def __call__(self, x: State) -> list[Prediction]:
-        """What would be answered at each exit, first to last; ensembles hold their `members`."""
-        members: list[Prediction] = []
-        answers: list[Prediction] = []
+    def __call__(self, x: State) -> list[Any]:
+        """What would be answered at each exit, first to last; ensembles hold their `members`.
+
+        A `Prediction` each, or a `Regression`, as the likelihood is.
+        """
+        members: list[Any] = []
+        answers: list[Any] = []
         for member, running in self._walk(x):
             members.append(member)
             answers.append(member if running is None else running.prediction(tuple(members)))
         return answers
 
     @torch.no_grad()
-    def step(self, k: int, state: State, running: mie.Running | None) -> tuple[State, Prediction, mie.Running | None]:
+    def step(
+        self, k: int, state: State, running: mie.Running | None
+    ) -> tuple[State, AnyPrediction, mie.Running | None]:
         """Run stage and exit k: the new state, what is answered at exit k, the ensemble's running sums."""
         state, member, running = self._advance(k, state, running)
         return state, member if running is None else running.prediction(), running
@@ -78,13 +84,12 @@ class Calibrated:
     def moments(self, x: State) -> list[Moments]:
         """Mean and variance of the logits of every exit under its posterior, both (N, C), before any temperature.
 
+        Of a regression, of its means.
+
         Raises:
             ValueError: for exits without a posterior.
         """
-        return [
-            exit_.known_posterior().moments(with_bias(phi, exit_.bias), logits)
-            for exit_, phi, logits in self._features(x)
-        ]
+        return [exit_.known_posterior().moments(phi, outputs) for exit_, phi, outputs in self._features(x)]
 
     @torch.no_grad()
     def joint_samples(self, x: State, samples: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
@@ -93,7 +98,8 @@ class Calibrated:
         Each of the S samples draws the weights of a classifier once, for all N examples, so that the covariance
         between examples is the posterior's: what choosing a batch to label needs. (Predictions use fixed offsets,
         which are joint over the classes of one example only.) The same state of the generator draws the same
-        weights, whatever the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`.
+        weights, whatever the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`. Of
+        a regression they are samples of its means.
 
         Raises:
             ValueError: for exits without a posterior, and for fewer samples than 1.
@@ -101,10 +107,9 @@ class Calibrated:
         if samples < 1:
             raise ValueError(f"expected at least 1 sample, got {samples}")
         drawn = []
-        for exit_, phi, logits in self._features(x):
-            augmented = with_bias(phi, exit_.bias)
-            deviations = exit_.known_posterior().joint_samples(augmented, samples, generator=generator)
-            drawn.append(logits[:, None] + deviations)
+        for exit_, phi, outputs in self._features(x):
+            deviations = exit_.known_posterior().joint_samples(phi, samples, generator=generator)
+            drawn.append(outputs[:, None] + deviations)
         return drawn
 
     def with_prior(self, prior_precision: float | Sequence[float]) -> "Calibrated":
@@ -126,7 +131,7 @@ class Calibrated:
         return self._with([exit_.with_temperature(T) for exit_, T in zip(self.exits, values, strict=True)])
 
     def update(self, loader: Loader) -> "Calibrated":
-        """The same with more training data: what fitting them with all earlier data gives, at the same δ and T.
+        """The same with more training data: what fitting them with all earlier data gives, at the same δ, T and noise.
 
         Args:
             loader: batches as in `calibrate`, of new data only; read once. Labels are not used.
@@ -155,9 +160,14 @@ class Calibrated:
 
         Raises:
             TypeError: if the network is not the kind that was calibrated.
-            ValueError: if it has no more classes, or other weights.
+            ValueError: if it has no more classes, or other weights, or its outputs are not a logit for each class.
             MemoryError: for a structure that would not fit.
         """
+        if not self.likelihood.widens:
+            raise ValueError(
+                f"expected likelihood 'classification', whose outputs are classes, got {self.likelihood.name!r}; "
+                "calibrate again"
+            )
         wider = as_described(network, described(self.network))
         old = self.num_classes
         more = wider.num_classes - old
@@ -178,6 +188,11 @@ class Calibrated:
         network = self.network.to(device)
         place, dtype = serving_placement(network)
         return self._with([exit_.to(place, dtype) for exit_ in self.exits])
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the network's outputs say about a target, at the last exit."""
+        return self.exits[-1].likelihood
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the network's weights stay with the network."""
@@ -232,10 +247,12 @@ class Calibrated:
         return values
 
     def _digest(self) -> str:
-        tuned = [[exit_.prior_precision, exit_.class_precision, exit_.samples] for exit_ in self.exits]
+        tuned = [
+            [exit_.prior_precision, exit_.class_precision, exit_.samples, exit_.noise_variance] for exit_ in self.exits
+        ]
         return hashlib.sha256(json.dumps([self.parts()[0], tuned]).encode()).hexdigest()
 
-    def _walk(self, x: State) -> Iterator[tuple[Prediction, mie.Running | None]]:
+    def _walk(self, x: State) -> Iterator[tuple[AnyPrediction, mie.Running | None]]:
         state, running = x, None
         for k in range(len(self.exits)):
             state, member, running = self._advance(k, state, running)
@@ -243,22 +260,22 @@ class Calibrated:
 
     def _advance(
         self, k: int, state: State, running: mie.Running | None
-    ) -> tuple[State, Prediction, mie.Running | None]:
-        state, phi, logits = self._output(k, state)
-        member = self.exits[k].predict(phi, logits)
+    ) -> tuple[State, AnyPrediction, mie.Running | None]:
+        state, phi, outputs = self._output(k, state)
+        member = self.exits[k].predict(phi, outputs)
         if self.ensemble:
             running = mie.extend(running, member, member_weights(self.costs)[k])
         return state, member, running
 
     def _features(self, x: State) -> Iterator[tuple[CalibratedExit, Tensor, Tensor]]:
-        """Every exit with its φ (N, D) and logits (N, C)."""
-        state = x
+        """Every exit with its φ (N, D), the bias's constant behind it, and the outputs (N, C) with a posterior."""
+        state, latents = x, self.likelihood.latents(self.num_classes)
         for k, exit_ in enumerate(self.exits):
-            state, phi, logits = self._output(k, state)
-            yield exit_, phi, logits
+            state, phi, outputs = self._output(k, state)
+            yield exit_, with_bias(phi, exit_.bias), outputs[:, :latents]
 
     def _output(self, k: int, state: State) -> tuple[State, Tensor, Tensor]:
-        """The state after stage k, and φ and logits of exit k in the type that posteriors are served in."""
+        """The state after stage k, and φ and outputs of exit k in the type that posteriors are served in."""
         if self.network.training:
             raise RuntimeError("expected the network in evaluation mode, got training mode; call network.eval()")
         state, phi = self.network.advance(k, state)

@@ -1,18 +1,17 @@
 """One calibrated exit: features and logits in, a prediction out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from suffice.calibration import links
+from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classification
+from suffice.calibration.links import Link
 from suffice.calibration.moments import Offsets, standard_normals
 from suffice.calibration.posterior import STRUCTURES, Posterior
-from suffice.prediction import Prediction
-
-Link = Literal["sampled", "meanfield", "probit", "plugin"]
+from suffice.prediction import AnyPrediction
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,15 @@ class CalibratedExit:
     """What calibration learned about one exit.
 
     Attributes:
-        temperature: T, divides the logits (and their samples) before the softmax.
+        temperature: T, divides the logits (and their samples) before the softmax; multiplies the standard
+            deviation of a regression.
         bias: the constant at the end of φ that the classifier's bias is the weight of, or None without a bias. At
             1/√β the bias has β times the prior precision of the weights.
         posterior: over the classifier's weights, or None.
         link: from the posterior to probabilities.
         normals: (S, noise), the fixed randomness of the sampled link, else None.
         offsets: what `normals` become under the posterior.
+        likelihood: what the outputs say about a target.
     """
 
     temperature: float | Tensor
@@ -35,6 +36,7 @@ class CalibratedExit:
     link: Link = "plugin"
     normals: Tensor | None = None
     offsets: Offsets | None = None
+    likelihood: Likelihood = field(default_factory=classification.Likelihood)
 
     @property
     def prior_precision(self) -> float | None:
@@ -47,6 +49,12 @@ class CalibratedExit:
         return None if self.posterior is None else self.posterior.class_precision.tolist()
 
     @property
+    def noise_variance(self) -> list[float] | None:
+        """σ² of the outputs of a regression whose noise was learned, before any temperature."""
+        own = self.likelihood.parts().get("noise_variance")
+        return None if own is None else own.tolist()
+
+    @property
     def samples(self) -> int:
         """S, joint samples averaged at each prediction; 0 for the other links."""
         return 0 if self.normals is None else len(self.normals)
@@ -55,7 +63,9 @@ class CalibratedExit:
     def macs(self) -> int:
         """Multiply-adds per example of the posterior and its link, beyond the exit's own."""
         served = self._served.posterior
-        return 0 if served is None or not self.asks_posterior else served.macs(self.offsets)
+        if served is None or not self.asks_posterior:
+            return 0
+        return self.likelihood.macs(served, self.offsets)
 
     @property
     def asks_posterior(self) -> bool:
@@ -88,17 +98,18 @@ class CalibratedExit:
 
     def with_same_samples(self, posterior: Posterior) -> "CalibratedExit":
         """The same exit under another posterior of as many weights, with the same randomness."""
-        offsets = None if self.normals is None else posterior.sample_offsets(self.normals)
+        offsets = None if self.normals is None else self.likelihood.offsets(posterior, self.normals)
         return replace(self, posterior=posterior, offsets=offsets)
 
     def with_posterior(
         self, posterior: Posterior, link: Link, samples: int, generator: torch.Generator | None
     ) -> "CalibratedExit":
         """The same exit with a posterior, answering by a link; `samples` are drawn if the link is "sampled"."""
-        if link != "sampled":
+        noise = self.likelihood.noise(posterior)
+        if link != "sampled" or not noise:
             return replace(self, posterior=posterior, link=link, normals=None, offsets=None)
-        normals = standard_normals(samples, posterior.noise, generator=generator)
-        offsets = posterior.sample_offsets(normals)
+        normals = standard_normals(samples, noise, generator=generator)
+        offsets = self.likelihood.offsets(posterior, normals)
         return replace(self, posterior=posterior, link=link, normals=normals, offsets=offsets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "CalibratedExit":
@@ -107,6 +118,7 @@ class CalibratedExit:
             self,
             posterior=self.posterior and self.posterior.to(device, dtype),
             offsets=self.offsets and self.offsets.to(device, dtype),
+            likelihood=self.likelihood.to(device, dtype),
         )
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -115,10 +127,12 @@ class CalibratedExit:
             "temperature": float(self.temperature),
             "bias": self.bias,
             "link": self.link,
+            "likelihood": self.likelihood.name,
         }
-        tensors: dict[str, Tensor] = {}
+        tensors = {f"likelihood.{name}": tensor for name, tensor in self.likelihood.parts().items()}
         if self.posterior is not None:
-            configuration["posterior"], tensors = self.posterior.parts()
+            configuration["posterior"], own = self.posterior.parts()
+            tensors |= own
         if self.normals is not None and self.offsets is not None:
             tensors |= {
                 "normals": self.normals,
@@ -131,6 +145,8 @@ class CalibratedExit:
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "CalibratedExit":
         """The reverse of `parts`."""
         own, normals = configuration.get("posterior"), tensors.get("normals")
+        prefix = "likelihood."
+        noise = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         return cls(
             configuration["temperature"],
             configuration["bias"],
@@ -138,6 +154,7 @@ class CalibratedExit:
             configuration["link"],
             normals,
             None if normals is None else Offsets(tensors["offsets.basis"], tensors["offsets.values"]),
+            LIKELIHOODS[configuration["likelihood"]].from_parts(noise),
         )
 
     def spectrum(self, phi: Tensor) -> Tensor:
@@ -147,22 +164,18 @@ class CalibratedExit:
 
     @cached_property
     def _served(self) -> "CalibratedExit":
-        """The same exit over the compressed posterior."""
-        return replace(self, posterior=self.posterior and self.posterior.compressed())
+        """The same exit over the posterior that it is served by."""
+        return replace(self, posterior=self.posterior and self.likelihood.served(self.posterior))
 
-    def predict(self, phi: Tensor, logits: Tensor) -> Prediction:
-        """Prediction of φ (N, D) and the network's own logits (N, C)."""
-        return self._served.member(logits, self._served.spectrum(phi) if self.asks_posterior else None)
+    def predict(self, phi: Tensor, outputs: Tensor) -> AnyPrediction:
+        """Prediction of φ (N, D) and the network's own outputs (N, C), of classes the logits."""
+        return self._served.member(outputs, self._served.spectrum(phi) if self.asks_posterior else None)
 
-    def member(self, logits: Tensor, spectrum: Tensor | None) -> Prediction:
-        """Prediction from logits (N, C) and, where the link asks the posterior, the spectrum of φ."""
+    def member(self, outputs: Tensor, spectrum: Tensor | None) -> AnyPrediction:
+        """Prediction from outputs (N, C) and, where the link asks the posterior, the spectrum of φ."""
         if self.posterior is None or spectrum is None:
-            return Prediction(*links.plugin(logits, self.temperature))
-        if self.offsets is not None:
-            coefficients = self.posterior.coefficients(spectrum, self.offsets)
-            return Prediction(*links.sampled(logits, coefficients, self.offsets.values, self.temperature))
-        link = links.probit if self.link == "probit" else links.meanfield
-        return Prediction(*link(logits, self.posterior.visible_variance(spectrum), self.temperature))
+            return self.likelihood.plugin(outputs, self.temperature)
+        return self.likelihood.answer(outputs, self.temperature, self.posterior, spectrum, self.link, self.offsets)
 
 
 def with_bias(phi: Tensor, bias: float | None) -> Tensor:

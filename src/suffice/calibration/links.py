@@ -14,11 +14,14 @@ than the total. MacKay 1992 (probit); Lu, Ie and Sha 2020 (mean field).
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from suffice.prediction import entropy
+
+Link = Literal["sampled", "meanfield", "probit", "plugin"]
 
 CHUNK = 1 << 18
 """Logits of samples held at once, so that they stay in a processor's cache."""

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from suffice import batches, contract
 from suffice.batches import Loader
-from suffice.calibration.exits import with_bias
+from suffice.calibration import likelihoods
+from suffice.calibration.exits import CalibratedExit, with_bias
+from suffice.calibration.likelihoods import linear
 from suffice.calibration.posterior import STRUCTURES, Structure, check_memory
 from suffice.network import ExitNetwork, State, check_finite, inference
 
@@ -18,35 +20,57 @@ def bias_constants(network: ExitNetwork, bias_precision: float = 1.0) -> list[fl
     return [None if classifier.bias is None else bias_precision**-0.5 for classifier in classifiers]
 
 
-def no_examples(network: ExitNetwork, structure: Structure) -> list[Any]:
-    """Statistics of no example for every exit of a network.
+def no_examples(network: ExitNetwork, structure: Structure, latents: int) -> list[Any]:
+    """Statistics of no example for every exit of a network, over its first `latents` outputs.
 
     Raises:
         MemoryError: for a structure that would not fit.
     """
     device, sums = batches.placement(network)[0], []
-    for k in range(len(network.exits)):
-        classifier = network.exit(k).classifier
-        features = classifier.in_features + (classifier.bias is not None)
-        check_memory(structure, features, classifier.out_features, device)
-        sums.append(STRUCTURES[structure].init(features, classifier.out_features, device))
+    for features in _widths(network):
+        check_memory(structure, features, latents, device)
+        sums.append(STRUCTURES[structure].init(features, latents, device))
     return sums
 
 
 def with_examples(
-    network: ExitNetwork, loader: Loader, structure: Structure, biases: Sequence[float | None], sums: Sequence[Any]
+    network: ExitNetwork, loader: Loader, structure: Structure, exits: Sequence[CalibratedExit], sums: Sequence[Any]
 ) -> list[Any]:
     """Statistics of every exit with the examples of a loader, read once, added to them."""
     update, sums = STRUCTURES[structure].update, list(sums)
     with inference(network):
         for batch in batches.read(loader, network):
-            for k, phi, logits in exit_pass(network, batch.inputs, batch.start):
-                sums[k] = update(sums[k], with_bias(phi, biases[k]), logits)
+            for k, phi, outputs in exit_pass(network, batch.inputs, batch.start):
+                own = exits[k]
+                sums[k] = update(sums[k], with_bias(phi, own.bias), outputs, own.likelihood.curvature)
     return sums
 
 
+def residuals(network: ExitNetwork, loader: Loader, exits: Sequence[CalibratedExit]) -> list[linear.Statistics]:
+    """Statistics of a linear regression on every exit's features, of the examples of a loader, read once.
+
+    Raises:
+        MemoryError: if they would not fit.
+    """
+    device, outputs = batches.placement(network)[0], network.num_classes
+    for features in _widths(network):
+        check_memory("kronecker", features, outputs, device)
+    sums = [linear.init(features, outputs, device) for features in _widths(network)]
+    with inference(network):
+        for batch, targets in likelihoods.read(loader, network, exits[0].likelihood):
+            for k, phi, means in exit_pass(network, batch.inputs, batch.start):
+                sums[k] = linear.update(sums[k], with_bias(phi, exits[k].bias), means, targets)
+    return sums
+
+
+def _widths(network: ExitNetwork) -> list[int]:
+    """D of every exit, the constant of a bias included."""
+    classifiers = (network.exit(k).classifier for k in range(len(network.exits)))
+    return [classifier.in_features + (classifier.bias is not None) for classifier in classifiers]
+
+
 def exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Exit number, φ (N, D) and logits (N, C) of a batch at each exit, checked; the first batch checks the network."""
+    """Exit number, φ (N, D) and outputs (N, C) of a batch at each exit, checked; the first batch checks the network."""
     if start == 0:
         contract.check(network, inputs)
     state = inputs

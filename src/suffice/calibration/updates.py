@@ -19,7 +19,7 @@ def with_more_data(exits: Sequence[CalibratedExit], network: ExitNetwork, loader
     """Exits, decomposed in float64, with the examples of a loader, read once, added to what they were fitted to."""
     posteriors = [exit_.known_posterior() for exit_ in exits]
     sums = [posterior.statistics() for posterior in posteriors]
-    sums = with_examples(network, loader, posteriors[0].structure, [exit_.bias for exit_ in exits], sums)
+    sums = with_examples(network, loader, posteriors[0].structure, exits, sums)
     zipped = zip(exits, posteriors, sums, strict=True)
     return [exit_.with_same_samples(posterior.refit(own)) for exit_, posterior, own in zipped]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from suffice.calibration.exits import CalibratedExit
-from suffice.calibration.tuning.ranges import PRIOR_PRECISION, Found, warn_at_edges
+from suffice.calibration.tuning.ranges import Found, prior_range, warn_at_edges
 
 
 def tune(exits: Sequence[CalibratedExit], weights: Sequence[Tensor]) -> list[CalibratedExit]:
@@ -22,14 +22,14 @@ def tune(exits: Sequence[CalibratedExit], weights: Sequence[Tensor]) -> list[Cal
 
     Args:
         exits: K exits.
-        weights: W (C, D) of each classifier, as `exits.weights_with_bias` gives it.
+        weights: W (C, D) of each classifier, as `exits.weights_with_bias` gives it: the rows with a posterior.
 
     Warns:
         UserWarning: for each δ that ends at the edge of its range.
     """
     tuned = [_at_most_evidence(exit_, own) for exit_, own in zip(exits, weights, strict=True)]
     found = [
-        Found(k, "prior precision", exit_.prior_precision, PRIOR_PRECISION)
+        Found(k, "prior precision", exit_.prior_precision, prior_range(exits[k]))
         for k, exit_ in enumerate(tuned)
         if exit_.prior_precision is not None
     ]
@@ -47,6 +47,6 @@ def _at_most_evidence(exit_: CalibratedExit, weights: Tensor) -> CalibratedExit:
     def loss(log_delta: float) -> float:
         return -float(posterior.with_prior(math.exp(log_delta)).log_marginal_likelihood(weights))
 
-    bounds = tuple(map(math.log, PRIOR_PRECISION))
+    bounds = tuple(map(math.log, prior_range(exit_)))
     result = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
     return exit_.with_prior(math.exp(result.x))

@@ -14,11 +14,10 @@ from suffice.calibration.ensemble import Running, extend
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.cache import Cache
 from suffice.calibration.tuning.ranges import Found, warn_at_edges
-from suffice.metrics import nll
 
 TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
 PRIOR_VARIANCES = (0.5, 0.7, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0)
-"""1/δ."""
+"""1/δ, relative to the one that an exit comes with."""
 
 
 def tune(
@@ -46,14 +45,15 @@ def tune(
         points = _points(exit_, temperature)
         _, chosen, running = min(_tried(points, cache, labels, running, weight), key=lambda tried: tried[0])
         tuned.append(chosen)
-        found += _found(k, chosen, temperature)
+        found += _found(k, exit_, chosen, temperature)
     warn_at_edges(found)
     return tuned
 
 
 def _points(exit_: CalibratedExit, temperature: bool) -> Iterator[CalibratedExit]:
     """The exit at every point of the grid; its offsets are built once for each variance."""
-    priors = [exit_.with_prior(1 / v) for v in PRIOR_VARIANCES] if exit_.asks_posterior else [exit_]
+    own = exit_.prior_precision or 1.0
+    priors = [exit_.with_prior(own / v) for v in PRIOR_VARIANCES] if exit_.asks_posterior else [exit_]
     for prior in priors:
         yield from [prior.with_temperature(T) for T in TEMPERATURES] if temperature else [prior]
 
@@ -66,15 +66,16 @@ def _tried(
         with torch.no_grad():
             answer = point.member(cache.logits, cache.spectrum)
         extended = None if weight is None else extend(running, answer, weight)
-        log_probs = (answer if extended is None else extended.prediction()).log_probs
-        yield float(nll(log_probs, labels)), point, extended
+        answer = answer if extended is None else extended.prediction()
+        yield float(point.likelihood.nll(answer, labels).double().mean()), point, extended
 
 
-def _found(k: int, exit_: CalibratedExit, temperature: bool) -> list[Found]:
+def _found(k: int, before: CalibratedExit, chosen: CalibratedExit, temperature: bool) -> list[Found]:
     found = []
-    if exit_.asks_posterior and exit_.prior_precision is not None:
-        limits = PRIOR_VARIANCES[0], PRIOR_VARIANCES[-1]
-        found.append(Found(k, "prior variance", 1 / exit_.prior_precision, limits))
+    if before.asks_posterior and before.prior_precision is not None and chosen.prior_precision is not None:
+        own = before.prior_precision
+        limits = PRIOR_VARIANCES[0] / own, PRIOR_VARIANCES[-1] / own
+        found.append(Found(k, "prior variance", 1 / chosen.prior_precision, limits))
     if temperature:
-        found.append(Found(k, "temperature", float(exit_.temperature), (TEMPERATURES[0], TEMPERATURES[-1])))
+        found.append(Found(k, "temperature", float(chosen.temperature), (TEMPERATURES[0], TEMPERATURES[-1])))
     return found

@@ -5,10 +5,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from suffice.calibration.exits import CalibratedExit
+
 PRIOR_PRECISION = (1e-3, 1e5)
-"""Range searched for δ."""
-TEMPERATURE = (0.05, 20.0)
-"""Range searched for T."""
+"""Range searched for δ, relative to the one that an exit comes with; that of T is its likelihood's."""
+
+
+def prior_range(exit_: CalibratedExit) -> tuple[float, float]:
+    """Least and greatest δ searched for an exit with a posterior."""
+    own = float(exit_.known_posterior().prior_precision)
+    return PRIOR_PRECISION[0] * own, PRIOR_PRECISION[1] * own
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,12 @@ class Found:
 
 def warn_at_edges(found: Sequence[Found]) -> None:
     """One warning for each edge that something ended at, naming the exits."""
-    ended: dict[tuple[str, float], list[int]] = {}
+    ended: dict[tuple[str, float, bool], list[int]] = {}
     for one in found:
         if one.edge is not None:
-            ended.setdefault((one.name, one.edge), []).append(one.exit)
-    for (name, edge), exits in ended.items():
-        useless = (name, edge) == ("prior precision", PRIOR_PRECISION[1])
+            useless = one.name == "prior precision" and one.edge == one.limits[1]
+            ended.setdefault((one.name, one.edge, useless), []).append(one.exit)
+    for (name, edge, useless), exits in ended.items():
         meaning = "; the posterior adds nothing there" if useless else ""
         where = f"exit {', '.join(map(str, exits))}"
         warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=4)

@@ -16,9 +16,8 @@ from torch import Tensor
 from suffice.calibration import ensemble
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.cache import Cache
-from suffice.calibration.tuning.ranges import PRIOR_PRECISION, TEMPERATURE, Found, warn_at_edges
+from suffice.calibration.tuning.ranges import Found, prior_range, warn_at_edges
 
-_RANGES = {"prior precision": PRIOR_PRECISION, "temperature": TEMPERATURE}
 _TERMS = 1 << 23
 """Exponentials held at once, over all exits: some 200 MB in float32 with all that a gradient needs of them."""
 
@@ -57,8 +56,8 @@ def tune(
         bounds=problem.bounds,
         options={"gtol": 1e-6},  # far enough to reach the edge where a posterior only harms
     )
-    pairs = zip(problem.names, np.exp(result.x), strict=True)
-    warn_at_edges([Found(k, name, float(value), _RANGES[name]) for (k, name), value in pairs])
+    tuples = zip(problem.names, problem.ranges, np.exp(result.x), strict=True)
+    warn_at_edges([Found(k, name, float(value), limits) for (k, name), limits, value in tuples])
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
 
 
@@ -83,8 +82,16 @@ class _Problem:
         return names
 
     @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """Least and greatest value of each coordinate."""
+        return [
+            prior_range(self.exits[k]) if name == "prior precision" else self.exits[k].likelihood.temperatures
+            for k, name in self.names
+        ]
+
+    @property
     def bounds(self) -> list[tuple[float, float]]:
-        return [(float(np.log(_RANGES[name][0])), float(np.log(_RANGES[name][1]))) for _, name in self.names]
+        return [(float(np.log(low)), float(np.log(high))) for low, high in self.ranges]
 
     @property
     def rows(self) -> int:
@@ -94,10 +101,10 @@ class _Problem:
 
     def start(self) -> np.ndarray:
         """The best of a few values common to all exits; δ no greater than where the objective goes flat."""
-        is_prior = np.array([name == "prior precision" for _, name in self.names])
+        own = np.array([self.exits[k].prior_precision if name == "prior precision" else 0 for k, name in self.names])
         scales = (0.5, 1.0, 2.0) if self.temperature else (1.0,)
-        deltas = (0.1, 1.0, 10.0, 100.0) if is_prior.any() else (1.0,)
-        starts = [np.log(np.where(is_prior, delta, scale)) for scale in scales for delta in deltas]
+        deltas = (0.1, 1.0, 10.0, 100.0) if own.any() else (1.0,)
+        starts = [np.log(np.where(own > 0, delta * own, scale)) for scale in scales for delta in deltas]
         with torch.no_grad():
             values = [self.value(torch.from_numpy(start)) for start in starts]
         return starts[int(np.argmin(values))]
@@ -127,7 +134,7 @@ class _Problem:
         return value, point.grad.numpy()
 
     def _summed_nll(self, exits: Sequence[CalibratedExit], rows: Tensor) -> Tensor:
-        labels = self.labels[rows, None]
+        labels = self.labels[rows]
         total = torch.zeros((), dtype=torch.float64, device=labels.device)
         running = None
         for k, (exit_, cache) in enumerate(zip(exits, self.caches, strict=True)):
@@ -136,5 +143,5 @@ class _Problem:
             if self.weights is not None:
                 running = ensemble.extend(running, answer, self.weights[k])
                 answer = running.prediction()
-            total = total - answer.log_probs.gather(1, labels).double().sum()
+            total = total + exit_.likelihood.nll(answer, labels).double().sum()
         return total

@@ -1,0 +1,126 @@
+"""Two classes by one logit f of class 1: p = σ(f).
+
+    Λ = p(1 − p)
+
+σ(f) is the softmax of the pair (0, f), so every link answers for the pair, and what comes out is a `Prediction` of
+two classes like any other. Its uncertainty is one-dimensional, f ~ N(μ, v) whatever the structure: the samples are
+μ + √v z_s with fixed z_s, and both closed forms are MacKay's (1992) σ(μ/√(T² + π/8 · v)).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from suffice.batches import Batch
+from suffice.calibration import links
+from suffice.calibration.curvature import Curvature
+from suffice.calibration.likelihoods.stateless import Stateless
+from suffice.calibration.links import Link
+from suffice.calibration.moments import Offsets
+from suffice.calibration.posterior import Posterior, Structure
+from suffice.network import check_finite
+from suffice.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Likelihood(Stateless):
+    """The Bernoulli likelihood; labels are 0 or 1, of any type, (N,) or (N, 1)."""
+
+    name: ClassVar[str] = "binary"
+    exact_structure: ClassVar[Structure | None] = None
+    learns_noise: ClassVar[bool] = False
+    widens: ClassVar[bool] = False
+    temperatures: ClassVar[tuple[float, float]] = (0.05, 20.0)
+
+    @staticmethod
+    def check_outputs(outputs: int) -> None:
+        """Raise a ValueError unless there is one output."""
+        if outputs != 1:
+            raise ValueError(
+                f"expected 1 output, the logit of class 1, for likelihood='binary', got a classifier with {outputs}; "
+                "pass likelihood='classification' for a logit a class"
+            )
+
+    @staticmethod
+    def latents(outputs: int) -> int:
+        """1, the logit."""
+        return 1
+
+    @staticmethod
+    def structure(outputs: int) -> Structure:
+        """All weights with each other: D² numbers, and nothing approximated."""
+        return "full"
+
+    @staticmethod
+    def prior_precision(weights: Tensor) -> float:
+        """1: logits have no unit."""
+        return 1.0
+
+    @staticmethod
+    def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:
+        """Labels, int64 (N,)."""
+        if targets.shape not in ((batch.size,), (batch.size, 1)) or targets.is_complex():
+            raise ValueError(
+                f"expected labels of shape ({batch.size},) or ({batch.size}, 1), "
+                f"got {targets.dtype} of shape {tuple(targets.shape)} from position {batch.start}"
+            )
+        labels = targets.reshape(-1)
+        check_finite(labels, "labels", batch.start)
+        outside = ((labels != 0) & (labels != 1)).nonzero()
+        if len(outside):
+            first = int(outside[0])
+            raise ValueError(f"expected labels 0 or 1, got {labels[first].item():g} at position {batch.start + first}")
+        return labels.long()
+
+    def curvature(self, outputs: Tensor) -> Curvature:
+        """At logits (N, 1)."""
+        logits = outputs.double()
+        return Curvature(logits.sigmoid() * (-logits).sigmoid(), None)
+
+    def served(self, posterior: Posterior) -> Posterior:
+        """Compressed: probabilities hardly depend on the last few percent of a variance."""
+        return posterior.compressed()
+
+    def noise(self, posterior: Posterior) -> int:
+        """1, along the logit."""
+        return 1
+
+    def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
+        """(0, z_s) for a logit of deviation 1, from standard normals (S, 1)."""
+        like = posterior.prior_precision
+        values = torch.nn.functional.pad(normals, (1, 0))[None].to(like)
+        return Offsets(torch.ones(1, 1, dtype=like.dtype, device=like.device), values)
+
+    def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
+        """The variance, and S products with it."""
+        return posterior.macs(None) + (0 if offsets is None else offsets.values.shape[1])
+
+    def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Prediction:
+        """σ(f/T) of logits (N, 1)."""
+        return Prediction(*links.plugin(_pair(outputs), temperature))
+
+    def answer(
+        self,
+        outputs: Tensor,
+        temperature: Tensor | float,
+        posterior: Posterior,
+        spectrum: Tensor,
+        link: Link,
+        offsets: Offsets | None,
+    ) -> Prediction:
+        """From logits (N, 1) by a link; where there are offsets, by their samples."""
+        pair, variance = _pair(outputs), posterior.variance(spectrum)
+        if offsets is not None:
+            return Prediction(*links.sampled(pair, variance.sqrt() @ offsets.basis, offsets.values, temperature))
+        return Prediction(*links.probit(pair, variance, temperature))
+
+    def nll(self, prediction: Prediction, targets: Tensor) -> Tensor:
+        """−log p_y (N,), nats."""
+        return -prediction.log_probs.gather(1, targets[:, None])[:, 0]
+
+
+def _pair(logits: Tensor) -> Tensor:
+    """Logits (0, f) of both classes, (N, 2), from f (N, 1)."""
+    return torch.nn.functional.pad(logits, (1, 0))
