@@ -311,6 +311,22 @@ def test_what_only_parameters_make_is_computed_again_instead_of_carried():
     assert len(net.stages[0](x)) == 1
 
 
+class FunctionalDropout(ResNet):
+    """Asks self.training around its layers."""
+
+    def forward(self, x):
+        x = functional.dropout(self.layer2(self.layer1(self.conv1(x))), 0.5, training=self.training)
+        return self.fc(self.layer3(x).mean((2, 3)))
+
+
+def test_random_numbers_are_left_alone():
+    before = torch.get_rng_state()
+    attached(ResNet, ["layer1"])
+    with pytest.raises(ValueError, match=r"asks self\.training"):
+        attached(FunctionalDropout, ["layer1"], freeze=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 class TestRefused:
     def refused(self, kind, at, message, **options):
         model, x = built(kind)
@@ -379,12 +395,6 @@ class TestRefused:
         self.refused(ResNet, at, f"something between '{at[0]}' and '.*', got nothing")
 
     def test_a_pass_that_asks_self_training_where_it_is_to_be_trained(self):
-        class FunctionalDropout(ResNet):
-            def forward(self, x):
-                x = self.layer2(self.layer1(self.conv1(x)))
-                x = functional.dropout(x, 0.5, training=self.training)
-                return self.fc(self.layer3(x).mean((2, 3)))
-
         self.refused(FunctionalDropout, ["layer1"], "got one that asks self.training", freeze=False)
         model, x = built(FunctionalDropout)
         assert torch.equal(suffice.attach_exits(model, ["layer1"], example=x)(x)[-1], model(x))
@@ -406,13 +416,6 @@ class TestRefused:
         net = builders.network()
         with pytest.raises(TypeError, match="expected a model without exits, got an ExitNetwork"):
             suffice.attach_exits(net, ["stages.0"], example=builders.inputs(2))
-
-
-def test_random_numbers_are_left_alone():
-    before = torch.get_rng_state()
-    attached(ResNet, ["layer1"], freeze=False)
-    attached(ResNet, ["layer1"])
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_copy_of_the_network_answers_the_same():
