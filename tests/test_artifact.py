@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import suffice
-from suffice import artifact
+from suffice import artifact, files
 from suffice.data import digits
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
@@ -135,7 +135,7 @@ def test_a_failed_write_leaves_the_old_artifact_and_no_half_written_folder(polic
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(artifact, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(OSError, match="no space"):
         suffice.save(policy, tmp_path / "p")
     assert os.listdir(tmp_path) == ["p"]

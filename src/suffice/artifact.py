@@ -1,17 +1,14 @@
 """Save and load what was learned: a folder with `manifest.json` and `tensors.safetensors`, whole or absent.
 
-A folder is written under a temporary name beside its place, synced to disk and renamed, so that a crash
-leaves the old artifact or the new one, never a part. The manifest holds digests of the tensors and of itself,
-and the hash of the network's weights; the weights stay with the network. There is no pickle anywhere.
+A crash leaves the old artifact or the new one, never a part (`suffice.files`). The manifest holds digests of the
+tensors and of itself, and the hash of the network's weights; the weights stay with the network. There is no pickle
+anywhere.
 
 What can be saved has `parts() -> (configuration, tensors)` and `from_parts(configuration, tensors, network)`.
 """
 
 import hashlib
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +17,12 @@ from typing import Any
 from torch import Tensor, nn
 
 import suffice
+from suffice import files
 
 FORMAT = 1
 """Version of the layout; an artifact of another version is refused."""
+
+_FOLDER = files.Kind("an artifact", "suffice.save", "save it again", FORMAT)
 
 _KINDS = {
     "calibrated": ("suffice.calibration.calibrated", "Calibrated"),
@@ -54,15 +54,10 @@ def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any]
         FileExistsError: if the path is there and is not such a folder.
     """
     target = Path(path)
-    if target.exists() and not (target / "manifest.json").is_file():
+    if target.exists() and not (target / files.MANIFEST).is_file():
         raise FileExistsError(f"expected a new folder or an artifact to replace, got {target}; choose another path")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with files.whole(target) as temporary:
         _write(temporary, what, configuration, tensors)
-        _replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Module] | None = None) -> Any:
@@ -99,7 +94,7 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    manifest = _read_manifest(folder)
+    manifest = files.read_manifest(folder, _FOLDER)
     return manifest, _read_tensors(folder, manifest["tensors_sha256"])
 
 
@@ -126,49 +121,8 @@ def _write(folder: Path, what: str, configuration: dict[str, Any], tensors: dict
         "configuration": configuration,
         "tensors_sha256": hashlib.sha256(payload).hexdigest(),
     }
-    manifest["manifest_sha256"] = _digest(manifest)
-    _write_synced(folder / "tensors.safetensors", payload)
-    _write_synced(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
-    _sync(folder)
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Put folder `new` in the place of `target`; the old one goes last, and comes back if that fails."""
-    if not target.exists():
-        new.rename(target)
-        _sync(target.parent)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        target.rename(aside / "old")
-        try:
-            new.rename(target)
-        except OSError:
-            (aside / "old").rename(target)
-            raise
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"expected an artifact with manifest.json, found none at {folder}")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_bytes())
-        stated = manifest.pop("manifest_sha256")
-        intact = stated == _digest(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"expected a manifest written by suffice.save, got a damaged {file}: {error}") from error
-    if not intact:
-        raise ValueError(f"expected {file} as it was written, got one that was changed; save it again")
-    if manifest["format"] != FORMAT:
-        raise ValueError(
-            f"expected format {FORMAT}, got format {manifest['format']} written by {manifest['library']}; "
-            "read it with that version"
-        )
-    return manifest
+    files.write_synced(folder / "tensors.safetensors", payload)
+    files.write_manifest(folder, manifest)
 
 
 def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
@@ -183,22 +137,3 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
             "the file is truncated or was changed"
         )
     return from_bytes(payload)
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _write_synced(file: Path, payload: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(payload)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
