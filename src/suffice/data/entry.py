@@ -1,0 +1,92 @@
+"""What is known of a data set before it is there: where it comes from, under which terms, and who reads it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from suffice.data.store import Writer
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file of the official distribution.
+
+    Attributes:
+        file: its name.
+        checksum: `sha256:…` or `md5:…`; None where no certain one is known, then the hash found is recorded.
+        url: where it is; None where it must be fetched by hand, because its terms must be accepted first.
+    """
+
+    file: str
+    checksum: str | None
+    url: str | None
+
+
+@dataclass
+class Faults:
+    """Malformed lines and images: refused, or counted and named while the rest is kept."""
+
+    skip: bool = False
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def add(self, where: str, why: str) -> None:
+        """Note one fault.
+
+        Raises:
+            ValueError: unless faults are skipped.
+        """
+        if not self.skip:
+            raise ValueError(f"{where}: {why}; leave such ones out with `--bad skip` (bad='skip')")
+        self.count += 1
+        if len(self.named) < 10:
+            self.named.append(f"{where}: {why}")
+
+
+Convert = Callable[[Path, Writer, Faults], None]
+"""Reads the source, an official file, a folder with it or with what it unpacks to, or the compact layout, and
+writes the set. Raises ValueError or FileNotFoundError, naming what it expected."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set of the catalogue.
+
+    Attributes:
+        name: the folder's, and what `load` is asked for.
+        title: in a few words.
+        kind: `images` (arrays), `encoded` (images decoded as they are asked for) or `table`.
+        licence: in a few words.
+        home: the page that describes it and states its terms.
+        remotes: the official files.
+        convert: what reads them.
+        defaults: of `load`: `validation` and `test`, a count or a share each.
+    """
+
+    name: str
+    title: str
+    kind: str
+    licence: str
+    home: str
+    remotes: tuple[Remote, ...]
+    convert: Convert
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def official(self, source: Path) -> list[Path]:
+        """The official files at a source: itself, or those in the folder that it is."""
+        if source.is_dir():
+            return [source / remote.file for remote in self.remotes if (source / remote.file).is_file()]
+        return [source]
+
+    def by_hand(self) -> str:
+        """The command that imports what was got by hand."""
+        return f"suffice data import {self.name} {self.remotes[0].file if len(self.remotes) == 1 else 'FOLDER'}"
+
+
+def holding(source: Path, folder: str, *names: str) -> Path | None:
+    """The source, or the folder of that name in it, whichever holds files of all these names."""
+    for place in (source, source / folder):
+        if all((place / name).is_file() for name in names):
+            return place
+    return None

@@ -1,0 +1,10 @@
+"""Every test has a store of its own."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def store_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "store"
+    monkeypatch.setenv("SUFFICE_DATA", str(folder))
+    return folder

@@ -1,0 +1,170 @@
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from suffice.data import store
+from suffice.data.store import quiet
+
+
+def fill(rows, blocks):
+    """Write an array of so many rows in blocks."""
+    with store.create("things", quiet) as writer, writer.array("a", (rows,), np.uint8) as append:
+        for block in blocks:
+            append(np.zeros(block, np.uint8))
+
+
+def fail(error):
+    """An import that fails once it has written something."""
+    with store.create("things", quiet) as writer:
+        writer.save("all_images", np.zeros((1, 2)), np.uint8)
+        raise error
+
+
+def make(name="things", rows=6):
+    with store.create(name, quiet) as writer:
+        with writer.array("all_images", (rows, 2), np.uint8) as append:
+            append(np.arange(4, dtype=np.uint8).reshape(2, 2))
+            append(np.arange(2 * rows - 4, dtype=np.uint8).reshape(-1, 2))
+        writer.manifest["parts"] = {"all": rows}
+    return store.find(name)
+
+
+def test_what_was_written_is_found_memory_mapped_with_its_facts():
+    made = make()
+    array = made.array("all_images")
+    assert isinstance(array, np.memmap)
+    assert array.tolist() == [[0, 1], [2, 3], [0, 1], [2, 3], [4, 5], [6, 7]]
+    assert made.manifest["parts"] == {"all": 6}
+    assert made.size == os.path.getsize(made.folder / "all_images.npy")
+    assert store.names() == ["things"]
+    assert store.damaged(made) == []
+
+
+def test_what_is_written_to_an_array_does_not_reach_the_disk():
+    made = make()
+    made.array("all_images")[0] = 99
+    assert made.array("all_images")[0].tolist() == [0, 1]
+
+
+def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folder):
+    with pytest.raises(FileNotFoundError, match=rf"'cifar10' in {store_folder}.*data fetch cifar10.*data import"):
+        store.find("cifar10")
+
+
+def test_a_truncated_file_is_refused_and_a_changed_one_is_found_by_its_hash():
+    made = make()
+    file = made.folder / "all_images.npy"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + b"x")
+    assert store.damaged(store.find("things")) == ["all_images.npy"]
+    file.write_bytes(data[:-1])
+    with pytest.raises(ValueError, match=rf"with {len(data)} bytes, got {len(data) - 1}; import things again"):
+        store.find("things")
+
+
+def test_an_edited_manifest_is_refused():
+    file = make().folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["parts"]["all"] = 7
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was changed; import it again"):
+        store.find("things")
+
+
+def test_an_array_that_is_not_filled_is_refused_and_nothing_is_left(store_folder):
+    with pytest.raises(ValueError, match="expected 3 rows in a, got 1"):
+        fill(3, [1])
+    assert [f.name for f in store_folder.iterdir()] == [".things.lock"]
+
+
+def test_an_array_that_is_overfilled_is_refused():
+    with pytest.raises(ValueError, match="after 1 rows"):
+        fill(2, [1, 2])
+
+
+def test_an_import_that_fails_leaves_the_old_set_as_it_was(store_folder):
+    make()
+    with pytest.raises(KeyboardInterrupt):
+        fail(KeyboardInterrupt())
+    assert store.find("things").manifest["parts"] == {"all": 6}
+    assert sorted(f.name for f in store_folder.iterdir()) == [".things.lock", "things"]
+
+
+def _killed():
+    with store.create("things", quiet) as writer:
+        writer.save("a", np.zeros(3), np.uint8)
+        os._exit(9)
+
+
+def test_what_a_killed_import_left_is_not_listed_and_the_next_import_removes_it(store_folder):
+    process = multiprocessing.get_context("fork").Process(target=_killed)
+    process.start()
+    process.join()
+    assert len(list(store_folder.glob(".things.????????"))) == 1
+    assert store.names() == []
+    make()
+    assert sorted(f.name for f in store_folder.iterdir()) == [".things.lock", "things"]
+
+
+def test_two_imports_of_a_name_do_not_run_at_once():
+    with store.create("things", quiet) as writer:
+        writer.save("a", np.zeros(1), np.uint8)
+        with pytest.raises(BlockingIOError, match="another import of things"), store.create("things", quiet):
+            pass
+
+
+def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(monkeypatch, store_folder):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OSError, match=rf"0.60 GB on the disk of {store_folder}, found 0.00 GB free; free some"):
+        fill(600_000_000, [])
+    assert store.names() == []
+
+
+def test_a_disk_that_fills_up_on_the_way_is_one_clear_message():
+    with pytest.raises(OSError, match=r"more space on the disk of .* GB free") as caught:
+        fail(OSError(errno.ENOSPC, "No space left on device"))
+    assert str(caught.value).startswith("expected more space")
+    assert store.names() == []
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "Big", "x" * 65])
+def test_a_name_that_could_not_be_a_folder_is_refused(name):
+    with pytest.raises(ValueError, match="expected a name"):
+        store.find(name)
+
+
+def test_what_is_derived_is_made_once_and_recorded():
+    made, calls = make(), []
+
+    def draw():
+        calls.append(1)
+        return {"rows": np.arange(3)}
+
+    first, second = made.derived("split-1", draw), made.derived("split-1", draw)
+    assert len(calls) == 1
+    assert first["rows"].tolist() == second["rows"].tolist() == [0, 1, 2]
+    assert os.listdir(made.folder / "derived") == ["split-1.npz"]
+
+
+def test_a_damaged_record_is_refused_by_its_name():
+    made = make()
+    made.derived("split-1", lambda: {"rows": np.arange(3)})
+    (made.folder / "derived" / "split-1.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"damaged .*split-1.npz; remove it"):
+        made.derived("split-1", dict)
+
+
+def test_in_a_store_that_cannot_be_written_to_nothing_is_recorded(monkeypatch):
+    made = make()
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(store, "_record", refuse)
+    assert made.derived("x", lambda: {"rows": np.arange(3)})["rows"].tolist() == [0, 1, 2]
+    assert not (made.folder / "derived").exists()
