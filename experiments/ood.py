@@ -30,7 +30,8 @@ from torch import Tensor
 import suffice
 from suffice import metrics
 from suffice.calibration import density
-from suffice.data.digits import Split
+from suffice.data.augment import Crop
+from suffice.data.images import Images
 from suffice.network import ExitNetwork
 from suffice.training import train
 
@@ -83,12 +84,12 @@ def one_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
     order = torch.randperm(len(labels), generator=generator)
     sizes = [TRAIN, VALIDATION, TEST]
     drawn = order[labels[order] < DIGITS][: sum(sizes)].split(sizes)
-    training, validation, test = (Split(images[rows] / 255, labels[rows]) for rows in drawn)
+    training, validation, test = (Images(images[rows] / 255, labels[rows]) for rows in drawn)
     rows = order[labels[order] >= DIGITS][:TEST]
-    letters = Split(images[rows] / 255, labels[rows] - DIGITS)
+    letters = Images(images[rows] / 255, labels[rows] - DIGITS)
     torch.manual_seed(seed)
     network = suffice.models.convnet(num_classes=DIGITS)
-    train(network, training.shuffled(64, generator=generator), epochs=EPOCHS)
+    train(network, training.shuffled(64, generator=generator, augment=Crop(padding=1)), epochs=EPOCHS)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         scores = scores_of(network, training, validation, generator)
@@ -102,7 +103,7 @@ def one_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
     }
 
 
-def scores_of(network: ExitNetwork, training: Split, validation: Split, generator: torch.Generator) -> Scores:
+def scores_of(network: ExitNetwork, training: Images, validation: Images, generator: torch.Generator) -> Scores:
     """All scores, of the last exit; what they need is fitted on the training and validation digits."""
     fitted = training.batches(), validation.batches()
     plain = suffice.calibrate(network, *fitted, structure=None, temperature=False, ensemble=False)
@@ -120,7 +121,7 @@ def scores_of(network: ExitNetwork, training: Split, validation: Split, generato
     }
 
 
-def judge(score: Callable[[Tensor], Tensor], digits: Tensor, letters: Split) -> dict[str, float]:
+def judge(score: Callable[[Tensor], Tensor], digits: Tensor, letters: Images) -> dict[str, float]:
     """AUROC and FPR95 of digits against letters, all and distinct ones."""
     inside, outside = (torch.cat([score(part) for part in images.split(500)]) for images in (digits, letters.images))
     measured = {}
@@ -132,7 +133,7 @@ def judge(score: Callable[[Tensor], Tensor], digits: Tensor, letters: Split) -> 
     return measured
 
 
-def distinct(letters: Split) -> Tensor:
+def distinct(letters: Images) -> Tensor:
     """Which letters are none of the look-alikes, (N,) bool."""
     return torch.tensor([letter not in LOOKALIKES for letter in LETTERS])[letters.labels]
 

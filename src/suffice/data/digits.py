@@ -4,58 +4,24 @@ A small set on which all of the library runs in seconds. Validation and test ima
 the cases and shifted or noised in the rest, so that easy and hard examples exist.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
+
+from suffice.data import splits
+from suffice.data.augment import Crop, shift
+from suffice.data.images import Images
+from suffice.data.splits import DataSet
 
 CLASSES = 10
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images (N, 1, 8, 8) float32 in [0, 1] and labels (N,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def batches(self, size: int = 256) -> list[tuple[Tensor, Tensor]]:
-        """The split cut into batches, in order."""
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
-
-    def shuffled(self, size: int, *, generator: torch.Generator) -> "Shuffled":
-        """Batches for training: another order and other shifts by up to one pixel at each pass."""
-        return Shuffled(self, size, generator)
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """A split to be iterated once an epoch, in random order, each image moved by up to one pixel."""
-
-    split: Split
-    size: int
-    generator: torch.Generator
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of batches."""
-        order = torch.randperm(len(self.split.labels), generator=self.generator)
-        images, labels = self.split.images[order], self.split.labels[order]
-        moved = shift(images, torch.randint(-1, 2, (len(labels), 2), generator=self.generator))
-        yield from zip(moved.split(self.size), labels.split(self.size), strict=True)
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Disjoint splits, drawn at random in equal class proportions."""
-
-    train: Split
-    validation: Split
-    test: Split
+Digits = DataSet[Images]
+"""Disjoint splits of images (N, 1, 8, 8) float32 in [0, 1], drawn at random in equal class proportions."""
 
 
 def load(seed: int, validation: int = 400, test: int = 600, share: float = 1 / 3) -> Digits:
-    """The three splits.
+    """The three splits; training images are moved by up to one pixel when shuffled.
 
     Args:
         seed: of the split and of the perturbations.
@@ -74,10 +40,19 @@ def load(seed: int, validation: int = 400, test: int = 600, share: float = 1 / 3
     tune, judge = train_test_split(held, test_size=test, stratify=labels[held], random_state=seed)
     generator = torch.Generator().manual_seed(seed)
 
-    def split(rows: Tensor, perturbed: float) -> Split:
-        return Split(perturb(images[rows], perturbed, generator=generator), labels[rows])
+    def split(rows: Tensor, perturbed: float, augment: Crop | None = None) -> Images:
+        return Images(perturb(images[rows], perturbed, generator=generator), labels[rows], augment=augment)
 
-    return Digits(split(rest, 0.0), split(tune, share), split(judge, share))
+    assigned = np.zeros(len(labels), dtype=np.uint8)
+    assigned[tune], assigned[judge] = splits.VALIDATION, splits.TEST
+    return DataSet(
+        name="digits",
+        train=split(rest, 0.0, Crop(padding=1)),
+        validation=split(tune, share),
+        test=split(judge, share),
+        classes=tuple("0123456789"),
+        split=splits.fingerprint(assigned),
+    )
 
 
 def perturb(images: Tensor, share: float, *, generator: torch.Generator, noise: float = 0.3) -> Tensor:
@@ -97,12 +72,3 @@ def perturb(images: Tensor, share: float, *, generator: torch.Generator, noise: 
     noisy = images + noise * torch.randn(images.shape, generator=generator)
     result = torch.where((chosen & ~moved)[:, None, None, None], noisy.clamp(0, 1), images)
     return shift(result, steps)
-
-
-def shift(images: Tensor, steps: Tensor) -> Tensor:
-    """Move each image (N, 1, H, W) by its own steps (N, 2), down and right, at most two pixels, into black."""
-    n, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    rows = 2 - steps[:, 0, None] + torch.arange(height)
-    columns = 2 - steps[:, 1, None] + torch.arange(width)
-    return padded[torch.arange(n)[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
