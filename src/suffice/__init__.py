@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suffice import data as data
     from suffice import metrics as metrics
     from suffice import models as models
     from suffice.artifact import load as load
@@ -45,7 +46,7 @@ _HOMES = {
     "run": "suffice.budget.run",
     "save": "suffice.artifact",
 }
-_MODULES = {"metrics", "models"}
+_MODULES = {"data", "metrics", "models"}
 
 __all__ = sorted([*_HOMES, *_MODULES, "__version__"])
 

@@ -1,1 +1,7 @@
-"""Data sets, one file each."""
+"""Data sets, one file each; `load` gives the splits of one that was imported, `folder` images read in place."""
+
+from suffice.data.importing import fetch_set, import_set
+from suffice.data.opening import folder, load
+from suffice.data.torch_sets import from_torch
+
+__all__ = ["fetch_set", "folder", "from_torch", "import_set", "load"]

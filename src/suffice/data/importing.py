@@ -1,0 +1,121 @@
+"""From files to the store: known sets from their official files or the compact ones, and the users' own data."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from suffice.data import archives, catalogue, fetch, packing, schema, store
+from suffice.data.entry import Convert, Entry, Faults, Remote
+from suffice.data.store import Progress, Stored, Writer, quiet
+
+
+def fetch_set(name: str, *, progress: Progress = quiet) -> Stored:
+    """Download a known data set and import it; a download that broke off is resumed.
+
+    Raises:
+        ValueError: for an unknown name, a set that must be got by hand, or a wrong checksum.
+        ConnectionError: without a network; it names the file and what to do with it.
+        OSError: if the disk is full.
+    """
+    entry = catalogue.find(name)
+    return import_set(name, fetch.fetch(entry, progress), progress=progress)
+
+
+def import_set(
+    name: str,
+    source: Path | str,
+    *,
+    schema_file: Path | str | None = None,
+    bad: str = "refuse",
+    any_checksum: bool = False,
+    progress: Progress = quiet,
+) -> Stored:
+    """Read files into the store, replacing a set of that name once the new one is whole.
+
+    Args:
+        name: of a known set (`suffice data list`), or a new one for data of one's own.
+        source: an official file, a folder with it or with what it unpacks to, or the compact files; of one's
+            own, a folder of images `<class>/…` or, with a schema, a Parquet or CSV file.
+        schema_file: for a table of one's own (`suffice.data.schema`).
+        bad: `refuse` a set with a malformed line or image, or `skip` those, counted and named in the manifest.
+        any_checksum: take an official file that is not the official one to the byte.
+        progress: called as the work goes on.
+
+    Raises:
+        FileNotFoundError: if the source is not there.
+        ValueError: for a wrong checksum, damage, or whatever else is not as expected; nothing is then changed.
+        OSError: if the disk is full.
+    """
+    source = Path(source)
+    if bad not in ("refuse", "skip"):
+        raise ValueError(f"expected bad as refuse or skip, got {bad!r}")
+    if not source.exists():
+        raise FileNotFoundError(f"expected {_wanted(name)} at {source.absolute()}, found nothing there")
+    store.check_name(name)
+    faults = Faults(skip=bad == "skip")
+    entry = catalogue.ENTRIES.get(name)
+    if entry is not None and schema_file is None:
+        convert, facts = _known(entry, source, any_checksum, progress)
+    else:
+        convert, facts = _own(name, source, schema_file)
+    with store.create(name, progress) as writer:
+        writer.manifest |= facts
+        with archives.damage_is_said(source):
+            convert(source if entry is None else _place(entry, source), writer, faults)
+        writer.manifest["skipped"] = {"count": faults.count, "first": faults.named}
+    return store.find(name)
+
+
+def _known(entry: Entry, source: Path, any_checksum: bool, progress: Progress) -> tuple[Convert, dict[str, Any]]:
+    given = [
+        {"file": file.name, "bytes": file.stat().st_size, "checksum": fetch.check(file, remote, progress)}
+        | {"official": remote.checksum is not None}
+        for file, remote in _official(entry, source, any_checksum)
+    ]
+    facts = {"kind": entry.kind, "title": entry.title, "licence": entry.licence, "home": entry.home}
+    return entry.convert, {**facts, "source": given or str(source)}
+
+
+def _official(entry: Entry, source: Path, any_checksum: bool) -> list[tuple[Path, Remote]]:
+    """The official files at a source, and what is known of each; not what they unpack to."""
+    if source.is_dir():
+        found = [(source / remote.file, remote) for remote in entry.remotes if (source / remote.file).is_file()]
+    else:
+        named = [remote for remote in entry.remotes if remote.file == source.name]
+        sole = list(entry.remotes) if len(entry.remotes) == 1 and archives.is_archive(source) else []
+        found = [(source, remote) for remote in named or sole or [Remote(source.name, None, None)]]
+    return [(file, Remote(r.file, None, None) if any_checksum else r) for file, r in found]
+
+
+def _place(entry: Entry, source: Path) -> Path:
+    """Where to read: the official file itself where the folder holds it and there is but one."""
+    found = entry.official(source)
+    return found[0] if len(entry.remotes) == 1 and found else source
+
+
+def _own(name: str, source: Path, schema_file: Path | str | None) -> tuple[Convert, dict[str, Any]]:
+    facts = {"title": "of one's own", "licence": "of one's own", "source": str(source)}
+    if schema_file is not None:
+        if name in catalogue.ENTRIES:
+            raise ValueError(f"expected a new name for a table of one's own, got {name!r}; choose another")
+        return partial(schema.convert, schema.read_schema(Path(schema_file))), {**facts, "kind": "table"}
+    if not source.is_dir():
+        raise ValueError(
+            f"expected a folder of images for the new name {name!r}, got the file {source}; for a table give a schema "
+            f"(--schema); known names are {', '.join(catalogue.ENTRIES)}"
+        )
+    return _convert_folder, {**facts, "kind": "encoded"}
+
+
+def _convert_folder(source: Path, writer: Writer, faults: Faults) -> None:
+    """Images under `<class>/`, or under `train/<class>/` and `test/<class>/` (or `val/`)."""
+    parts = packing.parts_of(source)
+    classes = packing.classes_in(parts.get("train", source))
+    for part, folder in parts.items():
+        packing.pack(writer, part, packing.read_listed(folder, classes), str(folder), faults)
+    writer.manifest["classes"] = classes
+
+
+def _wanted(name: str) -> str:
+    entry = catalogue.ENTRIES.get(name)
+    return "the source" if entry is None else " or ".join(remote.file for remote in entry.remotes)

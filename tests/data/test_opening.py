@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from suffice.data import from_torch, import_set, load
+from tests.data import miniatures
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    archive, _ = miniatures.cifar100(tmp_path / "cifar-100-python.tar.gz")
+    return import_set("cifar100", archive, any_checksum=True)
+
+
+def test_the_split_is_drawn_once_recorded_and_named_by_its_hash(cifar, monkeypatch):
+    first = load("cifar100", validation=100, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(np.random, "default_rng", None)  # a second draw would fail
+        again = load("cifar100", validation=100, seed=1)
+    assert first.split == again.split
+    assert torch.equal(first.train.labels, again.train.labels)
+    assert load("cifar100", validation=100, seed=2).split != first.split
+
+
+def test_validation_images_are_not_among_the_training_images(cifar):
+    data = load("cifar100", validation=100)
+    assert not set(data.train.rows.tolist()) & set(data.validation.rows.tolist())
+    assert sorted(data.train.rows.tolist() + data.validation.rows.tolist()) == list(range(200))
+
+
+def test_only_training_images_are_augmented(cifar):
+    data = load("cifar100", validation=100)
+    assert data.train.augment is not None
+    assert data.validation.augment is None
+    assert data.test.augment is None
+
+
+def test_the_scale_is_that_of_the_training_images_alone(cifar):
+    data = load("cifar100", validation=100)
+    x = data.train.images.double() / 255
+    torch.testing.assert_close(data.test.mean, x.mean(dim=(0, 2, 3)).float())
+    assert data.test.mean is data.train.mean
+
+
+def test_without_validation_all_training_images_are_memory_mapped(cifar):
+    data = load("cifar100", validation=0)
+    assert len(data.validation) == 0
+    assert data.train.rows is None
+    assert data.train.images.data_ptr() == data.train.pixels.data_ptr()
+
+
+def test_the_official_test_part_has_no_size(cifar):
+    with pytest.raises(ValueError, match=r"expected no size for the test part of cifar100.*got 50"):
+        load("cifar100", test=50)
+
+
+def test_digits_are_loaded_by_name_with_the_same_names():
+    data = load("digits", validation=300, seed=2)
+    assert (len(data.train), len(data.validation), len(data.test)) == (897, 300, 600)
+    assert data.name == "digits"
+    assert len(data.classes) == 10
+    assert data.split == load("digits", validation=300, seed=2).split != load("digits", validation=300, seed=3).split
+
+
+def test_a_choice_that_the_kind_does_not_have_is_refused(cifar):
+    with pytest.raises(TypeError, match="workers"):
+        load("cifar100", workers=2)
+
+
+@pytest.mark.parametrize("choice", [{"categories": "onehot"}, {"unknown": "maybe"}])
+def test_choices_of_tables_are_checked(tmp_path, choice):
+    archive, _ = miniatures.movielens(tmp_path / "ml-1m.zip", "1m")
+    import_set("movielens-1m", archive, any_checksum=True)
+    with pytest.raises(ValueError, match="expected vocabulary or hashed, and zero or refuse"):
+        load("movielens-1m", **choice)
+
+
+def test_importing_what_is_not_there_names_the_place_and_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected cifar-10-python.tar.gz at .*nowhere, found nothing"):
+        import_set("cifar10", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="expected bad as refuse or skip, got 'ignore'"):
+        import_set("cifar10", tmp_path, bad="ignore")
+    with pytest.raises(ValueError, match="expected a name of small letters"):
+        import_set("My Pets", tmp_path)
+
+
+def test_pytorch_data_sets_are_split_as_they_are(generator):
+    x, y = torch.arange(100.0)[:, None], torch.arange(100) % 4
+    data = from_torch(TensorDataset(x, y), labels=y, validation=20, judged=20, seed=1)
+    assert (len(data.train), len(data.validation), len(data.test)) == (60, 20, 20)
+    seen = torch.cat([x for part in (data.train, data.validation, data.test) for x, _ in part.batches(8)])
+    assert seen.flatten().sort().values.tolist() == list(range(100))
+    assert torch.bincount(torch.cat([y for _, y in data.test.batches()])).tolist() == [5] * 4
+    loader = data.train.shuffled(16, generator=generator)
+    first, second = (torch.cat([x for x, _ in loader]).flatten().tolist() for _ in range(2))
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_a_pytorch_test_set_is_taken_whole():
+    train, test = TensorDataset(torch.arange(30)), TensorDataset(torch.arange(7))
+    data = from_torch(train, test, validation=0.2)
+    assert (len(data.train), len(data.validation), len(data.test)) == (24, 6, 7)
