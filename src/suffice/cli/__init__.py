@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from suffice.cli import demo
+from suffice.cli import data, demo
 
 app = typer.Typer(
     name="suffice",
@@ -17,11 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.command)
-
-
-@app.callback()
-def _common() -> None:
-    """Keeps `suffice demo` a sub-command while it is the only one."""
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

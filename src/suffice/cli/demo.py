@@ -67,9 +67,9 @@ class Bars:
         self.known: dict[str, TaskID] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` of something is done."""
+        """Show that `done` of `total` of something is done; a total of 0 is not known."""
         if what not in self.known:
-            self.known[what] = self.bars.add_task(what, total=total)
+            self.known[what] = self.bars.add_task(what, total=total or None)
         self.bars.update(self.known[what], completed=done)
 
 

@@ -1,0 +1,64 @@
+"""A look at a data set: its facts, a few rows, a contact sheet."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suffice.data import encoded, packing
+from suffice.data.store import Array, Stored
+
+_SIDE = 96
+"""Pixels of a photograph in a contact sheet."""
+_ACROSS = 10
+
+
+def facts(stored: Stored) -> dict[str, Any]:
+    """What the manifest says, in brief."""
+    manifest = stored.manifest
+    names = ("name", "title", "kind", "licence", "home", "parts", "order", "notes")
+    known: dict[str, Any] = {name: manifest[name] for name in names if name in manifest}
+    classes = manifest.get("classes", [])
+    if classes:
+        known["classes"] = f"{len(classes)}: {', '.join(map(str, classes[:8]))}{', …' if len(classes) > 8 else ''}"
+    return {**known, "skipped": manifest["skipped"]["count"], "bytes": stored.size, "folder": str(stored.folder)}
+
+
+def rows(stored: Stored, count: int) -> dict[str, list[Any]]:
+    """The first rows of a table, by column, as they are stored; categories of one's own by name."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(stored.folder / "rows.parquet") as file:
+        first: dict[str, list[Any]] = next(file.iter_batches(batch_size=count)).to_pydict()
+    for name, values in first.items():
+        known = stored.folder / f"categories-{name}.parquet"
+        if known.is_file():
+            names = stored.table(f"categories-{name}")["value"].to_pylist()
+            first[name] = [None if value is None else names[value] for value in values]
+    return first
+
+
+def write_sheet(stored: Stored, down: int, out: Path) -> Path:
+    """Write a PNG of images spread evenly over a part, ten across, and return its path.
+
+    Raises:
+        ImportError: without the extra `data`.
+    """
+    pillow = encoded.require_pillow()
+    images = _some_images(stored, down * _ACROSS)
+    channels, height, width = images.shape[1:]
+    blank = np.zeros((-len(images) % _ACROSS, channels, height, width), dtype=np.uint8)
+    tiles = np.concatenate([images, blank]).reshape(-1, _ACROSS, channels, height, width)
+    sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(len(tiles) * height, _ACROSS * width, channels)
+    pillow.fromarray(np.ascontiguousarray(sheet.repeat(3, axis=2) if channels == 1 else sheet)).save(out, format="PNG")
+    return out
+
+
+def _some_images(stored: Stored, most: int) -> Array:
+    """Images (n, C, H, W) uint8 of the first part."""
+    part, count = next(iter(stored.manifest["parts"].items()))
+    chosen = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+    if stored.manifest["kind"] == "images":
+        return np.asarray(stored.array(f"{part}_images")[chosen])
+    source, _ = packing.unpack(stored, part)
+    return np.stack([encoded.decode(source.read(int(index)), _SIDE, None) for index in chosen])

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from suffice.cli import app, main
+from suffice.data import import_set
+from tests.data import miniatures
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
+    runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
+    return lambda *arguments: runner.invoke(app, ["data", *map(str, arguments)])
+
+
+def pets(tmp_path):
+    return miniatures.image_folder(tmp_path / "pets")
+
+
+def criteo(tmp_path, spoilt=False):
+    lines, _ = miniatures.criteo_lines(20)
+    file = tmp_path / "train.txt"
+    file.write_text("".join(lines) + ("1\t2\n" if spoilt else ""))
+    return file
+
+
+def test_the_list_names_every_set_with_state_and_licence_within_80_columns(run, tmp_path):
+    run("import", "criteo", criteo(tmp_path))
+    run("import", "pets", pets(tmp_path))
+    result = run("list")
+    assert result.exit_code == 0, result.output
+    assert max(len(line) for line in result.stdout.splitlines()[:-1]) <= 80
+    assert "…" not in result.stdout
+    states = {line.split()[0]: line for line in result.stdout.splitlines() if line[1:2].strip()}
+    assert "here" in states["criteo"]
+    assert "not here" not in states["criteo"]
+    assert "not here" in states["cifar100"]
+    assert "here" in states["pets"]
+
+
+def test_the_list_as_json_has_size_licence_and_state_and_checks_hashes_when_asked(run, tmp_path):
+    stored = json.loads(run("import", "criteo", criteo(tmp_path), "--json").stdout)
+    file = tmp_path / "store" / "criteo" / "rows.parquet"
+    data = file.read_bytes()
+    file.write_bytes(data[:-9] + b"x" + data[-8:])
+    for options, state in (([], "here"), (["--check"], "damaged")):
+        rows = {row["name"]: row for row in json.loads(run("list", "--json", *options).stdout)}
+        assert rows["criteo"]["state"] == state
+        assert rows["criteo"]["bytes"] == stored["bytes"] == len(data)
+        assert "non-commercial" in rows["criteo"]["licence"]
+        assert rows["cifar100"]["state"] == "not here"
+    file.write_bytes(data[:100])
+    result = run("list")
+    assert "damaged" in result.stdout
+    assert "import criteo again" in " ".join(result.stdout.split())
+
+
+def test_an_import_says_what_came_of_it(run, tmp_path):
+    result = run("import", "criteo", criteo(tmp_path, spoilt=True), "--bad", "skip")
+    text = " ".join(result.stdout.split())
+    assert result.exit_code == 0, result.output
+    assert "criteo: 20 in all" in text
+    assert "train.txt is sha256:" in text
+    assert "recorded, not checked" in text
+    assert "Left out 1 malformed" in text
+    assert "line 21" in text
+
+
+def test_a_table_is_shown_by_a_few_rows_and_images_by_a_contact_sheet(run, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    run("import", "criteo", criteo(tmp_path))
+    shown = json.loads(run("show", "criteo", "--rows", 3, "--json").stdout)
+    assert len(shown["rows"]["C26"]) == 3
+    result = run("show", "criteo")
+    assert max(len(line) for line in result.stdout.splitlines() if "store" not in line) <= 80
+    run("import", "pets", pets(tmp_path))
+    result = run("show", "pets", "--rows", 2)
+    assert "sheet: pets.png" in result.stdout
+    with Image.open(tmp_path / "pets.png") as sheet:
+        assert sheet.size == (960, 96)
+    with monkeypatch.context() as patch:
+        patch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
+        archive, _ = miniatures.emnist(tmp_path / "gzip.zip", "digits", 10)
+        import_set("emnist-digits", archive, any_checksum=True)
+    run("show", "emnist-digits", "--rows", 3, "--out", tmp_path / "digits.png")
+    with Image.open(tmp_path / "digits.png") as sheet:
+        assert sheet.size == (280, 84)
+
+
+def test_categories_of_ones_own_are_shown_by_name(run, tmp_path):
+    (tmp_path / "v.csv").write_text("y,city\n0,Ulm\n1,Bonn\n0,\n1,Ulm\n")
+    (tmp_path / "v.toml").write_text('labels = "y"\ncategorical = ["city"]\n')
+    assert run("import", "visits", tmp_path / "v.csv", "--schema", tmp_path / "v.toml").exit_code == 0
+    shown = json.loads(run("show", "visits", "--json").stdout)
+    assert shown["rows"]["city"] == ["Ulm", "Bonn", None, "Ulm"]
+
+
+@pytest.mark.parametrize("command", ["list", "fetch", "import", "show"])
+def test_help_shows_an_example(run, command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: suffice data {command}" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["fetch"], ["import", "x"], ["show", "x", "--rows", "0"], ["lost"]])
+def test_bad_usage_is_status_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+    assert run("import", "x", "y", "--bad", "ignore").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fetch", "imagenet"], "suffice: expected a file that may be downloaded freely"),
+        (["fetch", "lost"], "suffice: expected one of cifar10"),
+        (["import", "cifar10", "/nowhere"], "found nothing there"),
+        (["show", "cifar10"], "suffice: expected the data set 'cifar10'"),
+    ],
+)
+def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.setenv("SUFFICE_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["suffice", "data", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("suffice: ")
+    assert message in error
+    assert "\n" not in error
