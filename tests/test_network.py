@@ -1,4 +1,5 @@
 import copy
+from collections import namedtuple
 
 import pytest
 import torch
@@ -7,7 +8,9 @@ from torch import nn
 from suffice.network import (
     Exit,
     ExitNetwork,
+    answer,
     batch_size,
+    call,
     check_fingerprint,
     check_finite,
     fingerprint,
@@ -125,3 +128,30 @@ def test_a_wrong_fingerprint_is_an_error_and_the_right_one_is_not():
     check_fingerprint(net, fingerprint(net))
     with pytest.raises(ValueError, match=fingerprint(net)[:8]):
         check_fingerprint(net, "0" * 64)
+
+
+def test_an_answer_is_the_first_of_a_tuple_and_the_last_of_a_list_of_exits():
+    early, late = torch.zeros(2, 3), torch.ones(2, 3)
+    named = namedtuple("Output", ["loss", "logits"])(0.0, (late, early))
+    assert all(answer(output) is late for output in (late, (late, early), [early, late], named))
+
+
+@pytest.mark.parametrize("output", [{"scores": torch.zeros(2, 3)}, [], ()])
+def test_an_answer_that_is_no_tensor_is_refused(output):
+    with pytest.raises(TypeError, match=r"expected logits.*got (dict|list|tuple); wrap the model"):
+        answer(output)
+
+
+def test_a_mapping_becomes_the_keyword_arguments_of_a_plain_model_only():
+    class Keywords(nn.Module):
+        def forward(self, a, b):
+            return a - b
+
+    class First(nn.Module):
+        def forward(self, state):
+            return state["h"]
+
+    x = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert torch.equal(call(Keywords(), x), torch.ones(2))
+    net = ExitNetwork([nn.Identity()], [Exit(First(), nn.Linear(2, 3))])
+    assert call(net, {"h": torch.ones(4, 2)})[0].shape == (4, 3)

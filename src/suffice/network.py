@@ -90,6 +90,28 @@ class ExitNetwork(nn.Module):
         return answers
 
 
+def call(model: nn.Module, x: State) -> Any:
+    """The output of a model for a batch; a mapping becomes the keyword arguments of a plain model."""
+    return model(**x) if isinstance(x, Mapping) and not isinstance(model, ExitNetwork) else model(x)
+
+
+def answer(output: Any) -> Tensor:
+    """What a model answers with: its output, the `.logits` of it, the first of a tuple, the last of a list of exits.
+
+    Raises:
+        TypeError: if that is not a tensor.
+    """
+    found = getattr(output, "logits", output)
+    if isinstance(found, (tuple, list)) and found:
+        found = found[-1] if isinstance(found, list) else found[0]
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            "expected logits, an output with .logits, a tuple that begins with them or a list of them, one for each "
+            f"exit, got {type(output).__name__}; wrap the model so that it returns its logits"
+        )
+    return found
+
+
 def batch_size(x: State) -> int:
     """Examples in a nest of batch-first tensors."""
     leaves = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]

@@ -21,7 +21,17 @@ from torch.utils.hooks import RemovableHandle
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.network import Exit, ExitNetwork, State, check_fingerprint, check_finite, inference, select
+from suffice.network import (
+    Exit,
+    ExitNetwork,
+    State,
+    answer,
+    call,
+    check_fingerprint,
+    check_finite,
+    inference,
+    select,
+)
 
 _REMEDY = (
     "let the model return the logits of an nn.Linear that takes (N, D), "
@@ -48,7 +58,7 @@ class UpToClassifier(nn.Module):
         Raises:
             RuntimeError: if the classifier was not reached.
         """
-        return up_to(self.model, self.classifier, lambda: _call(self.model, inputs))
+        return up_to(self.model, self.classifier, lambda: call(self.model, inputs))
 
 
 def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
@@ -66,15 +76,15 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     if isinstance(model, ExitNetwork):
         return model
     names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    calls: list[_Call] = []
+    runs: list[_Run] = []
     with inference(model):
-        with _before(names, lambda layer, phi: calls.append(_Call(names[layer], layer, phi))):
-            answer = _answer(_call(model, example))
-        check_finite(answer, "logits")
-        makers = [call for call in calls if call.makes(answer)]
+        with _before(names, lambda layer, phi: runs.append(_Run(names[layer], layer, phi))):
+            logits = answer(call(model, example))
+        check_finite(logits, "logits")
+        makers = [run for run in runs if run.makes(logits)]
     if not makers:
-        raise ValueError(_why_none(model, calls, answer))
-    _check_alone(model, makers[-1], calls)
+        raise ValueError(_why_none(model, runs, logits))
+    _check_alone(model, makers[-1], runs)
     return at_classifier(model, makers[-1].name)
 
 
@@ -171,7 +181,7 @@ class _Reached(BaseException):
 
 
 @dataclass(frozen=True)
-class _Call:
+class _Run:
     """One run of a linear layer in a pass: its name and its input φ."""
 
     name: str
@@ -216,49 +226,33 @@ def _before(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], None]) ->
             handle.remove()
 
 
-def _call(model: nn.Module, inputs: State) -> Any:
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
-def _answer(output: Any) -> Tensor:
-    """The answer in a model's output."""
-    first = output[0] if isinstance(output, tuple) and output else output
-    answer = getattr(output, "logits", first)
-    if not isinstance(answer, Tensor):
-        raise TypeError(
-            f"expected logits, an output with .logits, or a tuple that begins with them, got "
-            f"{type(output).__name__}; {_REMEDY}"
-        )
-    return answer
-
-
-def _check_alone(model: nn.Module, classifier: _Call, calls: Iterable[_Call]) -> None:
+def _check_alone(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -> None:
     """Raise a ValueError if the classifier's weight does anything else: φ would depend on it."""
     layer = classifier.layer
-    runs = sum(call.layer is layer for call in calls)
+    times = sum(run.layer is layer for run in runs)
     owners = [
         name
         for name, module in model.named_modules()
         if any(parameter is layer.weight for parameter in module.parameters(recurse=False))
     ]
-    if runs > 1 or len(owners) > 1:
-        found = f"it run {runs} times" if runs > 1 else f"its weight shared by {owners}"
+    if times > 1 or len(owners) > 1:
+        found = f"it run {times} times" if times > 1 else f"its weight shared by {owners}"
         raise ValueError(
             f"expected the classifier {classifier} to be used once in a pass, got {found}; use a layer of its own"
         )
 
 
-def _why_none(model: nn.Module, calls: list[_Call], answer: Tensor) -> str:
+def _why_none(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:
     """Why no linear layer makes the answer."""
-    if not calls:
+    if not runs:
         found = (
             f"{type(model).__name__}, in which none ran; pass the model itself, not a compiled or scripted one, and "
         )
-    elif calls[-1].phi.ndim != 2:
-        found = f"{calls[-1]} as the last, with an input of shape {tuple(calls[-1].phi.shape)}, not (N, D); "
+    elif runs[-1].phi.ndim != 2:
+        found = f"{runs[-1]} as the last, with an input of shape {tuple(runs[-1].phi.shape)}, not (N, D); "
     else:
         found = (
-            f"an answer of shape {tuple(answer.shape)} that is not the output of {calls[-1]}, the last "
+            f"an answer of shape {tuple(logits.shape)} that is not the output of {runs[-1]}, the last "
             "(softmax? scaling?); "
         )
     return f"expected an nn.Linear whose output is the model's answer, got {found}{_REMEDY}"
