@@ -21,22 +21,26 @@ if TYPE_CHECKING:
     from suffice.prediction import Prediction as Prediction
     from suffice.regression import Regression as Regression
     from suffice.variation.dropout import MCDropout as MCDropout
-    from suffice.variation.dropout import Variation as Variation
     from suffice.variation.estimator import VariationEstimator as VariationEstimator
     from suffice.variation.estimator import fit_variation as fit_variation
+    from suffice.variation.spreads import Variation as Variation
+    from suffice.variation.teachers import Ensemble as Ensemble
+    from suffice.variation.teachers import Posterior as Posterior
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "suffice.budget.run",
     "Calibrated": "suffice.calibration.calibrated",
+    "Ensemble": "suffice.variation.teachers",
     "Exit": "suffice.network",
     "ExitNetwork": "suffice.network",
     "MCDropout": "suffice.variation.dropout",
     "Policy": "suffice.budget.policy",
+    "Posterior": "suffice.variation.teachers",
     "Prediction": "suffice.prediction",
     "Regression": "suffice.regression",
-    "Variation": "suffice.variation.dropout",
+    "Variation": "suffice.variation.spreads",
     "VariationEstimator": "suffice.variation.estimator",
     "allocate": "suffice.budget.policy",
     "attach_exits": "suffice.attach",

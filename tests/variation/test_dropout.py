@@ -1,38 +1,50 @@
 import itertools
-import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from suffice.models import convnet
-from suffice.prediction import entropy
-from suffice.variation.dropout import MCDropout, Variation, concatenate, find_sites, gated
+from suffice.variation.dropout import MCDropout
+from suffice.variation.spreads import concatenate
 
 
-class Recorder(nn.Module):
-    """A model that keeps what it answers."""
+class Looking(nn.Module):
+    """A model that looks at values, which cannot be mapped over passes, and counts the rows it is given."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model) -> None:
         super().__init__()
-        self.model, self.answers = model, []
+        self.model, self.rows = model, []
 
     def forward(self, x):
-        self.answers.append(self.model(x))
-        return self.answers[-1]
+        self.rows.append(len(x))
+        answer = self.model(x)
+        return answer if float(answer.sum()) < 1e9 else None
 
 
-class Functional(nn.Module):
-    """Dropout called as a function."""
+class Counting(nn.Module):
+    """A model with an expensive part before its dropout, which counts how often that runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden, self.head = nn.Linear(3, 8), nn.Linear(8, 4)
+        self.early, self.late, self.runs = nn.Linear(3, 8), nn.Sequential(nn.Dropout(), nn.Linear(8, 4)), []
 
     def forward(self, x):
-        return self.head(nn.functional.dropout(self.hidden(x), 0.5, self.training))
+        hidden = self.early(x)
+        self.runs.append(hidden)
+        return self.late(hidden)
+
+
+class Echo(nn.Module):
+    """Logits that are the dropped inputs."""
+
+    def __init__(self, rate=0.5) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(rate)
+
+    def forward(self, x):
+        return self.dropout(x)
 
 
 class Ignored(nn.Module):
@@ -44,17 +56,6 @@ class Ignored(nn.Module):
 
     def forward(self, x):
         return [self.dropout(self.head(x)), self.head(x)]
-
-
-class SharedRow(nn.Module):
-    """Dropout on a row that all examples share."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.row, self.dropout, self.head = nn.Parameter(torch.ones(1, 3)), nn.Dropout(0.5), nn.Linear(3, 4)
-
-    def forward(self, x):
-        return self.head(x + self.dropout(self.row))
 
 
 def tower(rate=0.5, seed=0, scale=1.0):
@@ -69,24 +70,12 @@ def inputs(n, seed=0):
     return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def masks(model, x, at=None, rate=None):
-    """The factors of each site in one call of the model."""
-    factors = []
-
-    def gate(own_rate, units):
-        factors.append((own_rate, units.shape))
-        return torch.ones_like(units)
-
-    with gated(find_sites(model, rate, at), len(x), gate):
-        model(x)
-    return factors
-
-
-def test_identical_rows_of_a_batch_get_masks_of_their_own(generator):
-    recorder = Recorder(nn.Sequential(nn.Dropout(0.5)))
-    MCDropout(passes=2, rows=64)(recorder, torch.ones(32, 40), generator=generator)
-    assert len(recorder.answers[1]) == 64
-    assert len(recorder.answers[1].unique(dim=0)) == 64
+def test_identical_rows_and_passes_get_masks_of_their_own(generator):
+    variation = MCDropout(passes=2, likelihood="regression")(Echo(), torch.ones(64, 40), generator=generator)
+    assert len(variation.mean.unique(dim=0)) == 64
+    spreads = torch.stack([variation[f"std_{d}"] for d in range(40)], dim=1)
+    assert len(spreads.unique(dim=0)) == 64
+    assert abs((spreads > 0).double().mean() - 0.5) < 0.05
 
 
 def test_masks_shared_by_rows_would_look_predictable_and_be_wrong(generator):
@@ -119,55 +108,6 @@ def test_masks_shared_by_rows_would_look_predictable_and_be_wrong(generator):
     assert r2(learned(shared), other_shared[1000:]) < 0.5
     assert r2(learned(independent), independent[1000:]) < 0.9
     assert r2(learned(independent), truth[1000:].double()) > 0.9
-
-
-@given(n=st.integers(1, 9), passes=st.integers(2, 12), rows=st.integers(1, 40), scale=st.sampled_from([1e-3, 1, 20]))
-@settings(deadline=None, max_examples=40)
-def test_streamed_moments_are_those_of_the_stored_passes(n, passes, rows, scale):
-    recorder = Recorder(tower(scale=scale))
-    x = inputs(n)
-    variation = MCDropout(passes=passes, rows=rows)(recorder, x, generator=torch.Generator().manual_seed(1))
-    assert max(map(len, recorder.answers)) <= rows
-
-    stored, ordinary, answers = [], [], iter(recorder.answers)
-    for start in range(0, n, rows):
-        size = min(rows, n - start)
-        ordinary.append(next(answers))
-        found = []
-        while sum(map(len, found)) < passes * size:
-            found.append(next(answers))
-        stored.append(torch.cat(found).view(passes, size, 4))
-    assert next(answers, None) is None
-    log_probs = torch.cat(stored, dim=1).double().log_softmax(dim=-1)
-    probs = log_probs.exp()
-    top = torch.cat(ordinary).argmax(dim=1)
-    variance = probs.var(dim=0)
-    information = entropy(probs.mean(dim=0).log()) - entropy(log_probs).mean(dim=0)
-    torch.testing.assert_close(variation.mean, probs.mean(dim=0))
-    torch.testing.assert_close(variation["std"], variance[torch.arange(n), top].sqrt(), rtol=1e-6, atol=1e-12)
-    torch.testing.assert_close(variation["std_mean"], variance.mean(dim=1).sqrt(), rtol=1e-6, atol=1e-12)
-    torch.testing.assert_close(variation["mutual_information"], information, rtol=1e-6, atol=1e-12)
-    assert (variation["mutual_information"] >= 0).all()
-    assert variation.passes == passes
-    assert len(variation) == n
-
-
-def test_folding_passes_into_the_batch_does_not_change_the_distribution(generator):
-    model, x = tower(), inputs(4)
-    folded = MCDropout(passes=4000, rows=1000)(model, x, generator=generator)
-    single = MCDropout(passes=4000, rows=4)(model, x, generator=generator)
-    torch.testing.assert_close(folded["std"], single["std"], rtol=0.08, atol=0)
-    torch.testing.assert_close(folded.mean, single.mean, rtol=0, atol=0.02)
-
-
-def test_the_logit_variance_before_a_last_linear_layer_is_the_closed_form(generator):
-    model, x = tower(rate=0.3), inputs(3)
-    recorder = Recorder(model)
-    MCDropout(passes=20_000, rows=60_000)(recorder, x, generator=generator)
-    sampled = recorder.answers[1].view(20_000, 3, 4).var(dim=0)
-    hidden = model[1](model[0](x))
-    exact = hidden.square() @ model[3].weight.square().T * 0.3 / 0.7
-    torch.testing.assert_close(sampled, exact.detach(), rtol=0.05, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
@@ -204,49 +144,6 @@ def test_modes_and_buffers_stay_and_a_model_in_training_gets_no_more_dropout(gen
     assert torch.equal(training["std"], evaluation["std"])
 
 
-def test_hooks_and_modes_are_restored_after_an_exception(generator):
-    model = tower().train()
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        MCDropout(passes=2)(model, torch.zeros(2, 5), generator=generator)
-    recorder = Recorder(model)
-    recorder.answers = None
-    with pytest.raises(AttributeError):
-        MCDropout(passes=2)(recorder, inputs(2), generator=generator)
-    assert not any(module._forward_hooks for module in model.modules())
-    assert model.training
-
-
-@pytest.mark.parametrize(
-    ("dropout", "shape", "units"),
-    [
-        (nn.Dropout(0.5), (2, 6, 4, 4), (2, 6, 4, 4)),
-        (nn.Dropout1d(0.5), (2, 6, 4), (2, 6, 1)),
-        (nn.Dropout2d(0.5), (2, 6, 4, 4), (2, 6, 1, 1)),
-        (nn.Dropout3d(0.5), (2, 6, 4, 4, 4), (2, 6, 1, 1, 1)),
-    ],
-)
-def test_channel_dropout_drops_whole_channels_and_plain_dropout_single_units(dropout, shape, units):
-    assert masks(nn.Sequential(dropout), torch.ones(shape)) == [(0.5, units)]
-
-
-def test_units_are_dropped_at_the_rate_and_the_rest_scaled_up(generator):
-    recorder = Recorder(nn.Sequential(nn.Dropout(0.2)))
-    MCDropout(passes=2, rows=2000)(recorder, torch.ones(1000, 20), generator=generator)
-    values = recorder.answers[1]
-    assert torch.equal(values.unique(), torch.tensor([0.0, 1 / 0.8]))
-    share = (values == 0).double().mean()
-    assert abs(share - 0.2) < 5 * math.sqrt(0.2 * 0.8 / values.numel())
-
-
-def test_names_choose_where_and_a_rate_replaces_the_modules_own():
-    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 4), nn.Dropout(0.0))
-    x = inputs(2)
-    assert masks(model, x) == [(0.1, (2, 8))]
-    assert masks(model, x, rate=0.4) == [(0.4, (2, 8)), (0.4, (2, 4))]
-    assert masks(model, x, at="1") == [(0.1, (2, 8))]
-    assert masks(model, x, at=["3", "0"], rate=0.4) == [(0.4, (2, 8)), (0.4, (2, 4))]
-
-
 def test_the_answer_of_a_network_with_exits_is_the_last(generator):
     model = convnet(4, widths=(3, 5), dropout=0.3).eval()
     last = list(model.exits[1].modules())
@@ -257,21 +154,6 @@ def test_the_answer_of_a_network_with_exits_is_the_last(generator):
     assert (variation["std"] > 0).all()
     with pytest.raises(ValueError, match=r"expected dropout at .*exits.0.features.dropout.* to change"):
         MCDropout(at="exits.0.*dropout", passes=4)(model, x, generator=generator)
-
-
-def test_inputs_may_be_a_nest_of_tensors(generator):
-    class Nested(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.tower = tower()
-
-        def forward(self, x):
-            return self.tower(x["a"] + x["b"][0])
-
-    x = inputs(7)
-    nested = MCDropout(passes=3, rows=4)(Nested(), {"a": x, "b": [x]}, generator=torch.Generator().manual_seed(0))
-    plain = MCDropout(passes=3, rows=4)(tower(), 2 * x, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(nested["std"], plain["std"])
 
 
 def test_a_half_precision_model_varies_like_its_float32_self():
@@ -291,65 +173,6 @@ def test_variations_of_batches_join_into_one(generator):
     assert joined.passes == 3
 
 
-def test_variations_of_different_numbers_of_passes_do_not_join():
-    few, many = (Variation(torch.ones(1, 2), {}, passes) for passes in (2, 3))
-    with pytest.raises(ValueError, match=r"one number of passes, got \[2, 3\]"):
-        concatenate([few, many])
-
-
-def test_a_spread_that_is_not_there_is_an_error_with_the_names():
-    variation = Variation(torch.ones(1, 2), {"std": torch.ones(1)}, 2)
-    with pytest.raises(KeyError, match=r"expected one of the spreads \['std'\], got 'sd'"):
-        variation["sd"]
-
-
-@pytest.mark.parametrize(
-    ("choices", "message"),
-    [
-        ({"passes": 1}, "at least 2 passes, got 1"),
-        ({"rows": 0}, "at least 1 row a call, got 0"),
-        ({"rate": 0.0}, r"rate in \(0, 1\), got 0.0"),
-        ({"rate": 1.0}, r"rate in \(0, 1\), got 1.0"),
-        ({"rate": float("nan")}, r"rate in \(0, 1\), got nan"),
-    ],
-)
-def test_choices_out_of_range_are_refused(choices, message):
-    with pytest.raises(ValueError, match=message):
-        MCDropout(**choices)
-
-
-@pytest.mark.parametrize("model", [Functional(), tower(rate=0.0)], ids=["functional", "rate 0"])
-def test_a_model_without_active_dropout_modules_is_refused(model):
-    with pytest.raises(ValueError, match=r"found none: dropout called as a function.*at=\[…\], with a rate"):
-        MCDropout()(model, inputs(2))
-
-
-def test_dropout_called_as_a_function_can_be_replaced_by_naming_a_module(generator):
-    assert (MCDropout(0.5, at="hidden")(Functional(), inputs(3), generator=generator)["std"] > 0).all()
-
-
-def test_a_module_other_than_dropout_needs_a_rate():
-    with pytest.raises(ValueError, match=r"expected a rate for dropout on the output of '1' \(ReLU\)"):
-        MCDropout(at="1")(tower(), inputs(2))
-
-
-def test_a_module_whose_own_rate_is_one_is_refused():
-    with pytest.raises(ValueError, match=r"rate in \(0, 1\) at '2', got 1.0"):
-        MCDropout()(tower(rate=1.0), inputs(2))
-
-
-def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"got 'stages.0.9', which matches none; nearest: \['stages.0"):
-        MCDropout(at="stages.0.9")(convnet(3, widths=(2,)), torch.zeros(2, 1, 8, 8))
-
-
-@pytest.mark.parametrize("at", [None, "0"])
-@pytest.mark.parametrize("kind", [nn.AlphaDropout, nn.FeatureAlphaDropout])
-def test_alpha_dropout_is_refused(kind, at):
-    with pytest.raises(ValueError, match=f"expected Dropout .* got {kind.__name__} at '0'"):
-        MCDropout(at=at)(nn.Sequential(kind(0.5), nn.Linear(3, 4)), inputs(2))
-
-
 def test_dropout_that_changes_nothing_is_an_error():
     with pytest.raises(ValueError, match=r"expected dropout at \['dropout'\] to change .* all 3 passes"):
         MCDropout(passes=3)(Ignored(), inputs(4))
@@ -359,7 +182,7 @@ def test_rounding_that_depends_on_the_size_of_the_batch_is_no_change(generator):
     model = Ignored()
     model.head = nn.Linear(4000, 4)
     x = torch.randn(1, 4000, generator=generator)
-    with pytest.raises(ValueError, match="to change the predictions, got the same logits"):
+    with pytest.raises(ValueError, match="to change the predictions, got the same outputs"):
         MCDropout(passes=64)(model, x, generator=generator)
 
 
@@ -370,22 +193,136 @@ def test_a_saturated_prediction_varies_little_and_is_no_error(generator):
     assert (std < 1e-12).all()
 
 
-def test_dropout_that_does_not_run_is_an_error():
-    model = Functional()
-    model.dropout = nn.Dropout(0.5)
-    with pytest.raises(RuntimeError, match=r"got none of \['dropout'\] run"):
-        MCDropout()(model, inputs(2))
-
-
-def test_units_that_rows_share_are_refused():
-    with pytest.raises(ValueError, match=r"'dropout' with the 12 rows .* got shape \(1, 3\).*share its mask"):
-        MCDropout(passes=3)(SharedRow(), inputs(4))
-
-
 def test_an_empty_batch_and_logits_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="at least one example, got an empty batch"):
         MCDropout()(tower(), inputs(0))
     x = inputs(3)
     x[1] = torch.nan
-    with pytest.raises(ValueError, match="expected finite logits, got NaN or infinity at position 1"):
+    with pytest.raises(ValueError, match="expected finite outputs, got NaN or infinity at position 1"):
         MCDropout()(tower(), x)
+
+
+@pytest.mark.parametrize("passes", [3, 50])
+def test_mapping_passes_gives_what_repeating_the_batch_gives(passes):
+    model, x = tower(), inputs(7)
+    for memory in (1 << 25, 4000):
+        mapped = MCDropout(passes=passes, memory=memory)(model, x, generator=torch.Generator().manual_seed(0))
+        looking = Looking(model)
+        repeated = MCDropout(passes=passes, memory=memory)(looking, x, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(mapped["std"], repeated["std"], rtol=1e-5, atol=1e-9)
+    assert max(looking.rows) < 7 * passes
+
+
+def test_what_lies_before_the_first_dropout_runs_on_single_rows(generator):
+    model = Counting()
+    MCDropout(passes=50)(model, inputs(6), generator=generator)
+    assert [len(hidden) for hidden in model.runs] == [2, 2, 6]
+
+
+def test_less_memory_means_smaller_parts_and_too_little_is_refused(generator):
+    rows = []
+    for memory in (20_000, 80_000, 320_000):
+        looking = Looking(tower())
+        MCDropout(passes=100, memory=memory)(looking, inputs(50), generator=generator)
+        rows.append(max(looking.rows))
+    assert rows[0] * 2 < rows[1] < rows[2] / 2
+    with pytest.raises(MemoryError, match=r"at most memory=50 bytes, got about \d+; pass a greater memory"):
+        MCDropout(memory=50)(tower(), inputs(2))
+
+
+@pytest.mark.parametrize("likelihood", ["binary", "regression"])
+@pytest.mark.parametrize("squeeze", [True, False])
+def test_the_variance_before_a_last_linear_layer_is_the_closed_form(likelihood, squeeze, generator):
+    model, x = nn.Sequential(*tower(rate=0.3)[:3], nn.Linear(8, 1)), inputs(3)
+    hidden = model[1](model[0](x))
+    exact = (hidden.square() @ model[3].weight.square().T * 0.3 / 0.7).sqrt()[:, 0]
+    served = nn.Sequential(model, nn.Flatten(0)) if squeeze else model
+    variation = MCDropout(passes=20_000, likelihood=likelihood)(served, x, generator=generator)
+    torch.testing.assert_close(variation["std"], exact.detach().double(), rtol=0.03, atol=0)
+    torch.testing.assert_close(variation.mean, model.eval()(x).detach().double(), rtol=0, atol=0.02)
+
+
+def test_dropout_inside_attention_follows_the_generator_and_varies_by_row():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(1))
+    x = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0)).repeat(6, 1, 1)
+
+    def stds(at, seed):
+        teacher = MCDropout(0.3, at=at, passes=20)
+        return teacher(model, x, generator=torch.Generator().manual_seed(seed))["std_mean"]
+
+    state = torch.get_rng_state()
+    for at in ("0.self_attn", None):
+        assert torch.equal(stds(at, 0), stds(at, 0))
+        assert len(stds(at, 0).unique()) == 6
+        assert not torch.equal(stds(at, 0), stds(at, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (stds(None, 0) > stds("0.self_attn", 0)).all()
+
+
+def test_the_spread_of_attention_dropout_is_that_of_an_explicit_computation(generator):
+    class Attention(nn.Module):
+        def forward(self, x):
+            rate = 0.4 if self.training else 0.0
+            return functional.scaled_dot_product_attention(x, x, x, dropout_p=rate)[:, 0]
+
+    x = torch.randn(3, 5, 4, generator=generator)
+    weights = (x @ x.mT / 2).softmax(dim=-1)[:, 0]
+    exact = (weights.square()[:, :, None] * x.square()).sum(dim=1) * 0.4 / 0.6
+    variation = MCDropout(passes=20_000, likelihood="regression")(Attention(), x, generator=generator)
+    torch.testing.assert_close(variation["std"], exact.mean(dim=1).sqrt().double(), rtol=0.03, atol=0)
+
+
+def test_hooks_and_modes_are_restored_after_an_exception(generator):
+    model = tower().train()
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        MCDropout(passes=2)(model, torch.zeros(2, 5), generator=generator)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert model.training
+
+
+def test_inputs_may_be_a_nest_of_tensors():
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = tower()
+
+        def forward(self, a, b):
+            return self.tower(a + b[0])
+
+    x = inputs(7)
+    nested = MCDropout(passes=3)(Nested(), {"a": x, "b": [x]}, generator=torch.Generator().manual_seed(0))
+    plain = MCDropout(passes=3)(tower(), 2 * x, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nested["std"], plain["std"])
+
+
+@pytest.mark.parametrize("larger", [True, False])
+def test_units_that_differ_from_pass_to_pass_are_refused(larger, generator):
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower, self.again = tower(), nn.Dropout(0.5)
+
+        def forward(self, x):
+            logits = self.again(self.tower(x))
+            return self.again(logits) if (len(x) > 6) == larger else logits
+
+    with pytest.raises(ValueError, match=r"same units to be dropped in every pass, got other ones"):
+        MCDropout(passes=4)(Looking(Fickle()), inputs(6), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"passes": 1}, "at least 2 passes, got 1"),
+        ({"rate": 0.0}, r"rate in \(0, 1\), got 0.0"),
+        ({"rate": 1.0}, r"rate in \(0, 1\), got 1.0"),
+        ({"rate": float("nan")}, r"rate in \(0, 1\), got nan"),
+        ({"likelihood": "poisson"}, r"one of \('classification', 'binary', 'regression'\), got 'poisson'"),
+    ],
+)
+def test_choices_out_of_range_are_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        MCDropout(**choices)

@@ -9,8 +9,9 @@ from suffice.data import digits
 from suffice.models import convnet
 from suffice.network import fingerprint
 from suffice.training import train
-from suffice.variation.dropout import MCDropout, Variation
+from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator, _bounds, fit_variation
+from suffice.variation.spreads import Variation
 from suffice.variation.strengths import capture
 
 TEACHER = MCDropout(passes=6)

@@ -27,7 +27,7 @@ def test_it_is_exact_for_dropout_before_a_last_linear_layer(generator):
     assert found.dtype == torch.float64
     assert not found.requires_grad
     torch.testing.assert_close(found, exact.detach(), rtol=1e-5, atol=0)
-    sampled = MCDropout(passes=8000, rows=40_000)(model, h, generator=generator)["std"]
+    sampled = MCDropout(passes=8000)(model, h, generator=generator)["std"]
     torch.testing.assert_close(found, sampled, rtol=0.05, atol=0)
 
 
@@ -37,8 +37,16 @@ def test_the_unit_of_channel_dropout_is_the_channel(generator):
     channels = (h.flatten(1) * slopes(model)).view(5, 3, 4).sum(dim=2)
     exact = (channels**2).sum(dim=1).mul(0.4 / 0.6).sqrt().double()
     torch.testing.assert_close(delta_rule(model, h), exact.detach(), rtol=1e-5, atol=0)
-    sampled = MCDropout(passes=8000, rows=40_000)(model, h, generator=generator)["std"]
+    sampled = MCDropout(passes=8000)(model, h, generator=generator)["std"]
     torch.testing.assert_close(delta_rule(model, h), sampled, rtol=0.05, atol=0)
+
+
+def test_it_is_exact_for_logits_and_predictions_linear_in_the_dropped_units(generator):
+    model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)), torch.randn(5, 3)
+    hidden = model[1](model[0](x))
+    exact = hidden.square() @ model[3].weight.square().T * 0.3 / 0.7
+    for likelihood in ("binary", "regression"):
+        torch.testing.assert_close(delta_rule(model, x, likelihood=likelihood).float(), exact.mean(dim=1).sqrt())
 
 
 def test_variances_of_several_places_add(generator):
@@ -77,7 +85,7 @@ def test_a_rate_out_of_range_a_model_without_dropout_and_a_wrong_name_are_refuse
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"rate in \(0, 1\), got 1.5"):
         delta_rule(nn.Linear(3, 4), x, rate=1.5)
-    with pytest.raises(ValueError, match="dropout modules of a rate above 0, found none"):
+    with pytest.raises(ValueError, match="drops units at a rate above 0 in training mode, found nothing"):
         delta_rule(nn.Linear(3, 4), x)
     with pytest.raises(ValueError, match="got 'drop', which matches none; nearest"):
         delta_rule(nn.Sequential(nn.Dropout(), nn.Linear(3, 4)), x, at="drop")
@@ -99,5 +107,5 @@ def test_a_module_that_folds_steps_into_the_batch_is_refused():
 
 def test_inputs_that_are_not_finite_are_refused():
     model = nn.Sequential(nn.Dropout(), nn.Linear(3, 4))
-    with pytest.raises(ValueError, match="finite logits, got NaN or infinity at position 1"):
+    with pytest.raises(ValueError, match="finite outputs, got NaN or infinity at position 1"):
         delta_rule(model, torch.tensor([[0.0] * 3, [float("nan")] * 3]))

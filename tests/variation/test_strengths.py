@@ -5,15 +5,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from suffice.models import convnet
-from suffice.variation.strengths import (
-    Scaling,
-    capture,
-    final_logits,
-    hooked,
-    layer_names,
-    matching,
-    output_features,
-)
+from suffice.variation.hooks import hooked, matching
+from suffice.variation.strengths import Scaling, capture, layer_names, output_features
 
 
 class Reused(nn.Module):
@@ -139,24 +132,6 @@ def test_hooks_are_removed_when_the_body_fails():
     with pytest.raises(ZeroDivisionError), hooked({"relu": model.relu}, lambda _name, _output: None):
         raise ZeroDivisionError
     assert not model.relu._forward_hooks
-
-
-def test_the_logits_are_the_output_or_the_last_of_a_list():
-    early, late = torch.zeros(2, 3), torch.ones(2, 3)
-    assert final_logits(late) is late
-    assert final_logits([early, late]) is late
-
-
-@pytest.mark.parametrize("output", [{"logits": torch.zeros(2, 3)}, []])
-def test_an_output_that_is_no_tensor_is_refused(output):
-    with pytest.raises(TypeError, match=r"expected logits .* got (dict|list); wrap the model"):
-        final_logits(output)
-
-
-@pytest.mark.parametrize("shape", [(2, 1), (2,), (2, 3, 4)])
-def test_logits_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"expected logits of shape \(N, C\) with at least 2 classes"):
-        final_logits(torch.zeros(shape))
 
 
 def test_strengths_that_are_hardly_active_or_constant_are_dropped_and_the_output_is_not(generator):

@@ -183,6 +183,23 @@ class Calibrated:
         macs = tuple(map(sum, zip(self.costs.exits, added, strict=True)))
         return Calibrated(wider, exits, self.ensemble, replace(self.costs, exits=macs), fingerprint(wider))
 
+    @torch.no_grad()
+    def logit_samples(self, x: State) -> Tensor:
+        """The fixed samples (S, N, C) of the last exit's logits that its answers average, before any temperature.
+
+        Their second moments are the posterior's, but for what no softmax sees: deviations are centred over the classes.
+
+        Raises:
+            ValueError: if the last exit does not answer from samples.
+        """
+        *_, (exit_, phi, logits) = self._features(x)
+        if exit_.posterior is None or exit_.offsets is None:
+            raise ValueError(
+                f"expected a sampled posterior at the last exit, got link={exit_.link!r}; calibrate with one"
+            )
+        coefficients = exit_.posterior.coefficients(exit_.spectrum(phi), exit_.offsets)
+        return logits + torch.einsum("nr,rsc->snc", coefficients, exit_.offsets.values)
+
     def to(self, device: torch.device | str) -> "Calibrated":
         """The same, on another device; the network is moved in place, as `nn.Module.to` does."""
         network = self.network.to(device)

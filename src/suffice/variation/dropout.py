@@ -1,87 +1,33 @@
 """Monte Carlo dropout as a teacher: how much a prediction varies when units are dropped at random.
 
-T passes with independent masks give probabilities p_t (N, C). With k the class that the ordinary pass, without
-dropout, ranks top:
+Masks are independent for every row and pass: a mask shared by the rows of a batch makes labels that look easy to
+predict and are wrong. Gal and Ghahramani 2016.
 
-    std                   √ Var_t[p_tk]             standard deviation of the top class's probability
-    std_mean              √ mean_c Var_t[p_tc]      root of the variance averaged over classes
-    mutual_information    H[mean_t p_t] − mean_t H[p_t]     nats
-
-Variances have divisor T − 1. Sums are taken about the ordinary pass's probabilities, in float64, as passes
-come. Masks are independent for every row: a mask shared by the rows of a batch makes labels that look easy to
-predict and are wrong. Gal and Ghahramani 2016; the definitions are those of arXiv 2110.06435.
+What lies before the first unit dropped is computed once, the rest for many passes in one batch: passes are mapped
+by `torch.vmap`, under which a value stays single until a mask has touched it. A model that cannot be mapped (it
+looks at values, or writes into tensors), and attention, whose masks are drawn inside, is given the batch again and
+again instead, whole. Either way the masks are the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from suffice.network import State, batch_size, check_finite, inference
-from suffice.prediction import entropy
-from suffice.variation.strengths import final_logits, hooked, matching
+from suffice.network import State, answer, batch_size, check_finite, inference
+from suffice.variation import masks, sites, spreads
+from suffice.variation.masks import Units
+from suffice.variation.sites import Sites
+from suffice.variation.spreads import Likelihood, Variation
 
-_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_DROPOUTS = (nn.Dropout, *_CHANNELS)
-_REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-@dataclass(frozen=True)
-class Variation:
-    """What a teacher says about a batch.
-
-    Attributes:
-        mean: (N, C) float64, mean probabilities over the passes; not the ordinary pass's probabilities.
-        spreads: name → (N,) float64; "std" and "std_mean" are in units of probability,
-            "mutual_information" in nats.
-        passes: T, how many passes they come from.
-    """
-
-    mean: Tensor
-    spreads: Mapping[str, Tensor]
-    passes: int
-
-    def __getitem__(self, name: str) -> Tensor:
-        """The spread (N,) of that name.
-
-        Raises:
-            KeyError: for another name.
-        """
-        if name not in self.spreads:
-            raise KeyError(f"expected one of the spreads {list(self.spreads)}, got {name!r}")
-        return self.spreads[name]
-
-    def __len__(self) -> int:
-        """N, the number of examples."""
-        return len(self.mean)
-
-
-def concatenate(variations: Sequence[Variation]) -> Variation:
-    """Batches of one teacher joined into one.
-
-    Raises:
-        ValueError: if there is none, or they come from different numbers of passes.
-    """
-    passes = {variation.passes for variation in variations}
-    if len(passes) != 1:
-        raise ValueError(f"expected variations of one number of passes, got {sorted(passes)}")
-    names = variations[0].spreads
-    return Variation(
-        torch.cat([variation.mean for variation in variations]),
-        {name: torch.cat([variation[name] for variation in variations]) for name in names},
-        variations[0].passes,
-    )
-
-
-class Teacher(Protocol):
-    """Anything that says how predictions vary: its answer is what an estimator learns."""
-
-    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        """The variation of the model's predictions for a batch x."""
+_AT_ONCE = 64
+"""Passes of an example that are worth running at once, if memory allows."""
 
 
 @dataclass(frozen=True)
@@ -89,197 +35,226 @@ class MCDropout:
     """A teacher: passes of a model with dropout on, everything else in evaluation mode.
 
     Attributes:
-        rate: chance of a unit to be dropped, in (0, 1); None takes each dropout module's own. Use the rate of
-            training, or say that you did not.
-        at: names or patterns (`fnmatch`) of modules. A dropout module named is made active, any other module
-            named gets dropout on its output, which needs a rate. None: the model's own dropout modules.
+        rate: chance of a unit to be dropped, in (0, 1); None takes each dropout's own. Use the rate of training,
+            or say that you did not.
+        at: names or patterns (`fnmatch`) of modules, or "<input>" for the inputs. A module that drops units itself
+            (dropout modules, attention, functional dropout) is made active; any other gets dropout on its output,
+            which needs a rate. None: all that the network itself drops in training.
         passes: T, at least 2.
-        rows: how many rows a call of the model is given; passes are folded into the batch up to that.
+        likelihood: what the model's output is: class logits, a logit, or a prediction of numbers.
+        memory: bytes that masks and what is computed from them may take at once, about.
     """
 
     rate: float | None = None
-    at: str | Sequence[str] | None = None
+    at: str | tuple[str, ...] | list[str] | None = None
     passes: int = 100
-    rows: int = 1024
+    likelihood: Likelihood = "classification"
+    memory: int = 1 << 25
 
     def __post_init__(self) -> None:
         if self.rate is not None:
-            check_rate(self.rate)
+            sites.check_rate(self.rate)
         if self.passes < 2:
             raise ValueError(f"expected at least 2 passes, got {self.passes}; a spread needs two")
-        if self.rows < 1:
-            raise ValueError(f"expected at least 1 row a call, got {self.rows}")
+        spreads.check_likelihood(self.likelihood)
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
         """The variation of the model's predictions for a batch.
 
         Args:
-            model: a classifier with logits (N, C), or a list of them of which the last counts.
+            model: answers with (N, C) logits, (N,) or (N, D); of a list of exits the last counts.
             x: N examples, on the model's device.
-            generator: randomness of the masks, drawn on the generator's own device; None is torch's default.
+            generator: randomness of the masks; None is torch's default.
 
         Raises:
-            ValueError: if no dropout is found, a name matches nothing, logits are not finite, or dropout
+            ValueError: if no dropout is found, a name matches nothing, outputs are not finite, or dropout
                 changed nothing for any example.
             RuntimeError: if a chosen module did not run.
+            MemoryError: if one pass of one example needs more than `memory`.
         """
         n = batch_size(x)
         if not n:
             raise ValueError("expected at least one example, got an empty batch")
-        sites = find_sites(model, self.rate, self.at)
-        batches = [_rows(x, start, start + self.rows) for start in range(0, n, self.rows)]
         with inference(model):
-            parts = [self._variation(model, part, sites, generator) for part in batches]
+            sample = _rows(x, 0, 2)
+            chosen = sites.find(model, sample, self.rate, self.at)
+            plan = _plan(model, sample, chosen, self)
+            starts = range(0, n, plan.rows)
+            source = masks.Source(generator, _device(x))
+            with _seeded(chosen, generator):
+                parts = [self._variation(model, x, start, chosen, plan, source) for start in starts]
         if not any(moved for _, moved in parts):
             raise ValueError(
-                f"expected dropout at {[site.name for site in sites]} to change the predictions, got the same "
-                f"logits in all {self.passes} passes; choose modules that the answer depends on"
+                f"expected dropout at {chosen.names} to change the predictions, got the same outputs in all "
+                f"{self.passes} passes; choose modules that the answer depends on"
             )
-        return concatenate([variation for variation, _ in parts])
+        return spreads.concatenate([variation for variation, _ in parts])
 
     def _variation(
-        self, model: nn.Module, x: State, sites: "Sequence[Site]", generator: torch.Generator | None
+        self, model: nn.Module, x: State, start: int, chosen: Sites, plan: "_Plan", source: masks.Source
     ) -> tuple[Variation, bool]:
-        """Variation of at most `rows` examples, and whether dropout changed any of their logits."""
-        ordinary = final_logits(model(x))
-        check_finite(ordinary, "logits")
-        n = len(ordinary)
-        reference = ordinary.double().softmax(dim=-1)
-        shift, square = torch.zeros_like(reference), torch.zeros_like(reference)
-        entropies = torch.zeros_like(reference[:, 0])
-        moved = False
-        for fold in _folds(self.passes, max(1, self.rows // n)):
-            with gated(sites, n * fold, lambda rate, units: _mask(rate, units, generator)):
-                logits = final_logits(model(_repeated(x, fold)))
-            check_finite(logits, "logits under dropout")
-            moved = moved or _differs(logits.view(fold, n, -1), ordinary)
-            log_probs = logits.double().log_softmax(dim=-1).view(fold, n, -1)
-            deviation = log_probs.exp() - reference
-            shift += deviation.sum(dim=0)
-            square += deviation.square().sum(dim=0)
-            entropies += entropy(log_probs).sum(dim=0)
-        spreads = _spreads(reference, shift, square, entropies, self.passes)
-        return Variation((reference + shift / self.passes).clamp_min(0), spreads, self.passes), moved
+        """Variation of the part of the batch from `start`, and whether dropout changed any of its outputs."""
+        x = _rows(x, start, start + plan.rows)
+        n, sums, moved = batch_size(x), None, False
+        if chosen.attention:
+            ordinary = spreads.outputs(_Record().run(model, x, chosen), self.likelihood)
+            sums = spreads.init(ordinary, self.likelihood)
+        for count in _folds(self.passes, plan.fold):
+            ones = int(sums is None)
+            factors = masks.draw(plan.units_of(n), count, source, ones)
+            found = _passes(model, x, chosen, factors, ones + count, plan)
+            found = spreads.shaped(found, self.likelihood).view(ones + count, n, -1)
+            check_finite(found.movedim(1, 0), "outputs", start)
+            if sums is None:
+                ordinary, found = found[0], found[1:]
+                sums = spreads.init(ordinary, self.likelihood)
+            moved = moved or _differs(found, ordinary)
+            sums = spreads.update(sums, found)
+        assert sums is not None
+        return spreads.variation(sums), moved
 
 
-@dataclass(frozen=True)
-class Site:
-    """A place where units are dropped: a module's name, the rate, and whether whole channels go at once."""
+@dataclass
+class _Plan:
+    """Rows of the batch at once, passes of them at once, and passes at once where the whole model is repeated.
 
-    name: str
-    module: nn.Module
-    rate: float
-    channels: bool
-
-
-def find_sites(model: nn.Module, rate: float | None, at: str | Sequence[str] | None) -> list[Site]:
-    """Where `MCDropout(rate, at)` drops units of a model.
-
-    Raises:
-        ValueError: if there is none, a name matches nothing, a module other than dropout is named without a
-            rate, a rate is outside (0, 1), or a dropout keeps mean and variance (AlphaDropout).
+    units: of each run of a site, with so many rows for each example.  mapped: whether `torch.vmap` is used, until
+    it fails.
     """
-    modules = _own_dropout(model, rate) if at is None else matching(model, at)
-    if not modules:
-        raise ValueError(
-            "expected a model with dropout modules of a rate above 0, found none: dropout called as a function, "
-            "or inside attention, cannot be seen; name the modules whose output to drop, at=[…], with a rate"
+
+    rows: int
+    fold: int
+    repeated: int
+    units: list[Units]
+    mapped: bool
+
+    def units_of(self, n: int) -> list[Units]:
+        """Of a batch of n examples."""
+        return [replace(unit, shape=(n * unit.shape[0], *unit.shape[1:])) for unit in self.units]
+
+
+class _Record(TorchFunctionMode):
+    """A pass under factors of 1, of which the units and the bytes are kept: before the first unit, and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: list[Units] = []
+        self.bytes = [0, 0]
+
+    def run(self, model: nn.Module, x: State, chosen: Sites) -> Any:
+        """The model's output."""
+        with self:
+            return sites.run(model, x, chosen, batch_size(x), self._gate, lambda _: 0.0)
+
+    def _gate(self, rate: float, units: Tensor) -> Tensor:
+        self.units.append(Units(rate, tuple(units.shape), units.dtype, units.device))
+        self.bytes[1] += units.nbytes + 2 * units.numel()
+        return units.new_ones(())
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not result._is_view():
+            self.bytes[bool(self.units)] += result.nbytes
+        return result
+
+
+def _plan(model: nn.Module, sample: State, chosen: Sites, teacher: MCDropout) -> _Plan:
+    """How much to do at once within the memory allowed, from a pass of an example or two."""
+    record = _Record()
+    record.run(model, sample, chosen)
+    n = batch_size(sample)
+    before, after = (-(-total // n) for total in record.bytes)
+    if chosen.attention:
+        before, after = 0, before + after
+    if before + after > teacher.memory:
+        raise MemoryError(
+            f"expected one pass of one example to take at most memory={teacher.memory} bytes, got about "
+            f"{before + after}; pass a greater memory"
         )
-    return [_site(name, module, rate) for name, module in modules.items()]
+    at_once = min(teacher.passes, _AT_ONCE)
+    rows = max(1, teacher.memory // (before + at_once * max(after, 1)))
+    fold = max(1, (teacher.memory - rows * before) // (rows * max(after, 1)))
+    repeated = max(1, teacher.memory // (rows * (before + after)))
+    units = [replace(unit, shape=(unit.shape[0] // n, *unit.shape[1:])) for unit in record.units]
+    return _Plan(rows, min(fold, teacher.passes), repeated, units, mapped=not chosen.attention)
 
 
-def check_rate(rate: float, of: str = "") -> float:
-    """The rate, if it is in (0, 1), else a ValueError."""
-    if not 0 < rate < 1:
-        raise ValueError(f"expected a dropout rate in (0, 1){of}, got {rate}")
-    return rate
+def _passes(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor], count: int, plan: _Plan) -> Tensor:
+    """Answers (count · N, …) of `count` passes over a batch, pass after pass."""
+    if plan.mapped:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=".*batching rule")
+                return _mapped(model, x, chosen, factors)
+        except (RuntimeError, ValueError):  # the model has run before: what it cannot do is to be mapped
+            plan.mapped = False
+    found, start = [], 0
+    for part in _folds(count, plan.repeated):
+        own = [factor[start : start + part].flatten(end_dim=1) for factor in factors]
+        found.append(answer(_under(model, _repeated(x, part), chosen, own)))
+        start += part
+    return torch.cat(found)
 
 
-def gated(sites: Sequence[Site], rows: int, gate: Callable[[float, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """Multiply the output of each site by `gate(rate, units)` while the body runs.
+def _mapped(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]) -> Tensor:
+    def one(*own: Tensor) -> Tensor:
+        return answer(_under(model, x, chosen, list(own)))
 
-    Args:
-        sites: where.
-        rows: rows of the batch that the model is given.
-        gate: from a rate and an uninitialised tensor with one entry per unit that is dropped as a whole,
-            (rows, …), to the factors of that shape.
-
-    Raises:
-        ValueError: if a site's output has no row of its own for each row of the batch.
-    """
-    by_name = {site.name: site for site in sites}
-
-    def multiply(name: str, output: Tensor) -> Tensor:
-        if output.ndim < 2 or len(output) % rows:
-            raise ValueError(
-                f"expected an output of module {name!r} with the {rows} rows of the batch first, got shape "
-                f"{tuple(output.shape)}; rows that share a unit would share its mask: choose another module"
-            )
-        site = by_name[name]
-        shape = output.shape[:2] + (1,) * (output.ndim - 2) if site.channels else output.shape
-        return output * gate(site.rate, output.new_empty(shape))
-
-    return hooked({site.name: site.module for site in sites}, multiply)
+    found: Tensor = torch.vmap(one, randomness="different")(*factors)
+    return found.flatten(end_dim=1)
 
 
-def _own_dropout(model: nn.Module, rate: float | None) -> dict[str, nn.Module]:
-    """The model's dropout modules, without those whose own rate is 0 where that rate counts."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _DROPOUTS + _REFUSED) and (rate is not None or module.p > 0)
-    }
+def _under(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]) -> Any:
+    """The output of one call of the model under given factors, in the order in which sites ask for them."""
+    ready = list(reversed(factors))
+
+    def gate(_rate: float, units: Tensor) -> Tensor:
+        if not ready or ready[-1].shape != units.shape:
+            raise ValueError(other)
+        return ready.pop()
+
+    other = (
+        f"expected the same units to be dropped in every pass, got other ones at {chosen.names}; choose modules that "
+        "run the same way whatever the values and the size of the batch"
+    )
+    output = sites.run(model, x, chosen, batch_size(x), gate, lambda rate: rate)
+    if ready:
+        raise ValueError(other)
+    return output
 
 
-def _site(name: str, module: nn.Module, rate: float | None) -> Site:
-    if isinstance(module, _REFUSED):
-        raise ValueError(
-            f"expected Dropout or Dropout1d to 3d, got {type(module).__name__} at {name!r}, which does not "
-            "multiply by a mask; name other modules in at=[…]"
-        )
-    if isinstance(module, _DROPOUTS):
-        own = module.p if rate is None else rate
-        return Site(name, module, check_rate(own, f" at {name!r}"), isinstance(module, _CHANNELS))
-    if rate is None:
-        raise ValueError(
-            f"expected a rate for dropout on the output of {name!r} ({type(module).__name__}), which has none of "
-            "its own; pass rate=…"
-        )
-    return Site(name, module, rate, channels=False)
+@contextmanager
+def _seeded(chosen: Sites, generator: torch.Generator | None) -> Iterator[None]:
+    """Torch's own randomness, which attention draws from, seeded by the generator and put back afterwards."""
+    if not chosen.attention:
+        yield
+        return
+    place = torch.device("cpu") if generator is None else generator.device
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=place))
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
-def _mask(rate: float, units: Tensor, generator: torch.Generator | None) -> Tensor:
-    """1/(1 − rate) with probability 1 − rate, else 0."""
-    device = units.device if generator is None else generator.device
-    kept = torch.rand(units.shape, device=device, generator=generator) >= rate
-    return kept.to(units) / (1 - rate)
-
-
-def _spreads(reference: Tensor, shift: Tensor, square: Tensor, entropies: Tensor, passes: int) -> dict[str, Tensor]:
-    """The spreads (N,) from the sums over passes of p − reference, its square (N, C) and the entropy (N,)."""
-    variance = ((square - shift.square() / passes) / (passes - 1)).clamp_min(0)
-    top = reference.argmax(dim=-1, keepdim=True)
-    mean = (reference + shift / passes).clamp_min(0)
-    return {
-        "std": variance.gather(-1, top)[:, 0].sqrt(),
-        "std_mean": variance.mean(dim=-1).sqrt(),
-        "mutual_information": (torch.special.entr(mean).sum(dim=-1) - entropies / passes).clamp_min(0),
-    }
-
-
-def _differs(logits: Tensor, ordinary: Tensor) -> bool:
-    """Whether logits (T, N, C) differ from the ordinary ones (N, C) by more than rounding.
+def _differs(found: Tensor, ordinary: Tensor) -> bool:
+    """Whether outputs (T, N, C) differ from the ordinary ones (N, C) by more than rounding.
 
     Rounding depends on the size of the batch: some fifty units in the last place in float32, three in bfloat16.
     """
     tolerance = torch.finfo(ordinary.dtype).eps ** 0.75 * ordinary.abs().max()
-    return bool((logits - ordinary).abs().max() > tolerance)
+    return bool((found - ordinary).abs().max() > tolerance)
 
 
 def _folds(passes: int, fold: int) -> Iterator[int]:
     """`passes` cut into parts of `fold`."""
     for start in range(0, passes, fold):
         yield min(fold, passes - start)
+
+
+def _device(x: State) -> torch.device:
+    return next(leaf.device for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
 
 
 def _rows(x: State, start: int, stop: int) -> State:

@@ -28,8 +28,9 @@ from torch.nn import functional
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, check_fingerprint, check_finite, fingerprint
-from suffice.variation.dropout import Teacher
-from suffice.variation.strengths import Scaling, capture, final_logits, layer_names, output_features
+from suffice.variation.spreads import outputs as answered
+from suffice.variation.strengths import Scaling, capture, layer_names, output_features
+from suffice.variation.teachers import Teacher
 
 TARGETS = ("std", "std_mean")
 """Spreads whose square is a variance, which a few passes estimate without bias."""
@@ -197,7 +198,7 @@ class _Rows:
 def _features(model: nn.Module, x: State, layers: Sequence[str], start: int = 0) -> tuple[Any, Tensor]:
     """The model's output and the features (N, F) of it and of the strengths, checked."""
     output, strengths = capture(model, x, layers)
-    features = torch.cat([output_features(final_logits(output)), strengths], dim=1)
+    features = torch.cat([output_features(answered(output, "classification")), strengths], dim=1)
     check_finite(features, "logits and activation strengths", start)
     return output, features
 
@@ -218,7 +219,7 @@ def _labelled(
         check_finite(variation[target], f"labels {target!r}", batch.start)
         features.append(rows)
         variances.append(variation[target].square().float())
-    outputs = output_features(final_logits(output)).shape[1]
+    outputs = output_features(answered(output, "classification")).shape[1]
     return _Rows(torch.cat(features), outputs, torch.cat(variances), variation.passes)
 
 

@@ -8,20 +8,18 @@ Chen et al. 2021 (arXiv 2008.07032) and Yu et al. 2021 (arXiv 2110.06435) predic
 answer varies. Layers are watched by forward hooks that leave the network's output as it is.
 """
 
-import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation
 
-from suffice.network import State, batch_size, inference
+from suffice.network import State, answer, batch_size, call, inference
 from suffice.prediction import entropy
+from suffice.variation.hooks import hooked, matching
 
 _NOT_STRENGTHS = {"MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
 ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_STRENGTHS)
@@ -116,9 +114,9 @@ def capture(model: nn.Module, x: State, layers: Sequence[str]) -> tuple[Any, Ten
         seen[name].append(_summary(name, output, rows))
 
     with inference(model), hooked(modules, watch):
-        output = model(x)
+        output = call(model, x)
     columns = [summary for summaries in seen.values() for summary in summaries]
-    return output, torch.cat(columns, dim=1) if columns else final_logits(output).new_empty(rows, 0).float()
+    return output, torch.cat(columns, dim=1) if columns else answer(output).new_empty(rows, 0).float()
 
 
 def layer_names(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -142,27 +140,6 @@ def layer_names(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[s
     return found
 
 
-def final_logits(output: object) -> Tensor:
-    """The logits (N, C) that a model answers with: its output, or the last of a list of them, one per exit.
-
-    Raises:
-        TypeError: if that is not a tensor.
-        ValueError: if its shape is not (N, C) with at least two classes.
-    """
-    logits = output[-1] if isinstance(output, (list, tuple)) and output else output
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"expected logits (N, C) or a list of them from the model, got {type(logits).__name__}; "
-            "wrap the model so that it returns its logits"
-        )
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(
-            f"expected logits of shape (N, C) with at least 2 classes, got shape {tuple(logits.shape)}; "
-            "wrap the model so that it returns one row of class logits per example"
-        )
-    return logits
-
-
 def output_features(logits: Tensor) -> Tensor:
     """What the output alone tells: (N, C + min(C, 5) + 3) float32 of logits (N, C).
 
@@ -176,68 +153,6 @@ def output_features(logits: Tensor) -> Tensor:
     spread = entropy(log_probs)[:, None]
     centred = logits - logits.mean(dim=-1, keepdim=True)
     return torch.cat([centred, ranked[:, :5], log_odds, spread, spread.clamp_min(1e-8).log()], dim=1)
-
-
-def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
-    """Modules whose name is one of `patterns` or matches one (`fnmatch`), in the model's order, each once.
-
-    Raises:
-        ValueError: if a pattern matches no module; the nearest names are listed.
-    """
-    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    wanted = [patterns] if isinstance(patterns, str) else patterns
-    chosen: dict[int, tuple[str, nn.Module]] = {}
-    missing = set(wanted)
-    for name, module in modules.items():
-        matches = {pattern for pattern in wanted if fnmatchcase(name, pattern)}
-        missing -= matches
-        if matches:
-            chosen.setdefault(id(module), (name, module))
-    for pattern in sorted(missing):
-        nearest = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.0)
-        raise ValueError(
-            f"expected names or patterns of modules, got {pattern!r}, which matches none; nearest: {nearest}"
-        )
-    return dict(chosen.values())
-
-
-@contextmanager
-def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call `hook(name, output)` whenever one of `modules` has run; what it returns, if anything, flows on.
-
-    The hooks are removed whatever happens.
-
-    Raises:
-        TypeError: if a module puts out something other than a tensor.
-        RuntimeError: if the body ends without one of the modules having run.
-    """
-    silent = set(modules)
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def forward_hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-            silent.discard(name)
-            if not isinstance(output, Tensor):
-                raise TypeError(
-                    f"expected a tensor from module {name!r}, got {type(output).__name__}; name a module "
-                    "inside or after it"
-                )
-            return hook(name, output)
-
-        return forward_hook
-
-    handles = []
-    try:
-        for name, module in modules.items():
-            handles.append(module.register_forward_hook(watch(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    if silent:
-        raise RuntimeError(
-            f"expected every chosen module to run in a pass, got none of {sorted(silent)} run; leave out modules "
-            "that the model does not call, and pass the model itself, not a compiled or scripted one"
-        )
 
 
 def _summary(name: str, output: Tensor, rows: int) -> Tensor:

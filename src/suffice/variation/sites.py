@@ -1,0 +1,300 @@
+"""Where a network drops units: found by one pass in training mode, and under whose masks a pass then runs.
+
+A module that drops units in training mode is a site: dropout modules, dropout called as a function, also behind
+`if self.training`, and attention. To make it active, that module alone is put into training mode, and what it
+drops is multiplied by the factors of a gate. Any other module becomes a site by name: its output is multiplied.
+Normalisation stays in evaluation mode, buffers come back.
+
+Attention draws its masks inside fused kernels, where no gate reaches: the gate's owner says what becomes of it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from suffice.network import State, call
+from suffice.variation.hooks import hooked, matching
+
+Gate = Callable[[float, Tensor], Tensor]
+"""From a rate and a tensor with one entry per unit that is dropped as a whole, (rows, …), to its factors."""
+Attention = Callable[[float], float]
+"""From the rate of an attention's dropout to the rate that its kernel is given."""
+
+INPUT = "<input>"
+"""The name, among names of modules, of the floating-point inputs of the model."""
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_UNITS = (functional.dropout, torch.dropout, torch.dropout_)
+_CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d, torch.feature_dropout)
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+_REFUSED = {
+    functional.alpha_dropout: "does not multiply by a mask",
+    functional.feature_alpha_dropout: "does not multiply by a mask",
+    torch.native_dropout: "returns its mask too",
+    **dict.fromkeys(_RECURRENT, "drops between its own layers"),
+}
+_ATTENTION = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
+_MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Chosen sites: modules that drop by themselves, modules whose output is dropped, the inputs; the rate, if set."""
+
+    own: Mapping[str, nn.Module]
+    inserted: Mapping[str, nn.Module]
+    inputs: bool
+    rate: float | None
+    attention: bool
+
+    @property
+    def names(self) -> list[str]:
+        """Of all sites."""
+        return [*self.own, *self.inserted, *([INPUT] if self.inputs else [])]
+
+
+def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str] | None) -> Sites:
+    """Where `MCDropout(rate, at)` drops units of a model.
+
+    Args:
+        model: in evaluation mode without gradients; it runs once in training mode, but for its normalisation.
+        x: an example or two.
+        rate: in place of the sites' own rates.
+        at: names or patterns of modules, `INPUT`, or None for what the network itself drops at a rate above 0.
+
+    Raises:
+        ValueError: if there is none, a name matches nothing, a module that drops nothing is named without a rate,
+            a rate is outside (0, 1), or a dropout cannot be given masks.
+        RuntimeError: if a dropout module that is named does not run.
+    """
+    found = _watched(model, x)
+    if at is None:
+        own = {name: model.get_submodule(name) for name, seen in found.items() if max(s.rate for s in seen) > 0}
+        inserted: dict[str, nn.Module] = {}
+        patterns: list[str] = []
+    else:
+        patterns = [at] if isinstance(at, str) else list(at)
+        chosen = matching(model, [pattern for pattern in patterns if pattern != INPUT])
+        own = {name: module for name, module in chosen.items() if _drops(name, module, found)}
+        inserted = {name: module for name, module in chosen.items() if name not in own}
+    for name in own:
+        _check_site(name, found.get(name, []), rate)
+    sites = Sites(
+        own, inserted, INPUT in patterns, rate, any(s.function in _ATTENTION for name in own for s in found[name])
+    )
+    _check_choice(sites)
+    return sites
+
+
+def check_rate(rate: float, of: str = "") -> float:
+    """The rate, if it is in (0, 1), else a ValueError."""
+    if not 0 < rate < 1:
+        raise ValueError(f"expected a dropout rate in (0, 1){of}, got {rate}")
+    return rate
+
+
+def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attention: Attention) -> Any:
+    """The output of a model whose sites multiply by `gate(rate, units)`.
+
+    Args:
+        model: in evaluation mode.
+        x: a batch.
+        sites: of the model.
+        rows: N, the rows of the batch.
+        gate: gives factors; called once for each run of a site.
+        attention: gives the rate for the kernel of an attention.
+
+    Raises:
+        ValueError: if the units of a site have no row of their own for each row of the batch.
+    """
+
+    def multiply(name: str, units: Tensor, rate: float, channels: bool = False) -> Tensor:
+        if units.ndim < 2 or len(units) % rows:
+            raise ValueError(
+                f"expected dropout at {name!r} on a tensor with the {rows} rows of the batch first, got shape "
+                f"{tuple(units.shape)}; rows that share a unit would share its mask: choose another module"
+            )
+        shape = units.shape[:2] + (1,) * (units.ndim - 2) if channels else units.shape
+        return units * gate(rate, units.new_empty(shape))
+
+    def drop(function: Any, units: Tensor, rate: float) -> Tensor:
+        return multiply(", ".join(sites.own), units, sites.rate or rate, function in _CHANNELS)
+
+    def attend(_function: Any, rate: float) -> float:
+        return attention(sites.rate or rate)
+
+    def insert(name: str, output: Tensor) -> Tensor:
+        return multiply(name, output, check_rate(sites.rate or 0.0))
+
+    with _training(sites.own.values()), hooked(sites.inserted, insert), _Dropping(drop, attend):
+        if sites.inputs:
+            x = tree_map_only(Tensor, lambda t: insert(INPUT, t) if t.is_floating_point() else t, x)
+        return call(model, x)
+
+
+def refuse_attention(rate: float) -> float:
+    """For a gate that has to reach every unit."""
+    raise ValueError(
+        f"expected dropout that multiplies by a mask, got dropout of rate {rate} inside attention, which only passes "
+        "can follow; choose other modules in at=[…], or use MCDropout"
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A call of dropout in a module: its function and its rate."""
+
+    function: Any
+    rate: float
+
+
+class _Dropping(TorchFunctionMode):
+    """Hand active dropout to `drop(function, units, rate)`, rates of attention to `attend(function, rate)`."""
+
+    def __init__(self, drop: Callable[[Any, Tensor, float], Tensor], attend: Callable[[Any, float], float]) -> None:
+        super().__init__()
+        self.drop, self.attend = drop, attend
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _UNITS or func in _CHANNELS:
+            units, rate, training = _dropout_arguments(*args, **kwargs)
+            if training:
+                return self.drop(func, units, rate)
+        elif func in _REFUSED:
+            _refused(func, args, kwargs, self.attend)
+        elif func in _ATTENTION:
+            args, kwargs = _attention_arguments(func, args, kwargs, lambda rate: self.attend(func, rate))
+        elif func is functional.batch_norm and kwargs.get("training") and args[1] is not None:
+            kwargs = {**kwargs, "training": False}
+        return func(*args, **kwargs)
+
+
+def _dropout_arguments(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    train: bool | None = None,
+) -> tuple[Tensor, float, bool]:
+    """Units, rate and whether it is on, of a call of dropout by any of its signatures."""
+    return input, p, training if train is None else train
+
+
+def _refused(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[Any, float], float]) -> None:
+    """Report a dropout that cannot be given masks, where it is on."""
+    if func in _RECURRENT:
+        position = next(i for i, value in enumerate(args) if isinstance(value, float))
+        rate, training = args[position : position + 2]
+    else:
+        _, rate, training = _dropout_arguments(*args, **kwargs)
+    if training and rate:
+        attend(func, rate)
+
+
+def _attention_arguments(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[float], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of attention with the rate that `attend` makes of its own, where dropout is on."""
+    if func is functional.multi_head_attention_forward:
+        bound = _MULTI_HEAD.bind(*args, **kwargs)
+        bound.apply_defaults()
+        if bound.arguments["training"]:
+            bound.arguments["dropout_p"] = attend(bound.arguments["dropout_p"])
+        return bound.args, bound.kwargs
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+    if kwargs.get("dropout_p", 0.0) > 0:
+        kwargs["dropout_p"] = attend(kwargs["dropout_p"])
+    return (), kwargs
+
+
+def _watched(model: nn.Module, x: State) -> dict[str, list[_Seen]]:
+    """What drops in training mode: name of the innermost module → its calls of dropout. Nothing is dropped."""
+    names = {module: name for name, module in model.named_modules()}
+    running: list[nn.Module] = []
+    found: dict[str, list[_Seen]] = {}
+    handles = []
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def note(function: Any, rate: float, result: Any) -> Any:
+        found.setdefault(names[running[-1]], []).append(_Seen(function, rate))
+        return result
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda})
+    try:
+        for module in names:
+            handles.append(module.register_forward_pre_hook(lambda module, _: running.append(module), prepend=True))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        watching = _Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
+        active = _training(module for module in names if not isinstance(module, _NormBase))
+        with torch.random.fork_rng(devices), active, watching:
+            call(model, x)
+    except Exception as error:
+        error.add_note("raised while the model ran in training mode, to find what it drops there")
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+    return found
+
+
+@contextmanager
+def _training(modules: Any) -> Iterator[None]:
+    """Training mode of these modules alone, not of what is in them."""
+    modes = [(module, module.training) for module in modules]
+    try:
+        for module, _ in modes:
+            module.training = True
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _drops(name: str, module: nn.Module, found: Mapping[str, Sequence[_Seen]]) -> bool:
+    """Whether a module that is named drops units itself."""
+    if isinstance(module, _DROPOUTS) and name not in found:
+        raise RuntimeError(f"expected every chosen module to run in a pass, got none of ['{name}'] run; leave it out")
+    always = isinstance(module, (*_DROPOUTS, nn.MultiheadAttention))
+    return always or any(seen.rate > 0 for seen in found.get(name, []))
+
+
+def _check_site(name: str, calls: Sequence[_Seen], rate: float | None) -> None:
+    """Raise a ValueError for a rate out of range or a dropout that cannot be given masks."""
+    for seen in calls:
+        if seen.function in _REFUSED:
+            raise ValueError(
+                f"expected dropout that multiplies by a mask, got {seen.function.__name__} at {name!r}, which "
+                f"{_REFUSED[seen.function]}; name other modules in at=[…]"
+            )
+        check_rate(seen.rate if rate is None else rate, f" at {name!r}")
+
+
+def _check_choice(sites: Sites) -> None:
+    if not sites.names:
+        raise ValueError(
+            "expected a model that drops units at a rate above 0 in training mode, found nothing that does; name "
+            "the modules whose output to drop, at=[…], with a rate"
+        )
+    if sites.rate is None and (sites.inserted or sites.inputs):
+        name = [*sites.inserted, INPUT][0]
+        raise ValueError(f"expected a rate for dropout at {name!r}, which has none of its own; pass rate=…")
