@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from suffice.regression import Regression as Regression
     from suffice.variation.dropout import MCDropout as MCDropout
     from suffice.variation.estimator import VariationEstimator as VariationEstimator
-    from suffice.variation.estimator import fit_variation as fit_variation
+    from suffice.variation.fitting import fit_variation as fit_variation
     from suffice.variation.spreads import Variation as Variation
     from suffice.variation.teachers import Ensemble as Ensemble
     from suffice.variation.teachers import Posterior as Posterior
@@ -45,7 +45,7 @@ _HOMES = {
     "allocate": "suffice.budget.policy",
     "attach_exits": "suffice.attach",
     "calibrate": "suffice.calibration.calibrate",
-    "fit_variation": "suffice.variation.estimator",
+    "fit_variation": "suffice.variation.fitting",
     "load": "suffice.artifact",
     "run": "suffice.budget.run",
     "save": "suffice.artifact",

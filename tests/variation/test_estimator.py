@@ -1,132 +1,81 @@
-import json
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from suffice import metrics
-from suffice.data import digits
-from suffice.models import convnet
 from suffice.network import fingerprint
-from suffice.training import train
 from suffice.variation.dropout import MCDropout
-from suffice.variation.estimator import VariationEstimator, _bounds, fit_variation
+from suffice.variation.estimator import VariationEstimator
+from suffice.variation.fitting import fit_variation
 from suffice.variation.spreads import Variation
-from suffice.variation.strengths import capture
 
-TEACHER = MCDropout(passes=6)
+TEACHER = MCDropout(passes=8, likelihood="regression")
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def rows(n, seed=0):
+    return torch.randn(n, 3, generator=seeded(seed))
+
+
 def tower():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
-
-
-def rows(n, seed=0):
-    return 2 * torch.randn(n, 3, generator=seeded(seed))
-
-
-def fit(model=None, n=64, **choices):
-    """A quick estimator for a tower."""
-    model = tower() if model is None else model
-    choices = {"teacher": TEACHER, "epochs": 3, "hidden": (8,), "generator": seeded(), **choices}
-    return fit_variation(model, [rows(n)], [rows(32, seed=1)], **choices)
-
-
-def fixed(model, x, *, generator=None):
-    """A teacher without noise: the spread is the input's first column."""
-    del model, generator
-    spread = x[:, 0].abs().double()
-    return Variation(torch.ones(len(x), 4) / 4, {"std": spread, "std_mean": spread}, 3)
-
-
-def r2(estimate, truth):
-    return float(1 - (estimate.double() - truth).square().mean() / truth.var(correction=0))
+        return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 1))
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """A small network for digits, hard copies of its training images, and the truth on unseen ones."""
-    data = digits.load(0, validation=200, test=150)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = convnet(10, widths=(6, 12), features=24, dropout=0.2)
-        train(model, data.train.batches(64), epochs=8, learning_rate=0.05)
-    images = torch.cat([digits.perturb(data.train.images, 0.8, generator=seeded(k)) for k in range(3)])
-    truth = MCDropout(passes=1000)(model, data.test.images, generator=seeded(7))
-    return model, images, data, truth
+def estimator():
+    return fit_variation(tower(), [rows(4000)], [rows(1000, seed=1)], teacher=TEACHER, epochs=20, generator=seeded())
 
 
-def test_it_beats_a_constant_and_a_few_passes_against_a_thousand(trained):
-    model, images, data, truth = trained
-    teacher = MCDropout(passes=8)
-    estimator = fit_variation(model, images.split(512), data.validation.batches(), teacher=teacher, generator=seeded())
-    few = teacher(model, data.test.images, generator=seeded(8))["std"]
-    _, variation = estimator(data.test.images)
-    assert r2(variation, truth["std"]) > 0.7
-    assert r2(variation, truth["std"]) > r2(few, truth["std"])
-    half = truth["std"].median()
-    assert metrics.auroc(variation, truth["std"] > half) > 0.93
-    assert estimator.clipped_share(data.test.images).mean() < 0.05
+@pytest.fixture(scope="module")
+def truth(estimator):
+    return MCDropout(passes=3000, likelihood="regression")(estimator.model, rows(500, seed=2), generator=seeded(9))
 
 
-def test_the_output_alone_and_the_mean_over_classes_can_be_learned(trained):
-    model, images, data, truth = trained
-    estimator = fit_variation(
-        model,
-        images.split(512),
-        data.validation.batches(),
-        teacher=MCDropout(passes=8),
-        layers=[],
-        target="std_mean",
-        generator=seeded(),
-    )
-    assert estimator.layers == ()
-    assert r2(estimator(data.test.images)[1], truth["std_mean"]) > 0.6
+def log_error(estimate, truth):
+    return float((estimate.double() / truth).log().square().mean())
 
 
-def test_the_output_is_the_models_own_and_modes_and_weights_stay(trained):
-    model, images, data, _ = trained
+def test_the_output_is_the_models_own_and_modes_weights_and_hooks_stay(estimator):
+    model, x = estimator.model, rows(40, seed=2)
     model.train()
-    before = fingerprint(model)
-    estimator = fit_variation(model, [images[:80]], [images[80:120]], teacher=TEACHER, epochs=1, generator=seeded())
-    output, variation = estimator(data.test.images)
+    output, variation = estimator(x)
     assert all(module.training for module in model.modules())
-    assert fingerprint(model) == before == estimator.network_hash
+    assert fingerprint(model) == estimator.network_hash
     with torch.no_grad():
-        expected = model.eval()(data.test.images)
-    assert all(torch.equal(a, b) for a, b in zip(output, expected, strict=True))
-    assert variation.shape == (150,)
+        assert torch.equal(output, model.eval()(x))
+    assert variation.shape == (40,)
     assert variation.dtype == torch.float32
     assert not variation.requires_grad
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_same_seed_gives_the_same_bytes_and_leaves_torchs_own_randomness():
-    state = torch.get_rng_state()
-    (_, first), (_, second), (_, other) = (fit(generator=seeded(seed)).parts() for seed in (0, 0, 1))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["weights.0"], other["weights.0"])
-    assert torch.equal(torch.get_rng_state(), state)
+def test_weights_that_change_after_fitting_are_refused_and_those_that_come_back_are_not():
+    model = tower()
+    estimator = fit_variation(model, [rows(64)], [rows(32, seed=1)], teacher=TEACHER, epochs=2, generator=seeded())
+    weight = model[3].weight
+    estimator(rows(5))
+    with torch.no_grad():
+        weight.add_(1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"hash {estimator.network_hash[:12]}…, got {fingerprint(model)[:12]}"):
+            estimator(rows(5))
+    with torch.no_grad():
+        weight.sub_(1)
+    model[3].weight = nn.Parameter(weight.detach().clone())
+    if fingerprint(model) == estimator.network_hash:
+        estimator(rows(5))
+    model[3].weight = nn.Parameter(weight.detach() + 1)
+    with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
+        estimator(rows(5))
 
 
-def test_parts_pass_through_json_and_give_the_same_estimator_back():
-    estimator = fit(layers=["1"])
-    configuration, tensors = estimator.parts()
-    configuration = json.loads(json.dumps(configuration))
-    restored = VariationEstimator.from_parts(configuration, tensors, estimator.model)
-    assert torch.equal(restored(rows(20))[1], estimator(rows(20))[1])
-    assert (restored.layers, restored.target, restored.passes) == (("1",), "std", 6)
-    assert restored.bounds == estimator.bounds
-
-
-def test_another_network_or_none_is_refused_on_loading():
-    estimator = fit()
+def test_another_network_or_none_is_refused_on_loading(estimator):
     configuration, tensors = estimator.parts()
     other = tower()
     other[0].weight.data += 1
@@ -136,145 +85,108 @@ def test_another_network_or_none_is_refused_on_loading():
         VariationEstimator.from_parts(configuration, tensors, None)
 
 
-def test_the_variance_of_noisy_labels_is_learned_without_bias():
-    """QLIKE's minimiser is the mean of s²: labels of two passes, a quarter of them zero, teach the variance."""
+def test_inputs_far_outside_are_flagged_with_a_warning(estimator):
+    x = rows(20, seed=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimator(x)
+    x[7] *= 100
+    with pytest.warns(UserWarning, match="1 of 20 inputs are far outside what the estimator was fitted on"):
+        estimator(x)
+    assert estimator.estimate(x).outside.nonzero()[:, 0].tolist() == [7]
 
-    def coin(model, x, *, generator=None):
-        del model
-        size = 0.1 + 0.2 * (x[:, 0] > 0)
-        on = torch.rand(len(x), generator=generator) < 0.75
-        return Variation(torch.ones(len(x), 4) / 4, {"std": (size * on).double()}, 2)
 
-    estimator = fit_variation(
-        tower(), [rows(4000)], [rows(1000, seed=1)], teacher=coin, hidden=(16,), generator=seeded()
-    )
+def test_outputs_that_are_not_finite_are_refused_by_position(estimator):
+    x = rows(4)
+    x[2] = torch.nan
+    with pytest.raises(ValueError, match="finite outputs, got NaN or infinity at position 2"):
+        estimator(x)
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9])
+def test_the_band_holds_what_the_teacher_measures_with_the_stated_coverage(estimator, coverage):
+    x = rows(4000, seed=3)
+    measured = TEACHER(estimator.model, x, generator=seeded(4))["std"]
+    low, high = estimator.band(estimator.estimate(x).variation, coverage)
+    assert abs(float(((low <= measured) & (measured <= high)).double().mean()) - coverage) < 0.06
+    assert (low < high).all()
+
+
+def test_a_coverage_that_cannot_be_promised_is_refused(estimator):
+    with pytest.raises(ValueError, match=r"500 calibration rows can promise, got 0.999; they can promise 0.9960"):
+        estimator.band(torch.ones(2), 0.999)
+    with pytest.raises(ValueError, match=r"coverage in \(0, 1\)"):
+        estimator.band(torch.ones(2), 1.0)
+
+
+def test_an_audit_of_few_passes_agrees_with_many(estimator, truth):
     x = rows(500, seed=2)
-    expected = (0.1 + 0.2 * (x[:, 0] > 0)) * 0.75**0.5
-    clear = x[:, 0].abs() > 1
-    ratio = (estimator(x)[1] / expected)[clear]
-    assert abs(float(ratio.square().mean()) - 1) < 0.15
+    variation = estimator(x)[1].double()
+    exact = float(1 - (variation - truth["std"]).square().mean() / truth["std"].var(correction=0))
+    audits = [estimator.audit(x, generator=seeded(seed)) for seed in range(5)]
+    mean = {name: sum(getattr(audit, name) for audit in audits) / 5 for name in vars(audits[0])}
+    assert mean["r_squared"] == pytest.approx(exact, abs=0.03)
+    correlation = float(torch.corrcoef(torch.stack([variation, truth["std"]]))[0, 1])
+    assert mean["squared_correlation"] == pytest.approx(correlation**2, abs=0.03)
+    bias = float((variation.square().mean() / truth["std"].square().mean()).sqrt() - 1)
+    assert mean["bias"] == pytest.approx(bias, abs=0.02)
+    assert (mean["rows"], mean["passes"], mean["outside"]) == (500, 10, 0)
 
 
-def test_answers_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
-    estimator = fit(teacher=fixed, epochs=40)
-    low, high = estimator.bounds
-    labels = rows(64)[:, 0].abs()
-    far = estimator(100 * rows(200, seed=3))[1]
-    assert labels.min() <= low < high <= labels.max()
-    assert far.min() >= torch.tensor(low)
-    assert far.max() <= torch.tensor(high)
-    assert estimator.clipped_share(100 * rows(200, seed=3)).mean() > 0.5
-    assert estimator.clipped_share(rows(64)).mean() < 0.02
+def test_an_audit_sees_a_biased_estimator(estimator):
+    biased = VariationEstimator(
+        estimator.model,
+        estimator.reader,
+        type(estimator.fitted)(**{**vars(estimator.fitted), "unit": 4 * estimator.fitted.unit, "bounds": (0.0, 9.0)}),
+        estimator.network_hash,
+        estimator.scaling,
+        estimator.weights,
+        estimator.residuals,
+        estimator.teacher,
+    )
+    audit = biased.audit(rows(500, seed=2), generator=seeded())
+    assert audit.bias == pytest.approx(1, abs=0.1)
+    assert audit.r_squared < 0 < 0.8 < audit.squared_correlation
 
 
-def test_the_range_is_what_labels_and_fitted_values_have_in_common():
-    narrow, wide = torch.tensor([0.04, 0.25]), torch.tensor([0.01, 0.36])
-    assert _bounds(narrow, wide) == _bounds(wide, narrow) == pytest.approx((0.2, 0.5))
+def test_a_cascade_is_better_than_its_passes_and_than_the_estimate(estimator, truth):
+    x, exact = rows(500, seed=2), truth["std"]
+    noisy = fit_variation(
+        estimator.model, [rows(60)], [rows(400, seed=1)], teacher=TEACHER, layers=[], epochs=40, generator=seeded()
+    )
+    errors = []
+    for seed in range(4):
+        merged = noisy.cascade(x, passes=8, when=lambda e: e.variation > 0, generator=seeded(seed)).variation
+        few = MCDropout(passes=8, likelihood="regression")(noisy.model, x, generator=seeded(seed))["std"]
+        errors.append((log_error(merged, exact), log_error(few, exact), log_error(noisy.estimate(x).variation, exact)))
+    merged, few, estimate = (sum(parts) / 4 for parts in zip(*errors, strict=True))
+    assert merged < 0.9 * min(few, estimate)
 
 
-def noise(model, x, *, generator=None):
-    """A teacher whose labels cannot be learned."""
-    del model
-    spread = torch.rand(len(x), generator=generator).double()
-    return Variation(torch.ones(len(x), 4) / 4, {"std": spread}, 2)
+def test_a_cascade_runs_passes_for_flagged_examples_only(estimator):
+    asked = []
+
+    def teacher(model, x, *, generator=None):
+        asked.append(len(x))
+        return Variation(torch.zeros(len(x), 1), {"std": torch.full((len(x),), 7.0).double()}, 8, "regression")
+
+    x = rows(30, seed=2)
+    plain = estimator.estimate(x)
+    assert torch.equal(estimator.cascade(x, teacher=teacher).variation, plain.variation)
+    assert asked == []
+    x[4] *= 100
+    found = estimator.cascade(x, teacher=teacher, when=lambda e: torch.arange(30) == 9)
+    assert asked == [2]
+    changed = (found.variation != estimator.estimate(x).variation).nonzero()[:, 0].tolist()
+    assert changed == [4, 9]
+    assert found.variation[4] == pytest.approx(7 * (1 + 1 / 28), rel=1e-5)
+    assert plain.variation[9] < found.variation[9] < 7
 
 
-def test_labels_of_pure_noise_are_not_learned_by_heart():
-    variation = fit(teacher=noise, n=300, epochs=2000, hidden=(64, 64))(rows(300))[1]
-    assert abs(float(variation.square().mean()) - 1 / 3) < 0.06
-    assert variation.std() < 0.15
-
-
-def test_fitting_stops_ten_epochs_after_the_best_and_keeps_the_best():
-    def fitted(epochs):
-        generator = seeded()
-        estimator = fit(teacher=noise, n=300, epochs=epochs, generator=generator)
-        return estimator.parts()[1]["weights.0"], generator.get_state()
-
-    weights, state = fitted(2000)
-    stops = next(epochs for epochs in range(1, 200) if torch.equal(fitted(epochs)[1], state))
-    best = next(epochs for epochs in range(1, 200) if torch.equal(fitted(epochs)[0], weights))
-    assert stops == best + 10
-
-
-def test_loaders_may_hold_labels_mappings_or_inputs_alone():
-    x = rows(64)
-    plain = fit().parts()[1]
-    for loader in ([(x, torch.zeros(64))], [(x,)]):
-        estimator = fit_variation(
-            tower(), loader, [rows(32, seed=1)], teacher=TEACHER, epochs=3, hidden=(8,), generator=seeded()
-        )
-        assert torch.equal(estimator.parts()[1]["weights.0"], plain["weights.0"])
-
-
-def test_mutual_information_and_other_targets_are_refused_with_the_legal_ones():
-    with pytest.raises(ValueError, match=r"one of \('std', 'std_mean'\), got 'mutual_information'; .* biased"):
-        fit(target="mutual_information")
-
-
-def test_a_single_training_row_is_refused():
-    with pytest.raises(ValueError, match="at least 2 training rows, got 1"):
-        fit(n=1)
-
-
-def test_training_rows_that_are_all_the_same_are_refused():
-    same = [torch.ones(10, 3)]
-    with pytest.raises(ValueError, match="training rows that differ, got 10 rows with the same output"):
-        fit_variation(tower(), same, [rows(5)], teacher=TEACHER, generator=seeded())
-
-
-def test_labels_that_are_all_zero_are_refused():
-    def silent(model, x, *, generator=None):
-        del model, generator
-        return Variation(torch.ones(len(x), 4) / 4, {"std": torch.zeros(len(x))}, 3)
-
-    with pytest.raises(ValueError, match="labels 'std' above zero, got zero for all 64 training rows"):
-        fit(teacher=silent)
-
-
-def test_labels_that_are_not_finite_are_refused_by_position():
-    def broken(model, x, *, generator=None):
-        variation = fixed(model, x)
-        variation.spreads["std"][5] = torch.nan
-        return variation
-
-    with pytest.raises(ValueError, match="finite labels 'std', got NaN or infinity at position 5"):
-        fit(teacher=broken)
-
-
-def test_features_that_are_not_finite_are_refused_by_position():
-    class Overflowing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.relu, self.tower = nn.ReLU(), tower()
-
-        def forward(self, x):
-            self.relu(torch.exp(x[:, :1] * 1e4))
-            return self.tower(x)
-
-    x = rows(64).abs().neg()
-    x[40, 0] = 1.0
-    with pytest.raises(ValueError, match=r"finite logits and activation strengths, .* at position 40"):
-        fit_variation(Overflowing(), x.split(16), [x[:9]], teacher=TEACHER, layers=["relu"])
-
-
-@pytest.mark.parametrize(("train_rows", "val_rows"), [([], [rows(5)]), ([rows(5)], [])])
-def test_an_empty_loader_is_refused(train_rows, val_rows):
-    with pytest.raises(ValueError, match="expected at least one example, got an empty loader"):
-        fit_variation(tower(), train_rows, val_rows, teacher=TEACHER, generator=seeded())
-
-
-def test_a_model_that_calls_its_activations_as_functions_can_be_fitted_from_its_output():
-    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 4))
-    with pytest.raises(ValueError, match="expected a model with activation modules"):
-        fit(model=model)
-    assert fit(model=model, layers=[])(rows(5))[1].shape == (5,)
-
-
-def test_the_strengths_of_the_layers_named_are_what_is_read():
-    model = tower()
-    _, strengths = capture(model, rows(64), ["1"])
-    active = int(((strengths != 0).float().mean(dim=0) >= 0.01).sum())
-    estimators = fit(model=model, layers=["1"]), fit(model=model, layers=[])
-    widths = [estimator.scaling.columns.numel() for estimator in estimators]
-    assert widths[0] - widths[1] == active
+def test_real_passes_need_a_teacher_and_enough_of_them(estimator):
+    configuration, tensors = estimator.parts()
+    loaded = VariationEstimator.from_parts({**configuration, "teacher": None}, tensors, estimator.model)
+    with pytest.raises(ValueError, match=r"expected a teacher for real passes, got none .* pass teacher=…"):
+        loaded.audit(rows(9))
+    with pytest.raises(ValueError, match="at least 4 passes, got 3"):
+        estimator.audit(rows(9), passes=3)

@@ -42,7 +42,8 @@ def test_the_unit_of_channel_dropout_is_the_channel(generator):
 
 
 def test_it_is_exact_for_logits_and_predictions_linear_in_the_dropped_units(generator):
-    model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)), torch.randn(5, 3)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+    x = torch.randn(5, 3, generator=generator)
     hidden = model[1](model[0](x))
     exact = hidden.square() @ model[3].weight.square().T * 0.3 / 0.7
     for likelihood in ("binary", "regression"):
@@ -50,7 +51,9 @@ def test_it_is_exact_for_logits_and_predictions_linear_in_the_dropped_units(gene
 
 
 def test_variances_of_several_places_add(generator):
-    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3)).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3)).eval()
     x = torch.randn(5, 4, generator=generator)
     parts = [delta_rule(model, x, at=name) ** 2 for name in ("0", "3")]
     torch.testing.assert_close(delta_rule(model, x) ** 2, sum(parts), rtol=1e-4, atol=1e-9)

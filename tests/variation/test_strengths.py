@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from suffice.models import convnet
+from suffice.variation.features import output_features
 from suffice.variation.hooks import hooked, matching
-from suffice.variation.strengths import Scaling, capture, layer_names, output_features
+from suffice.variation.scaling import Scaling
+from suffice.variation.strengths import capture, layer_names
 
 
 class Reused(nn.Module):
@@ -27,11 +29,11 @@ class Pair(nn.Module):
         return x, x
 
 
-def watched(*shape):
+def watched(*shape, kind="value"):
     """The strengths of a layer that puts out random values of that shape, and the values."""
     values = torch.randn(shape)
     model = nn.Sequential(nn.Identity(), nn.Flatten(1))
-    return capture(model, values, ["0"])[1], values
+    return capture(model, values, ["0"], kind)[1]["0"], values
 
 
 def test_strengths_of_a_dense_layer_are_its_values():
@@ -51,6 +53,15 @@ def test_strengths_of_tokens_are_the_mean_and_maximum_over_tokens():
     assert torch.equal(strengths[:, 3:], values.amax(dim=1))
 
 
+def test_strengths_on_and_off_are_whether_values_are_above_zero():
+    for shape, positions in (((5, 7), None), ((5, 6, 3), 1), ((5, 3, 4, 2), (2, 3))):
+        strengths, values = watched(*shape, kind="on")
+        on = (values > 0).float()
+        torch.testing.assert_close(strengths, on if positions is None else on.mean(dim=positions))
+        both, values = watched(*shape, kind="both")
+        assert both.shape[1] == strengths.shape[1] * (2 if positions is None else 3)
+
+
 def test_capturing_leaves_the_output_modes_and_hooks_as_they_were():
     model = convnet(4, widths=(3, 5), dropout=0.3)
     model.stages[0].eval()
@@ -62,14 +73,15 @@ def test_capturing_leaves_the_output_modes_and_hooks_as_they_were():
     model.eval()
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(output, model(x), strict=True))
-    assert strengths.shape == (6, 2 * (3 + 3 + 5 + 5) + 64 + 64)
-    assert not strengths.requires_grad
+    assert [part.shape[1] for part in strengths.values()] == [6, 6, 10, 10, 64, 64]
+    assert not any(part.requires_grad for part in strengths.values())
 
 
 def test_a_layer_that_runs_twice_gives_two_sets_taken_before_anything_overwrites_them():
     model = Reused()
     x = torch.randn(5, 3)
     output, strengths = capture(model, x, ["relu"])
+    strengths = strengths["relu"]
     hidden = model.first(x).relu()
     torch.testing.assert_close(strengths[:, :4], hidden)
     torch.testing.assert_close(strengths[:, 4:], -output)
@@ -77,7 +89,7 @@ def test_a_layer_that_runs_twice_gives_two_sets_taken_before_anything_overwrites
 
 
 def test_no_layers_give_no_strengths():
-    assert capture(nn.Linear(3, 4), torch.zeros(5, 3), [])[1].shape == (5, 0)
+    assert capture(nn.Linear(3, 4), torch.zeros(5, 3), [])[1] == {}
 
 
 def test_every_activation_is_watched_unless_layers_are_named():
@@ -86,6 +98,8 @@ def test_every_activation_is_watched_unless_layers_are_named():
     assert layer_names(model, "[0-1]") == ("0", "1")
     assert layer_names(model, ["3", "0"]) == ("0", "3")
     assert layer_names(model, []) == ()
+    assert layer_names(model, "all") == ("1", "2")
+    assert layer_names(model, "last") == ("2",)
 
 
 def test_a_module_with_two_names_is_chosen_once():
@@ -147,19 +161,23 @@ def test_strengths_that_are_hardly_active_or_constant_are_dropped_and_the_output
 def test_inputs_are_standard_scores_clipped_at_four(generator):
     features = torch.randn(1000, 2, generator=generator) * 3 + 5
     scaling = Scaling.fit(features, outputs=2)
-    inputs = scaling(features)
+    inputs = scaling.apply(features).inputs
     torch.testing.assert_close(inputs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(inputs.std(dim=0), torch.ones(2), rtol=0, atol=1e-2)
     far = torch.tensor([[1e9, 5.0]])
-    assert scaling(far)[0, 0] == 4
-    assert scaling.clipped_share(far).tolist() == [0.5]
+    scaled = scaling.apply(far)
+    assert scaled.inputs[0, 0] == 4
+    assert scaled.clipped.tolist() == [0.5]
+    assert scaled.distance > 1e8
+    assert scaling.apply(features).clipped.max() == 0
+    assert scaling.apply(features).distance.square().mean() == pytest.approx(1, rel=0.01)
 
 
 @given(st.integers(2, 8), st.floats(-1e3, 1e3), st.floats(1e-3, 300))
 @settings(deadline=None, max_examples=30)
 def test_output_features_are_finite_and_blind_to_a_shift_of_the_logits(classes, shift, scale):
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0)) * scale
-    features = output_features(logits)
+    features = output_features(logits, "classification")
     assert features.shape == (4, classes + min(classes, 5) + 3)
     assert features.isfinite().all()
-    torch.testing.assert_close(output_features(logits + shift), features, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(output_features(logits + shift, "classification"), features, rtol=1e-3, atol=1e-2)

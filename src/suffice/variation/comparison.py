@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from suffice.batches import Loader
 from suffice.variation.dropout import MCDropout
-from suffice.variation.estimator import VariationEstimator, fit_variation
+from suffice.variation.estimator import VariationEstimator
+from suffice.variation.fitting import fit_variation
 from suffice.variation.propagation import delta_rule
 
 TARGET = "std"
@@ -90,8 +91,8 @@ def compare(
             "1 and a gradient",
             torch.cat([delta_rule(model, batch, fit.teacher.at, fit.teacher.rate) for batch in x]),
         ),
-        ("prediction only", "1", torch.cat([prediction_only(batch)[1] for batch in x])),
-        ("estimator", "1", torch.cat([estimator(batch)[1] for batch in x])),
+        ("prediction only", "1", torch.cat([prediction_only.estimate(batch).variation for batch in x])),
+        ("estimator", "1", torch.cat([estimator.estimate(batch).variation for batch in x])),
     ]
     truth = passes(truth_passes, f"dropout, T = {truth_passes}")
     return Comparison(estimator, truth, [_row(name, cost, values, truth) for name, cost, values in estimates])

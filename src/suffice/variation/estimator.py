@@ -1,47 +1,90 @@
-"""Learn what a teacher would say about a prediction's variation, from one ordinary pass.
+"""The estimator: a model that says with each answer how much it varies, from one ordinary pass.
 
-A teacher gives each training row the variance s² of its prediction over T passes, with divisor T − 1. A small
-network predicts log v from the model's output and its activation strengths, and minimises
-
-    QLIKE    log v + s²/v
-
-whose minimiser is the true variance, however few the passes (T ≥ 2), so that many rows with few passes teach
-more than few rows with many. The running average of the weights is kept that does best on unseen rows.
-
-The answer stays in the range that the labels of the training rows and the values fitted to them have in common:
-the labels' alone is too wide by the noise of T passes, the fitted values may overshoot it.
-
-Yu et al. 2021 (arXiv 2110.06435), after Chen et al. 2021 (arXiv 2008.07032); the loss is that of Patton 2011,
-the averaging of weights that of Shamir and Zhang 2013.
+It is bound to the model's weights, keeps how good it was on rows that it did not learn from, flags inputs unlike
+those it knows, and can have its answers checked or mended by a few real passes.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from suffice import batches
-from suffice.batches import Loader
-from suffice.network import State, check_fingerprint, check_finite, fingerprint
-from suffice.variation.spreads import outputs as answered
-from suffice.variation.strengths import Scaling, capture, layer_names, output_features
+from suffice.network import State, batch_size, check_fingerprint, check_finite, select
+from suffice.variation import band, judgement, regressor, spreads
+from suffice.variation.dropout import MCDropout
+from suffice.variation.features import DeltaRule, Reader
+from suffice.variation.scaling import Scaling
+from suffice.variation.seal import Seal
 from suffice.variation.teachers import Teacher
 
-TARGETS = ("std", "std_mean")
-"""Spreads whose square is a variance, which a few passes estimate without bias."""
 
-_FLOOR = 1e-4
-"""Least variance that is told apart, in units of the labels' mean variance."""
-_BATCH = 256
-_LEARNING_RATE = 1e-3
-_WEIGHT_DECAY = 1e-2
-_PATIENCE = 10
-"""Epochs without a better validation loss after which fitting stops."""
+@dataclass(frozen=True)
+class Estimate:
+    """One pass over a batch.
+
+    Attributes:
+        output: the model's own.
+        variation: (N,) float32, the target.
+        clipped: (N,), share of the features that had to be clipped.
+        outside: (N,) bool, whether the features are more than twice as far out as those of any row of fitting.
+    """
+
+    output: Any
+    variation: Tensor
+    clipped: Tensor
+    outside: Tensor
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An estimator against real passes on the same inputs.
+
+    Attributes:
+        rows: how many.
+        passes: T of each of two independent measurements.
+        r_squared: noise-corrected R² of the spread, which sees bias.
+        squared_correlation: noise-corrected, blind to bias.
+        bias: root of the mean estimated variance over that of the mean measured one, less 1.
+        clipped: mean share of clipped features.
+        outside: share of inputs far outside.
+    """
+
+    rows: int
+    passes: int
+    r_squared: float
+    squared_correlation: float
+    bias: float
+    clipped: float
+    outside: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was chosen and found out when the estimator was fitted.
+
+    Attributes:
+        target: which spread it estimates.
+        passes: T of the labels that it learned from.
+        unit: mean of the training labels, deviations squared.
+        bounds: least and greatest answer.
+        limit: root mean square of standard scores above which an input is outside.
+        r_squared: noise-corrected R² on validation rows kept aside.
+        log_error: τ² there, the variance of log(truth/estimate).
+        subsets: of layers="auto", a row for each subset tried: layers, strengths, macs, cost, r_squared.
+    """
+
+    target: str
+    passes: int
+    unit: float
+    bounds: tuple[float, float]
+    limit: float
+    r_squared: float
+    log_error: float
+    subsets: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,57 +93,171 @@ class VariationEstimator:
 
     Attributes:
         model: the model, its weights untouched.
-        layers: names of the layers whose strengths are read; without any, the output alone is.
-        target: which spread it estimates, in units of probability.
-        passes: T of the labels that it learned from.
+        reader: what is read of a pass.
+        fitted: what was chosen and found out at fitting.
         network_hash: `fingerprint` of the model's weights at fitting.
-        unit: mean variance of the training labels.
-        bounds: least and greatest answer, in units of probability.
         scaling: how features become inputs.
-        weights: of the small network: matrix, bias, matrix, bias, …
+        weights: of the small network: matrix, bias, matrix, bias, ….
+        residuals: sorted log(measured/estimated) of calibration rows.
+        teacher: what it learned from; None after loading, unless that was `MCDropout`.
     """
 
     model: nn.Module
-    layers: tuple[str, ...]
-    target: str
-    passes: int
+    reader: Reader
+    fitted: Fitted
     network_hash: str
-    unit: float
-    bounds: tuple[float, float]
     scaling: Scaling
     weights: tuple[Tensor, ...]
+    residuals: Tensor
+    teacher: Teacher | None = None
+    _seal: Seal = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_seal", Seal(self.network_hash))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers whose strengths are read; without any, the output alone is."""
+        return self.reader.layers
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per example, beyond the model's own."""
+        return regressor.macs(self.weights)
 
     def __call__(self, x: State) -> tuple[Any, Tensor]:
         """The model's own output, bit for bit, and the variation (N,) float32 of the target, in one pass.
 
-        The model runs in evaluation mode without gradients; x is on its device.
+        The model runs in evaluation mode without gradients; x is on its device. Warns of inputs far outside.
 
         Raises:
-            ValueError: if an output or a strength is not finite.
+            ValueError: if an output is not finite, or the model's weights are no longer those at fitting.
         """
-        output, features = _features(self.model, x, self.layers)
-        inputs = self.scaling.to(features.device)(features)
-        variance = _variance([weight.to(features.device) for weight in self.weights], inputs)
-        return output, (self.unit * variance).sqrt().clamp(*self.bounds)
+        found = self.estimate(x)
+        if bool(found.outside.any()):
+            warnings.warn(
+                f"{int(found.outside.sum())} of {len(found.outside)} inputs are far outside what the estimator was "
+                "fitted on, and their variation is a guess; estimate(x).outside says which, cascade(x) runs passes",
+                stacklevel=2,
+            )
+        return found.output, found.variation
 
-    def clipped_share(self, x: State) -> Tensor:
-        """Share (N,) of the features that had to be clipped: large where x is unlike the training rows."""
-        _, features = _features(self.model, x, self.layers)
-        return self.scaling.to(features.device).clipped_share(features)
+    @torch.no_grad()
+    def estimate(self, x: State) -> Estimate:
+        """The same with what was clipped and which inputs are outside, and no warning."""
+        self._seal.check(self.model)
+        output, parts = self.reader.read(self.model, x)
+        scaled = self.scaling.apply(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+        low, high = self.fitted.bounds
+        value = regressor.variance(regressor.forward(self.weights, scaled.inputs)).mul_(self.fitted.unit)
+        variation = value.pow_(1 / spreads.power(self.fitted.target)).clamp_(low, high)
+        check_finite(parts[0] if bool(variation.isfinite().all()) else variation, "outputs")
+        return Estimate(output, variation, scaled.clipped, scaled.distance > self.fitted.limit)
+
+    def band(self, variation: Tensor, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Bounds (N,) that hold what the teacher would measure with stated coverage, for inputs like those of fitting.
+
+        Raises:
+            ValueError: for a coverage that the calibration rows are too few for.
+        """
+        return band.band(self.residuals, variation, coverage)
+
+    def audit(
+        self,
+        x: State,
+        passes: int = 20,
+        *,
+        teacher: Teacher | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Audit:
+        """Run a few real passes, in two independent halves, and say how good the estimates of these inputs are.
+
+        Args:
+            x: N examples, such as a thousandth of the traffic; of at least two different spreads.
+            passes: real passes of each example in all, at least 4.
+            teacher: in place of the estimator's own, which a loaded one has if it was `MCDropout`.
+            generator: randomness of the passes.
+
+        Raises:
+            ValueError: for fewer passes, or if there is no teacher.
+        """
+        if passes < 4:
+            raise ValueError(f"expected at least 4 passes, got {passes}; each of two halves needs two")
+        found = self.estimate(x)
+        a, b = (self._measured(x, passes // 2, teacher, generator) for _ in range(2))
+        power = spreads.power(self.fitted.target)
+        estimated = found.variation.double().pow(power).mean()
+        measured = torch.stack([half.pow(power) for half in (a, b)]).mean()
+        if power == 2.0:
+            a, b = (judgement.unbiased(half, passes // 2) for half in (a, b))
+        return Audit(
+            batch_size(x),
+            passes // 2,
+            judgement.r_squared(found.variation, a, b),
+            judgement.squared_correlation(found.variation, a, b),
+            float((estimated / measured).pow(1 / power) - 1),
+            float(found.clipped.mean()),
+            float(found.outside.float().mean()),
+        )
+
+    def cascade(
+        self,
+        x: State,
+        passes: int = 8,
+        when: Callable[[Estimate], Tensor] | None = None,
+        *,
+        teacher: Teacher | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        """The estimates, with real passes for flagged inputs only.
+
+        Flagged inputs get k passes, merged with the estimate by the precision of their logarithms; where an input is
+        far outside, the passes alone count, as the estimate's precision is known for inputs like those of fitting.
+
+        Args:
+            x: a batch.
+            passes: k, real passes of each flagged example.
+            when: from the estimate to (N,) bool, which examples are flagged besides those outside; None: no others.
+            teacher: in place of the estimator's own.
+            generator: randomness of the passes.
+
+        Raises:
+            ValueError: if there is no teacher, or the target is not a standard deviation.
+        """
+        if spreads.power(self.fitted.target) != 2.0:
+            raise ValueError(f"expected a standard deviation as the target, got {self.fitted.target!r}")
+        found = self.estimate(x)
+        flagged = found.outside if when is None else found.outside | when(found)
+        index = flagged.nonzero()[:, 0]
+        if not len(index):
+            return found
+        measured = self._measured(select(x, index), passes, teacher, generator)
+        own, error = found.variation[index], self.fitted.log_error
+        merged = judgement.combined(own, error, measured, passes)
+        alone = judgement.unbiased(measured, passes)
+        mended = torch.where(found.outside[index], alone, merged).to(own)
+        return replace(found, variation=found.variation.index_copy(0, index, mended))
+
+    def _measured(self, x: State, passes: int, teacher: Teacher | None, generator: torch.Generator | None) -> Tensor:
+        """The target (N,) float64 by real passes."""
+        teacher = self.teacher if teacher is None else teacher
+        if teacher is None:
+            raise ValueError("expected a teacher for real passes, got none with a loaded estimator; pass teacher=…")
+        if isinstance(teacher, MCDropout):
+            teacher = replace(teacher, passes=passes)
+        return teacher(self.model, x, generator=generator)[self.fitted.target]
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
         configuration = {
             "network_hash": self.network_hash,
-            "layers": list(self.layers),
-            "target": self.target,
-            "passes": self.passes,
-            "mean_label_variance": self.unit,
-            "bounds": list(self.bounds),
+            "reader": asdict(self.reader),
+            "fitted": asdict(self.fitted),
+            "teacher": asdict(self.teacher) if isinstance(self.teacher, MCDropout) else None,
         }
         tensors = {f"scaling.{name}": tensor for name, tensor in vars(self.scaling).items()}
         tensors.update({f"weights.{i}": tensor for i, tensor in enumerate(self.weights)})
-        return configuration, tensors
+        return configuration, {**tensors, "residuals": self.residuals}
 
     @classmethod
     def from_parts(
@@ -119,185 +276,28 @@ class VariationEstimator:
         check_fingerprint(network, configuration["network_hash"])
         device, _ = batches.placement(network)
         count = sum(name.startswith("weights.") for name in tensors)
-        names = Scaling.__dataclass_fields__
-        low, high = configuration["bounds"]
+        teacher = configuration["teacher"]
         return cls(
             network,
-            tuple(configuration["layers"]),
-            configuration["target"],
-            configuration["passes"],
+            _reader(configuration["reader"]),
+            _fitted(configuration["fitted"]),
             configuration["network_hash"],
-            configuration["mean_label_variance"],
-            (low, high),
-            Scaling(*(tensors[f"scaling.{name}"] for name in names)).to(device),
+            Scaling(*(tensors[f"scaling.{name}"] for name in Scaling.__dataclass_fields__)).to(device),
             tuple(tensors[f"weights.{i}"].to(device) for i in range(count)),
+            tensors["residuals"].to(device),
+            None if teacher is None else MCDropout(**teacher),
         )
 
 
-def fit_variation(
-    model: nn.Module,
-    train_loader: Loader,
-    val_loader: Loader,
-    *,
-    teacher: Teacher,
-    layers: str | Sequence[str] | None = None,
-    target: str = "std",
-    hidden: Sequence[int] = (64, 64),
-    epochs: int = 40,
-    generator: torch.Generator | None = None,
-) -> VariationEstimator:
-    """Learn what `teacher` says about a trained model, so that one pass can say it.
-
-    Args:
-        model: a classifier with logits (N, C), or a list of them of which the last counts.
-        train_loader: batches of inputs as they will be met in use, hard ones too; read once. No labels are
-            needed: the teacher gives them. Prefer many rows to many passes, about 10 passes are enough.
-        val_loader: other inputs, on which fitting is judged against passes of their own; read once.
-        teacher: `MCDropout(…)`, or any other.
-        layers: names or patterns of the layers whose strengths are read; None for every activation module,
-            an empty list for the output alone.
-        target: "std" or "std_mean".
-        hidden: widths of the small network's hidden layers.
-        epochs: at most so many passes over the training rows.
-        generator: randomness of teacher and fit; the same state gives the same bytes.
-
-    Raises:
-        ValueError: for another target, fewer than two training rows, labels or features that are not finite
-            or labels that are all zero, an empty loader, or what `layer_names` and the teacher refuse.
-    """
-    if target not in TARGETS:
-        raise ValueError(
-            f"expected target to be one of {TARGETS}, got {target!r}; the mutual information of a few "
-            "passes is biased, so it cannot be learned from them"
-        )
-    names = layer_names(model, layers)
-    seen = _labelled(model, train_loader, names, teacher, target, generator)
-    unit = _checked_unit(seen.variances, target)
-    unseen = _labelled(model, val_loader, names, teacher, target, generator)
-    scaling = Scaling.fit(seen.features, seen.outputs)
-    inputs = scaling(seen.features)
-    weights = _initial(inputs.shape[1], hidden, inputs.device, generator)
-    training, validation = (inputs, seen.variances / unit), (scaling(unseen.features), unseen.variances / unit)
-    weights = _train(weights, training, validation, epochs, generator)
-    bounds = _bounds(unit * _variance(weights, inputs), seen.variances)
-    return VariationEstimator(
-        model, names, target, seen.passes, fingerprint(model), unit, bounds, scaling, tuple(weights)
-    )
+def _reader(configuration: dict[str, Any]) -> Reader:
+    delta = configuration["delta"]
+    if delta is not None:
+        at = delta["at"]
+        delta = DeltaRule(tuple(at) if isinstance(at, (list, tuple)) else at, delta["rate"])
+    return Reader(tuple(configuration["layers"]), configuration["kind"], configuration["likelihood"], delta)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Features (N, F), of which the first `outputs` describe the output; variances (N,) over `passes`."""
-
-    features: Tensor
-    outputs: int
-    variances: Tensor
-    passes: int
-
-
-def _features(model: nn.Module, x: State, layers: Sequence[str], start: int = 0) -> tuple[Any, Tensor]:
-    """The model's output and the features (N, F) of it and of the strengths, checked."""
-    output, strengths = capture(model, x, layers)
-    features = torch.cat([output_features(answered(output, "classification")), strengths], dim=1)
-    check_finite(features, "logits and activation strengths", start)
-    return output, features
-
-
-def _labelled(
-    model: nn.Module,
-    loader: Loader,
-    layers: Sequence[str],
-    teacher: Teacher,
-    target: str,
-    generator: torch.Generator | None,
-) -> _Rows:
-    """Features and the teacher's labels of all examples of a loader, checked."""
-    features, variances = [], []
-    for batch in batches.read(loader, model):
-        output, rows = _features(model, batch.inputs, layers, batch.start)
-        variation = teacher(model, batch.inputs, generator=generator)
-        check_finite(variation[target], f"labels {target!r}", batch.start)
-        features.append(rows)
-        variances.append(variation[target].square().float())
-    outputs = output_features(answered(output, "classification")).shape[1]
-    return _Rows(torch.cat(features), outputs, torch.cat(variances), variation.passes)
-
-
-def _checked_unit(variances: Tensor, target: str) -> float:
-    """Mean of the training labels' variances (N,)."""
-    if len(variances) < 2:
-        raise ValueError(f"expected at least 2 training rows, got {len(variances)}; pass thousands of them")
-    unit = float(variances.double().mean())
-    if unit == 0:
-        raise ValueError(
-            f"expected labels {target!r} above zero, got zero for all {len(variances)} training rows; choose "
-            "a teacher under which the predictions vary"
-        )
-    return unit
-
-
-def _bounds(fitted: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Least and greatest standard deviation within the range both of fitted and of labelled variances (N,)."""
-    least, greatest = max(fitted.min(), labels.min()), min(fitted.max(), labels.max())
-    return math.sqrt(least), math.sqrt(greatest)
-
-
-def _initial(
-    inputs: int, hidden: Sequence[int], device: torch.device, generator: torch.Generator | None
-) -> list[Tensor]:
-    """Random weights (He et al. 2015), the last matrix small so that fitting starts at the mean variance."""
-    place = device if generator is None else generator.device
-    weights = []
-    for fan_in, fan_out in pairwise([inputs, *hidden, 1]):
-        matrix = torch.randn(fan_out, fan_in, device=place, generator=generator) * math.sqrt(2 / fan_in)
-        weights += [matrix.to(device), torch.zeros(fan_out, device=device)]
-    weights[-2] *= 0.1
-    return weights
-
-
-def _variance(weights: Sequence[Tensor], inputs: Tensor) -> Tensor:
-    """Variances (N,) in units of the labels' mean, of inputs (N, K)."""
-    values = inputs
-    for i in range(0, len(weights) - 2, 2):
-        values = functional.relu(functional.linear(values, weights[i], weights[i + 1]))
-    return functional.linear(values, weights[-2], weights[-1])[:, 0].exp() + _FLOOR
-
-
-def _qlike(variances: Tensor, labels: Tensor) -> Tensor:
-    return (variances.log() + labels / variances).mean()
-
-
-def _train(
-    weights: list[Tensor],
-    training: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
-    epochs: int,
-    generator: torch.Generator | None,
-) -> list[Tensor]:
-    """Fit to inputs (N, K) and labels (N,); the average of the weights where its validation loss was least.
-
-    The average leans on the last tenth of the steps, which takes most of the labels' noise out of the weights.
-    """
-    inputs, labels = training
-    device = None if generator is None else generator.device
-    for weight in weights:
-        weight.requires_grad_()
-    average = [weight.detach().clone() for weight in weights]
-    best, least, waited, steps = average, math.inf, 0, 0
-    optimiser = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    for _ in range(epochs):
-        order = torch.randperm(len(inputs), device=device, generator=generator).to(inputs.device)
-        for index in order.split(_BATCH):
-            optimiser.zero_grad()
-            _qlike(_variance(weights, inputs[index]), labels[index]).backward()
-            optimiser.step()
-            steps += 1
-            for mean, weight in zip(average, weights, strict=True):
-                mean.lerp_(weight.detach(), 10 / (steps + 10))
-        loss = float(_qlike(_variance(average, validation[0]), validation[1]))
-        waited += 1
-        if loss < least:
-            best, least, waited = [mean.clone() for mean in average], loss, 0
-        if waited >= _PATIENCE:
-            break
-    return best
+def _fitted(configuration: dict[str, Any]) -> Fitted:
+    low, high = configuration["bounds"]
+    subsets = tuple(configuration["subsets"])
+    return Fitted(**{**configuration, "bounds": (low, high), "subsets": subsets})

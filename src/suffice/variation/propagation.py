@@ -61,7 +61,7 @@ def delta_rule(
         with torch.enable_grad():
             found = outputs(sites.run(model, x, chosen, rows, gate, sites.refuse_attention), likelihood).double()
             values = found.softmax(dim=-1).amax(dim=-1, keepdim=True) if likelihood == "classification" else found
-    variances = [_variance(value.sum(), gates) for value in values.unbind(dim=1)]
+            variances = [_variance(value.sum(), gates) for value in values.unbind(dim=1)]
     if all(variance is None for variance in variances):
         raise ValueError(
             f"expected an answer that depends on the output of {chosen.names}, got one that depends on none; choose "

@@ -1,0 +1,42 @@
+"""A band around an estimated spread that holds the measured one with stated coverage (split conformal).
+
+From n calibration rows that were neither fitted nor selected on, r = log(s/ŝ) with s measured as the labels were, by T
+passes. For a new row like them and coverage 1 − α
+
+    s ∈ [ŝ exp r₍ₗ₎, ŝ exp r₍ᵤ₎],    l = ⌊(n + 1) α/2⌋,  u = ⌈(n + 1)(1 − α/2)⌉
+
+with probability at least 1 − α. What is held is the spread that T passes would measure, noise included; the true one
+varies less.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def residuals(measured: Tensor, estimate: Tensor) -> Tensor:
+    """R (n,) sorted, float64."""
+    return (measured.double().log() - estimate.double().log()).sort().values
+
+
+def band(residual: Tensor, estimate: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
+    """Least and greatest spread (N,) around an estimate (N,).
+
+    Args:
+        residual: sorted, from `residuals`.
+        estimate: ŝ.
+        coverage: 1 − α, in (0, 1).
+
+    Raises:
+        ValueError: for a coverage that so few calibration rows cannot promise.
+    """
+    n, tail = len(residual), (1 - coverage) / 2
+    low, high = math.floor((n + 1) * tail + 1e-9), math.ceil((n + 1) * (1 - tail) - 1e-9)
+    if not 0 < coverage < 1 or low < 1 or high > n:
+        raise ValueError(
+            f"expected a coverage in (0, 1) that {n} calibration rows can promise, got {coverage}; they can promise "
+            f"{max(0.0, 1 - 2 / (n + 1)):.4f}: pass more validation rows"
+        )
+    factors = torch.stack([residual[low - 1], residual[high - 1]]).exp().to(estimate)
+    return estimate * factors[0], estimate * factors[1]

@@ -1,0 +1,79 @@
+"""How features become the inputs of a small network: what is dropped, standardised and clipped."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ACTIVE = 0.01
+"""Share of the training rows on which a strength has to be other than zero."""
+_CLIP = 4.0
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Rows of a small network.
+
+    inputs: (N, K).  clipped: share (N,) of them that was clipped.
+    distance: root mean square (N,) of the standard scores before clipping, about 1 on the rows that were scaled by.
+    """
+
+    inputs: Tensor
+    clipped: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How features (N, F) become the inputs (N, K) of a small network.
+
+    Strengths that are hardly ever active, and columns that are constant, are left out. The rest is standardised
+    and clipped to ±4, and the strengths are weighed down until their variances sum to at most a quarter of those
+    of the output's features, since there are many of them and each says little.
+
+    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,).  weight: of each input, (K,).
+    """
+
+    columns: Tensor
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor, outputs: int) -> "Scaling":
+        """From training features (N, F), of which the first `outputs` columns describe the output.
+
+        Raises:
+            ValueError: if no column varies.
+        """
+        active = (features != 0).double().mean(dim=0) >= _ACTIVE
+        active[:outputs] = True
+        deviation = features.double().std(dim=0)
+        varies = deviation > 1e-6 * features.double().abs().amax(dim=0)
+        columns = (active & varies).nonzero()[:, 0]
+        if not len(columns):
+            raise ValueError(
+                f"expected training rows that differ, got {len(features)} rows with the same output and strengths; "
+                "pass the inputs that the model is used on"
+            )
+        output = columns < outputs
+        weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
+        return cls(
+            columns,
+            features.double().mean(dim=0)[columns].float(),
+            deviation[columns].float(),
+            torch.where(output, 1.0, min(1.0, weight)),
+        )
+
+    def apply(self, features: Tensor) -> "Scaled":
+        """What features (N, F) become."""
+        kept = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
+        scores = (kept - self.mean) / self.scale
+        clipped = (scores.abs() > _CLIP).float().mean(dim=1)
+        distance = scores.square().mean(dim=1).sqrt()
+        return Scaled(scores.clamp_(-_CLIP, _CLIP).mul_(self.weight), clipped, distance)
+
+    def to(self, device: torch.device) -> "Scaling":
+        """The same on another device."""
+        return Scaling(*(tensor.to(device) for tensor in vars(self).values()))

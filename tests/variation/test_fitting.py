@@ -1,0 +1,358 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from suffice import metrics
+from suffice.data import digits
+from suffice.models import convnet
+from suffice.training import train
+from suffice.variation.dropout import MCDropout
+from suffice.variation.estimator import VariationEstimator
+from suffice.variation.features import output_features
+from suffice.variation.fitting import _bounds, fit_variation
+from suffice.variation.spreads import Variation
+from suffice.variation.strengths import capture
+
+TEACHER = MCDropout(passes=6)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tower():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+
+
+def rows(n, seed=0):
+    return 2 * torch.randn(n, 3, generator=seeded(seed))
+
+
+def fit(model=None, n=64, **choices):
+    """A quick estimator for a tower."""
+    model = tower() if model is None else model
+    choices = {"teacher": TEACHER, "epochs": 3, "hidden": (8,), "generator": seeded(), **choices}
+    return fit_variation(model, [rows(n)], [rows(32, seed=1)], **choices)
+
+
+def fixed(model, x, *, generator=None):
+    """A teacher without noise: the spread is the input's first column."""
+    del model, generator
+    spread = x[:, 0].abs().double()
+    return Variation(torch.ones(len(x), 4) / 4, {"std": spread, "std_mean": spread}, 3)
+
+
+def r2(estimate, truth):
+    return float(1 - (estimate.double() - truth).square().mean() / truth.var(correction=0))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network for digits, hard copies of its training images, and the truth on unseen ones."""
+    data = digits.load(0, validation=200, test=150)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = convnet(10, widths=(6, 12), features=24, dropout=0.2)
+        train(model, data.train.batches(64), epochs=8, learning_rate=0.05)
+    images = torch.cat([digits.perturb(data.train.images, 0.8, generator=seeded(k)) for k in range(3)])
+    truth = MCDropout(passes=1000)(model, data.test.images, generator=seeded(7))
+    return model, images, data, truth
+
+
+def test_it_beats_a_constant_and_a_few_passes_against_a_thousand(trained):
+    model, images, data, truth = trained
+    teacher = MCDropout(passes=8)
+    estimator = fit_variation(model, images.split(512), data.validation.batches(), teacher=teacher, generator=seeded())
+    few = teacher(model, data.test.images, generator=seeded(8))["std"]
+    _, variation = estimator(data.test.images)
+    assert r2(variation, truth["std"]) > 0.7
+    assert r2(variation, truth["std"]) > r2(few, truth["std"])
+    half = truth["std"].median()
+    assert metrics.auroc(variation, truth["std"] > half) > 0.93
+    assert estimator.estimate(data.test.images).clipped.mean() < 0.05
+
+
+def test_the_output_alone_and_the_mean_over_classes_can_be_learned(trained):
+    model, images, data, truth = trained
+    estimator = fit_variation(
+        model,
+        images.split(512),
+        data.validation.batches(),
+        teacher=MCDropout(passes=8),
+        layers=[],
+        target="std_mean",
+        generator=seeded(),
+    )
+    assert estimator.layers == ()
+    assert r2(estimator(data.test.images)[1], truth["std_mean"]) > 0.6
+
+
+def test_the_same_seed_gives_the_same_bytes_and_leaves_torchs_own_randomness():
+    state = torch.get_rng_state()
+    (_, first), (_, second), (_, other) = (fit(generator=seeded(seed)).parts() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["weights.0"], other["weights.0"])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_parts_pass_through_json_and_give_the_same_estimator_back():
+    estimator = fit(layers=["1"])
+    configuration, tensors = estimator.parts()
+    configuration = json.loads(json.dumps(configuration))
+    restored = VariationEstimator.from_parts(configuration, tensors, estimator.model)
+    assert torch.equal(restored(rows(20))[1], estimator(rows(20))[1])
+    assert (restored.layers, restored.fitted, restored.teacher) == (("1",), estimator.fitted, TEACHER)
+
+
+def test_the_variance_of_noisy_labels_is_learned_without_bias():
+    """QLIKE's minimiser is the mean of s²: labels of two passes, a quarter of them zero, teach the variance."""
+
+    def coin(model, x, *, generator=None):
+        del model
+        size = 0.1 + 0.2 * (x[:, 0] > 0)
+        on = torch.rand(len(x), generator=generator) < 0.75
+        return Variation(torch.ones(len(x), 4) / 4, {"std": (size * on).double()}, 2)
+
+    estimator = fit_variation(
+        tower(), [rows(4000)], [rows(1000, seed=1)], teacher=coin, hidden=(16,), generator=seeded()
+    )
+    x = rows(500, seed=2)
+    expected = (0.1 + 0.2 * (x[:, 0] > 0)) * 0.75**0.5
+    clear = x[:, 0].abs() > 1
+    ratio = (estimator(x)[1] / expected)[clear]
+    assert abs(float(ratio.square().mean()) - 1) < 0.15
+
+
+def test_answers_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
+    estimator = fit(teacher=fixed, epochs=40)
+    low, high = estimator.fitted.bounds
+    labels = rows(64)[:, 0].abs()
+    far = estimator.estimate(100 * rows(200, seed=3)).variation
+    assert labels.min() <= low < high <= labels.max()
+    assert far.min() >= torch.tensor(low)
+    assert far.max() <= torch.tensor(high)
+    assert estimator.estimate(100 * rows(200, seed=3)).clipped.mean() > 0.5
+    assert estimator.estimate(rows(64)).clipped.mean() < 0.02
+
+
+def test_the_range_is_what_labels_and_fitted_values_have_in_common():
+    narrow, wide = torch.tensor([0.04, 0.25]), torch.tensor([0.01, 0.36])
+    assert _bounds(narrow, wide, "std") == _bounds(wide, narrow, "std") == pytest.approx((0.2, 0.5))
+    assert _bounds(narrow, wide, "disagreement") == pytest.approx((0.04, 0.25))
+
+
+def noise(model, x, *, generator=None):
+    """A teacher whose labels cannot be learned."""
+    del model
+    spread = torch.rand(len(x), generator=generator).double()
+    return Variation(torch.ones(len(x), 4) / 4, {"std": spread}, 2)
+
+
+def test_labels_of_pure_noise_are_not_learned_by_heart():
+    variation = fit(teacher=noise, n=300, epochs=2000, hidden=(64, 64))(rows(300))[1]
+    assert abs(float(variation.square().mean()) - 1 / 3) < 0.06
+    assert variation.std() < 0.15
+
+
+def test_fitting_stops_ten_epochs_after_the_best_and_keeps_the_best():
+    def fitted(epochs):
+        generator = seeded()
+        estimator = fit(teacher=noise, n=300, epochs=epochs, generator=generator)
+        return estimator.parts()[1]["weights.0"], generator.get_state()
+
+    weights, state = fitted(2000)
+    stops = next(epochs for epochs in range(1, 200) if torch.equal(fitted(epochs)[1], state))
+    best = next(epochs for epochs in range(1, 200) if torch.equal(fitted(epochs)[0], weights))
+    assert stops == best + 10
+
+
+def test_loaders_may_hold_labels_mappings_or_inputs_alone():
+    x = rows(64)
+    plain = fit().parts()[1]
+    for loader in ([(x, torch.zeros(64))], [(x,)]):
+        estimator = fit_variation(
+            tower(), loader, [rows(32, seed=1)], teacher=TEACHER, epochs=3, hidden=(8,), generator=seeded()
+        )
+        assert torch.equal(estimator.parts()[1]["weights.0"], plain["weights.0"])
+
+
+def test_mutual_information_and_other_targets_are_refused_with_the_legal_ones():
+    with pytest.raises(ValueError, match=r"'std', another deviation .* got 'mutual_information'; .* biased"):
+        fit(target="mutual_information")
+
+
+def test_a_single_training_row_is_refused():
+    with pytest.raises(ValueError, match="at least 2 training rows, got 1"):
+        fit(n=1)
+
+
+def test_training_rows_that_are_all_the_same_are_refused():
+    same = [torch.ones(10, 3)]
+    with pytest.raises(ValueError, match="training rows that differ, got 10 rows with the same output"):
+        fit_variation(tower(), same, [rows(5)], teacher=TEACHER, generator=seeded())
+
+
+def test_labels_that_are_all_zero_are_refused():
+    def silent(model, x, *, generator=None):
+        del model, generator
+        return Variation(torch.ones(len(x), 4) / 4, {"std": torch.zeros(len(x))}, 3)
+
+    with pytest.raises(ValueError, match="labels 'std' above zero, got zero for all 64 training rows"):
+        fit(teacher=silent)
+
+
+def test_labels_that_are_not_finite_are_refused_by_position():
+    def broken(model, x, *, generator=None):
+        variation = fixed(model, x)
+        variation.spreads["std"][5] = torch.nan
+        return variation
+
+    with pytest.raises(ValueError, match="finite labels 'std', got NaN or infinity at position 5"):
+        fit(teacher=broken)
+
+
+def test_features_that_are_not_finite_are_refused_by_position():
+    class Overflowing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.tower = nn.ReLU(), tower()
+
+        def forward(self, x):
+            self.relu(torch.exp(x[:, :1] * 1e4))
+            return self.tower(x)
+
+    x = rows(64).abs().neg()
+    x[40, 0] = 1.0
+    with pytest.raises(ValueError, match=r"finite outputs and activation strengths, .* at position 40"):
+        fit_variation(Overflowing(), x.split(16), [x[:9]], teacher=TEACHER, layers=["relu"])
+
+
+@pytest.mark.parametrize(("train_rows", "val_rows"), [([], [rows(5)]), ([rows(5)], [])])
+def test_an_empty_loader_is_refused(train_rows, val_rows):
+    with pytest.raises(ValueError, match="expected at least one example, got an empty loader"):
+        fit_variation(tower(), train_rows, val_rows, teacher=TEACHER, generator=seeded())
+
+
+def test_a_model_that_calls_its_activations_as_functions_can_be_fitted_from_its_output():
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match="expected a model with activation modules"):
+        fit(model=model)
+    assert fit(model=model, layers=[])(rows(5))[1].shape == (5,)
+
+
+def test_the_strengths_of_the_layers_named_are_what_is_read():
+    model = tower()
+    strengths = capture(model, rows(64), ["1"])[1]["1"]
+    active = int(((strengths != 0).float().mean(dim=0) >= 0.01).sum())
+    estimators = fit(model=model, layers=["1"]), fit(model=model, layers=[])
+    widths = [estimator.scaling.columns.numel() for estimator in estimators]
+    assert widths[0] - widths[1] == active
+
+
+def wide(rate=0.5):
+    """A tower with three layers, of which the first is thrown away."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = [nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Dropout(rate), nn.Linear(16, 1)]
+    return nn.Sequential(*body)
+
+
+REGRESSION = MCDropout(passes=8, likelihood="regression")
+
+
+def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_shows_what_it_tried():
+    model, x = wide(), rows(3000)
+    choices = {"teacher": REGRESSION, "generator": seeded(), "epochs": 25}
+    estimator = fit_variation(model, [x], [rows(1000, seed=1)], layers="auto", **choices)
+    table = estimator.fitted.subsets
+    assert table[0]["layers"] == []
+    assert table[-1]["layers"] == ["1", "3"]
+    chosen = next(row for row in table if row["layers"] == list(estimator.layers))
+    limit = 0.99 * table[-1]["r_squared"]
+    assert chosen["r_squared"] >= limit
+    assert all(row["r_squared"] < limit for row in table[: table.index(chosen)])
+    assert chosen["macs"] == estimator.macs == estimator.weights[0].numel() + 64 * 64 + 64
+    assert chosen["cost"] == pytest.approx(estimator.macs / (3 * 16 + 16 * 16 + 16))
+    assert estimator(rows(50, seed=2))[1].shape == (50,)
+    truth = MCDropout(passes=2000, likelihood="regression")(model, rows(200, seed=3), generator=seeded(1))["std"]
+    assert r2(estimator(rows(200, seed=3))[1], truth) > 0.9
+    assert abs(estimator.fitted.r_squared - r2(estimator(rows(200, seed=3))[1], truth)) < 0.08
+
+
+@pytest.mark.parametrize("likelihood", ["regression", "binary"])
+def test_ridge_learns_on_a_stream_in_closed_form(likelihood):
+    model = wide()
+    teacher = MCDropout(passes=8, likelihood=likelihood)
+    parts = (part for part in rows(3000).split(100))
+    estimator = fit_variation(model, parts, [rows(500, seed=1)], teacher=teacher, method="ridge", generator=seeded())
+    assert len(estimator.weights) == 2
+    truth = MCDropout(passes=2000, likelihood=likelihood)(model, rows(200, seed=3), generator=seeded(1))["std"]
+    assert r2(estimator(rows(200, seed=3))[1], truth) > 0.8
+
+
+@pytest.mark.parametrize("strengths", ["on", "both"])
+def test_strengths_on_and_off_can_be_learned_from(strengths):
+    estimator = fit_variation(
+        wide(),
+        [rows(1000)],
+        [rows(200, seed=1)],
+        teacher=REGRESSION,
+        strengths=strengths,
+        epochs=15,
+        generator=seeded(),
+    )
+    assert estimator.fitted.r_squared > 0.5
+    kept = estimator.scaling.columns
+    assert int((kept > 0).sum()) > (16 if strengths == "both" else 4)
+
+
+def test_the_delta_rule_can_be_a_feature():
+    teacher = MCDropout(0.4, at="3", passes=8, likelihood="regression")
+    choices = {"teacher": teacher, "layers": [], "epochs": 15, "generator": seeded()}
+    with_rule = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], delta=True, **choices)
+    without = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], **choices)
+    assert with_rule.fitted.r_squared > 0.95 > without.fitted.r_squared
+    restored = VariationEstimator.from_parts(*json_parts(with_rule), with_rule.model)
+    assert torch.equal(restored(rows(20))[1], with_rule(rows(20))[1])
+    with pytest.raises(ValueError, match="expected MCDropout as the teacher for delta=True, got function"):
+        fit(teacher=fixed, delta=True)
+
+
+def json_parts(estimator):
+    configuration, tensors = estimator.parts()
+    return json.loads(json.dumps(configuration)), tensors
+
+
+def test_the_disagreement_can_be_learned(trained):
+    model, images, data, truth = trained
+    estimator = fit_variation(
+        model,
+        images.split(512),
+        data.validation.batches(),
+        teacher=MCDropout(passes=8),
+        target="disagreement",
+        generator=seeded(),
+    )
+    assert r2(estimator(data.test.images)[1], truth["disagreement"]) > 0.6
+
+
+def test_choices_that_do_not_exist_or_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="'value', 'on' or 'both', got 'off'"):
+        fit(strengths="off")
+    with pytest.raises(ValueError, match="'ridge' with layers that are named, got 'ridge', layers='auto'"):
+        fit(method="ridge", layers="auto")
+
+
+def test_three_validation_rows_are_refused():
+    with pytest.raises(ValueError, match="at least 4 validation rows, got 3"):
+        fit_variation(tower(), [rows(9)], [rows(3)], teacher=TEACHER)
+
+
+def test_features_of_the_output_alone_have_the_shape_of_its_likelihood():
+    z = torch.tensor([[-2.0], [1.0]])
+    assert output_features(z, "regression").tolist() == z.tolist()
+    assert output_features(z, "binary")[:, 1].tolist() == [2, 1]
