@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench bench-posterior check-all
+.PHONY: help setup demo test lint format bench bench-posterior bench-variation check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ bench: $(READY)  ## Measure speed, beside a peer or the plain pass
 
 bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
 	$(BIN)/python -m benchmarks.posterior
+
+bench-variation: $(READY)  ## Measure estimates of the dropout variation beside plain passes
+	$(BIN)/python -m benchmarks.variation
 
 check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
 	$(BIN)/python -m pytest -n auto -m ''

@@ -69,10 +69,12 @@ class Scaling:
     def apply(self, features: Tensor) -> "Scaled":
         """What features (N, F) become."""
         kept = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
-        scores = (kept - self.mean) / self.scale
-        clipped = (scores.abs() > _CLIP).float().mean(dim=1)
-        distance = scores.square().mean(dim=1).sqrt()
-        return Scaled(scores.clamp_(-_CLIP, _CLIP).mul_(self.weight), clipped, distance)
+        slope = self.scale.reciprocal()
+        scores = torch.addcmul(-self.mean * slope, kept, slope)
+        distance = torch.linalg.vector_norm(scores, dim=1) / math.sqrt(scores.shape[1])
+        inputs = scores.clamp(-_CLIP, _CLIP)
+        clipped = (inputs != scores).sum(dim=1) / scores.shape[1]
+        return Scaled(inputs.mul_(self.weight), clipped, distance)
 
     def to(self, device: torch.device) -> "Scaling":
         """The same on another device."""
