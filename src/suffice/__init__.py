@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from suffice.network import ExitNetwork as ExitNetwork
     from suffice.prediction import Prediction as Prediction
     from suffice.regression import Regression as Regression
+    from suffice.variation.buckets import fit_buckets as fit_buckets
     from suffice.variation.dropout import MCDropout as MCDropout
     from suffice.variation.estimator import VariationEstimator as VariationEstimator
     from suffice.variation.fitting import fit_variation as fit_variation
+    from suffice.variation.joint import JointHead as JointHead
     from suffice.variation.spreads import Variation as Variation
     from suffice.variation.teachers import Ensemble as Ensemble
     from suffice.variation.teachers import Posterior as Posterior
@@ -35,6 +37,7 @@ _HOMES = {
     "Ensemble": "suffice.variation.teachers",
     "Exit": "suffice.network",
     "ExitNetwork": "suffice.network",
+    "JointHead": "suffice.variation.joint",
     "MCDropout": "suffice.variation.dropout",
     "Policy": "suffice.budget.policy",
     "Posterior": "suffice.variation.teachers",
@@ -45,6 +48,7 @@ _HOMES = {
     "allocate": "suffice.budget.policy",
     "attach_exits": "suffice.attach",
     "calibrate": "suffice.calibration.calibrate",
+    "fit_buckets": "suffice.variation.buckets",
     "fit_variation": "suffice.variation.fitting",
     "load": "suffice.artifact",
     "run": "suffice.budget.run",

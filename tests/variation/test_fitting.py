@@ -11,7 +11,7 @@ from suffice.training import train
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features import output_features
-from suffice.variation.fitting import _bounds, fit_variation
+from suffice.variation.fitting import bounds_of, fit_variation
 from suffice.variation.spreads import Variation
 from suffice.variation.strengths import capture
 
@@ -141,8 +141,8 @@ def test_answers_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
 
 def test_the_range_is_what_labels_and_fitted_values_have_in_common():
     narrow, wide = torch.tensor([0.04, 0.25]), torch.tensor([0.01, 0.36])
-    assert _bounds(narrow, wide, "std") == _bounds(wide, narrow, "std") == pytest.approx((0.2, 0.5))
-    assert _bounds(narrow, wide, "disagreement") == pytest.approx((0.04, 0.25))
+    assert bounds_of(narrow, wide, "std") == bounds_of(wide, narrow, "std") == pytest.approx((0.2, 0.5))
+    assert bounds_of(narrow, wide, "disagreement") == pytest.approx((0.04, 0.25))
 
 
 def noise(model, x, *, generator=None):

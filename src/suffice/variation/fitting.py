@@ -102,11 +102,11 @@ def fit_variation(
             judging = replace(judging, features=judging.features[:, judging.columns(chosen)])
         else:
             fit = problem.fit(range(len(reader.layers)))
-    return _judged(model, reader, teacher, target, fit, judging, subsets)
+    return judged(model, reader, teacher, target, fit, judging, subsets)
 
 
 @dataclass(frozen=True)
-class _Fit:
+class Fit:
     """Scaling and weights of a small network, the unit and bounds of its answers, passes of its labels."""
 
     scaling: Scaling
@@ -135,7 +135,7 @@ class _Problem:
     epochs: int
     generator: torch.Generator | None
 
-    def fit(self, layers: Sequence[int]) -> _Fit:
+    def fit(self, layers: Sequence[int]) -> Fit:
         """The network that sees the output and these layers."""
         columns = self.seen.columns(layers)
         features, unseen = self.seen.features[:, columns], self.unseen.features[:, columns]
@@ -147,39 +147,39 @@ class _Problem:
         validation = new.inputs, unseen_labels
         weights = regressor.train(weights, (inputs, labels), validation, regressor.qlike, self.epochs, self.generator)
         fitted = regressor.variance(regressor.forward(weights, inputs)) * self.unit
-        bounds = _bounds(fitted, self.seen.labels, self.target)
-        return _Fit(scaling, weights, self.unit, bounds, _limit(known, new), self.seen.passes)
+        bounds = bounds_of(fitted, self.seen.labels, self.target)
+        return Fit(scaling, weights, self.unit, bounds, limit_of(known, new), self.seen.passes)
 
     def quality(self, estimate: Tensor) -> float:
         """Noise-corrected R² of an estimate (M,) of the rows to stop on."""
         return _r_squared(estimate, self.unseen, self.target)
 
 
-def _streamed(training: Any, unseen: Rows, target: str) -> _Fit:
+def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
     """Ridge over batches that are not kept; features are scaled as those of the validation rows."""
     scaling = Scaling.fit(unseen.features, unseen.widths[0])
     statistics = ridge.init(len(scaling.columns), unseen.features.device)
     unit = rows.mean_label(unseen.labels, target)
     new = scaling.apply(unseen.features)
-    least, greatest, passes, limit = float("inf"), 0.0, unseen.passes, _limit(new)
+    least, greatest, passes, limit = float("inf"), 0.0, unseen.passes, limit_of(new)
     for part in training:
         known = scaling.apply(part.features)
         statistics = ridge.update(statistics, known.inputs, part.labels[:, 0] / unit)
-        limit = max(limit, _limit(known))
+        limit = max(limit, limit_of(known))
         least, greatest = min(least, float(part.labels.min())), max(greatest, float(part.labels.max()))
         passes = part.passes
     if statistics.count < 2:
         raise ValueError(f"expected at least 2 training rows, got {statistics.count}; pass thousands of them")
     weights = ridge.fit(statistics, (new.inputs, unseen.labels.mean(dim=1) / unit))
     fitted = regressor.variance(regressor.forward(weights, new.inputs)) * unit
-    bounds = _bounds(fitted, torch.tensor([least, greatest]), target)
-    return _Fit(scaling, weights, unit, bounds, limit, passes)
+    bounds = bounds_of(fitted, torch.tensor([least, greatest]), target)
+    return Fit(scaling, weights, unit, bounds, limit, passes)
 
 
-def _smallest(problem: _Problem, reader: Reader, macs: int) -> tuple[_Fit, list[int], tuple[dict[str, Any], ...]]:
+def _smallest(problem: _Problem, reader: Reader, macs: int) -> tuple[Fit, list[int], tuple[dict[str, Any], ...]]:
     """The fit on the fewest layers within 1 % of all, which those are, and the table of what was tried."""
 
-    def tried(layers: Sequence[int]) -> tuple[_Fit, float, dict[str, Any]]:
+    def tried(layers: Sequence[int]) -> tuple[Fit, float, dict[str, Any]]:
         fit = problem.fit(layers)
         quality = problem.quality(
             fit.estimate(problem.unseen.features[:, problem.unseen.columns(layers)], problem.target)
@@ -230,12 +230,12 @@ def _greedy(problem: _Problem, count: int) -> list[int]:
     return order
 
 
-def _judged(
+def judged(
     model: nn.Module,
     reader: Reader,
     teacher: Teacher,
     target: str,
-    fit: _Fit,
+    fit: Fit,
     judging: Rows,
     subsets: tuple[dict[str, Any], ...],
 ) -> VariationEstimator:
@@ -264,14 +264,14 @@ def _r_squared(estimate: Tensor, judging: Rows, target: str) -> float:
     return judgement.r_squared(estimate, a, b)
 
 
-def _bounds(fitted: Tensor, labels: Tensor, target: str) -> tuple[float, float]:
+def bounds_of(fitted: Tensor, labels: Tensor, target: str) -> tuple[float, float]:
     """Least and greatest answer within the range both of fitted values and of labels (N, …)."""
     least, greatest = max(float(fitted.min()), float(labels.min())), min(float(fitted.max()), float(labels.max()))
     power = spreads.power(target)
     return least ** (1 / power), greatest ** (1 / power)
 
 
-def _limit(*known: Scaled) -> float:
+def limit_of(*known: Scaled) -> float:
     """The distance beyond which an input is outside, from rows like those of fitting."""
     return _FAR * max(float(rows.distance.max()) for rows in known)
 

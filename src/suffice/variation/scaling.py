@@ -57,14 +57,19 @@ class Scaling:
                 f"expected training rows that differ, got {len(features)} rows with the same output and strengths; "
                 "pass the inputs that the model is used on"
             )
-        output = columns < outputs
-        weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
         return cls(
             columns,
             features.double().mean(dim=0)[columns].float(),
             deviation[columns].float(),
-            torch.where(output, 1.0, min(1.0, weight)),
+            cls.weights(columns, outputs),
         )
+
+    @staticmethod
+    def weights(columns: Tensor, outputs: int) -> Tensor:
+        """Weights (K,) of columns, of which those below `outputs` describe the output."""
+        output = columns < outputs
+        weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
+        return torch.where(output, 1.0, min(1.0, weight))
 
     def apply(self, features: Tensor) -> "Scaled":
         """What features (N, F) become."""

@@ -1,0 +1,119 @@
+"""Which predictions vary least and most: a classifier of the lowest and the highest share, from one pass.
+
+The task of Chen et al. 2021 (arXiv 2008.07032) beside the regression: where only those matter that a system may trust
+blindly or has to look at, two probabilities say it without a threshold on the spread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from suffice.batches import Loader
+from suffice.network import State, fingerprint
+from suffice.variation import regressor, rows
+from suffice.variation.features import Reader
+from suffice.variation.scaling import Scaling
+from suffice.variation.seal import Seal
+from suffice.variation.strengths import Kind
+from suffice.variation.teachers import Teacher
+
+
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """A model that says with each answer whether it is among those that vary least or most. Made by `fit_buckets`.
+
+    Attributes:
+        model: the model, its weights untouched.
+        reader: what is read of a pass.
+        share: of the training rows that each bucket holds.
+        network_hash: `fingerprint` of the model's weights at fitting.
+        scaling: how features become inputs.
+        weights: of the small network.
+    """
+
+    model: nn.Module
+    reader: Reader
+    share: float
+    network_hash: str
+    scaling: Scaling
+    weights: tuple[Tensor, ...]
+    _seal: Seal = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_seal", Seal(self.network_hash))
+
+    @torch.no_grad()
+    def __call__(self, x: State) -> tuple[Any, Tensor]:
+        """The model's own output, and probabilities (N, 2) to be among the lowest and among the highest.
+
+        Raises:
+            ValueError: if the model's weights are no longer those at fitting.
+        """
+        self._seal.check(self.model)
+        output, parts = self.reader.read(self.model, x)
+        inputs = self.scaling.apply(torch.cat(parts, dim=1)).inputs
+        return output, regressor.forward(self.weights, inputs).sigmoid()
+
+
+def fit_buckets(
+    model: nn.Module,
+    train_loader: Loader,
+    val_loader: Loader,
+    *,
+    teacher: Teacher,
+    share: float = 0.1,
+    layers: str | Sequence[str] | None = None,
+    target: str = "std",
+    strengths: Kind = "value",
+    hidden: Sequence[int] = (64, 64),
+    epochs: int = 40,
+    generator: torch.Generator | None = None,
+) -> Buckets:
+    """Learn which predictions vary least and most.
+
+    Args:
+        model: answers as its teacher's likelihood says.
+        train_loader: batches of inputs, as for `fit_variation`.
+        val_loader: other inputs, on which fitting stops.
+        teacher: what gives the spreads; their quantiles are the buckets' bounds.
+        share: of the rows that each bucket holds, in (0, ½).
+        layers: as for `fit_variation`, but for "auto".
+        target: a spread, as for `fit_variation`.
+        strengths: as for `fit_variation`.
+        hidden: widths of the small network's hidden layers.
+        epochs: at most so many passes over the training rows.
+        generator: randomness of teacher and fit.
+
+    Raises:
+        ValueError: for a share out of range, layers="auto", and as `fit_variation`.
+    """
+    if not 0 < share < 0.5 or layers == "auto":
+        raise ValueError(f"expected a share in (0, 0.5) and layers that are named, got {share=}, {layers=}")
+    likelihood, train_loader = rows.likelihood_of(model, train_loader, teacher)
+    reader = rows.reader(model, teacher, layers, strengths, False, likelihood)
+    seen = rows.collected(rows.batchwise(model, train_loader, reader, teacher, target, generator))
+    rows.mean_label(seen.labels, target)
+    unseen = rows.collected(rows.batchwise(model, val_loader, reader, teacher, target, generator))
+    bounds = (
+        seen.labels[:, 0].double().sort().values[[int(share * len(seen.labels)), -1 - int(share * len(seen.labels))]]
+    )
+    scaling = Scaling.fit(seen.features, seen.widths[0])
+    inputs = scaling.apply(seen.features).inputs
+    weights = regressor.train(
+        regressor.initial(inputs.shape[1], hidden, 2, inputs.device, generator),
+        (inputs, _members(seen.labels[:, 0], bounds)),
+        (scaling.apply(unseen.features).inputs, _members(unseen.labels[:, 0], bounds)),
+        functional.binary_cross_entropy_with_logits,
+        epochs,
+        generator,
+    )
+    return Buckets(model, reader, share, fingerprint(model), scaling, tuple(weight.detach() for weight in weights))
+
+
+def _members(labels: Tensor, bounds: Tensor) -> Tensor:
+    """Whether labels (N,) are below the lower bound and above the upper one, (N, 2) of 0 and 1."""
+    return torch.stack([labels < bounds[0], labels > bounds[1]], dim=1).float()

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from torch import nn
+
+from suffice import metrics
+from suffice.variation.buckets import fit_buckets
+from suffice.variation.dropout import MCDropout
+
+TEACHER = MCDropout(passes=8, likelihood="regression")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(n, seed=0):
+    return torch.randn(n, 3, generator=seeded(seed))
+
+
+def tower():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 1))
+
+
+def test_the_lowest_and_the_highest_are_told_from_the_rest():
+    model, x = tower(), rows(500, seed=2)
+    buckets = fit_buckets(model, [rows(3000)], [rows(500, seed=1)], teacher=TEACHER, epochs=20, generator=seeded())
+    truth = MCDropout(passes=2000, likelihood="regression")(model, x, generator=seeded(3))["std"]
+    output, probs = buckets(x)
+    assert torch.equal(output, model.eval()(x))
+    low, high = truth.quantile(0.1), truth.quantile(0.9)
+    assert metrics.auroc(probs[:, 0], truth <= low) > 0.95
+    assert metrics.auroc(probs[:, 1], truth >= high) > 0.95
+    assert probs.mean(dim=0).tolist() == pytest.approx([0.1, 0.1], abs=0.03)
+
+
+def test_weights_that_changed_are_refused():
+    model = tower()
+    buckets = fit_buckets(model, [rows(99)], [rows(50, seed=1)], teacher=TEACHER, epochs=1, generator=seeded())
+    with torch.no_grad():
+        model[0].bias += 1
+    with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
+        buckets(rows(2))
+
+
+@pytest.mark.parametrize("choice", [{"share": 0.5}, {"share": 0.0}, {"layers": "auto"}])
+def test_choices_out_of_range_are_refused(choice):
+    with pytest.raises(ValueError, match=r"a share in \(0, 0.5\) and layers that are named, got share="):
+        fit_buckets(tower(), [rows(9)], [rows(9)], teacher=TEACHER, **choice)

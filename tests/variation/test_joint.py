@@ -1,0 +1,59 @@
+import pytest
+import torch
+from torch import nn
+
+from suffice.variation.dropout import MCDropout
+from suffice.variation.joint import JointHead
+
+TEACHER = MCDropout(passes=2, likelihood="regression")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(n, seed=0):
+    return torch.randn(n, 3, generator=seeded(seed))
+
+
+def trained(head=None, steps=500):
+    """A tower trained to add up its inputs, with a head along with it if there is to be one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1))
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+        head = head and head(model)
+        for seed in range(steps):
+            x = rows(64, seed)
+            optimiser.zero_grad()
+            (model(x)[:, 0] - x.sum(dim=1)).square().mean().backward()
+            optimiser.step()
+            if head is not None:
+                head.step(x)
+    return model, head
+
+
+def test_a_head_trained_along_learns_what_the_trained_model_varies():
+    model, head = trained(lambda model: JointHead(model, teacher=TEACHER, generator=seeded()))
+    estimator = head.finish([rows(2000, seed=10_000)])
+    x = rows(500, seed=10_001)
+    truth = MCDropout(passes=2000, likelihood="regression")(model, x, generator=seeded(1))["std"]
+    _, variation = estimator(x)
+    assert float(1 - (variation - truth).square().mean() / truth.var()) > 0.85
+    assert estimator.fitted.r_squared > 0.8
+
+
+def test_the_model_is_what_it_would_be_without():
+    with_head, head = trained(lambda model: JointHead(model, teacher=TEACHER, generator=seeded()), steps=20)
+    without, _ = trained(steps=20)
+    assert all(torch.equal(a, b) for a, b in zip(with_head.parameters(), without.parameters(), strict=True))
+    assert with_head.training
+    assert head.steps == 20
+
+
+def test_a_head_that_took_no_step_or_is_to_choose_layers_is_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="at least one step, got none"):
+        JointHead(model, teacher=TEACHER).finish([rows(9)])
+    with pytest.raises(ValueError, match="layers that are named, got 'auto'"):
+        JointHead(model, teacher=TEACHER, layers="auto")
