@@ -4,6 +4,7 @@ Everything is computed from the predictions of every exit, made once. Budgets ar
 q = p/20, p = 1 … 39, exit k answering a share proportional to q^k, thresholds from validation scores.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from suffice import batches, metrics
 from suffice.batches import Loader
-from suffice.budget import policy, scores
+from suffice.budget import scores
+from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration.calibrated import Calibrated
 from suffice.prediction import Prediction, concatenate
 
@@ -97,10 +99,9 @@ class Budgeted:
 def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> list[Budgeted]:
     """Answers under each budget of the ladder; thresholds come from the validation outcome alone."""
     costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
-    results = []
+    ranked, results = rank(validation.scores), []
     for q in LADDER:
-        shares = policy.geometric_shares(torch.tensor(q).log().item(), len(costs))
-        exits = policy.choose(test.scores, policy.thresholds_for(validation.scores, shares))
+        exits = choose(test.scores, thresholds_for(ranked, geometric_shares(math.log(q), len(costs))))
         results.append(Budgeted(_pick(test.predictions, exits), exits, float(costs[exits].mean())))
     return results
 

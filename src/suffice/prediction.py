@@ -9,7 +9,7 @@ For probabilities p with members p_j of weight w_j (the exits of an ensemble, or
 All in nats. Without a posterior and without an ensemble the epistemic part is zero.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,11 +23,14 @@ class Prediction:
         log_probs: (N, C), log-probabilities; kept as logarithms so that nothing saturates at 1.
         aleatoric: (N,), expected entropy in nats.
         members: the exits' own predictions where this one is an ensemble, else empty.
+        agreeing: (N,), how many exits in a row, up to and with this one, gave this label, int64; None where
+            nobody counted.
     """
 
     log_probs: Tensor
     aleatoric: Tensor
     members: "tuple[Prediction, ...]" = ()
+    agreeing: Tensor | None = None
 
     @property
     def probs(self) -> Tensor:
@@ -64,7 +67,18 @@ class Prediction:
             self.log_probs.index_select(0, index),
             self.aleatoric.index_select(0, index),
             tuple(member.take(index) for member in self.members),
+            None if self.agreeing is None else self.agreeing.index_select(0, index),
         )
+
+    def counted(self, before: tuple[Tensor, Tensor] | None) -> tuple["Prediction", tuple[Tensor, Tensor]]:
+        """The same with `agreeing`, and its label (N,) and count (N,) for the exit behind.
+
+        Args:
+            before: label (N,) and count (N,) at the exit before this one, if there is one.
+        """
+        label = self.label
+        count = torch.ones_like(label) if before is None else before[1] * (label == before[0]) + 1
+        return replace(self, agreeing=count), (label, count)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -76,8 +90,10 @@ def entropy(log_probs: Tensor) -> Tensor:
 def concatenate(predictions: list[Prediction]) -> Prediction:
     """Batches of predictions of one exit joined into one."""
     members = zip(*(prediction.members for prediction in predictions), strict=True)
+    counts = [prediction.agreeing for prediction in predictions if prediction.agreeing is not None]
     return Prediction(
         torch.cat([prediction.log_probs for prediction in predictions]),
         torch.cat([prediction.aleatoric for prediction in predictions]),
         tuple(concatenate(list(member)) for member in members),
+        torch.cat(counts) if len(counts) == len(predictions) else None,
     )

@@ -3,6 +3,7 @@ import torch
 
 from suffice.budget import scores
 from suffice.prediction import Prediction
+from tests import builders
 
 
 def prediction(*rows):
@@ -74,3 +75,38 @@ def test_infinite_scores_become_the_extreme_numbers_so_that_an_infinite_threshol
     assert (values < torch.inf).all()
     assert (values > -torch.inf).all()
     assert values.argsort().tolist() == [0, 1, 2]
+
+
+def test_patience_counts_the_exits_in_a_row_that_gave_the_same_label():
+    calibrated = builders.untuned(builders.network(widths=(6, 5, 7, 6, 5)), builders.inputs(300))
+    answers = calibrated(builders.inputs(300))
+    labels = torch.stack([answer.label for answer in answers])
+    for k, answer in enumerate(answers):
+        for n in range(300):
+            count = 1
+            while count <= k and labels[k - count, n] == labels[k, n]:
+                count += 1
+            assert int(scores.patience(answer)[n]) == count
+
+
+def test_patience_of_a_prediction_that_nobody_counted_for_is_an_error():
+    with pytest.raises(ValueError, match="exits that agree counted"):
+        scores.patience(GIVEN)
+
+
+@pytest.mark.parametrize("name", scores.SCORES)
+def test_levels_fall_and_reach_from_hardly_any_example_to_all(name):
+    calibrated = builders.untuned(builders.network(), builders.inputs(300))
+    levels = scores.levels(name, classes=4, exits=3)
+    assert (levels.diff() < 0).all()
+    values = torch.cat([scores.SCORES[name](answer).double() for answer in calibrated(builders.inputs(300))[:2]])
+    assert (values >= levels[-1] - 1e-6).all()
+    assert (values >= levels[0]).double().mean() < 0.05
+
+
+def test_positions_are_named_in_the_whole_pass_and_nobodys_rows_are_not_looked_at():
+    positions = torch.tensor([-1, 40, 7])
+    first, second = torch.tensor([torch.nan, 0, 1]), torch.tensor([0, torch.nan, torch.nan])
+    assert scores.evaluate(lambda p, s: first, GIVEN, None, 0, positions).shape == (3,)
+    with pytest.raises(ValueError, match="NaN at position 7$"):
+        scores.evaluate(lambda p, s: second, GIVEN, None, 0, positions)

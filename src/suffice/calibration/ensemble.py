@@ -7,7 +7,8 @@ Qendro et al. 2021 (early-exit ensembles); Meronen et al. 2024 (the weights).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,3 +50,9 @@ def extend(running: Running | None, member: Prediction, weight: float) -> Runnin
         running.aleatoric_sum + weight * member.aleatoric,
         running.weight + weight,
     )
+
+
+def join(parts: Sequence[Running]) -> Running:
+    """Sums of different examples over the same exits, the reverse of `take`."""
+    log_sums, aleatoric_sums = [part.log_sum for part in parts], [part.aleatoric_sum for part in parts]
+    return replace(parts[0], log_sum=torch.cat(log_sums), aleatoric_sum=torch.cat(aleatoric_sums))
