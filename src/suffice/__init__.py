@@ -4,11 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suffice import cost as cost
     from suffice import metrics as metrics
     from suffice import models as models
     from suffice.artifact import load as load
     from suffice.artifact import save as save
     from suffice.attach import attach_exits as attach_exits
+    from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
     from suffice.budget.policy import allocate as allocate
     from suffice.budget.run import Answer as Answer
@@ -38,12 +40,13 @@ _HOMES = {
     "allocate": "suffice.budget.policy",
     "attach_exits": "suffice.attach",
     "calibrate": "suffice.calibration.calibrate",
+    "control_risk": "suffice.budget.guarantee",
     "fit_variation": "suffice.variation.estimator",
     "load": "suffice.artifact",
     "run": "suffice.budget.run",
     "save": "suffice.artifact",
 }
-_MODULES = {"metrics", "models"}
+_MODULES = {"cost", "metrics", "models"}
 
 __all__ = sorted([*_HOMES, *_MODULES, "__version__"])
 
