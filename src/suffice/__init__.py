@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from suffice.budget.policy import allocate as allocate
     from suffice.budget.run import Answer as Answer
     from suffice.budget.run import run as run
+    from suffice.budget.stream import run_stream as run_stream
     from suffice.calibration.calibrate import calibrate as calibrate
     from suffice.calibration.calibrated import Calibrated as Calibrated
     from suffice.network import Exit as Exit
@@ -44,6 +45,7 @@ _HOMES = {
     "fit_variation": "suffice.variation.estimator",
     "load": "suffice.artifact",
     "run": "suffice.budget.run",
+    "run_stream": "suffice.budget.stream",
     "save": "suffice.artifact",
 }
 _MODULES = {"cost", "metrics", "models"}
