@@ -207,3 +207,9 @@ def test_every_measure_is_a_float64_scalar(dtype):
         metrics.eefp([scores, scores], [hits, hits.roll(1)]),
     ]
     assert all(value.dtype == torch.float64 and value.shape == () for value in values)
+
+
+def test_the_largest_fall_is_by_how_much_some_exit_is_below_the_best_before_it():
+    chances = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.2, 0.9, 0.4, 0.3], [0.3, 0.6, 0.8, 0.3]])
+    expected = torch.tensor([0.0, 0.3, 0.5, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(metrics.largest_fall(list(chances)), expected, atol=1e-6, rtol=0)

@@ -81,6 +81,31 @@ def per_exit(outcome: Outcome) -> list[dict[str, float]]:
     return [measure(prediction, outcome.labels) for prediction in outcome.predictions]
 
 
+def monotonicity(outcome: Outcome) -> dict[str, Any]:
+    """Whether later exits only get better, example by example: shares of all examples.
+
+    Returns:
+        "broken": K − 1 shares that are right at exit k and wrong at the next. "repaired": K − 1 shares the other way
+        round. "overthought": the share that is right at some exit and wrong at the last (Kaya et al. 2019).
+        "fall": the mean of `metrics.largest_fall`. "fell": the share by how far the label's probability fell,
+        more than 0.01, 0.1 and 0.5.
+    """
+    hits, pairs = outcome.hits, list(zip(outcome.hits, outcome.hits[1:], strict=False))
+    chances = [p.probs.gather(1, outcome.labels[:, None])[:, 0] for p in outcome.predictions]
+    falls = metrics.largest_fall(chances)
+    return {
+        "broken": [_share(before & ~after) for before, after in pairs],
+        "repaired": [_share(~before & after) for before, after in pairs],
+        "overthought": _share(torch.stack(hits).any(dim=0) & ~hits[-1]),
+        "fall": float(falls.mean()),
+        "fell": {by: _share(falls > by) for by in (0.01, 0.1, 0.5)},
+    }
+
+
+def _share(chosen: Tensor) -> float:
+    return float(chosen.double().mean())
+
+
 @dataclass(frozen=True)
 class Budgeted:
     """One budget of the ladder on the test set.
