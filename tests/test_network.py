@@ -12,6 +12,7 @@ from suffice.network import (
     check_finite,
     fingerprint,
     inference,
+    join,
     select,
 )
 from tests import builders
@@ -125,3 +126,20 @@ def test_a_wrong_fingerprint_is_an_error_and_the_right_one_is_not():
     check_fingerprint(net, fingerprint(net))
     with pytest.raises(ValueError, match=fingerprint(net)[:8]):
         check_fingerprint(net, "0" * 64)
+
+
+def test_joining_states_is_the_reverse_of_selecting():
+    state = {"h": torch.arange(12.0).reshape(6, 2), "past": [torch.arange(6)], "name": "x"}
+    first, rest = (select(state, rows) for rows in torch.arange(6).split([2, 4]))
+    again = join([first, rest])
+    assert torch.equal(again["h"], state["h"])
+    assert torch.equal(again["past"][0], state["past"][0])
+    assert again["name"] == "x"
+    assert join([first]) is first
+
+
+def test_rows_that_are_nobodys_may_be_infinite_and_others_are_named_by_their_positions():
+    values = torch.tensor([[0.0], [torch.inf], [torch.nan]])
+    check_finite(values, "things", positions=torch.tensor([3, -1, -1]))
+    with pytest.raises(ValueError, match=r"finite things, .* at position 9 \(1 of 2 examples"):
+        check_finite(values, "things", positions=torch.tensor([3, -1, 9]))

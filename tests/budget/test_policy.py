@@ -75,7 +75,7 @@ class TestAllocate:
             allocate(self.calibrated(), builders.batched(self.X), budget)
 
     def test_an_unknown_unit_or_score_is_refused_before_data_are_read(self):
-        with pytest.raises(ValueError, match="expected unit to be one of .*, got 'euro'"):
+        with pytest.raises(ValueError, match=r"expected unit to be one of .*, got 'euro'"):
             allocate(self.calibrated(), [], 0.5, unit="euro")
         with pytest.raises(ValueError, match="got 'luck'"):
             allocate(self.calibrated(), [], 0.5, score="luck")

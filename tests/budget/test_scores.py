@@ -108,5 +108,5 @@ def test_positions_are_named_in_the_whole_pass_and_nobodys_rows_are_not_looked_a
     positions = torch.tensor([-1, 40, 7])
     first, second = torch.tensor([torch.nan, 0, 1]), torch.tensor([0, torch.nan, torch.nan])
     assert scores.evaluate(lambda p, s: first, GIVEN, None, 0, positions).shape == (3,)
-    with pytest.raises(ValueError, match="NaN at position 7$"):
+    with pytest.raises(ValueError, match=r"NaN at position 7$"):
         scores.evaluate(lambda p, s: second, GIVEN, None, 0, positions)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from suffice import batches, cost
 from suffice.batches import Loader
 from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
+from suffice.calibration.ensemble import Ensemble
 from suffice.calibration.exits import CalibratedExit, Link, weights_with_bias
 from suffice.calibration.moments import check_samples
 from suffice.calibration.posterior import STRUCTURES, Posterior, Structure
@@ -35,7 +36,7 @@ def calibrate(
     prior: Prior = "exact",
     link: Link = "sampled",
     temperature: bool = True,
-    ensemble: bool = True,
+    ensemble: Ensemble = True,
     tuning: Tuning = "validation",
     bias_precision: float = 1.0,
     class_precision: Tensor | None = None,
@@ -59,7 +60,8 @@ def calibrate(
             closed forms of the variances; "plugin" keeps the network's own answer (the posterior is then there
             to be asked, and δ stays 1 unless tuned by evidence).
         temperature: tune a temperature per exit; otherwise, and without a `val_loader`, 1.
-        ensemble: answer at exit k with the weighted average of exits up to k.
+        ensemble: answer at exit k with the exits up to k, weighted by multiply-adds: the "average" of their
+            probabilities, or True; their normalised "product"; or with exit k alone, False.
         tuning: "validation" finds δ and T of all exits jointly, by gradient on the NLL of what would be answered;
             "evidence" finds δ by each exit's marginal likelihood, whatever the link, and then T on the `val_loader`
             if there is one; "grid" is the paper's search, exit by exit.
@@ -78,7 +80,7 @@ def calibrate(
             stages or exits that do not take each example by itself (`suffice.contract`).
         MemoryError: for a structure that would not fit, before it is allocated.
     """
-    _check_choices(structure, prior, link, tuning, samples)
+    _check_choices(structure, prior, link, tuning, ensemble, samples)
     if val_loader is None and tuning != "evidence":
         raise ValueError(f"expected a val_loader for tuning={tuning!r}, got None; pass one, or tuning='evidence'")
     if tuning == "evidence" and not temperature:
@@ -102,20 +104,24 @@ def calibrate(
     exits = [exit_.to(*serving_placement(network)) for exit_ in exits]
     if val_loader is not None:
         caches, labels, costs = _tuning_pass(network, exits, val_loader)
-        weights = member_weights(costs) if ensemble else None
+        weights, product = member_weights(costs) if ensemble else None, ensemble == "product"
         if tuning == "grid":
-            exits = grid.tune(exits, caches, labels, weights, temperature)
+            exits = grid.tune(exits, caches, labels, weights, temperature, product)
         else:
-            exits = validation.tune(exits, caches, labels, weights, temperature, prior=tuning == "validation")
+            jointly = tuning == "validation"
+            exits = validation.tune(exits, caches, labels, weights, temperature, jointly, product)
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
 
-def _check_choices(structure: object, prior: object, link: object, tuning: object, samples: int) -> None:
+def _check_choices(
+    structure: object, prior: object, link: object, tuning: object, ensemble: object, samples: int
+) -> None:
     for name, value, allowed in [
         ("structure", structure, (*STRUCTURES, None)),
         ("prior", prior, ("exact", "factored")),
         ("link", link, get_args(Link)),
         ("tuning", tuning, get_args(Tuning)),
+        ("ensemble", ensemble, (True, False, "average", "product")),
     ]:
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")

@@ -36,7 +36,7 @@ class Calibrated:
     Attributes:
         network: the network, its weights untouched.
         exits: what was learned about each exit: `posterior`, `prior_precision`, `temperature`.
-        ensemble: whether exit k answers with the ensemble of exits up to k.
+        ensemble: whether exit k answers with the exits up to k: True for their average, "product", or False.
         costs: multiply-adds per example, the uncertainty's own included.
         network_hash: `fingerprint` of the network's weights.
         num_classes: C.
@@ -47,13 +47,13 @@ class Calibrated:
         self,
         network: ExitNetwork,
         exits: Sequence[CalibratedExit],
-        ensemble: bool,
+        ensemble: mie.Ensemble,
         costs: Costs,
         network_hash: str,
     ) -> None:
         self.network = network.eval()
         self.exits = tuple(exits)
-        self.ensemble = ensemble
+        self.ensemble = True if ensemble == "average" else ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
         self.network_hash = network_hash
         self.num_classes = network.num_classes
@@ -298,7 +298,7 @@ class Calibrated:
         dtype = torch.promote_types(phi.dtype, torch.float32)
         member = self.exits[k].predict(phi.to(dtype), logits.to(dtype))
         if self.ensemble:
-            running = mie.extend(running, member, member_weights(self.costs)[k])
+            running = mie.extend(running, member, member_weights(self.costs)[k], self.ensemble == "product")
         return member, running
 
     def _features(self, x: State) -> Iterator[tuple[CalibratedExit, Tensor, Tensor]]:
