@@ -181,7 +181,7 @@ def _validation(calibrated: Calibrated, loader: Loader, score: Score, loss: str)
     for batch, labels in batches.read_labelled(loader, network, network.num_classes):
         going, own = walk.begin(calibrated, batch.inputs, start=batch.start), []
         for k in exits:
-            going, prediction = walk.step(calibrated, k, going)
+            going, prediction = walk.step(calibrated, k, going, score)
             going = walk.scored(going, prediction, score, k)
             scores[k].append(going.scores[:, k])
             own.append(_badness(prediction.probs, labels, loss))

@@ -236,7 +236,7 @@ def _validation(calibrated: Calibrated, loader: Loader, score: Score) -> _Seen:
         coins.append(toss(batch.inputs))
         going = walk.begin(calibrated, batch.inputs, start=batch.start)
         for k in range(len(calibrated.exits)):
-            going, prediction = walk.step(calibrated, k, going)
+            going, prediction = walk.step(calibrated, k, going, score)
             going = walk.scored(going, prediction, score, k)
             scores[k].append(going.scores[:, k])
             chances[k].append(prediction.confidence.double())

@@ -87,13 +87,13 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
             their position in x).
     """
     check_policy(calibrated, policy)
-    sizes = sorted(buckets or ())
-    going, left = enter(calibrated, policy, x), []
+    sizes, left = sorted(buckets or ()), list[Left]()
+    going = enter(calibrated, policy, x)
     if len(going) < (size := fitting(len(going), sizes)) and len(going):
         going = going.filled(torch.arange(len(going), device=going.positions.device), size)
     for k in range(len(calibrated.exits)):
         leaving, going, staying = advance(calibrated, policy, k, going)
-        left.append(leaving)
+        left += leaving
         if not len(staying):
             break
         size = fitting(len(staying), sizes)
@@ -107,12 +107,13 @@ def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> G
     return walk.begin(calibrated, x, toss(x) if policy.alternative is not None else None, start)
 
 
-def advance(calibrated: Calibrated, policy: Policy, k: int, going: Going) -> tuple[Left, Going, Tensor]:
+def advance(calibrated: Calibrated, policy: Policy, k: int, going: Going) -> tuple[list[Left], Going, Tensor]:
     """Run stage and exit k: who stops, the rows with those marked as nobody's, and the rows of those that go on."""
-    going, prediction = walk.step(calibrated, k, going)
+    score = scoring.resolve(policy.score)
+    going, prediction = walk.step(calibrated, k, going, score)
     if k == len(policy.thresholds):
         return walk.leave(going, prediction, torch.ones_like(going.positions, dtype=torch.bool), k)
-    going = walk.scored(going, prediction, scoring.resolve(policy.score), k)
+    going = walk.scored(going, prediction, score, k)
     return walk.leave(going, prediction, policy.stops(k, going.scores[:, k], going.coin), k)
 
 
@@ -137,9 +138,12 @@ def check_policy(calibrated: Calibrated, policy: Policy) -> None:
 
 def in_order(left: Sequence[Left], costs: Sequence[int]) -> Answer:
     """What left at each exit put back into the order of the positions."""
-    order = torch.cat([part.positions for part in left]).argsort()
-    exits = torch.cat([torch.full_like(part.positions, part.exit) for part in left])[order]
+    exits = torch.cat([torch.full_like(part.positions, part.exit) for part in left])
     width = len(costs) - 1
     scores = torch.cat([pad(part.scores, (0, width - part.scores.shape[1]), value=torch.nan) for part in left])
+    price = torch.tensor(costs, device=exits.device)
+    if len(left) == 1:  # who stay together stay in order
+        return Answer(left[0].prediction, exits, price[exits], scores)
+    order = torch.cat([part.positions for part in left]).argsort()
     prediction = concatenate([part.prediction for part in left]).take(order)
-    return Answer(prediction, exits, torch.tensor(costs, device=exits.device)[exits], scores[order])
+    return Answer(prediction, exits[order], price[exits[order]], scores[order])

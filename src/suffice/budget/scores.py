@@ -64,6 +64,9 @@ SCORES: dict[str, Score] = {
     function.__name__: function for function in (confidence, margin, entropy, aleatoric, epistemic, patience)
 }
 
+FORGETFUL = frozenset(SCORES.values()) - {patience}
+"""Scores that do not look at the exits before."""
+
 
 def levels(score: str | Score, classes: int, exits: int, count: int = 100) -> Tensor:
     """Thresholds of a score from safest to boldest, (L,) float64, chosen without a look at any data.

@@ -8,6 +8,7 @@ batches, and none later than a stated number of batches after its own.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -191,11 +192,11 @@ class _Stream:
         rows = torch.arange(len(going), device=going.positions.device)
         try:
             filled = going.filled(rows, fitting(len(going), self.buckets))
-            left, behind, staying = advance(self.calibrated, self.policy, k, filled)
+            leaving, behind, staying = advance(self.calibrated, self.policy, k, filled)
         except Exception as error:  # of any kind: it is somebody else's code
             self._fail(k, going, error)
             return
-        for batch in self.batches:
+        for left, batch in product(leaving, self.batches):
             mine = batch.holds(left.positions).nonzero()[:, 0]
             if len(mine):
                 batch.left.append(left.take(mine))

@@ -76,10 +76,10 @@ def thresholds_for(ranked: Sequence[Ranked], shares: Tensor) -> Tensor:
     here = torch.ones(n, dtype=torch.bool, device=ranked[0].order.device)
     thresholds, stopped = [], 0
     for exit_, aim in zip(ranked, shares.cumsum(0)[:-1].tolist(), strict=False):
-        present = here[exit_.order].cumsum(0)
+        present = here.index_select(0, exit_.order).cumsum(0, dtype=torch.int32)
         stop = nearest_cut(exit_, present, round(aim * n) - stopped)
         thresholds.append(cut(exit_, present, stop))
-        here[exit_.order[exit_.values >= thresholds[-1]]] = False
+        here.index_fill_(0, exit_.order[: _rank_of(present, stop) + 1 if stop else 0], False)
         stopped += stop
     return torch.tensor(thresholds, dtype=torch.float64)
 
@@ -95,7 +95,7 @@ def nearest_cut(exit_: Ranked, present: Tensor, wanted: int) -> int:
     wanted = max(0, min(wanted, int(present[-1])))
     if wanted == 0:
         return 0
-    at = int(torch.searchsorted(present, wanted))
+    at = _rank_of(present, wanted)
     start = int(exit_.first[at])
     above, through = int(present[start - 1]) if start else 0, int(present[exit_.last[at]])
     return through if through - wanted <= wanted - above else above
@@ -107,10 +107,14 @@ def cut(exit_: Ranked, present: Tensor, stop: int) -> float:
         return float("inf")
     if stop == int(present[-1]):
         return float("-inf")
-    rows = torch.searchsorted(present, torch.tensor([stop, stop + 1], device=present.device))
-    last, first = exit_.values[rows].tolist()
+    last, first = (float(exit_.values[_rank_of(present, count)]) for count in (stop, stop + 1))
     middle = last / 2 + first / 2
-    return float(middle if first < middle else last)
+    return middle if first < middle else last
+
+
+def _rank_of(present: Tensor, count: int) -> int:
+    """The first rank up to and with which `count` are still there."""
+    return int(torch.searchsorted(present, present.new_tensor(count)))
 
 
 def geometric(ranked: Sequence[Ranked], exits: int) -> Family:

@@ -32,7 +32,9 @@ class Going:
         positions: (M,), the example of each row, int64; `NOBODY` where there is none.
         coin: (M,), each example's own number in [0, 1), or None where no policy asks it.
         scores: (M, k), at the exits so far, float64.
-        streak: label (M,) at the exit before, and how many exits in a row gave it (M,); None before the first.
+        streak: label (M,) at the exit before, and how many exits in a row gave it (M,); None before the first, and
+            where no score asks for it.
+        gaps: whether some rows may be nobody's.
     """
 
     running: Running | None
@@ -41,6 +43,7 @@ class Going:
     coin: Tensor | None
     scores: Tensor
     streak: tuple[Tensor, Tensor] | None = None
+    gaps: bool = False
 
     def __len__(self) -> int:
         """M, the number of rows."""
@@ -59,7 +62,9 @@ class Going:
         """The rows `rows` (L,), and the first of them again as nobody's until there are `size`."""
         extra = max(0, size - len(rows))
         taken = self.take(torch.cat([rows, rows[:1].expand(extra)]))
-        return replace(taken, positions=pad(taken.positions[: len(rows)], (0, extra), value=NOBODY))
+        if not extra:
+            return taken
+        return replace(taken, positions=pad(taken.positions[: len(rows)], (0, extra), value=NOBODY), gaps=True)
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,12 @@ def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: i
     return Going(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
 
 
-def step(calibrated: Calibrated, k: int, going: Going) -> tuple[Going, Prediction]:
-    """Run stage and exit k: the rows behind it, and what is answered there."""
+def step(calibrated: Calibrated, k: int, going: Going, score: Score) -> tuple[Going, Prediction]:
+    """Run stage and exit k: the rows behind it, and what is answered there, with what this score needs of it."""
     state, prediction, running = calibrated.step(k, going.state, going.running, going.positions)
-    prediction, streak = prediction.counted(going.streak)
+    streak = None
+    if score not in scoring.FORGETFUL:
+        prediction, streak = prediction.counted(going.streak)
     return replace(going, state=state, running=running, streak=streak), prediction
 
 
@@ -96,13 +103,21 @@ def scored(going: Going, prediction: Prediction, score: Score, k: int) -> Going:
     return replace(going, scores=torch.cat([going.scores, values[:, None]], dim=1))
 
 
-def leave(going: Going, prediction: Prediction, stops: Tensor, k: int) -> tuple[Left, Going, Tensor]:
-    """Who leaves at exit k, the rows with those marked as nobody's, and the rows (L,) of those that go on."""
-    present = going.positions >= 0
-    leaving, staying = (present & stops).nonzero()[:, 0], (present & ~stops).nonzero()[:, 0]
-    left = Left(going.positions[leaving], k, prediction.take(leaving), going.scores[leaving])
+def leave(going: Going, prediction: Prediction, stops: Tensor, k: int) -> tuple[list[Left], Going, Tensor]:
+    """Who leaves at exit k, if anybody, the rows with those marked as nobody's, and those (L,) that go on.
+
+    Nothing is copied where all rows go on or all leave, as a single example does.
+    """
+    present = going.positions >= 0 if going.gaps else None
+    leaving = (stops if present is None else stops & present).nonzero()[:, 0]
+    if present is None and len(leaving) in (0, len(going)):
+        everybody = torch.arange(len(going), device=stops.device)
+        left = [Left(going.positions, k, prediction, going.scores)] if len(leaving) or not len(going) else []
+        return left, going, everybody[: 0 if len(leaving) else len(going)]
+    staying = (~stops if present is None else ~stops & present).nonzero()[:, 0]
+    left = [Left(going.positions, k, prediction, going.scores).take(leaving)] if len(leaving) else []
     positions = going.positions.masked_fill(stops, NOBODY)
-    return left, replace(going, positions=positions), staying
+    return left, replace(going, positions=positions, gaps=True), staying
 
 
 def together(parts: Sequence[Going]) -> Going:
