@@ -71,9 +71,7 @@ def one_seed(seed: int) -> list[dict[str, object]]:
     ]
 
 
-def judge(
-    calibrated: Calibrated, data: Digits, test: Split, score: str, method: str, where: float
-) -> dict[str, float]:
+def judge(calibrated: Calibrated, data: Digits, test: Split, score: str, method: str, where: float) -> dict[str, float]:
     """Accuracy on the test images, and cost as a share of the last exit's."""
     costs = calibrated.costs.cumulative
     budget = costs[0] + where * (costs[-1] - costs[0])
@@ -99,7 +97,9 @@ def table(runs: list[list[dict[str, object]]]) -> str:
             found = {
                 method: [row for run in runs for row in run if is_of(row, score, method, where)] for method in METHODS
             }
-            accuracy, cost = ({m: [100 * row[key] for row in found[m]] for m in METHODS} for key in ("accuracy", "cost"))
+            accuracy, cost = (
+                {m: [100 * row[key] for row in found[m]] for m in METHODS} for key in ("accuracy", "cost")
+            )
             gains = [a - b for a, b in zip(accuracy["optimal"], accuracy["geometric"], strict=True)]
             cells = [f"{statistics.mean(accuracy[m]):.1f}" for m in METHODS]
             cells.append(f"{statistics.mean(gains):+.1f} ± {statistics.stdev(gains):.1f}")

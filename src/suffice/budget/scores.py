@@ -115,6 +115,8 @@ def evaluate(score: Score, prediction: Prediction, state: State, k: int, positio
     values = score(prediction, state)
     if values.shape != (len(prediction),):
         raise ValueError(f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}")
+    if math.isfinite(float(values.sum())):
+        return values.double()
     if bool(values.isnan().any()):
         positions = torch.arange(len(values), device=values.device) if positions is None else positions
         unsaid = positions[values.isnan() & (positions >= 0)]

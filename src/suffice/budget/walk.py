@@ -111,9 +111,9 @@ def leave(going: Going, prediction: Prediction, stops: Tensor, k: int) -> tuple[
     present = going.positions >= 0 if going.gaps else None
     leaving = (stops if present is None else stops & present).nonzero()[:, 0]
     if present is None and len(leaving) in (0, len(going)):
-        everybody = torch.arange(len(going), device=stops.device)
-        left = [Left(going.positions, k, prediction, going.scores)] if len(leaving) or not len(going) else []
-        return left, going, everybody[: 0 if len(leaving) else len(going)]
+        gone = len(leaving) == len(going)
+        left = [Left(going.positions, k, prediction, going.scores)] if gone else []
+        return left, going, torch.arange(0 if gone else len(going), device=stops.device)
     staying = (~stops if present is None else ~stops & present).nonzero()[:, 0]
     left = [Left(going.positions, k, prediction, going.scores).take(leaving)] if len(leaving) else []
     positions = going.positions.masked_fill(stops, NOBODY)
