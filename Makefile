@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench bench-posterior bench-variation check-all
+.PHONY: help setup demo test lint format bench bench-dynamic bench-posterior bench-variation check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ format: $(READY)  ## Rewrite the code in the project's style
 
 bench: $(READY)  ## Measure speed, beside a peer or the plain pass
 	$(BIN)/python -m benchmarks
+
+bench-dynamic: $(PEERS)  ## Measure examples that leave early, beside the full network and earlyon
+	$(BIN)/python -m benchmarks.dynamic
 
 bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
 	$(BIN)/python -m benchmarks.posterior

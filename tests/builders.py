@@ -123,3 +123,20 @@ def watch_batch_sizes(net: ExitNetwork) -> list[tuple[int, int]]:
             lambda _, args, k=k: seen.append((k, len(args[0] if isinstance(args[0], Tensor) else args[0]["h"])))
         )
     return seen
+
+
+def poison(net: ExitNetwork, x: Tensor, position: int, stage: int = 1, fail: bool = False) -> ExitNetwork:
+    """The same network, whose `stage` gives NaN for one example of x, or raises if `fail`."""
+    with torch.no_grad():
+        state = x[position : position + 1]
+        for before in net.stages[:stage]:
+            state = before(state)
+
+    def hook(module, args, out):
+        ill = torch.isclose(args[0], state, atol=1e-6).all(dim=1)
+        if fail and ill.any():
+            raise ArithmeticError("a stage that cannot bear this example")
+        return out.masked_fill(ill[:, None], torch.nan)
+
+    net.stages[stage].register_forward_hook(hook)
+    return net

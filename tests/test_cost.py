@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -131,3 +133,56 @@ def test_counting_leaves_the_fast_paths_as_they_were():
     with pytest.raises(RuntimeError):
         cost.count(builders.network(), builders.inputs(2, width=9))
     assert flags() == before
+
+
+def planted(sizes=(1, 4, 16), batch_size=8):
+    """Stage k takes k + 1 ms and as much again for every example; copying half of one stage."""
+    stages = torch.tensor([[(k + 1.0) * (1 + size) for k in range(3)] for size in sizes], dtype=torch.float64)
+    nothing = torch.zeros_like(stages)
+    return cost.Profile(sizes, stages, nothing, nothing, stages / 2, batch_size, "planted")
+
+
+def test_times_are_interpolated_from_nothing_to_the_largest_batch_and_in_proportion_beyond():
+    profile = planted()
+    for size, expected in ((0, 0), (0.5, 2), (1, 4), (2, 6), (4, 10), (10, 22), (16, 34), (32, 68)):
+        assert profile.milliseconds(1, size) == pytest.approx(expected)
+
+
+def test_the_time_per_example_is_that_of_the_batches_that_get_smaller():
+    profile, shares = planted(), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    expected = profile.milliseconds(0, 8) + profile.milliseconds(1, 4) + profile.milliseconds(2, 2)
+    assert profile.per_example(shares) == pytest.approx(expected / 8)
+
+
+def test_copying_pays_where_it_saves_more_than_it_takes():
+    profile = planted()
+    assert profile.pays(0, 16, 1)  # copying 1, saving 2 × 15
+    assert not profile.pays(0, 16, 15)  # copying 8, saving 2
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_profile_is_measured_for_every_part_and_size(nested):
+    calibrated = builders.untuned(builders.network(nested=nested), builders.inputs(6))
+    profile = cost.profile(calibrated, builders.inputs(6), batch_sizes=(2, 16), repeats=2)
+    assert (profile.sizes, profile.batch_size) == ((1, 2, 6, 16), 6)
+    for table in (profile.stages, profile.exits, profile.uncertainty, profile.compaction):
+        assert table.shape == (4, 3)
+        assert (table > 0).all()
+        assert (table.diff(dim=0) >= 0).all()
+
+
+def test_a_stage_that_takes_its_time_is_seen_where_it_is():
+    net = builders.network()
+    calibrated = builders.untuned(net, builders.inputs(6))
+    net.stages[1].register_forward_hook(lambda *_: time.sleep(0.02))
+    profile = cost.profile(calibrated, builders.inputs(6), batch_sizes=(4,), repeats=1)
+    assert (profile.stages[:, 1] >= 20).all()
+    assert (profile.stages[:, [0, 2]] < 20).all()
+    assert (profile.exits < 20).all()
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, (4,)), (3, (0, 4))])
+def test_a_profile_of_no_example_is_refused(count, sizes):
+    calibrated = builders.untuned(builders.network(), builders.inputs(6))
+    with pytest.raises(ValueError, match="one example or more"):
+        cost.profile(calibrated, builders.inputs(count), batch_sizes=sizes)

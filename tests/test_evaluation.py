@@ -77,3 +77,19 @@ def test_the_ablation_has_every_row_that_a_table_must_have():
         "Laplace + temperature",
         "all",
     ]
+
+
+def test_monotonicity_counts_what_a_loop_over_examples_counts(test_outcome):
+    outcome = test_outcome
+    found = evaluation.monotonicity(outcome)
+    n, exits = len(outcome.labels), len(outcome.predictions)
+    right = [[bool(p.label[i] == outcome.labels[i]) for p in outcome.predictions] for i in range(n)]
+    chances = [[float(p.probs[i, outcome.labels[i]]) for p in outcome.predictions] for i in range(n)]
+    for k in range(exits - 1):
+        assert found["broken"][k] == pytest.approx(sum(row[k] and not row[k + 1] for row in right) / n)
+        assert found["repaired"][k] == pytest.approx(sum(row[k + 1] and not row[k] for row in right) / n)
+    assert found["overthought"] == pytest.approx(sum(any(row) and not row[-1] for row in right) / n)
+    falls = [max(max(row[: k + 1]) - row[k] for k in range(exits)) for row in chances]
+    assert found["fall"] == pytest.approx(sum(falls) / n)
+    assert found["fell"] == {by: pytest.approx(sum(fall > by for fall in falls) / n) for by in (0.01, 0.1, 0.5)}
+    assert 0 < found["broken"][0] < found["repaired"][0]

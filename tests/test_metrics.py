@@ -255,3 +255,9 @@ def test_intervals_of_the_right_width_cover_their_level(level):
     assert float(metrics.interval_coverage(mean, variance, targets, level)) == pytest.approx(level, abs=0.01)
     assert float(metrics.interval_coverage(mean, variance, mean, level)) == 1
     assert float(metrics.interval_coverage(mean, variance, mean + 9 * variance.sqrt(), level)) == 0
+
+
+def test_the_largest_fall_is_by_how_much_some_exit_is_below_the_best_before_it():
+    chances = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.2, 0.9, 0.4, 0.3], [0.3, 0.6, 0.8, 0.3]])
+    expected = torch.tensor([0.0, 0.3, 0.5, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(metrics.largest_fall(list(chances)), expected, atol=1e-6, rtol=0)

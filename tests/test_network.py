@@ -15,6 +15,7 @@ from suffice.network import (
     check_finite,
     fingerprint,
     inference,
+    join,
     select,
 )
 from tests import builders
@@ -155,3 +156,20 @@ def test_a_mapping_becomes_the_keyword_arguments_of_a_plain_model_only():
     assert torch.equal(call(Keywords(), x), torch.ones(2))
     net = ExitNetwork([nn.Identity()], [Exit(First(), nn.Linear(2, 3))])
     assert call(net, {"h": torch.ones(4, 2)})[0].shape == (4, 3)
+
+
+def test_joining_states_is_the_reverse_of_selecting():
+    state = {"h": torch.arange(12.0).reshape(6, 2), "past": [torch.arange(6)], "name": "x"}
+    first, rest = (select(state, rows) for rows in torch.arange(6).split([2, 4]))
+    again = join([first, rest])
+    assert torch.equal(again["h"], state["h"])
+    assert torch.equal(again["past"][0], state["past"][0])
+    assert again["name"] == "x"
+    assert join([first]) is first
+
+
+def test_rows_that_are_nobodys_may_be_infinite_and_others_are_named_by_their_positions():
+    values = torch.tensor([[0.0], [torch.inf], [torch.nan]])
+    check_finite(values, "things", positions=torch.tensor([3, -1, -1]))
+    with pytest.raises(ValueError, match=r"finite things, .* at position 9 \(1 of 2 examples"):
+        check_finite(values, "things", positions=torch.tensor([3, -1, 9]))

@@ -4,16 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suffice import cost as cost
     from suffice import data as data
     from suffice import metrics as metrics
     from suffice import models as models
     from suffice.artifact import load as load
     from suffice.artifact import save as save
     from suffice.attach import attach_exits as attach_exits
+    from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
     from suffice.budget.policy import allocate as allocate
     from suffice.budget.run import Answer as Answer
     from suffice.budget.run import run as run
+    from suffice.budget.stream import run_stream as run_stream
     from suffice.calibration.calibrate import calibrate as calibrate
     from suffice.calibration.calibrated import Calibrated as Calibrated
     from suffice.network import Exit as Exit
@@ -48,13 +51,15 @@ _HOMES = {
     "allocate": "suffice.budget.policy",
     "attach_exits": "suffice.attach",
     "calibrate": "suffice.calibration.calibrate",
+    "control_risk": "suffice.budget.guarantee",
     "fit_buckets": "suffice.variation.buckets",
     "fit_variation": "suffice.variation.fitting",
     "load": "suffice.artifact",
     "run": "suffice.budget.run",
+    "run_stream": "suffice.budget.stream",
     "save": "suffice.artifact",
 }
-_MODULES = {"data", "metrics", "models"}
+_MODULES = {"cost", "data", "metrics", "models"}
 
 __all__ = sorted([*_HOMES, *_MODULES, "__version__"])
 

@@ -6,19 +6,26 @@ fast path would count nothing. So while it counts they are taken apart into the 
 The cost of saying how sure the network is stands apart, and counts towards every budget.
 """
 
+import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from suffice.network import ExitNetwork, State, inference, select
+from suffice.network import ExitNetwork, State, batch_size, inference, select
+
+if TYPE_CHECKING:
+    from suffice.calibration.calibrated import Calibrated
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,117 @@ def count(network: ExitNetwork, x: State) -> Costs:
     return Costs(tuple(stages), tuple(exits), (0,) * len(exits))
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Milliseconds of each part of a network for batches of several sizes, on the machine where it was measured.
+
+    Between the sizes times are interpolated, down to 0 for no example; above them they grow in proportion.
+
+    Attributes:
+        sizes: S batch sizes, rising, from 1.
+        stages: (S, K), milliseconds of each stage for a whole batch, float64.
+        exits: (S, K), of each exit, features and classifier.
+        uncertainty: (S, K), of the posterior, its link and the ensemble at each exit.
+        compaction: (S, K), of copying a batch of that size behind each stage.
+        batch_size: N of the batches that a budget in milliseconds is meant for.
+        machine: where it was measured.
+    """
+
+    sizes: tuple[int, ...]
+    stages: Tensor
+    exits: Tensor
+    uncertainty: Tensor
+    compaction: Tensor
+    batch_size: int
+    machine: str
+
+    def milliseconds(self, k: int, size: float) -> float:
+        """Stage and exit k, its uncertainty included, for a whole batch of `size` examples."""
+        return self._at(self.stages + self.exits + self.uncertainty, k, size)
+
+    def per_example(self, shares: Tensor) -> float:
+        """Mean milliseconds an example of a batch of `batch_size` of which shares (K,) stop at each exit."""
+        reaching = shares.flip(0).cumsum(0).flip(0) * self.batch_size
+        return sum(self.milliseconds(k, size) for k, size in enumerate(reaching.tolist())) / self.batch_size
+
+    def pays(self, k: int, size: int, fewer: int) -> bool:
+        """Whether copying the `fewer` survivors of a batch behind stage k is quicker than going on with all."""
+        saved = self.milliseconds(k + 1, size) - self.milliseconds(k + 1, fewer)
+        return self._at(self.compaction, k, fewer) < saved
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact."""
+        times = torch.stack([self.stages, self.exits, self.uncertainty, self.compaction])
+        return {"sizes": self.sizes, "batch_size": self.batch_size, "machine": self.machine}, {"milliseconds": times}
+
+    @classmethod
+    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Profile":
+        """The reverse of `parts`."""
+        stages, exits, uncertainty, compaction = tensors["milliseconds"]
+        sizes, batch_size, machine = (configuration[name] for name in ("sizes", "batch_size", "machine"))
+        return cls(tuple(sizes), stages, exits, uncertainty, compaction, batch_size, machine)
+
+    def _at(self, table: Tensor, k: int, size: float) -> float:
+        largest, times = self.sizes[-1], table[:, k].tolist()
+        if size > largest:
+            return float(times[-1] * size / largest)
+        return float(np.interp(size, (0, *self.sizes), (0.0, *times)))
+
+
+def profile(
+    calibrated: "Calibrated", x: State, batch_sizes: Sequence[int] = (1, 8, 64, 256), repeats: int = 5
+) -> Profile:
+    """Measure a calibrated network on this machine: medians of parts taken in turn, after a warm-up.
+
+    A batch is given no more time than a larger one took. Pin the threads as in use. It takes some (repeats + 1)
+    passes for each size.
+
+    Args:
+        calibrated: the network.
+        x: a batch as it will be met, on the network's device; a budget in milliseconds is meant for batches of
+            its size N. Other sizes repeat or leave out its examples; 1 and N are always among them.
+        batch_sizes: sizes to measure, best those to which `run` fills up, if it does.
+        repeats: of each part.
+    """
+    n = batch_size(x)
+    sizes = tuple(sorted({1, n, *batch_sizes}))
+    if n < 1 or sizes[0] < 1:
+        raise ValueError(f"expected a batch of one example or more and sizes of at least 1, got {n} and {sizes}")
+    rows = torch.arange(sizes[-1], device=calibrated.network.exit(0).classifier.weight.device) % n
+    tables = [_timed(calibrated, select(x, rows[:size]), repeats) for size in sizes]
+    table = torch.tensor(tables, dtype=torch.float64).flip(0).cummin(dim=0).values.flip(0)  # noise only adds
+    stages, exits, uncertainty, compaction = table.unbind(dim=1)
+    machine = f"{platform.machine()}, {rows.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return Profile(sizes, stages, exits, uncertainty, compaction, n, machine)
+
+
+def _timed(calibrated: "Calibrated", x: State, repeats: int) -> list[list[float]]:
+    """Milliseconds of stages, exits, uncertainties and copies for one batch, 4 × K."""
+    network, running, state = calibrated.network, None, x
+    rows = torch.arange(batch_size(x), device=network.exit(0).classifier.weight.device)
+    ways: dict[str, Callable[[], object]] = {}
+    with inference(network):
+        for k in range(len(network.exits)):
+            before, (state, phi) = state, network.advance(k, state)
+            logits = network.exit(k).classifier(phi)
+            ways[f"stage {k}"] = partial(network.stages[k], before)
+            ways[f"exit {k}"] = partial(network.exit(k), state)
+            ways[f"uncertainty {k}"] = partial(calibrated.answer, k, phi, logits, running)
+            ways[f"copy {k}"] = partial(select, state, rows)
+            running = calibrated.answer(k, phi, logits, running)[1]
+        times = interleaved({name: _waited(way, rows.device) for name, way in ways.items()}, repeats)
+    exits = range(len(network.exits))
+    return [[times[f"{part} {k}"] for k in exits] for part in ("stage", "exit", "uncertainty", "copy")]
+
+
+def _waited(way: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    def call() -> None:
+        way()
+        synchronise(device)
+
+    return call
+
+
 def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
     """Median milliseconds of each way of doing something, the ways taken in turn after one round of warm-up.
 
@@ -72,6 +190,14 @@ def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int = 9) -> d
             if round_:
                 times[name].append(1e3 * (time.perf_counter() - started))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a device has still to do, so that a clock means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _counted(function: Callable[[State], State], x: State) -> tuple[State, int]:

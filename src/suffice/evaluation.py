@@ -4,6 +4,7 @@ Everything is computed from the predictions of every exit, made once. Budgets ar
 q = p/20, p = 1 … 39, exit k answering a share proportional to q^k, thresholds from validation scores.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from suffice import metrics
 from suffice.batches import Loader
-from suffice.budget import policy, scores
+from suffice.budget import scores
+from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
 from suffice.prediction import AnyPrediction, Prediction, concatenate
@@ -101,6 +103,31 @@ def per_exit(outcome: Outcome) -> list[dict[str, float]]:
     return [measure(prediction, outcome.labels) for prediction in outcome.predictions]
 
 
+def monotonicity(outcome: Outcome) -> dict[str, Any]:
+    """Whether later exits only get better, example by example: shares of all examples.
+
+    Returns:
+        "broken": K − 1 shares that are right at exit k and wrong at the next. "repaired": K − 1 shares the other way
+        round. "overthought": the share that is right at some exit and wrong at the last (Kaya et al. 2019).
+        "fall": the mean of `metrics.largest_fall`. "fell": the share by how far the label's probability fell,
+        more than 0.01, 0.1 and 0.5.
+    """
+    hits, pairs = outcome.hits, list(zip(outcome.hits, outcome.hits[1:], strict=False))
+    chances = [p.probs.gather(1, outcome.labels[:, None])[:, 0] for p in outcome.predictions]
+    falls = metrics.largest_fall(chances)
+    return {
+        "broken": [_share(before & ~after) for before, after in pairs],
+        "repaired": [_share(~before & after) for before, after in pairs],
+        "overthought": _share(torch.stack(hits).any(dim=0) & ~hits[-1]),
+        "fall": float(falls.mean()),
+        "fell": {by: _share(falls > by) for by in (0.01, 0.1, 0.5)},
+    }
+
+
+def _share(chosen: Tensor) -> float:
+    return float(chosen.double().mean())
+
+
 @dataclass(frozen=True)
 class Budgeted:
     """One budget of the ladder on the test set.
@@ -119,10 +146,9 @@ class Budgeted:
 def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> list[Budgeted]:
     """Answers under each budget of the ladder; thresholds come from the validation outcome alone."""
     costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
-    results = []
+    ranked, results = rank(validation.scores), []
     for q in LADDER:
-        shares = policy.geometric_shares(torch.tensor(q).log().item(), len(costs))
-        exits = policy.choose(test.scores, policy.thresholds_for(validation.scores, shares))
+        exits = choose(test.scores, thresholds_for(ranked, geometric_shares(math.log(q), len(costs))))
         results.append(Budgeted(_pick(test.predictions, exits), exits, float(costs[exits].mean())))
     return results
 

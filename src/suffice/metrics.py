@@ -133,6 +133,19 @@ def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
     return torch.stack(values).nanmean() if values else torch.tensor(float("nan"), dtype=torch.float64)
 
 
+def largest_fall(label_probs: list[Tensor]) -> Tensor:
+    """(N,) how far the probability of the label falls, at the worst exit, below its greatest before; at least 0.
+
+    0 for an example whose answer only gets better: conditional monotonicity (Jazbec et al. 2023).
+
+    Args:
+        label_probs: one (N,) for each exit, first to last.
+    """
+    table = torch.stack(label_probs).double()
+    falls: Tensor = (table.cummax(dim=0).values - table).amax(dim=0)
+    return falls
+
+
 def rmse(mean: Tensor, targets: Tensor) -> Tensor:
     """Root of the mean squared error over examples and outputs, in the units of the targets."""
     return (mean.double() - targets).square().mean().sqrt()

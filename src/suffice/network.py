@@ -6,13 +6,14 @@ the weights that ties what was learned about a network to that network.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 State = Any
 """What flows between stages: a tensor or a nest (dict, list, tuple) of tensors, batch first."""
@@ -125,24 +126,38 @@ def select(state: State, index: Tensor) -> State:
     return tree_map_only(Tensor, lambda tensor: tensor.index_select(0, index.to(tensor.device)), state)
 
 
-def check_finite(values: Tensor, what: str, start: int = 0) -> None:
+def join(states: Sequence[State]) -> State:
+    """Batches of states made one, the reverse of `select`."""
+    if len(states) == 1:
+        return states[0]
+    return tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *states)
+
+
+def check_finite(values: Tensor, what: str, start: int = 0, positions: Tensor | None = None) -> None:
     """Raise a ValueError that names the first example of `values` (N, …) with a NaN or an infinity.
 
     Args:
         values: one row an example.
         what: what the values are, for the message.
         start: position of the first row in the whole pass.
+        positions: (N,), positions of all rows where they are not in a row; rows at −1 are no example's.
     """
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+    if not values.is_floating_point() or math.isfinite(float(values.sum())):
+        return  # one number that is not finite makes the sum so
+    if bool(torch.isfinite(values).all()):
         return
     bad = ~torch.isfinite(values).flatten(start_dim=1).all(dim=1) if values.ndim > 1 else ~values.isfinite()
-    position = start + int(bad.nonzero()[0])
+    if positions is None:
+        positions = torch.arange(start, start + len(values), device=values.device)
+    bad_positions, present = positions[bad & (positions >= 0)], int((positions >= 0).sum())
+    if not len(bad_positions):
+        return
     remedy = "remove or repair those examples"
     if values.dtype == torch.float16:
         remedy += ", or run the network in bfloat16 or float32: float16 ends at 65504"
     raise ValueError(
-        f"expected finite {what}, got NaN or infinity at position {position} "
-        f"({int(bad.sum())} of {len(values)} examples in its batch); {remedy}"
+        f"expected finite {what}, got NaN or infinity at position {int(bad_positions.min())} "
+        f"({len(bad_positions)} of {present} examples in its batch); {remedy}"
     )
 
 

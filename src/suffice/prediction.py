@@ -9,8 +9,8 @@ For probabilities p with members p_j of weight w_j (the exits of an ensemble, or
 All in nats. Without a posterior and without an ensemble the epistemic part is zero.
 """
 
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,11 +26,14 @@ class Prediction:
         log_probs: (N, C), log-probabilities; kept as logarithms so that nothing saturates at 1.
         aleatoric: (N,), expected entropy in nats.
         members: the exits' own predictions where this one is an ensemble, else empty.
+        agreeing: (N,), how many exits in a row, up to and with this one, gave this label, int64; None where
+            nobody counted.
     """
 
     log_probs: Tensor
     aleatoric: Tensor
     members: "tuple[Prediction, ...]" = ()
+    agreeing: Tensor | None = None
 
     @property
     def probs(self) -> Tensor:
@@ -67,7 +70,18 @@ class Prediction:
             self.log_probs.index_select(0, index),
             self.aleatoric.index_select(0, index),
             tuple(member.take(index) for member in self.members),
+            None if self.agreeing is None else self.agreeing.index_select(0, index),
         )
+
+    def counted(self, before: tuple[Tensor, Tensor] | None) -> tuple["Prediction", tuple[Tensor, Tensor]]:
+        """The same with `agreeing`, and its label (N,) and count (N,) for the exit behind.
+
+        Args:
+            before: label (N,) and count (N,) at the exit before this one, if there is one.
+        """
+        label = self.label
+        count = torch.ones_like(label) if before is None else before[1] * (label == before[0]) + 1
+        return replace(self, agreeing=count), (label, count)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -85,7 +99,10 @@ P = TypeVar("P", Prediction, Regression)
 def concatenate(predictions: list[P]) -> P:
     """Batches of predictions of one exit joined into one."""
     kind = type(predictions[0])
-    own = [field.name for field in fields(kind) if field.name != "members"]
-    joined = {name: torch.cat([getattr(prediction, name) for prediction in predictions]) for name in own}
+    names = [field.name for field in fields(kind) if field.name != "members"]
+    columns = {name: [getattr(prediction, name) for prediction in predictions] for name in names}
+    joined: dict[str, Any] = {
+        name: None if any(v is None for v in column) else torch.cat(column) for name, column in columns.items()
+    }
     members = zip(*(prediction.members for prediction in predictions), strict=True)
     return kind(**joined, members=tuple(concatenate(list(member)) for member in members))

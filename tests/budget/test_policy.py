@@ -3,156 +3,12 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from suffice import allocate
-from suffice.budget import policy as policies
-from suffice.budget.policy import choose, geometric_shares, solve, thresholds_for
+import suffice
+from suffice import allocate, cost, run
+from suffice.budget import scores
+from suffice.budget.thresholds import choose, shares_of
 from tests import builders
-
-
-def random_scores(n, exits, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return list(torch.randn(exits, n, generator=generator, dtype=torch.float64))
-
-
-def naive_choice(values, thresholds):
-    taken = []
-    for n in range(len(values[0])):
-        k = 0
-        while k < len(thresholds) and not float(values[k][n]) >= float(thresholds[k]):
-            k += 1
-        taken.append(k)
-    return taken
-
-
-def naive_shares_taken(values, shares):
-    """How many stop at each exit if there are no ties: sort those still there, take the surest."""
-    here, counts, aim = list(range(len(values[0]))), [], 0.0
-    for k in range(len(shares) - 1):
-        aim += float(shares[k])
-        wanted = max(0, round(aim * len(values[0])) - sum(counts))
-        here = sorted(here, key=lambda n: -float(values[k][n]))
-        counts.append(min(wanted, len(here)))
-        here = here[wanted:]
-    return [*counts, len(here)]
-
-
-scores_strategy = st.integers(1, 4).flatmap(
-    lambda exits: st.lists(
-        st.tuples(*[st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])] * exits), min_size=1, max_size=40
-    )
-)
-
-
-def columns(rows):
-    return [torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True)]
-
-
-@settings(deadline=None)
-@given(data=st.data(), rows=scores_strategy)
-def test_choosing_agrees_with_a_loop_over_examples(data, rows):
-    values = columns(rows)
-    edges = st.sampled_from([-math.inf, math.inf, -1.0, 0.0, 0.7, 1.0])
-    thresholds = torch.tensor(
-        data.draw(st.lists(edges, min_size=len(values) - 1, max_size=len(values) - 1)), dtype=torch.float64
-    )
-    assert choose(values, thresholds).tolist() == naive_choice(values, thresholds)
-    assert choose(values[:-1] or values, thresholds).tolist() == naive_choice(values, thresholds)
-
-
-@settings(deadline=None)
-@given(n=st.integers(1, 60), exits=st.integers(1, 5), log_q=st.floats(-3, 3), seed=st.integers(0, 99))
-def test_thresholds_give_every_exit_its_share_of_the_surest_still_there(n, exits, log_q, seed):
-    values, shares = random_scores(n, exits, seed), geometric_shares(log_q, exits)
-    taken = choose(values, thresholds_for(values, shares))
-    assert torch.bincount(taken, minlength=exits).tolist() == naive_shares_taken(values, shares)
-
-
-@settings(deadline=None)
-@given(rows=scores_strategy, log_q=st.floats(-3, 3))
-def test_ties_stop_or_go_on_together_and_no_threshold_lies_on_a_score(rows, log_q):
-    values = columns(rows)
-    thresholds = thresholds_for(values, geometric_shares(log_q, len(values)))
-    taken, here = choose(values, thresholds), torch.ones(len(rows), dtype=torch.bool)
-    for k, threshold in enumerate(thresholds.tolist()):
-        assert threshold not in values[k][here].tolist()
-        here &= taken != k
-
-
-@settings(deadline=None)
-@given(rows=scores_strategy, log_q=st.floats(-3, 3))
-def test_with_ties_the_first_share_is_as_near_as_the_ties_allow(rows, log_q):
-    values = columns(rows)
-    shares = geometric_shares(log_q, len(values))
-    if len(values) == 1:
-        return
-    stopped = int((choose(values, thresholds_for(values, shares)) == 0).sum())
-    wanted = round(float(shares[0]) * len(rows))
-    possible = {0} | {int((values[0] >= score).sum()) for score in values[0]}
-    assert abs(stopped - wanted) == min(abs(count - wanted) for count in possible)
-
-
-def test_heavy_ties_do_not_disable_an_exit():
-    """Asked for a quarter each; 60 % tie at the top of the first exit. What it cannot take the next does."""
-    n = 1000
-    values = random_scores(n, 4)
-    values[0][:600] = 50.0
-    thresholds = thresholds_for(values, torch.full((4,), 0.25, dtype=torch.float64))
-    counts = torch.bincount(choose(values, thresholds), minlength=4)
-    assert counts.tolist() == [0, 500, 250, 250]
-    values[0][:400] = 60.0
-    thresholds = thresholds_for(values, torch.full((4,), 0.25, dtype=torch.float64))
-    counts = torch.bincount(choose(values, thresholds), minlength=4)
-    assert counts.tolist() == [400, 100, 250, 250]
-
-
-def test_neighbouring_numbers_are_told_apart():
-    one = torch.tensor(1.0, dtype=torch.float64)
-    above = torch.nextafter(one, 2 * one)
-    for low, high in ((one, above), (above, torch.nextafter(above, 2 * one))):
-        values = [torch.stack([low, high])]
-        thresholds = thresholds_for(values, torch.tensor([0.5, 0.5], dtype=torch.float64))
-        assert choose(values, thresholds).tolist() == [1, 0]
-
-
-def test_extreme_scores_do_not_overflow_a_threshold():
-    extreme = torch.finfo(torch.float64).max
-    values = [torch.tensor([extreme, extreme / 2, -extreme], dtype=torch.float64)]
-    for share, expected in ((1 / 3, [0, 1, 1]), (2 / 3, [0, 0, 1])):
-        thresholds = thresholds_for(values, torch.tensor([share, 1 - share], dtype=torch.float64))
-        assert choose(values, thresholds).tolist() == expected
-
-
-@pytest.mark.parametrize("exits", [1, 2, 5])
-@pytest.mark.parametrize("q", [0.05, 1.0, 1.95])
-def test_geometric_shares_are_proportional_to_powers_of_q(exits, q):
-    shares = geometric_shares(math.log(q), exits)
-    powers = torch.tensor([q**k for k in range(1, exits + 1)], dtype=torch.float64)
-    torch.testing.assert_close(shares, powers / powers.sum())
-
-
-@settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 1000), a=st.floats(-5, 5), b=st.floats(-5, 5))
-def test_the_mean_cost_grows_with_q(seed, a, b):
-    values, price = random_scores(80, 4, seed), torch.tensor([10.0, 25, 30, 100])
-
-    def cost(log_q):
-        return float(price[choose(values, thresholds_for(values, geometric_shares(log_q, 4)))].mean())
-
-    assert cost(min(a, b)) <= cost(max(a, b))
-
-
-@settings(deadline=None, max_examples=40)
-@given(n=st.integers(1, 400), exits=st.integers(1, 5), where=st.floats(0, 1), seed=st.integers(0, 100))
-def test_the_mean_cost_meets_any_budget_to_one_examples_worth(n, exits, where, seed):
-    costs = [100, 230, 270, 600, 1000][:exits]
-    budget = costs[0] + where * (costs[-1] - costs[0])
-    values = random_scores(n, exits, seed)
-    taken = choose(values, solve(values, costs, budget))
-    mean = float(torch.tensor(costs).double()[taken].mean())
-    assert abs(mean - budget) <= max((costs[-1] - costs[0]) / n, 0.005 * budget)
 
 
 class TestAllocate:
@@ -178,12 +34,9 @@ class TestAllocate:
     def test_the_expected_cost_is_what_the_thresholds_cost_on_the_same_data(self):
         calibrated = self.calibrated()
         policy = allocate(calibrated, builders.batched(self.X), 0.6)
-        from suffice.budget import scores
-
         values = [scores.confidence(answer).double() for answer in calibrated(self.X)]
-        taken = naive_choice(values, policy.thresholds)
-        costs = calibrated.costs.cumulative
-        mean = sum(costs[k] for k in taken) / len(taken)
+        taken = choose(values, policy.thresholds)
+        mean = float(torch.tensor(calibrated.costs.cumulative).double()[taken].mean())
         assert mean == pytest.approx(policy.expected, rel=0.003)
 
     def test_a_fraction_is_relative_to_the_last_exit_with_its_uncertainty(self):
@@ -222,7 +75,7 @@ class TestAllocate:
             allocate(self.calibrated(), builders.batched(self.X), budget)
 
     def test_an_unknown_unit_or_score_is_refused_before_data_are_read(self):
-        with pytest.raises(ValueError, match="expected unit to be 'fraction' or 'macs', got 'euro'"):
+        with pytest.raises(ValueError, match=r"expected unit to be one of .*, got 'euro'"):
             allocate(self.calibrated(), [], 0.5, unit="euro")
         with pytest.raises(ValueError, match="got 'luck'"):
             allocate(self.calibrated(), [], 0.5, score="luck")
@@ -238,18 +91,39 @@ class TestAllocate:
         many = allocate(calibrated, builders.batched(self.X, size=7), 0.5)
         torch.testing.assert_close(one.thresholds, many.thresholds, atol=1e-4, rtol=1e-4)
 
-    def test_scores_that_all_tie_are_a_warning_and_the_nearest_exit(self):
-        def constant(prediction, state):
-            return torch.zeros(len(prediction))
-
+    @pytest.mark.parametrize("budget", [0.45, 0.6, 0.9])
+    @pytest.mark.parametrize("kind", ["constant", "patience", "coarse"])
+    def test_tied_scores_meet_the_budget_by_a_mixture_that_running_repeats(self, kind, budget):
+        scores = {
+            "constant": lambda prediction, state: torch.zeros(len(prediction)),
+            "patience": "patience",
+            "coarse": lambda prediction, state: (4 * prediction.confidence).round(),
+        }
+        x = builders.inputs(2000, seed=3)
         calibrated = self.calibrated()
+        policy = allocate(calibrated, builders.batched(x, size=300), budget, score=scores[kind])
+        assert policy.expected == pytest.approx(policy.budget, rel=0.005)
+        assert kind == "coarse" or 0 < policy.portion < 1
+        answer = run(calibrated, policy, x)
+        assert float(answer.macs.double().mean()) == pytest.approx(policy.expected)
+        assert torch.equal(shares_of(answer.exit, 3), policy.shares)
+
+    def test_a_mixed_policy_answers_an_example_alike_in_any_batch(self):
+        calibrated = self.calibrated()
+        policy = allocate(calibrated, [self.X], 0.6, score="patience")
+        whole = run(calibrated, policy, self.X).exit
+        order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+        parts = [run(calibrated, policy, part).exit for part in self.X[order].split(7)]
+        assert torch.equal(torch.cat(parts), whole[order])
+
+    def test_examples_that_are_all_the_same_cannot_be_told_apart_which_is_a_warning(self):
+        calibrated = self.calibrated()
+        same = self.X[:1].expand(50, -1)
         with pytest.warns(UserWarning, match="asked for .* the nearest on the validation data is") as seen:
-            policy = allocate(calibrated, builders.batched(self.X), 0.6, score=constant)
+            policy = allocate(calibrated, [same], 0.6)
         assert seen[0].filename == __file__
-        assert policy.shares.max() == 1
         costs = calibrated.costs.cumulative
-        nearest = min(costs, key=lambda cost: abs(cost - 0.6 * costs[-1]))
-        assert policy.expected == nearest
+        assert policy.expected == min(costs, key=lambda cost: abs(cost - 0.6 * costs[-1]))
 
     def test_a_score_that_is_not_a_number_is_an_error(self):
         with pytest.raises(ValueError, match="got NaN"):
@@ -280,8 +154,76 @@ class TestAllocate:
     def test_gradients_are_not_recorded(self):
         assert not allocate(self.calibrated(), [self.X], 0.5).thresholds.requires_grad
 
-    def test_the_range_of_q_reaches_both_ends(self):
-        for exits in (2, 10):
-            first = geometric_shares(-policies._STEEPEST, exits)
-            assert float(first[0]) * 1e9 > 1e9 - 0.5
-            assert torch.equal(first.flip(0), geometric_shares(policies._STEEPEST, exits))
+    def test_an_unknown_method_is_refused(self):
+        with pytest.raises(ValueError, match=r"\('geometric', 'optimal'\), got 'best'"):
+            allocate(self.calibrated(), [self.X], 0.5, method="best")
+
+    def test_milliseconds_need_a_profile(self):
+        with pytest.raises(ValueError, match=r"expected a profile .* suffice\.cost\.profile"):
+            allocate(self.calibrated(), [self.X], 0.5, unit="ms")
+
+    def test_logits_that_are_not_finite_are_named_by_their_position_in_the_whole_pass(self):
+        net = builders.poison(builders.network(), self.X, 37)
+        calibrated = builders.untuned(net, self.X[100:])
+        with pytest.raises(ValueError, match="finite logits at exit 1, got NaN or infinity at position 37 "):
+            allocate(calibrated, builders.batched(self.X, size=20), 0.6)
+
+
+class TestMilliseconds:
+    NET = builders.network()
+    X = builders.inputs(400)
+
+    def test_a_budget_in_milliseconds_is_met_by_the_times_of_the_profile(self):
+        calibrated = builders.untuned(self.NET, self.X)
+        profile = planted([1.0, 2.0, 3.0], batch_size=64)
+        policy = allocate(calibrated, [self.X], 0.05, unit="ms", profile=profile)
+        assert (policy.budget, policy.unit) == (0.05, "ms")
+        reaching = policy.shares.flip(0).cumsum(0).flip(0)
+        assert float(reaching @ torch.tensor([1.0, 2, 3], dtype=torch.float64)) / 64 == pytest.approx(policy.expected)
+        assert policy.expected == pytest.approx(0.05, rel=0.005)
+
+    @pytest.mark.parametrize("budget", [0.0155, 0.094])
+    def test_a_budget_outside_the_range_is_refused_in_milliseconds(self, budget):
+        calibrated = builders.untuned(self.NET, self.X)
+        with pytest.raises(ValueError, match=r"between 0\.01562 .* and 0\.09375 .* in milliseconds, got"):
+            allocate(calibrated, [self.X], budget, unit="ms", profile=planted([1.0, 2.0, 3.0], batch_size=64))
+
+    @pytest.mark.parametrize("method", ["geometric", "optimal"])
+    def test_no_method_spends_more_milliseconds_than_were_asked_for(self, method):
+        """They need not follow the multiply-adds: the second exit is nearly free here."""
+        calibrated = builders.untuned(self.NET, self.X)
+        policy = allocate(
+            calibrated, [self.X], 0.03, unit="ms", profile=planted([1.0, 0.5, 5.0], batch_size=64), method=method
+        )
+        assert policy.expected <= 0.03 * 1.005
+
+    def test_a_profile_travels_with_the_policy(self, tmp_path):
+        calibrated = builders.untuned(self.NET, self.X)
+        policy = allocate(calibrated, [self.X], 0.05, unit="ms", profile=planted([1.0, 2.0, 3.0], batch_size=64))
+        suffice.save(policy, tmp_path / "policy")
+        again = suffice.load(tmp_path / "policy")
+        assert again.unit == "ms"
+        assert again.profile.sizes == (1, 64)
+        assert again.profile.per_example(policy.shares) == pytest.approx(policy.expected)
+        assert torch.equal(run(calibrated, again, self.X).exit, run(calibrated, policy, self.X).exit)
+
+    def test_a_mixed_policy_and_a_promise_come_back_as_they_were(self, tmp_path):
+        calibrated = builders.untuned(self.NET, self.X)
+        mixed = allocate(calibrated, [self.X], 0.6, score="patience")
+        suffice.save(mixed, tmp_path / "mixed")
+        again = suffice.load(tmp_path / "mixed")
+        assert torch.equal(again.alternative, mixed.alternative)
+        assert again.portion == mixed.portion
+        labels = calibrated(self.X)[-1].label
+        promised = suffice.control_risk(calibrated, builders.batched(self.X, labels), 0.2)
+        suffice.save(promised, tmp_path / "promised")
+        again = suffice.load(tmp_path / "promised")
+        assert again.promise == promised.promise
+        assert math.isnan(again.budget)
+
+
+def planted(milliseconds, batch_size):
+    """A profile in which each stage takes its time for a full batch, and in proportion for fewer."""
+    full = torch.tensor([[t / batch_size for t in milliseconds], milliseconds], dtype=torch.float64)
+    nothing = torch.zeros_like(full)
+    return cost.Profile((1, batch_size), full, nothing, nothing, nothing, batch_size, "planted")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suffice import Policy, allocate, run
+from suffice import Policy, allocate, cost, run
 from suffice.budget import scores
 from tests import builders
 
@@ -201,3 +201,111 @@ def test_bfloat16_networks_run():
     answer = run(calibrated, allocate(calibrated, [X], 0.6), x)
     assert answer.probs.dtype == torch.float32
     torch.testing.assert_close(answer.probs.sum(dim=1), torch.ones(50))
+
+
+def clock(milliseconds, copying, size=64):
+    """A profile in which every stage takes so long for a batch of any size in proportion, and so does copying."""
+    full = torch.tensor([[milliseconds / size] * 3, [milliseconds] * 3], dtype=torch.float64)
+    copies = torch.tensor([[copying / size] * 3, [copying] * 3], dtype=torch.float64)
+    return cost.Profile((1, size), full, 0 * full, 0 * full, copies, size, "planted")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("score", ["confidence", "patience"])
+@pytest.mark.parametrize("buckets", [None, (4, 16, 64), (7,), (256,)])
+@pytest.mark.parametrize("copying", [0.0, 1e6])
+def test_answers_are_the_same_with_and_without_leaving_and_filling_up(copying, buckets, score, nested):
+    net = builders.network(nested=nested)
+    calibrated = builders.untuned(net, X)
+    policy = allocate(calibrated, [X], 0.6, score=score)
+    plain = run(calibrated, policy, X)
+    other = run(calibrated, replace(policy, profile=clock(1.0, copying)), X, buckets=buckets)
+    assert torch.equal(other.exit, plain.exit)
+    torch.testing.assert_close(other.probs, plain.probs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(other.aleatoric, plain.aleatoric, atol=1e-5, rtol=0)
+    torch.testing.assert_close(other.scores, plain.scores, atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+def test_examples_stay_where_copying_them_would_cost_more_than_it_saves():
+    calibrated = builders.untuned(NET, X)
+    policy = allocate(calibrated, [X], 0.6)
+    for profile, left in ((clock(1.0, 1e6), False), (clock(1.0, 0.0), True)):
+        seen = builders.watch_batch_sizes(NET)
+        run(calibrated, replace(policy, profile=profile), X)
+        for stage in NET.stages:
+            stage._forward_pre_hooks.clear()
+        assert (seen != [(k, 50) for k in range(3)]) == left
+
+
+@pytest.mark.parametrize("buckets", [(8, 32, 64), (64,), (1, 2, 4, 8, 16, 32, 64, 128)])
+def test_a_stage_meets_the_shapes_of_the_buckets_only(buckets):
+    net = builders.network()
+    calibrated = builders.untuned(net, X)
+    policy = allocate(calibrated, [X], 0.6)
+    seen = builders.watch_batch_sizes(net)
+    for part in (X, X[:1], X[:9], X[:33]):
+        run(calibrated, policy, part, buckets=buckets)
+    assert {size for _, size in seen} <= set(buckets)
+
+
+def test_a_batch_larger_than_all_buckets_stays_as_it_is_until_it_fits():
+    net = builders.network()
+    calibrated = builders.untuned(net, X)
+    policy = allocate(calibrated, [X], 0.6)
+    seen = builders.watch_batch_sizes(net)
+    exits = run(calibrated, policy, X, buckets=(20,)).exit
+    reached = [int((exits >= k).sum()) for k in range(3)]
+    assert seen == [(k, size if size > 20 else 20) for k, size in enumerate(reached)]
+
+
+@pytest.mark.parametrize("copying", [0.0, 1e6])
+@pytest.mark.parametrize("buckets", [None, (16, 64)])
+def test_an_example_that_is_not_finite_is_named_by_its_position_in_the_original_batch(buckets, copying):
+    calibrated = builders.untuned(builders.network(), X)
+    policy = replace(allocate(calibrated, [X], 0.6), profile=clock(1.0, copying))
+    exits = run(calibrated, policy, X).exit
+    there = int((exits > 0).nonzero()[-1])
+    builders.poison(calibrated.network, X, there)
+    with pytest.raises(
+        ValueError, match=rf"finite logits at exit 1, .* position {there} \(1 of {int((exits > 0).sum())} "
+    ):
+        run(calibrated, policy, X, buckets=buckets)
+
+
+def test_an_example_that_was_answered_may_go_wrong_behind_its_exit():
+    """Where it stays in the batch because copying does not pay, nobody looks at it again."""
+    net = builders.network()
+    calibrated = builders.untuned(net, X)
+    policy = replace(allocate(calibrated, [X], 0.6), profile=clock(1.0, 1e6))
+    plain = run(calibrated, policy, X)
+    builders.poison(net, X, int((plain.exit == 0).nonzero()[0]))
+    again = run(calibrated, policy, X)
+    torch.testing.assert_close(again.probs, plain.probs)
+
+
+def test_a_score_that_is_not_a_number_is_named_by_its_position_in_the_original_batch():
+    calibrated = builders.untuned(NET, X)
+    first = calibrated(X)[0].confidence
+    bad = int(first.argmin())
+
+    def score(prediction, state):
+        if len(prediction) == len(X):
+            return prediction.confidence
+        return torch.full((len(prediction),), torch.nan)
+
+    policy = policy_for(calibrated, [float(first.sort().values[1]), 0.0], score)
+    going_on = (first < policy.thresholds[0]).nonzero()[:, 0].tolist()
+    assert going_on == [bad]
+    with pytest.raises(ValueError, match=f"at exit 1, got NaN at position {bad}$"):
+        run(calibrated, policy, X)
+
+
+def test_scores_are_those_of_the_exits_that_were_asked():
+    calibrated = builders.untuned(NET, X)
+    answer = run(calibrated, allocate(calibrated, [X], 0.6), X)
+    assert answer.scores.shape == (50, 2)
+    for k in range(2):
+        asked = answer.exit >= k
+        expected = scores.confidence(calibrated(X)[k]).double()
+        torch.testing.assert_close(answer.scores[asked, k], expected[asked], atol=1e-4, rtol=1e-4)
+        assert answer.scores[~asked, k].isnan().all()

@@ -4,6 +4,7 @@ import torch
 from suffice.budget import scores
 from suffice.prediction import Prediction
 from suffice.regression import Regression
+from tests import builders
 
 
 def prediction(*rows):
@@ -108,3 +109,38 @@ def test_a_score_of_classes_is_refused_for_a_regression_with_those_that_it_has(n
 def test_a_score_of_a_regression_is_refused_for_classes():
     with pytest.raises(ValueError, match=r"a score of a Prediction, .* got 'variance', which is of a Regression"):
         scores.evaluate(scores.variance, GIVEN, None, 0)
+
+
+def test_patience_counts_the_exits_in_a_row_that_gave_the_same_label():
+    calibrated = builders.untuned(builders.network(widths=(6, 5, 7, 6, 5)), builders.inputs(300))
+    answers = calibrated(builders.inputs(300))
+    labels = torch.stack([answer.label for answer in answers])
+    for k, answer in enumerate(answers):
+        for n in range(300):
+            count = 1
+            while count <= k and labels[k - count, n] == labels[k, n]:
+                count += 1
+            assert int(scores.patience(answer)[n]) == count
+
+
+def test_patience_of_a_prediction_that_nobody_counted_for_is_an_error():
+    with pytest.raises(ValueError, match="exits that agree counted"):
+        scores.patience(GIVEN)
+
+
+@pytest.mark.parametrize("name", sorted(set(scores.SCORES) - {"variance"}))
+def test_levels_fall_and_reach_from_hardly_any_example_to_all(name):
+    calibrated = builders.untuned(builders.network(), builders.inputs(300))
+    levels = scores.levels(name, classes=4, exits=3)
+    assert (levels.diff() < 0).all()
+    values = torch.cat([scores.SCORES[name](answer).double() for answer in calibrated(builders.inputs(300))[:2]])
+    assert (values >= levels[-1] - 1e-6).all()
+    assert (values >= levels[0]).double().mean() < 0.05
+
+
+def test_positions_are_named_in_the_whole_pass_and_nobodys_rows_are_not_looked_at():
+    positions = torch.tensor([-1, 40, 7])
+    first, second = torch.tensor([torch.nan, 0, 1]), torch.tensor([0, torch.nan, torch.nan])
+    assert scores.evaluate(lambda p, s: first, GIVEN, None, 0, positions).shape == (3,)
+    with pytest.raises(ValueError, match=r"NaN at position 7$"):
+        scores.evaluate(lambda p, s: second, GIVEN, None, 0, positions)

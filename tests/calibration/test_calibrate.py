@@ -6,7 +6,7 @@ from torch import nn
 
 import suffice
 from suffice import Exit, ExitNetwork, calibrate, metrics
-from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.calibrated import Calibrated, member_weights
 from suffice.calibration.exits import with_bias
 from suffice.network import fingerprint
 from tests import builders
@@ -465,3 +465,30 @@ def test_a_structure_that_does_not_fit_is_refused_with_those_that_do(monkeypatch
     loader = builders.batched(builders.inputs(20))
     with pytest.raises(MemoryError, match=r"structure='kronecker' or 'diagonal'"):
         calibrate(builders.network(), loader, loader, structure="full")
+
+
+def test_a_product_of_exits_is_tuned_answered_run_and_saved_as_one(tmp_path):
+    net, x = builders.network(), builders.inputs(300)
+    loader = builders.batched(x, builders.sampled_labels(net(x)[-1]))
+    made = {
+        name: suffice.calibrate(net, loader, loader, ensemble=name, generator=torch.Generator().manual_seed(0))
+        for name in ("product", "average", True)
+    }
+    product = made["product"](x)
+    for k, answer in enumerate(product):
+        weights = torch.tensor(member_weights(made["product"].costs)[: k + 1])
+        logs = torch.stack([member.log_probs for member in answer.members])
+        expected = ((weights / weights.sum())[:, None, None] * logs).sum(dim=0).log_softmax(dim=1)
+        torch.testing.assert_close(answer.log_probs, expected)
+    assert made["average"].digest == made[True].digest != made["product"].digest
+    policy = suffice.allocate(made["product"], loader, 0.6)
+    answer = suffice.run(made["product"], policy, x)
+    expected = torch.stack([p.probs for p in product])[answer.exit, torch.arange(300)]
+    torch.testing.assert_close(answer.probs, expected, atol=1e-5, rtol=0)
+    suffice.save(made["product"], tmp_path / "p")
+    torch.testing.assert_close(suffice.load(tmp_path / "p", network=net)(x)[-1].probs, product[-1].probs)
+
+
+def test_an_unknown_ensemble_is_refused():
+    with pytest.raises(ValueError, match=r"expected ensemble to be one of .*, got 'sum'"):
+        suffice.calibrate(builders.network(), [], [], ensemble="sum")

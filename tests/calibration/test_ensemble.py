@@ -98,3 +98,42 @@ def test_taking_examples_of_gaussians_and_extending_commute():
     last = ensemble.extend(running, gaussian(1), 3.0).prediction().take(index)
     for field in ("mean", "epistemic_variance", "noise_variance"):
         torch.testing.assert_close(getattr(first, field), getattr(last, field))
+
+
+@settings(deadline=None, max_examples=40)
+@given(weights=st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=5), scale=st.floats(0.1, 300))
+def test_running_sums_of_a_product_equal_the_normalised_geometric_mean(weights, scale):
+    members = [member(seed, scale=scale) for seed in range(len(weights))]
+    running = None
+    for k, weight in enumerate(weights):
+        running = ensemble.extend(running, members[k], weight, product=True)
+        share = torch.tensor(weights[: k + 1], dtype=torch.float64)
+        share = share / share.sum()
+        powers = torch.stack([w * m.log_probs for w, m in zip(share, members, strict=False)]).sum(dim=0)
+        powers = (powers - powers.amax(dim=1, keepdim=True)).exp()
+        aleatoric = sum(w * m.aleatoric for w, m in zip(share, members, strict=False))
+        answer = running.prediction(tuple(members[: k + 1]))
+        torch.testing.assert_close(answer.probs, powers / powers.sum(dim=1, keepdim=True))
+        torch.testing.assert_close(answer.aleatoric, torch.minimum(aleatoric, answer.entropy))
+        assert answer.members == tuple(members[: k + 1])
+
+
+def test_a_product_of_equals_is_each_of_them_and_it_forgets_nothing_when_examples_leave():
+    one, index = member(0), torch.tensor([4, 0])
+    running = ensemble.extend(None, one, 1.0, product=True)
+    both = ensemble.extend(running, one, 3.0, product=True).prediction()
+    torch.testing.assert_close(both.log_probs, one.log_probs)
+    other = member(1)
+    whole = ensemble.extend(running, other, 3.0, product=True).prediction().take(index)
+    part = ensemble.extend(running.take(index), other.take(index), 3.0, product=True).prediction()
+    torch.testing.assert_close(part.log_probs, whole.log_probs)
+
+
+def test_joining_is_the_reverse_of_taking():
+    for product in (False, True):
+        running = ensemble.extend(ensemble.extend(None, member(0), 1.0, product), member(1), 2.0, product)
+        first, rest = torch.tensor([0, 1]), torch.tensor([2, 3, 4, 5])
+        again = ensemble.join([running.take(first), running.take(rest)])
+        assert torch.equal(again.log_sum, running.log_sum)
+        assert torch.equal(again.aleatoric_sum, running.aleatoric_sum)
+        assert (again.weight, type(again)) == (running.weight, type(running))

@@ -1,28 +1,47 @@
 """When to stop: a score and a threshold per exit, chosen so that the mean cost meets a budget.
 
-The paper's rule: exit k answers a share proportional to q^k of the examples, the surest of those still there,
-and the last exit takes the rest. The mean cost grows with q, so a budget determines q, and the thresholds
-follow from the validation scores. Huang et al. 2018 (budgeted batch classification); Meronen et al. 2024.
+Where tied scores keep every set of thresholds off the budget, a policy is mixed of the two sets on either side of
+it: a coin, made of each example's own bytes, says which of them judges it.
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from suffice import batches
 from suffice.batches import Loader
+from suffice.budget import optimal, thresholds, walk
 from suffice.budget import scores as scoring
+from suffice.budget.coin import toss
 from suffice.budget.scores import Score
+from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
+from suffice.cost import Profile
+from suffice.prediction import AnyPrediction, Prediction
 
-Unit = Literal["fraction", "macs"]
+Unit = Literal["fraction", "macs", "ms"]
+Method = Literal["geometric", "optimal"]
 _EXACT = 0.005
-"""Relative distance of the mean validation cost from the budget above which a warning is given."""
+"""Relative distance of the mean validation cost from the budget that is neither mended nor warned of."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What `control_risk` promised, and when it holds: see there.
+
+    Attributes:
+        loss: "accuracy" or "brier".
+        max_loss: bound on the mean loss.
+        confidence: probability with which the bound holds, or None for a bound in expectation.
+    """
+
+    loss: str
+    max_loss: float
+    confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -32,10 +51,15 @@ class Policy:
     Attributes:
         thresholds: (K − 1,), float64; −inf stops everything, +inf nothing.
         score: name or function `(prediction, state) -> (N,)`, higher is surer.
-        budget: mean cost asked for, in multiply-adds per example.
-        expected: mean cost on the validation data, in multiply-adds per example.
+        budget: mean cost asked for, per example; NaN where a loss was asked for instead.
+        expected: mean cost on the validation data, per example.
         shares: (K,), share of the validation data answered at each exit.
         made_for: `digest` of the calibrated network whose scores it judges.
+        unit: of budget and expected: "macs", multiply-adds, or "ms", milliseconds.
+        alternative: (K − 1,), thresholds of the examples whose coin (`coin.toss`) is below `portion`, or None.
+        portion: of the examples judged by `alternative`.
+        profile: times by which `run` decides whether survivors are worth copying, or None: they are always.
+        promise: what `control_risk` promised, or None.
     """
 
     thresholds: Tensor
@@ -44,6 +68,18 @@ class Policy:
     expected: float
     shares: Tensor
     made_for: str
+    unit: Literal["macs", "ms"] = "macs"
+    alternative: Tensor | None = None
+    portion: float = 0.0
+    profile: Profile | None = None
+    promise: Promise | None = None
+
+    def stops(self, k: int, values: Tensor, coin: Tensor | None = None) -> Tensor:
+        """Whether each example stops at exit k, (N,) bool, by its score (N,) and, if mixed, its coin (N,)."""
+        stops = values >= float(self.thresholds[k])
+        if self.alternative is None or coin is None:
+            return stops
+        return torch.where(coin < self.portion, values >= float(self.alternative[k]), stops)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact.
@@ -59,21 +95,37 @@ class Policy:
         configuration = {
             "made_for": self.made_for,
             "score": self.score,
-            "budget_multiply_adds_per_example": self.budget,
-            "expected_multiply_adds_per_example": self.expected,
+            "unit_per_example": self.unit,
+            "budget": None if self.promise else self.budget,
+            "expected": self.expected,
+            "portion": self.portion,
+            "promise": self.promise and asdict(self.promise),
         }
-        return configuration, {"thresholds": self.thresholds, "shares": self.shares}
+        tensors = {"thresholds": self.thresholds, "shares": self.shares}
+        if self.alternative is not None:
+            tensors["alternative"] = self.alternative
+        if self.profile is not None:
+            configuration["profile"], times = self.profile.parts()
+            tensors |= {f"profile.{name}": tensor for name, tensor in times.items()}
+        return configuration, tensors
 
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: object = None) -> "Policy":
         """The reverse of `parts`; the network is checked when the policy is run."""
+        times = {name.removeprefix("profile."): t for name, t in tensors.items() if name.startswith("profile.")}
+        budget, promise = configuration["budget"], configuration["promise"]
         return cls(
             tensors["thresholds"],
             configuration["score"],
-            configuration["budget_multiply_adds_per_example"],
-            configuration["expected_multiply_adds_per_example"],
+            float("nan") if budget is None else budget,
+            configuration["expected"],
             tensors["shares"],
             configuration["made_for"],
+            configuration["unit_per_example"],
+            tensors.get("alternative"),
+            configuration["portion"],
+            Profile.from_parts(configuration["profile"], times) if times else None,
+            promise and Promise(**promise),
         )
 
 
@@ -83,141 +135,169 @@ def allocate(
     budget: float,
     unit: Unit = "fraction",
     score: str | Score = "confidence",
+    *,
+    method: Method = "geometric",
+    profile: Profile | None = None,
 ) -> Policy:
     """Thresholds whose mean cost on the validation data meets a budget.
+
+    It is met to 0.5 %, or to one example's worth; where ties forbid that, by a policy mixed of two.
 
     Args:
         calibrated: the network that will run.
         val_loader: batches like those it will meet; read once, labels not needed.
         budget: mean cost per example, the uncertainty's own cost included: as a "fraction" of the cumulative
-            cost of the last exit, or in "macs", multiply-adds.
+            cost of the last exit; in "macs", multiply-adds; or in "ms", milliseconds by the profile, when batches
+            of its size are run and survivors take the time of a batch as small as they are.
         unit: of the budget.
         score: name of a score or a function `(prediction, state) -> (N,)`, higher is surer.
+        method: "geometric" is the paper's, shares proportional to q^k; "optimal" takes the thresholds under which
+            the mean calibrated probability of being right is greatest on the validation data, and spends less
+            than the budget if more would not help.
+        profile: made by `suffice.cost.profile` for this network; needed for "ms", and kept for `run`.
 
     Raises:
         ValueError: if the budget is below the cost of the first exit or above that of the last.
 
     Warns:
-        UserWarning: if tied scores keep the mean cost further than 0.5 % from the budget.
+        UserWarning: if there are too few examples to come within 0.5 % of the budget.
     """
-    costs = calibrated.costs.cumulative
-    macs = _in_macs(budget, unit, costs)
-    values = _validation_scores(calibrated, val_loader, scoring.resolve(score))
-    thresholds = solve(values, costs, macs)
-    taken = choose(values, thresholds).cpu()
-    shares = torch.bincount(taken, minlength=len(costs)).double() / len(taken)
-    expected = float(shares @ torch.tensor(costs, dtype=torch.float64))
-    if abs(expected - macs) > _EXACT * macs:
+    mean_cost, limit = _pricing(calibrated, budget, unit, profile)
+    if method not in get_args(Method):
+        raise ValueError(f"expected method to be one of {get_args(Method)}, got {method!r}")
+    seen = _validation(calibrated, val_loader, scoring.resolve(score))
+    pair = _pair(seen, method, mean_cost, limit)
+    mixed = _mixed(seen, pair, mean_cost, limit)
+    expected = mean_cost(mixed.shares)
+    short = limit - expected if method == "geometric" else 0.0
+    if max(short, expected - limit) > _EXACT * limit:
         warnings.warn(
-            f"asked for {macs:.4g} multiply-adds per example, the nearest on the validation data is "
-            f"{expected:.4g}: too few examples, or tied scores, to cut finer",
+            f"asked for {limit:.4g} {_NAMES[unit]} per example, the nearest on the validation data is "
+            f"{expected:.4g}: too few examples, or too many alike, to cut finer",
             stacklevel=2,
         )
-    return Policy(thresholds, score, macs, expected, shares, calibrated.digest)
+    unit = "ms" if unit == "ms" else "macs"
+    return Policy(
+        mixed.thresholds, score, limit, expected, mixed.shares, calibrated.digest, unit, mixed.alternative,
+        mixed.portion, profile,
+    )  # fmt: skip
 
 
-def geometric_shares(log_q: float, exits: int) -> Tensor:
-    """Shares (exits,) proportional to q^k, k = 1 … K, float64."""
-    return (log_q * torch.arange(exits, dtype=torch.float64)).softmax(dim=0)
+_NAMES = {"fraction": "multiply-adds", "macs": "multiply-adds", "ms": "milliseconds"}
 
 
-def thresholds_for(values: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """Thresholds (K − 1,) at which each exit answers its share of all examples, the surest still there.
+@dataclass(frozen=True)
+class _Seen:
+    """Validation data at every exit: scores and chances of being right K × (N,), and each example's coin (N,)."""
 
-    A threshold lies midway between the last example that stops and the first that goes on. Examples with
-    equal scores stop or go on together, by the side that is nearer to the share; what an exit takes too much
-    or too little is made good at the next, whose aim is the cumulative share.
-
-    Args:
-        values: K or K − 1 scores (N,), one for each exit.
-        shares: (K,), summing to 1.
-    """
-    n = len(values[0])
-    remaining = torch.ones(n, dtype=torch.bool, device=values[0].device)
-    thresholds = []
-    for scores, aim in zip(values, shares.cumsum(0)[:-1].tolist(), strict=False):
-        wanted = round(aim * n) - (n - int(remaining.sum()))
-        threshold = _cut(scores[remaining], wanted)
-        remaining &= scores < threshold
-        thresholds.append(threshold)
-    return torch.tensor(thresholds, dtype=torch.float64)
+    scores: list[Tensor]
+    chances: list[Tensor]
+    coin: Tensor
 
 
-def choose(values: Sequence[Tensor], thresholds: Tensor) -> Tensor:
-    """Exit (N,) at which each example stops, from the scores (N,) of every exit, int64."""
-    stops = [v >= t for v, t in zip(values, thresholds.tolist(), strict=False)]
-    last = torch.ones_like(values[0], dtype=torch.bool)
-    return torch.stack([*stops, last]).to(torch.uint8).argmax(dim=0)
+@dataclass(frozen=True)
+class _Mixed:
+    thresholds: Tensor
+    shares: Tensor
+    alternative: Tensor | None = None
+    portion: float = 0.0
 
 
-def solve(values: Sequence[Tensor], costs: Sequence[int], budget: float) -> Tensor:
-    """Thresholds (K − 1,) by geometric shares whose mean cost is nearest to the budget.
+def _pricing(
+    calibrated: Calibrated, budget: float, unit: str, profile: Profile | None
+) -> tuple[Callable[[Tensor], float], float]:
+    """Mean cost of shares (K,), and the budget in the same unit, checked."""
+    if unit not in get_args(Unit):
+        raise ValueError(f"expected unit to be one of {get_args(Unit)}, got {unit!r}")
+    if unit == "ms" and profile is None:
+        raise ValueError("expected a profile for a budget in 'ms', got none; make one with suffice.cost.profile")
+    costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
 
-    Args:
-        values: scores (N,) of each exit.
-        costs: cumulative multiply-adds of each of K exits.
-        budget: mean multiply-adds per example, between the first and the last cost.
-    """
-    price = torch.tensor(costs, dtype=torch.float64)
+    def mean_cost(shares: Tensor) -> float:
+        return profile.per_example(shares) if unit == "ms" and profile else float(shares @ costs)
 
-    def realised(log_q: float) -> tuple[float, Tensor]:
-        thresholds = thresholds_for(values, geometric_shares(log_q, len(costs)))
-        return float(price[choose(values, thresholds).cpu()].mean()), thresholds
-
-    low, high = -_STEEPEST, _STEEPEST
-    best = min((realised(low), realised(high)), key=lambda found: abs(found[0] - budget))
-    for _ in range(50):
-        middle = (low + high) / 2
-        cost, thresholds = realised(middle)
-        if abs(cost - budget) < abs(best[0] - budget):
-            best = (cost, thresholds)
-        low, high = (middle, high) if cost < budget else (low, middle)
-    return best[1]
-
-
-_STEEPEST = 50.0
-"""|log q| at which all examples stop at the first or at the last exit."""
-
-
-def _cut(scores: Tensor, wanted: int) -> float:
-    """Threshold at which about `wanted` of the scores stop; ties together, on the nearer side."""
-    wanted = max(0, min(wanted, len(scores)))
-    if wanted == 0:
-        return float("inf")
-    if wanted == len(scores):
-        return float("-inf")
-    ordered = scores.sort(descending=True).values
-    at = ordered[wanted - 1]
-    above, through = int((ordered > at).sum()), int((ordered >= at).sum())
-    stop = through if through - wanted <= wanted - above else above
-    if stop in (0, len(scores)):
-        return float("inf") if stop == 0 else float("-inf")
-    last, first = float(ordered[stop - 1]), float(ordered[stop])
-    middle = last / 2 + first / 2
-    return middle if first < middle else last
-
-
-def _in_macs(budget: float, unit: str, costs: Sequence[int]) -> float:
-    if unit not in ("fraction", "macs"):
-        raise ValueError(f"expected unit to be 'fraction' or 'macs', got {unit!r}")
-    scale = costs[-1] if unit == "fraction" else 1
-    low, high = costs[0] / scale, costs[-1] / scale
+    each = [mean_cost(shares) for shares in torch.eye(len(costs), dtype=torch.float64)]
+    scale = each[-1] if unit == "fraction" else 1
+    low, high = each[0] / scale, each[-1] / scale
     if not low <= budget <= high:
         raise ValueError(
             f"expected a budget between {low:.4g} (all stop at the first exit) and {high:.4g} (none stops "
-            f"early), in {'fractions of the last exit' if unit == 'fraction' else 'multiply-adds'}, "
-            f"got {budget:.4g}"
+            f"early), in {'fractions of the last exit' if unit == 'fraction' else _NAMES[unit]}, got {budget:.4g}"
         )
-    return float(np.clip(budget * scale, costs[0], costs[-1]))
+    return mean_cost, min(max(budget * scale, each[0]), each[-1])
 
 
 @torch.no_grad()
-def _validation_scores(calibrated: Calibrated, loader: Loader, score: Score) -> list[Tensor]:
-    """Scores (N,) of a whole loader at every exit; states are not kept."""
-    values: list[list[Tensor]] = [[] for _ in calibrated.exits]
+def _validation(calibrated: Calibrated, loader: Loader, score: Score) -> _Seen:
+    """Scores and chances of a whole loader at every exit; states are not kept."""
+    scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    chances: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    coins = []
     for batch in batches.read(loader, calibrated.network):
-        state, running = batch.inputs, None
+        coins.append(toss(batch.inputs))
+        going = walk.begin(calibrated, batch.inputs, start=batch.start)
         for k in range(len(calibrated.exits)):
-            state, prediction, running = calibrated.step(k, state, running)
-            values[k].append(scoring.evaluate(score, prediction, state, k))
-    return [torch.cat(parts) for parts in values]
+            going, prediction = walk.step(calibrated, k, going, score)
+            going = walk.scored(going, prediction, score, k)
+            scores[k].append(going.scores[:, k])
+            chances[k].append(_chance(prediction))
+    joined = [[torch.cat(parts) for parts in exits] for exits in (scores, chances)]
+    return _Seen(joined[0], joined[1], torch.cat(coins))
+
+
+def _chance(prediction: AnyPrediction) -> Tensor:
+    """Calibrated probability (N,) of being right, float64; NaN where there is no right or wrong."""
+    if isinstance(prediction, Prediction):
+        return prediction.confidence.double()
+    return torch.full((len(prediction),), torch.nan, dtype=torch.float64, device=prediction.mean.device)
+
+
+def _pair(seen: _Seen, method: Method, mean_cost: Callable[[Tensor], float], budget: float) -> list[Tensor]:
+    """Thresholds on either side of the budget, the cheaper first."""
+    ranked = thresholds.rank(seen.scores)
+    exits = len(ranked)
+    if method == "geometric":
+        family, ends = thresholds.geometric(ranked, exits), (-thresholds.STEEPEST, thresholds.STEEPEST)
+    else:
+        chances = torch.stack(seen.chances)
+        if bool(chances.isnan().any()):
+            raise ValueError("expected classes for method='optimal', got a regression; pass method='geometric'")
+        prices = chances.new_tensor([mean_cost(shares) for shares in torch.eye(exits, dtype=torch.float64)])
+        family, ends = optimal.most_accurate(ranked, chances, prices), optimal.ends(prices)
+
+    def realised(found: Tensor) -> float:
+        return mean_cost(shares_of(choose(seen.scores, found), exits))
+
+    return thresholds.bracket(family, realised, budget, ends)
+
+
+def _mixed(seen: _Seen, pair: Sequence[Tensor], mean_cost: Callable[[Tensor], float], budget: float) -> _Mixed:
+    """The nearer of two sets of thresholds where it is near enough, else a mixture that meets the budget."""
+    exits = [choose(seen.scores, found) for found in pair]
+    shares = [shares_of(taken, len(seen.scores)) for taken in exits]
+    costs = [mean_cost(each) for each in shares]
+    nearer = min(range(2), key=lambda side: abs(costs[side] - budget))
+    if abs(costs[nearer] - budget) <= _EXACT * budget or costs[1] <= budget:
+        nearer = 1 if costs[1] <= budget else nearer
+        return _Mixed(pair[nearer], shares[nearer])
+    cheap = _portion(seen, exits, mean_cost, budget)
+    if cheap in (0, 1):
+        return _Mixed(pair[nearer], shares[nearer])
+    mixed = shares_of(torch.where(seen.coin < cheap, exits[0], exits[1]), len(seen.scores))
+    return _Mixed(pair[1], mixed, pair[0], cheap)
+
+
+def _portion(seen: _Seen, exits: Sequence[Tensor], mean_cost: Callable[[Tensor], float], budget: float) -> float:
+    """The portion of coins for the cheaper thresholds at which the mean cost is nearest to the budget."""
+    coins = seen.coin[exits[0] != exits[1]].sort().values
+    edges = torch.cat([coins.new_zeros(1), (coins[1:] + coins[:-1]) / 2, coins.new_ones(1)])
+
+    def realised(at: int) -> float:
+        mixed = torch.where(seen.coin < edges[at], exits[0], exits[1])
+        return mean_cost(shares_of(mixed, len(seen.scores)))
+
+    low, high = 0, len(edges) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if realised(middle) <= budget else (middle, high)
+    return float(edges[min(low, high, key=lambda at: abs(realised(at) - budget))])

@@ -4,16 +4,21 @@ What `run` answers is what computing every exit and picking would answer: exampl
 the ensemble's running sums travel with those that go on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from suffice.budget import scores as scoring
+from suffice.budget import walk
+from suffice.budget.coin import toss
 from suffice.budget.policy import Policy
+from suffice.budget.walk import Going, Left
 from suffice.calibration.calibrated import Calibrated
-from suffice.network import State, batch_size, select
+from suffice.network import State
 from suffice.prediction import Prediction, concatenate
 from suffice.regression import Regression
 
@@ -27,11 +32,13 @@ class Answer:
             properties are also the answer's.
         exit: (N,), that exit, int64, counted from 0.
         macs: (N,), multiply-adds spent, the uncertainty's own included, int64.
+        scores: (N, K − 1), the score at each exit that was asked, float64, else NaN.
     """
 
     prediction: Any
     exit: Tensor
     macs: Tensor
+    scores: Tensor
 
     @property
     def probs(self) -> Tensor:
@@ -87,36 +94,57 @@ class Answer:
 
 
 @torch.no_grad()
-def run(calibrated: Calibrated, policy: Policy, x: State) -> Answer:
+def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[int] | None = None) -> Answer:
     """Answer a batch under a policy; an example is computed no further than the exit where it stops.
+
+    Answered examples leave the batch at once, unless the policy has a profile and by its times copying the rest
+    would take longer than computing all; then they stay, ignored. Answers are the same to 1e-5.
 
     Args:
         calibrated: the network.
-        policy: made by `allocate` for this network.
+        policy: made by `allocate` or `control_risk` for this network.
         x: a batch, N ≥ 1: a tensor or a nest of tensors, batch first, on the network's device.
+        buckets: sizes to which batches are filled up, so that a compiled stage meets these shapes only; a batch
+            larger than all of them stays as it is. Without, batches have the size that they come to have.
 
     Raises:
-        ValueError: if the policy was made for another calibrated network, or logits are not finite.
+        ValueError: if the policy was made for another calibrated network, or logits are not finite (named by
+            their position in x).
     """
     check_policy(calibrated, policy)
-    score, thresholds = scoring.resolve(policy.score), policy.thresholds.tolist()
-    state, running = x, None
-    answered: list[tuple[Tensor, Any]] = []
-    positions = torch.arange(batch_size(x), device=_device(calibrated))
+    sizes, left = sorted(buckets or ()), list[Left]()
+    going = enter(calibrated, policy, x)
+    if len(going) < (size := fitting(len(going), sizes)) and len(going):
+        going = going.filled(torch.arange(len(going), device=going.positions.device), size)
     for k in range(len(calibrated.exits)):
-        state, prediction, running = calibrated.step(k, state, running)
-        if k == len(thresholds):
-            answered.append((positions, prediction))
-            break
-        stops = scoring.evaluate(score, prediction, state, k) >= thresholds[k]
-        leaving, staying = stops.nonzero()[:, 0], (~stops).nonzero()[:, 0]
-        answered.append((positions[leaving], prediction.take(leaving)))
+        leaving, going, staying = advance(calibrated, policy, k, going)
+        left += leaving
         if not len(staying):
             break
-        if len(leaving):
-            positions, state = positions[staying], select(state, staying)
-            running = running and running.take(staying)
-    return _in_order(answered, calibrated.costs.cumulative)
+        size = fitting(len(staying), sizes)
+        if size < len(going) and (policy.profile is None or policy.profile.pays(k, len(going), size)):
+            going = going.filled(staying, size)
+    return in_order(left, calibrated.costs.cumulative)
+
+
+def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> Going:
+    """A batch before the first exit, each example with its coin if the policy is mixed."""
+    return walk.begin(calibrated, x, toss(x) if policy.alternative is not None else None, start)
+
+
+def advance(calibrated: Calibrated, policy: Policy, k: int, going: Going) -> tuple[list[Left], Going, Tensor]:
+    """Run stage and exit k: who stops, the rows with those marked as nobody's, and the rows of those that go on."""
+    score = scoring.resolve(policy.score)
+    going, prediction = walk.step(calibrated, k, going, score)
+    if k == len(policy.thresholds):
+        return walk.leave(going, prediction, torch.ones_like(going.positions, dtype=torch.bool), k)
+    going = walk.scored(going, prediction, score, k)
+    return walk.leave(going, prediction, policy.stops(k, going.scores[:, k], going.coin), k)
+
+
+def fitting(size: int, buckets: Sequence[int]) -> int:
+    """The smallest of the rising `buckets` that holds `size` examples; `size` itself where none does."""
+    return next((bucket for bucket in buckets if bucket >= size), size)
 
 
 def check_policy(calibrated: Calibrated, policy: Policy) -> None:
@@ -133,14 +161,14 @@ def check_policy(calibrated: Calibrated, policy: Policy) -> None:
         )
 
 
-def _device(calibrated: Calibrated) -> torch.device:
-    return calibrated.network.exit(0).classifier.weight.device
-
-
-def _in_order(answered: list[tuple[Tensor, Any]], costs: tuple[int, ...]) -> Answer:
-    """Answers of each exit put back into the order of the batch."""
-    exits = torch.cat([torch.full_like(positions, k) for k, (positions, _) in enumerate(answered)])
-    order = torch.cat([positions for positions, _ in answered]).argsort()
-    exits = exits[order]
-    prediction = concatenate([part for _, part in answered]).take(order)
-    return Answer(prediction, exits, torch.tensor(costs, device=exits.device)[exits])
+def in_order(left: Sequence[Left], costs: Sequence[int]) -> Answer:
+    """What left at each exit put back into the order of the positions."""
+    exits = torch.cat([torch.full_like(part.positions, part.exit) for part in left])
+    width = len(costs) - 1
+    scores = torch.cat([pad(part.scores, (0, width - part.scores.shape[1]), value=torch.nan) for part in left])
+    price = torch.tensor(costs, device=exits.device)
+    if len(left) == 1:  # who stay together stay in order
+        return Answer(left[0].prediction, exits, price[exits], scores)
+    order = torch.cat([part.positions for part in left]).argsort()
+    prediction = concatenate([part.prediction for part in left]).take(order)
+    return Answer(prediction, exits[order], price[exits[order]], scores[order])

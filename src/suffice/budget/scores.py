@@ -4,6 +4,7 @@ A policy compares a score with a threshold at each exit. Built-in scores go by n
 form will do, and sees the state as well, for example to estimate the dropout variation from it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +60,46 @@ def variance(prediction: Regression, state: State = None) -> Tensor:
     return -prediction.variance.log().mean(dim=-1)
 
 
+def patience(prediction: Prediction, state: State = None) -> Tensor:
+    """How many exits in a row, up to and with this one, gave the same label; at the last exit at most K.
+
+    Zhou et al. 2020 (patience-based early exit). Many examples tie: a budget is then met by mixing policies.
+
+    Raises:
+        ValueError: for a prediction that nobody counted for, made otherwise than by a calibrated network.
+    """
+    if prediction.agreeing is None:
+        raise ValueError("expected a prediction with the exits that agree counted, got one without; ask a Calibrated")
+    return prediction.agreeing
+
+
 SCORES: dict[str, Score] = {
-    function.__name__: function for function in (confidence, margin, entropy, aleatoric, epistemic, variance)
+    function.__name__: function for function in (confidence, margin, entropy, aleatoric, epistemic, patience, variance)
 }
 
 _KINDS: dict[str, type] = dict.fromkeys(SCORES, Prediction) | {"variance": Regression, "epistemic": object}
 """What each of them is a score of."""
+
+FORGETFUL = frozenset(SCORES.values()) - {patience}
+"""Scores that do not look at the exits before."""
+
+
+def levels(score: str | Score, classes: int, exits: int, count: int = 100) -> Tensor:
+    """Thresholds of a score from safest to boldest, (L,) float64, chosen without a look at any data.
+
+    Evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to log C.
+
+    Raises:
+        ValueError: for a function, whose scale is not known.
+    """
+    if score in ("confidence", "margin"):
+        return torch.linspace(12, -math.log(classes - 1) if score == "confidence" else 0, count, dtype=torch.float64)
+    if score in ("entropy", "aleatoric", "epistemic"):
+        return -math.log(classes) * torch.logspace(-6, 0, count, dtype=torch.float64)
+    if score == "patience":
+        return torch.arange(exits, 0, -1, dtype=torch.float64)
+    resolve(score)
+    raise ValueError("expected levels for a score that is a function, got none; pass levels, chosen without val_loader")
 
 
 def resolve(score: str | Score) -> Score:
@@ -80,8 +115,15 @@ def resolve(score: str | Score) -> Score:
     return SCORES[score]
 
 
-def evaluate(score: Score, prediction: AnyPrediction, state: State, k: int) -> Tensor:
+def evaluate(score: Score, prediction: AnyPrediction, state: State, k: int, positions: Tensor | None = None) -> Tensor:
     """Scores (N,) of a batch at exit k, float64, finite and checked; infinities become the extreme numbers.
+
+    Args:
+        score: a function, higher is surer.
+        prediction: of the batch.
+        state: of the batch.
+        k: the exit, for messages.
+        positions: (N,), where each row was in the whole pass; rows at −1 are no example's and are not checked.
 
     Raises:
         ValueError: for a score that is not (N,) or not a number, or a named score of another kind of prediction.
@@ -90,9 +132,13 @@ def evaluate(score: Score, prediction: AnyPrediction, state: State, k: int) -> T
     values = score(prediction, state)
     if values.shape != (len(prediction),):
         raise ValueError(f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}")
+    if math.isfinite(float(values.sum())):
+        return values.double()
     if bool(values.isnan().any()):
-        position = int(values.isnan().nonzero()[0])
-        raise ValueError(f"expected a number as every score at exit {k}, got NaN at position {position}")
+        positions = torch.arange(len(values), device=values.device) if positions is None else positions
+        unsaid = positions[values.isnan() & (positions >= 0)]
+        if len(unsaid):
+            raise ValueError(f"expected a number as every score at exit {k}, got NaN at position {int(unsaid.min())}")
     return values.double().nan_to_num()
 
 

@@ -17,6 +17,7 @@ from suffice import batches, cost
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
+from suffice.calibration.ensemble import Ensemble
 from suffice.calibration.exits import CalibratedExit, weights_with_bias
 from suffice.calibration.likelihoods import LIKELIHOODS, linear, regression
 from suffice.calibration.links import Link
@@ -41,7 +42,7 @@ def calibrate(
     prior: Prior = "exact",
     link: Link = "sampled",
     temperature: bool = True,
-    ensemble: bool = True,
+    ensemble: Ensemble = True,
     tuning: Tuning = "validation",
     bias_precision: float = 1.0,
     class_precision: Tensor | None = None,
@@ -73,7 +74,8 @@ def calibrate(
             need no link: all but "plugin" are the same.
         temperature: tune a temperature per exit; otherwise, and without a `val_loader`, 1. It divides logits, and
             multiplies the standard deviations of a regression.
-        ensemble: answer at exit k with the weighted average of exits up to k.
+        ensemble: answer at exit k with the exits up to k, weighted by multiply-adds: the "average" of their
+            distributions, or True; the normalised "product" of their probabilities; or with exit k alone, False.
         tuning: "validation" finds δ and T of all exits jointly, by gradient on the NLL of what would be answered;
             "evidence" finds δ by each exit's marginal likelihood, whatever the link, and then T on the `val_loader`
             if there is one; "grid" is the paper's search, exit by exit. The noise of a "regression" is always
@@ -95,7 +97,7 @@ def calibrate(
             each example by itself (`suffice.contract`).
         MemoryError: for a structure that would not fit, before it is allocated.
     """
-    _check_choices(likelihood, structure, prior, link, tuning, samples)
+    _check_choices(likelihood, structure, prior, link, tuning, ensemble, samples)
     if val_loader is None and tuning != "evidence":
         raise ValueError(f"expected a val_loader for tuning={tuning!r}, got None; pass one, or tuning='evidence'")
     if tuning == "evidence" and not temperature:
@@ -123,16 +125,23 @@ def calibrate(
     exits = [exit_.to(*serving_placement(network)) for exit_ in exits]
     if val_loader is not None:
         caches, targets, costs = _tuning_pass(network, exits, val_loader)
-        weights = member_weights(costs) if ensemble else None
+        weights, product = member_weights(costs) if ensemble else None, ensemble == "product"
         if tuning == "grid":
-            exits = grid.tune(exits, caches, targets, weights, temperature)
+            exits = grid.tune(exits, caches, targets, weights, temperature, product)
         else:
-            exits = validation.tune(exits, caches, targets, weights, temperature, prior=tuning == "validation")
+            jointly = tuning == "validation"
+            exits = validation.tune(exits, caches, targets, weights, temperature, jointly, product)
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
 
 def _check_choices(
-    likelihood: object, structure: object, prior: object, link: object, tuning: object, samples: int
+    likelihood: object,
+    structure: object,
+    prior: object,
+    link: object,
+    tuning: object,
+    ensemble: object,
+    samples: int,
 ) -> None:
     for name, value, allowed in [
         ("likelihood", likelihood, tuple(LIKELIHOODS)),
@@ -140,6 +149,7 @@ def _check_choices(
         ("prior", prior, ("exact", "factored")),
         ("link", link, get_args(Link)),
         ("tuning", tuning, get_args(Tuning)),
+        ("ensemble", ensemble, (True, False, "average", "product")),
     ]:
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
@@ -147,6 +157,8 @@ def _check_choices(
         raise ValueError(
             f"expected prior 'exact' with structure {structure!r}, got 'factored', of a product of factors"
         )
+    if ensemble == "product" and likelihood not in ("classification", "binary"):
+        raise ValueError(f"expected ensemble 'average' or False with likelihood {likelihood!r}, got 'product'")
     exact = LIKELIHOODS[str(likelihood)].exact_structure
     if exact and (structure not in ("auto", exact, None) or prior != "exact"):
         raise ValueError(

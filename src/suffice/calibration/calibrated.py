@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.moments import Moments
 from suffice.calibration.updates import with_more_classes, with_more_data
-from suffice.cost import Costs
+from suffice.cost import Costs, synchronise
 from suffice.network import (
     ExitNetwork,
     State,
@@ -27,7 +28,7 @@ from suffice.network import (
     fingerprint_of_classes,
 )
 from suffice.plain import as_described, described, restored
-from suffice.prediction import AnyPrediction
+from suffice.prediction import AnyPrediction, Prediction
 
 
 class Calibrated:
@@ -36,7 +37,7 @@ class Calibrated:
     Attributes:
         network: the network, its weights untouched.
         exits: what was learned about each exit: `posterior`, `prior_precision`, `temperature`.
-        ensemble: whether exit k answers with the ensemble of exits up to k.
+        ensemble: whether exit k answers with the exits up to k: True for their average, "product", or False.
         costs: multiply-adds per example, the uncertainty's own included.
         network_hash: `fingerprint` of the network's weights.
         num_classes: C.
@@ -47,13 +48,13 @@ class Calibrated:
         self,
         network: ExitNetwork,
         exits: Sequence[CalibratedExit],
-        ensemble: bool,
+        ensemble: mie.Ensemble,
         costs: Costs,
         network_hash: str,
     ) -> None:
         self.network = network.eval()
         self.exits = tuple(exits)
-        self.ensemble = ensemble
+        self.ensemble = True if ensemble == "average" else ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
         self.network_hash = network_hash
         self.num_classes = network.num_classes
@@ -65,19 +66,60 @@ class Calibrated:
 
         A `Prediction` each, or a `Regression`, as the likelihood is.
         """
+        return list(self._answers(x))
+
+    @torch.no_grad()
+    def anytime(self, x: State, deadline_ms: float | None = None) -> Iterator[Any]:
+        """The answer of each exit as soon as it is there; stop asking when it is good enough.
+
+        A later exit is better on average, not for every example: `evaluation.monotonicity` measures it.
+
+        Args:
+            x: a batch, as for the call.
+            deadline_ms: milliseconds from the first answer being asked for. An exit is computed only if it is
+                expected in time, its multiply-adds taking as long as those before it did. The first exit is
+                always answered, be it late: a late answer is worth more than none.
+
+        Raises:
+            ValueError: for a deadline that is not a positive number.
+        """
+        if deadline_ms is not None and not deadline_ms > 0:
+            raise ValueError(f"expected a deadline above 0 milliseconds, got {deadline_ms}; leave it out for none")
+        return self._in_time(x, math.inf if deadline_ms is None else deadline_ms / 1e3)
+
+    @torch.no_grad()
+    def _in_time(self, x: State, seconds: float) -> Iterator[Any]:
+        started, cumulative = time.perf_counter(), self.costs.cumulative
+        for k, answer in enumerate(self._answers(x)):
+            if seconds < math.inf:
+                synchronise(self.network.exit(k).classifier.weight.device)
+            computed = time.perf_counter() - started
+            yield answer
+            if k + 1 == len(cumulative):
+                return
+            ahead = computed * (cumulative[k + 1] / cumulative[k] - 1)
+            if time.perf_counter() - started + ahead > seconds:
+                return
+
+    def _answers(self, x: State) -> Iterator[Any]:
         members: list[Any] = []
-        answers: list[Any] = []
+        before = None
         for member, running in self._walk(x):
             members.append(member)
-            answers.append(member if running is None else running.prediction(tuple(members)))
-        return answers
+            answer = member if running is None else running.prediction(tuple(members))
+            if isinstance(answer, Prediction):
+                answer, before = answer.counted(before)
+            yield answer
 
     @torch.no_grad()
     def step(
-        self, k: int, state: State, running: mie.Running | None
+        self, k: int, state: State, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[State, AnyPrediction, mie.Running | None]:
-        """Run stage and exit k: the new state, what is answered at exit k, the ensemble's running sums."""
-        state, member, running = self._advance(k, state, running)
+        """Run stage and exit k: the new state, what is answered at exit k, the ensemble's running sums.
+
+        Where examples have left the batch, `positions` (N,) says which row is whose, for messages; −1 is nobody's.
+        """
+        state, member, running = self._advance(k, state, running, positions)
         return state, member if running is None else running.prediction(), running
 
     @torch.no_grad()
@@ -276,13 +318,21 @@ class Calibrated:
             yield member, running
 
     def _advance(
-        self, k: int, state: State, running: mie.Running | None
+        self, k: int, state: State, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[State, AnyPrediction, mie.Running | None]:
-        state, phi, outputs = self._output(k, state)
-        member = self.exits[k].predict(phi, outputs)
-        if self.ensemble:
-            running = mie.extend(running, member, member_weights(self.costs)[k])
+        state, phi, outputs = self._output(k, state, positions)
+        member, running = self.answer(k, phi, outputs, running)
         return state, member, running
+
+    def answer(
+        self, k: int, phi: Tensor, outputs: Tensor, running: mie.Running | None
+    ) -> tuple[AnyPrediction, mie.Running | None]:
+        """What the posterior, its link and the ensemble add at exit k: its own prediction and the sums up to it."""
+        dtype = torch.promote_types(phi.dtype, torch.float32)
+        member = self.exits[k].predict(phi.to(dtype), outputs.to(dtype))
+        if self.ensemble:
+            running = mie.extend(running, member, member_weights(self.costs)[k], self.ensemble == "product")
+        return member, running
 
     def _features(self, x: State) -> Iterator[tuple[CalibratedExit, Tensor, Tensor]]:
         """Every exit with its φ (N, D), the bias's constant behind it, and the outputs (N, C) with a posterior."""
@@ -291,13 +341,13 @@ class Calibrated:
             state, phi, outputs = self._output(k, state)
             yield exit_, with_bias(phi, exit_.bias), outputs[:, :latents]
 
-    def _output(self, k: int, state: State) -> tuple[State, Tensor, Tensor]:
+    def _output(self, k: int, state: State, positions: Tensor | None = None) -> tuple[State, Tensor, Tensor]:
         """The state after stage k, and φ and outputs of exit k in the type that posteriors are served in."""
         if self.network.training:
             raise RuntimeError("expected the network in evaluation mode, got training mode; call network.eval()")
         state, phi = self.network.advance(k, state)
         logits = self.network.exit(k).classifier(phi)
-        check_finite(logits, f"logits at exit {k}")
+        check_finite(logits, f"logits at exit {k}", positions=positions)
         dtype = torch.promote_types(phi.dtype, torch.float32)
         return state, phi.to(dtype), logits.to(dtype)
 

@@ -1,24 +1,32 @@
-"""Model-internal ensembling: the answer at exit k averages the distributions of exits up to k.
+"""Model-internal ensembling: the answer at exit k averages the distributions of exits up to k, or their logarithms.
 
-    p_k = Σ_{j≤k} w_j p_j / Σ_{j≤k} w_j,   w_j = cumulative multiply-adds up to exit j
+    average   p_k = Σ_{j≤k} w_j p_j / Σ_{j≤k} w_j,     w_j = cumulative multiply-adds up to exit j
+    product   p_k ∝ exp(Σ_{j≤k} w_j log p_j / Σ_{j≤k} w_j)
 
-Of classes, that is an average of probabilities. Of Gaussians it is a mixture, answered by its moments:
+Of classes, the first is an average of probabilities. Of Gaussians it is a mixture, answered by its moments:
 
     mean = Σ w̃ μ,   epistemic variance = Σ w̃ (v + (μ − mean)²),   noise variance = Σ w̃ σ²,   w̃ = w / Σ w
 
 Kept as running sums, so that examples that go on carry them and examples that left need nothing.
-Qendro et al. 2021 (early-exit ensembles); Meronen et al. 2024 (the weights).
+Qendro et al. 2021 (early-exit ensembles); Meronen et al. 2024 (the weights); Genest and Zidek 1986 (the product, a
+logarithmic pool); Jazbec et al. 2023 (products of exits).
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from suffice.prediction import AnyPrediction, Prediction
+from suffice.prediction import AnyPrediction, Prediction, entropy
 from suffice.regression import Regression
+
+R = TypeVar("R")
+
+Ensemble = bool | Literal["average", "product"]
+"""How exits answer together: True is "average", False not at all."""
 
 
 class Running(Protocol):
@@ -39,7 +47,7 @@ class Running(Protocol):
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Average:
     """Sums of probabilities.
 
     Attributes:
@@ -53,28 +61,64 @@ class Categorical:
     weight: float
 
     @classmethod
-    def of(cls, member: Prediction, weight: float) -> "Categorical":
+    def of(cls, member: Prediction, weight: float) -> Self:
         """Sums of one exit."""
         return cls(member.log_probs + math.log(weight), weight * member.aleatoric, weight)
 
-    def merge(self, other: "Categorical") -> "Categorical":
+    def merge(self, other: Self) -> Self:
         """Sums of the exits of both."""
         log_sum = torch.logaddexp(self.log_sum, other.log_sum)
-        return Categorical(log_sum, self.aleatoric_sum + other.aleatoric_sum, self.weight + other.weight)
+        return type(self)(log_sum, self.aleatoric_sum + other.aleatoric_sum, self.weight + other.weight)
 
-    def take(self, index: Tensor) -> "Categorical":
+    def take(self, index: Tensor) -> Self:
         """The examples `index` (M,)."""
-        return Categorical(self.log_sum.index_select(0, index), self.aleatoric_sum.index_select(0, index), self.weight)
+        return _each(self, lambda tensor: tensor.index_select(0, index))
 
     def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
         """The ensemble over the exits so far."""
-        log_probs = self.log_sum - math.log(self.weight)
-        return Prediction(log_probs, self.aleatoric_sum / self.weight, members)
+        return Prediction(self.log_sum - math.log(self.weight), self.aleatoric_sum / self.weight, members)
 
 
 @dataclass(frozen=True)
-class Gaussian:
-    """Sums of moments; about the mean so far, as squares of large means would cancel.
+class Product:
+    """Sums of log-probabilities.
+
+    Attributes:
+        log_sum: Σ_j w_j log p_j, (N, C).
+        aleatoric_sum: Σ_j w_j aleatoric_j, (N,), in nats.
+        weight: Σ_j w_j.
+    """
+
+    log_sum: Tensor
+    aleatoric_sum: Tensor
+    weight: float
+
+    @classmethod
+    def of(cls, member: Prediction, weight: float) -> Self:
+        """Sums of one exit."""
+        return cls(weight * member.log_probs, weight * member.aleatoric, weight)
+
+    def merge(self, other: Self) -> Self:
+        """Sums of the exits of both."""
+        aleatoric_sum = self.aleatoric_sum + other.aleatoric_sum
+        return type(self)(self.log_sum + other.log_sum, aleatoric_sum, self.weight + other.weight)
+
+    def take(self, index: Tensor) -> Self:
+        """The examples `index` (M,)."""
+        return _each(self, lambda tensor: tensor.index_select(0, index))
+
+    def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
+        """The ensemble over the exits so far.
+
+        It may be surer than its members: its aleatoric part is their mean, but at most its entropy.
+        """
+        log_probs = (self.log_sum / self.weight).log_softmax(dim=-1)
+        return Prediction(log_probs, torch.minimum(self.aleatoric_sum / self.weight, entropy(log_probs)), members)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sums of the moments of Gaussians; about the mean so far, as squares of large means would cancel.
 
     Attributes:
         mean: Σ_j w_j μ_j / Σ_j w_j, (N, C).
@@ -89,38 +133,48 @@ class Gaussian:
     weight: float
 
     @classmethod
-    def of(cls, member: Regression, weight: float) -> "Gaussian":
+    def of(cls, member: Regression, weight: float) -> Self:
         """Sums of one exit."""
         return cls(member.mean, weight * member.epistemic_variance, weight * member.noise_variance, weight)
 
-    def merge(self, other: "Gaussian") -> "Gaussian":
+    def merge(self, other: Self) -> Self:
         """Sums of the exits of both."""
         weight = self.weight + other.weight
         difference = other.mean - self.mean
         between = difference.square() * (self.weight * other.weight / weight)
-        return Gaussian(
+        return type(self)(
             self.mean + difference * (other.weight / weight),
             self.spread_sum + other.spread_sum + between,
             self.noise_sum + other.noise_sum,
             weight,
         )
 
-    def take(self, index: Tensor) -> "Gaussian":
+    def take(self, index: Tensor) -> Self:
         """The examples `index` (M,)."""
-        return Gaussian(
-            self.mean.index_select(0, index),
-            self.spread_sum.index_select(0, index),
-            self.noise_sum.index_select(0, index),
-            self.weight,
-        )
+        return _each(self, lambda tensor: tensor.index_select(0, index))
 
     def prediction(self, members: tuple[Regression, ...] = ()) -> Regression:
         """The ensemble over the exits so far, a Gaussian with the moments of the mixture."""
         return Regression(self.mean, self.spread_sum / self.weight, self.noise_sum / self.weight, members)
 
 
-def extend(running: Running | None, member: AnyPrediction, weight: float) -> Running:
-    """Add one exit's own prediction with its weight > 0."""
-    kind: type[Running] = Gaussian if isinstance(member, Regression) else Categorical
+def extend(running: Running | None, member: AnyPrediction, weight: float, product: bool = False) -> Running:
+    """Add one exit's own prediction with its weight > 0, to an average or, of classes only, a product."""
+    kind: type[Running] = Mixture if isinstance(member, Regression) else Product if product else Average
     own = kind.of(member, weight)
     return own if running is None else running.merge(own)
+
+
+def join(parts: Sequence[Running]) -> Running:
+    """Sums of different examples over the same exits, the reverse of `take`."""
+    others = {name: [getattr(part, name) for part in parts] for name in _tensors(parts[0])}
+    return replace(parts[0], **{name: torch.cat(tensors) for name, tensors in others.items()})  # type: ignore[type-var]
+
+
+def _tensors(running: Any) -> list[str]:
+    return [field.name for field in fields(running) if field.name != "weight"]
+
+
+def _each(running: R, change: Callable[[Tensor], Tensor]) -> R:
+    changed = {name: change(getattr(running, name)) for name in _tensors(running)}
+    return replace(running, **changed)  # type: ignore[type-var]

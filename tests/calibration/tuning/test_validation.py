@@ -38,11 +38,12 @@ def test_the_joint_minimum_is_no_worse_than_points_of_the_papers_grid(ensembled,
         assert found <= objective(there, caches, labels, weights) + 1e-6
 
 
-@pytest.mark.parametrize("ensembled", [True, False])
+@pytest.mark.parametrize("ensembled", [True, False, "product"])
 @pytest.mark.parametrize("prior", ["exact", "factored"])
 def test_the_gradient_agrees_with_finite_differences(prior, ensembled):
     exits, caches, labels, weights = setting(prior=prior)
-    problem = validation._Problem(exits, caches, labels, weights if ensembled else None, True)
+    weights = weights if ensembled else None
+    problem = validation._Problem(exits, caches, labels, weights, True, product=ensembled == "product")
     point = np.array([-0.5, 0.3, 1.0, -0.2, 2.0, 0.4])
     _, gradient = problem.value_and_gradient(point)
     for i, step in enumerate(np.eye(6) * 1e-3):

@@ -26,6 +26,7 @@ def tune(
     labels: Tensor,
     weights: Sequence[float] | None,
     temperature: bool,
+    product: bool = False,
 ) -> list[CalibratedExit]:
     """Exits with 1/δ (where the link asks the posterior) and, if asked, T at the best point of the grid.
 
@@ -35,6 +36,7 @@ def tune(
         labels: (N,).
         weights: of the ensemble's members, or None for exits on their own.
         temperature: whether T is tuned.
+        product: whether the members' logarithms are averaged, not their probabilities.
 
     Warns:
         UserWarning: for each value at the edge of the grid.
@@ -43,7 +45,7 @@ def tune(
     for k, (exit_, cache) in enumerate(zip(exits, caches, strict=True)):
         weight = None if weights is None else weights[k]
         points = _points(exit_, temperature)
-        _, chosen, running = min(_tried(points, cache, labels, running, weight), key=lambda tried: tried[0])
+        _, chosen, running = min(_tried(points, cache, labels, running, weight, product), key=lambda tried: tried[0])
         tuned.append(chosen)
         found += _found(k, exit_, chosen, temperature)
     warn_at_edges(found)
@@ -59,13 +61,18 @@ def _points(exit_: CalibratedExit, temperature: bool) -> Iterator[CalibratedExit
 
 
 def _tried(
-    points: Iterator[CalibratedExit], cache: Cache, labels: Tensor, running: Running | None, weight: float | None
+    points: Iterator[CalibratedExit],
+    cache: Cache,
+    labels: Tensor,
+    running: Running | None,
+    weight: float | None,
+    product: bool,
 ) -> Iterator[tuple[float, CalibratedExit, Running | None]]:
     """NLL of the answer at each point, and the ensemble's sums with it."""
     for point in points:
         with torch.no_grad():
             answer = point.member(cache.logits, cache.spectrum)
-        extended = None if weight is None else extend(running, answer, weight)
+        extended = None if weight is None else extend(running, answer, weight, product)
         answer = answer if extended is None else extended.prediction()
         yield float(point.likelihood.nll(answer, labels).double().mean()), point, extended
 

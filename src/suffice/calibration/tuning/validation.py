@@ -29,6 +29,7 @@ def tune(
     weights: Sequence[float] | None,
     temperature: bool,
     prior: bool = True,
+    product: bool = False,
 ) -> list[CalibratedExit]:
     """Exits with δ and T at the minimum of the summed answered NLL.
 
@@ -39,13 +40,14 @@ def tune(
         weights: of the ensemble's members, or None for exits on their own.
         temperature: whether T is tuned.
         prior: whether δ is tuned where the link asks the posterior.
+        product: whether the members' logarithms are averaged, not their probabilities.
 
     Warns:
         UserWarning: for each value that ends at the edge of its range.
     """
     from scipy.optimize import minimize
 
-    problem = _Problem(exits, caches, labels, weights, temperature, prior)
+    problem = _Problem(exits, caches, labels, weights, temperature, prior, product)
     if not problem.bounds:
         return list(exits)
     result = minimize(
@@ -69,6 +71,7 @@ class _Problem:
     weights: Sequence[float] | None
     temperature: bool
     prior: bool = True
+    product: bool = False
 
     @property
     def names(self) -> list[tuple[int, str]]:
@@ -141,7 +144,7 @@ class _Problem:
             spectrum = None if cache.spectrum is None else cache.spectrum[rows]
             answer = exit_.member(cache.logits[rows], spectrum)
             if self.weights is not None:
-                running = ensemble.extend(running, answer, self.weights[k])
+                running = ensemble.extend(running, answer, self.weights[k], self.product)
                 answer = running.prediction()
             total = total + exit_.likelihood.nll(answer, labels).double().sum()
         return total

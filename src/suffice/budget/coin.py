@@ -1,0 +1,51 @@
+"""A number in [0, 1) for each example, made of its bytes alone: the coin by which a policy is mixed of two.
+
+No generator: the same example meets the same policy in any batch, order, process or machine. The bytes of an
+example are hashed by a sum with one random odd multiplier for each word, then mixed (Steele et al. 2014).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from suffice.network import State
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def toss(x: State) -> Tensor:
+    """Numbers (N,) float64 in [0, 1), uniform over different examples of a batch x, equal for equal ones."""
+    total = None
+    for position, leaf in enumerate(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)):
+        words = _words(leaf)
+        index = torch.arange(words.shape[1], device=leaf.device) + (position << 40)
+        hashed = (words * (_mixed(index) | 1)).sum(dim=1)
+        total = _mixed(hashed if total is None else hashed + total)
+    assert total is not None
+    return (total >> 11 & (1 << 53) - 1).double() / 2**53
+
+
+def _words(leaf: Tensor) -> Tensor:
+    """The bytes of each example as int64 words (N, W)."""
+    if leaf.is_complex():
+        leaf = torch.view_as_real(leaf)
+    flat = leaf.reshape(len(leaf), math.prod(leaf.shape[1:])).contiguous()
+    return flat.view(_WORDS[flat.element_size()]).long()
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """The finaliser of SplitMix64, on int64 that wraps; its shifts are logical ones."""
+    z = z + _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & ((1 << 64 - bits) - 1)
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64)

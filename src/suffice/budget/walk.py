@@ -1,0 +1,127 @@
+"""Examples on their way through the exits: what they carry from one to the next, and what they leave behind.
+
+`run`, `run_stream` and the passes over validation data are loops over `step`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from suffice.budget import scores as scoring
+from suffice.budget.scores import Score
+from suffice.calibration import ensemble as mie
+from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.ensemble import Running
+from suffice.network import State, batch_size, join, select
+from suffice.prediction import AnyPrediction, Prediction
+
+NOBODY = -1
+"""Position of a row that is no example's: it was answered, or is there to fill the batch."""
+
+
+@dataclass(frozen=True)
+class Going:
+    """Rows between two exits.
+
+    Attributes:
+        running: the ensemble's sums of M rows, or None.
+        state: of M rows.
+        positions: (M,), the example of each row, int64; `NOBODY` where there is none.
+        coin: (M,), each example's own number in [0, 1), or None where no policy asks it.
+        scores: (M, k), at the exits so far, float64.
+        streak: label (M,) at the exit before, and how many exits in a row gave it (M,); None before the first, and
+            where no score asks for it.
+        gaps: whether some rows may be nobody's.
+    """
+
+    running: Running | None
+    state: State
+    positions: Tensor
+    coin: Tensor | None
+    scores: Tensor
+    streak: tuple[Tensor, Tensor] | None = None
+    gaps: bool = False
+
+    def __len__(self) -> int:
+        """M, the number of rows."""
+        return len(self.positions)
+
+    @property
+    def nest(self) -> State:
+        """All that is batch first, the running sums apart."""
+        return self.state, self.positions, self.coin, self.scores, self.streak
+
+    def take(self, rows: Tensor) -> "Going":
+        """The rows `rows` (L,), each as often as it is named."""
+        return Going(self.running and self.running.take(rows), *select(self.nest, rows))
+
+    def filled(self, rows: Tensor, size: int) -> "Going":
+        """The rows `rows` (L,), and the first of them again as nobody's until there are `size`."""
+        extra = max(0, size - len(rows))
+        taken = self.take(torch.cat([rows, rows[:1].expand(extra)]))
+        if not extra:
+            return taken
+        return replace(taken, positions=pad(taken.positions[: len(rows)], (0, extra), value=NOBODY), gaps=True)
+
+
+@dataclass(frozen=True)
+class Left:
+    """Examples that were answered at one exit: their positions (L,), the exit, the answer, scores (L, k)."""
+
+    positions: Tensor
+    exit: int
+    prediction: Any
+    scores: Tensor
+
+    def take(self, index: Tensor) -> "Left":
+        """The examples `index` (M,)."""
+        return Left(self.positions[index], self.exit, self.prediction.take(index), self.scores[index])
+
+
+def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: int = 0) -> Going:
+    """A batch x before the first exit; its examples are number `start` and following."""
+    size, device = batch_size(x), calibrated.network.exit(0).classifier.weight.device
+    positions = torch.arange(start, start + size, device=device)
+    return Going(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
+
+
+def step(calibrated: Calibrated, k: int, going: Going, score: Score) -> tuple[Going, AnyPrediction]:
+    """Run stage and exit k: the rows behind it, and what is answered there, with what this score needs of it."""
+    state, prediction, running = calibrated.step(k, going.state, going.running, going.positions)
+    streak = None
+    if score not in scoring.FORGETFUL and isinstance(prediction, Prediction):
+        prediction, streak = prediction.counted(going.streak)
+    return replace(going, state=state, running=running, streak=streak), prediction
+
+
+def scored(going: Going, prediction: AnyPrediction, score: Score, k: int) -> Going:
+    """The rows with their scores at exit k."""
+    values = scoring.evaluate(score, prediction, going.state, k, going.positions)
+    return replace(going, scores=torch.cat([going.scores, values[:, None]], dim=1))
+
+
+def leave(going: Going, prediction: AnyPrediction, stops: Tensor, k: int) -> tuple[list[Left], Going, Tensor]:
+    """Who leaves at exit k, if anybody, the rows with those marked as nobody's, and those (L,) that go on.
+
+    Nothing is copied where all rows go on or all leave, as a single example does.
+    """
+    present = going.positions >= 0 if going.gaps else None
+    leaving = (stops if present is None else stops & present).nonzero()[:, 0]
+    if present is None and len(leaving) in (0, len(going)):
+        gone = len(leaving) == len(going)
+        left = [Left(going.positions, k, prediction, going.scores)] if gone else []
+        return left, going, torch.arange(0 if gone else len(going), device=stops.device)
+    staying = (~stops if present is None else ~stops & present).nonzero()[:, 0]
+    left = [Left(going.positions, k, prediction, going.scores).take(leaving)] if len(leaving) else []
+    positions = going.positions.masked_fill(stops, NOBODY)
+    return left, replace(going, positions=positions, gaps=True), staying
+
+
+def together(parts: Sequence[Going]) -> Going:
+    """Rows that stand before the same stage made one batch."""
+    running = [part.running for part in parts if part.running is not None]
+    return Going(mie.join(running) if running else None, *join([part.nest for part in parts]))

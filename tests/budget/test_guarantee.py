@@ -1,0 +1,227 @@
+import itertools
+import math
+
+import pytest
+import torch
+from scipy.stats import binom
+
+from suffice import control_risk, run
+from suffice.budget.guarantee import along, certified, needed, p_values
+from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
+from tests import builders
+
+LEVELS = torch.linspace(6, -3, 60, dtype=torch.float64)
+
+
+def pool(size=20_000, exits=3, seed=0):
+    """Cached scores and losses of a population: early exits are right less often, and too sure of it."""
+    generator = torch.Generator().manual_seed(seed)
+    ease = 1.5 + 2 * torch.randn(size, generator=generator, dtype=torch.float64)
+    luck = torch.rand(size, generator=generator, dtype=torch.float64)
+    scores, rights, briers = [], [], []
+    for k in range(exits):
+        logit = ease + (exits - k) * 0.7 * torch.randn(size, generator=generator, dtype=torch.float64) + 0.4 * k
+        scores.append(1.5 * logit)
+        rights.append(luck < logit.sigmoid())
+        briers.append(2 * (rights[-1].double() - logit.sigmoid()).square())
+    accuracy = [(rights[-1] & ~right).double() for right in rights]
+    return scores, {"accuracy": accuracy, "brier": [(b - briers[-1]).clamp_min(0) for b in briers]}
+
+
+SCORES, LOSSES = pool()
+
+
+def simulate(loss, max_loss, confidence, draws=1000, n=1000):
+    """Loss over the whole population of the level chosen from each draw of n examples; 0 where none was."""
+    losses = along(SCORES, LOSSES[loss], LEVELS)
+    truth = torch.cat([torch.zeros(1, dtype=torch.float64), losses.mean(dim=1)])
+    generator = torch.Generator().manual_seed(1)
+    chosen = []
+    for _ in range(draws):
+        rows = torch.randint(losses.shape[1], (n,), generator=generator)
+        chosen.append(certified(losses[:, rows], max_loss, confidence, loss))
+    return truth[chosen]
+
+
+@pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
+def test_learn_then_test_breaks_its_promise_no_more_often_than_it_says(max_loss):
+    broken = int((simulate("accuracy", max_loss, 0.9, draws=250) > max_loss).sum())
+    assert broken <= binom.ppf(0.999, 250, 0.1)
+
+
+@pytest.mark.parametrize("max_loss", [0.05, 0.1, 0.15])
+def test_learn_then_test_on_the_brier_score_breaks_its_promise_no_more_often_than_it_says(max_loss):
+    true_losses = simulate("brier", max_loss, 0.9, draws=250)
+    assert int((true_losses > max_loss).sum()) <= binom.ppf(0.999, 250, 0.1)
+    assert float(true_losses.mean()) > max_loss / 4
+
+
+@pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
+@pytest.mark.parametrize("loss", ["accuracy", "brier"])
+def test_conformal_risk_control_holds_in_the_mean_over_draws(loss, max_loss):
+    true_losses = simulate(loss, max_loss, None, draws=250)
+    error = float(true_losses.std()) / 250**0.5
+    assert float(true_losses.mean()) <= max_loss + 3 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_over_many_draws_learn_then_test_is_neither_broken_nor_timid(max_loss, confidence):
+    true_losses = simulate("accuracy", max_loss, confidence, draws=10_000)
+    share = 1 - confidence
+    assert int((true_losses > max_loss).sum()) <= binom.ppf(0.9999, 10_000, share)
+    assert float(true_losses.mean()) > max_loss * 0.3
+
+
+def test_taking_the_boldest_level_that_looks_good_would_break_the_promise():
+    """What the simulation would show if nothing were tested: it can fail."""
+    losses = along(SCORES, LOSSES["accuracy"], LEVELS)
+    generator, broken = torch.Generator().manual_seed(1), 0
+    for _ in range(300):
+        means = losses[:, torch.randint(losses.shape[1], (1000,), generator=generator)].mean(dim=1)
+        boldest = int((means <= 0.03).nonzero().max())
+        broken += float(losses[boldest].mean()) > 0.03
+    assert broken > binom.ppf(0.999, 300, 0.1)
+
+
+def test_the_mean_budget_is_met_on_fresh_data():
+    """Thresholds from 1,000 draws, judged by the whole population: right on average, to two standard errors."""
+    costs, budget = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64), 2.0
+    generator, spent = torch.Generator().manual_seed(2), []
+    for _ in range(30):
+        rows = torch.randint(len(SCORES[0]), (1000,), generator=generator)
+        drawn = [scores[rows] for scores in SCORES]
+        family = geometric(rank(drawn), 3)
+        found = bracket(family, lambda t, v=drawn: float(costs[choose(v, t)].mean()), budget, (-STEEPEST, STEEPEST))[0]
+        spent.append(float(costs[choose(SCORES, found)].mean()))
+    mean, error = torch.tensor(spent).mean(), torch.tensor(spent).std() / 30**0.5
+    assert abs(mean - budget) <= 2 * error
+    assert error * 30**0.5 == pytest.approx(float(costs[choose(SCORES, found)].std()) / 1000**0.5, rel=0.5)
+
+
+@pytest.mark.parametrize("n", [1, 7, 40])
+@pytest.mark.parametrize("max_mean", [0.02, 0.3])
+@pytest.mark.parametrize("binary", [True, False])
+def test_p_values_are_super_uniform_for_the_worst_distribution_of_that_mean(n, max_mean, binary):
+    """Enumerated: P(p ≤ u) ≤ u for all u when the n losses are Bernoulli(ε)."""
+    counts = torch.arange(n + 1, dtype=torch.float64)
+    values = p_values(counts / n, n, max_mean, binary)
+    weights = torch.from_numpy(binom.pmf(counts.numpy(), n, max_mean))
+    for u in values.tolist():
+        assert float(weights[values <= u].sum()) <= u * (1 + 1e-9)
+
+
+def test_p_values_of_other_losses_hold_too():
+    """Uniform losses on [0, 2ε] of mean ε, by simulation."""
+    generator = torch.Generator().manual_seed(0)
+    means = (0.4 * torch.rand(4000, 50, generator=generator, dtype=torch.float64)).mean(dim=1)
+    values = p_values(means, 50, 0.2, binary=False)
+    for u in (0.01, 0.1, 0.5):
+        assert float((values <= u).double().mean()) <= u + 3 * math.sqrt(u * (1 - u) / 4000)
+
+
+def test_the_sequence_stops_at_the_first_failure():
+    """A later level that would pass is not taken: only then does no correction need to be paid."""
+    losses = torch.zeros(4, 1000)
+    losses[2, :100] = 1
+    assert certified(losses, 0.05, 0.95, "accuracy") == 2
+    assert certified(losses, 0.05, None, "accuracy") == 2
+    losses[2, :100] = 0
+    assert certified(losses, 0.05, 0.95, "accuracy") == certified(losses, 0.05, None, "accuracy") == 4
+
+
+def test_conformal_losses_are_made_monotone_example_by_example():
+    """Two levels with 3 % each but on different examples lose 6 % once monotone."""
+    losses = torch.zeros(2, 1000)
+    losses[0, :30] = 1
+    losses[1, 30:60] = 1
+    assert certified(losses, 0.05, None, "accuracy") == 1
+    assert certified(losses, 0.07, None, "accuracy") == 2
+    assert certified(losses, 0.05, 0.9, "accuracy") == 2
+
+
+@pytest.mark.parametrize("greatest", [("accuracy", 1.0), ("brier", 2.0)])
+@pytest.mark.parametrize("max_loss", [0.01, 0.2])
+@pytest.mark.parametrize("confidence", [None, 0.5, 0.95])
+def test_the_number_of_examples_needed_is_the_least_that_lets_a_loss_of_nothing_pass(greatest, max_loss, confidence):
+    loss, bound = greatest
+    enough = needed(max_loss, confidence, bound)
+    assert certified(torch.zeros(1, enough), max_loss, confidence, loss) == 1
+    assert enough == 1 or certified(torch.zeros(1, enough - 1), max_loss, confidence, loss) == 0
+
+
+class TestControlRisk:
+    NET = builders.network(scale=3.0)
+    X = builders.inputs(1500)
+
+    def calibrated(self):
+        return builders.untuned(self.NET, self.X[:200])
+
+    def labels(self):
+        return builders.sampled_labels(self.NET(self.X)[-1])
+
+    @pytest.mark.parametrize("confidence", [None, 0.9])
+    @pytest.mark.parametrize("loss", ["accuracy", "brier"])
+    @pytest.mark.parametrize("score", ["confidence", "margin", "entropy", "epistemic", "patience"])
+    def test_the_policy_loses_no_more_than_promised_where_it_was_made_and_stops_some(self, score, loss, confidence):
+        calibrated, y = self.calibrated(), self.labels()
+        policy = control_risk(calibrated, builders.batched(self.X, y, 200), 0.2, confidence, loss, score)
+        answer, last = run(calibrated, policy, self.X), calibrated(self.X)[-1]
+        if loss == "accuracy":
+            lost = ((last.label == y) & (answer.label != y)).double()
+        else:
+            target = torch.nn.functional.one_hot(y, 4)
+            worse = (answer.probs - target).square().sum(dim=1) - (last.probs - target).square().sum(dim=1)
+            lost = worse.clamp_min(0)
+        assert float(lost.mean()) <= 0.2
+        assert (policy.promise.loss, policy.promise.max_loss, policy.promise.confidence) == (loss, 0.2, confidence)
+        assert policy.expected == pytest.approx(float(answer.macs.double().mean()), rel=1e-3)
+        if score in ("confidence", "margin"):
+            assert policy.shares[0] > 0.05
+
+    def test_a_larger_loss_allowed_stops_no_fewer(self):
+        calibrated, loader = self.calibrated(), builders.batched(self.X, self.labels(), 200)
+        costs = [control_risk(calibrated, loader, max_loss).expected for max_loss in (0.02, 0.1, 0.3)]
+        assert costs == sorted(costs, reverse=True)
+        assert costs[0] > costs[-1]
+
+    def test_too_few_examples_are_a_warning_and_nobody_stops_early(self):
+        calibrated = self.calibrated()
+        loader = builders.batched(self.X[:100], self.labels()[:100])
+        with pytest.warns(UserWarning, match="from 100 examples, .* at least 299 examples are needed") as seen:
+            policy = control_risk(calibrated, loader, 0.01)
+        assert seen[0].filename == __file__
+        assert (policy.thresholds == math.inf).all()
+        assert policy.shares.tolist() == [0, 0, 1]
+
+    def test_a_function_needs_levels(self):
+        calibrated, loader = self.calibrated(), builders.batched(self.X, self.labels(), 200)
+
+        def score(prediction, state):
+            return prediction.confidence
+
+        with pytest.raises(ValueError, match="pass levels, chosen without val_loader"):
+            control_risk(calibrated, loader, score=score)
+        policy = control_risk(calibrated, loader, 0.2, score=score, levels=[0.99, 0.9, 0.8])
+        assert policy.thresholds.unique().tolist()[0] in (0.99, 0.9, 0.8)
+
+    @pytest.mark.parametrize("levels", [[1.0, 2.0], [1.0, 1.0], [], [[2.0, 1.0]]])
+    def test_levels_that_do_not_fall_are_refused(self, levels):
+        with pytest.raises(ValueError, match="levels that fall"):
+            control_risk(self.calibrated(), [], levels=levels)
+
+    @pytest.mark.parametrize(
+        "choices", [{"max_loss": 0.0}, {"max_loss": 1.0}, {"confidence": 1.0}, {"confidence": 0.0}, {"loss": "nll"}]
+    )
+    def test_choices_that_mean_nothing_are_refused_before_data_are_read(self, choices):
+        (value,) = choices.values()
+        with pytest.raises(ValueError, match=f"got {value!r}"):
+            control_risk(self.calibrated(), [], **choices)
+
+
+def test_losses_along_the_levels_are_those_of_one_threshold_for_all_exits():
+    losses = along(SCORES, LOSSES["accuracy"], LEVELS[::20])
+    for row, level in itertools.islice(zip(losses, LEVELS[::20], strict=True), 3):
+        exits = [next((k for k in range(2) if float(SCORES[k][n]) >= float(level)), 2) for n in range(200)]
+        assert row[:200].tolist() == [float(LOSSES["accuracy"][k][n]) for n, k in enumerate(exits)]
