@@ -1,10 +1,12 @@
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
 from scipy.stats import binom
 
+import suffice
 from suffice import control_risk, run
 from suffice.budget.guarantee import along, certified, needed, p_values
 from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
@@ -225,3 +227,44 @@ def test_losses_along_the_levels_are_those_of_one_threshold_for_all_exits():
     for row, level in itertools.islice(zip(losses, LEVELS[::20], strict=True), 3):
         exits = [next((k for k in range(2) if float(SCORES[k][n]) >= float(level)), 2) for n in range(200)]
         assert row[:200].tolist() == [float(LOSSES["accuracy"][k][n]) for n, k in enumerate(exits)]
+
+
+@pytest.fixture(scope="module")
+def regression():
+    net, x = builders.network(classes=2), builders.inputs(60)
+    loader = builders.batched(x, torch.randn(60, 2, generator=torch.Generator().manual_seed(0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return suffice.calibrate(net, loader, loader, likelihood="regression"), loader
+
+
+def test_no_loss_is_promised_of_a_regression(regression):
+    with pytest.raises(ValueError, match="expected classes, whose answers are right or wrong, got a regression"):
+        suffice.control_risk(*regression)
+
+
+def test_what_is_most_often_right_is_not_asked_of_a_regression(regression):
+    with pytest.raises(ValueError, match="pass method='geometric'"):
+        suffice.allocate(*regression, 0.7, score="variance", method="optimal")
+    policy = suffice.allocate(*regression, 0.7, score="variance")
+    assert suffice.run(regression[0], policy, builders.inputs(60)).mean.shape == (60, 2)
+
+
+def test_a_product_of_gaussians_is_refused():
+    with pytest.raises(ValueError, match="expected ensemble 'average' or False with likelihood 'regression'"):
+        suffice.calibrate(builders.network(), [], [], likelihood="regression", ensemble="product")
+
+
+def test_a_binary_answer_can_be_promised():
+    net, x = builders.network(classes=1), builders.inputs(400)
+    with torch.no_grad():
+        labels = (net(x)[-1][:, 0] > 0).long()
+    loader = builders.batched(x, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        calibrated = suffice.calibrate(net, loader, loader, likelihood="binary")
+    policy = suffice.control_risk(calibrated, loader, max_loss=0.2)
+    answer = suffice.run(calibrated, policy, x)
+    right = [(prediction.label == labels).double().mean() for prediction in (answer, calibrated(x)[-1])]
+    assert right[0] >= right[1] - 0.2
+    assert (answer.exit == 0).any()
