@@ -114,6 +114,15 @@ def test_a_malformed_line_is_refused_by_its_number_or_left_out_and_counted(tmp_p
     assert "line 17" in stored.manifest["skipped"]["first"][0]
 
 
+def test_lines_are_numbered_through_all_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(text.blocks, "__defaults__", (3000,))
+    lines, _ = miniatures.criteo_lines(100)
+    lines[89] = "broken\n"
+    (tmp_path / "train.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match="^line 90 of"):
+        import_set("criteo", tmp_path / "train.txt")
+
+
 def test_a_text_that_ends_without_a_line_end_loses_no_row(tmp_path):
     lines, _ = miniatures.criteo_lines(3)
     (tmp_path / "train.txt").write_text("".join(lines).rstrip("\n"))

@@ -33,6 +33,13 @@ def test_sizes_are_exact_and_quotas_within_one_of_the_share(labels, validation, 
         assert abs((split[mine] == TEST).sum() - share * mine.sum()) < 1 + 1e-9
 
 
+def test_rows_left_over_go_to_the_classes_with_the_largest_remainders():
+    labels = np.repeat([0, 1, 2], [10, 3, 7])  # shares of 4 of 20: 2, 0.6 and 1.4
+    for seed in range(20):
+        split = splits.draw(labels, 20, 0, 4, seed)
+        assert np.bincount(labels[split == TEST]).tolist() == [2, 1, 1]
+
+
 def test_a_seed_gives_the_same_split_and_another_one_another():
     a, b, c = (splits.draw(LABELS, 300, 0.2, 0.2, seed) for seed in (1, 1, 2))
     assert (a == b).all()

@@ -34,7 +34,7 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
     for part, folder in (("train", "train/"), ("test", "val/images/")):
         found = np.empty(counts[folder], dtype=np.uint8)
         with writer.array(f"{part}_images", (len(found), 3, _SIDE, _SIDE), np.uint8) as append:
-            for place, (name, image) in enumerate(_images(source, folder, faults)):
+            for place, (name, image) in enumerate(_images(source, folder)):
                 wnid = name.partition("_")[0]
                 found[place] = validation[name] if part == "test" else labels[wnid]
                 append(image[None])
@@ -77,7 +77,7 @@ def _first_pass(source: Path) -> tuple[dict[str, str], dict[str, int]]:
     return texts, counts
 
 
-def _images(source: Path, folder: str, faults: Faults) -> Iterator[tuple[str, Array]]:
+def _images(source: Path, folder: str) -> Iterator[tuple[str, Array]]:
     for member in archives.members(source):
         if _is_image(member.name, folder):
             yield Path(member.name).name, _decoded(member.read(_LARGEST), f"{member.name} in {source}")
