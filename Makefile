@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench bench-dynamic bench-posterior bench-variation check-all
+.PHONY: help setup demo test lint format bench bench-data bench-dynamic bench-posterior bench-variation check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
 
 bench-variation: $(READY)  ## Measure estimates of the dropout variation beside plain passes
 	$(BIN)/python -m benchmarks.variation
+
+bench-data: $(READY)  ## Measure how fast data come, beside the training step that they feed
+	$(BIN)/python -m benchmarks.data
 
 check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
 	$(BIN)/python -m pytest -n auto -m ''

@@ -1,0 +1,265 @@
+"""How fast data come, beside the training step that they feed: images, photographs, tables, imports.
+
+`make bench-data` prints the table. Data are made up, in the official formats and sizes, in a temporary store: 50,000
+images of CIFAR's shape, JPEG files of ImageNet's usual size, and Criteo text, of which one block of rows is repeated
+as often as is needed. Imports run in a process of their own, whose peak of resident memory is what the system says.
+Where other programs share the processor, look at the rates per second of processor time, all threads added up.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import suffice
+from suffice.data import folder, load, store
+from suffice.data.store import quiet
+
+IMAGES, BATCH = 50_000, 256
+PHOTOGRAPHS, PHOTOGRAPH = 400, (500, 375)
+ROWS = (250_000, 1_000_000)
+"""Of the smaller and the larger Criteo text: equal peaks are flat memory."""
+
+Row = list[str]
+Rates = tuple[float, float]
+"""Examples per second of the clock, and per second of processor time."""
+
+_OPENED = """
+import json, time
+import torch
+from suffice.data import load
+torch.set_num_threads({threads})
+generator = torch.Generator().manual_seed(0)
+started, spent = time.perf_counter(), time.process_time()
+next(iter(load("cifar100").train.shuffled(256, generator=generator)))
+print(json.dumps([time.perf_counter() - started, time.process_time() - spent]))
+"""
+_IMPORTED = """
+import json, re, time
+from pathlib import Path
+from suffice.data import import_set
+started, spent = time.perf_counter(), time.process_time()
+import_set("criteo", {source!r})
+seconds = time.perf_counter() - started, time.process_time() - spent
+peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())  # getrusage would count what forked it
+print(json.dumps([*seconds, int(peak[1]) / 1024]))
+"""
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    threads = parser.parse_args().threads
+    torch.set_num_threads(threads)
+    title = f"{threads} threads; medians of interleaved runs"
+    table = Table("case", "by the clock", "by processor time", "beside", title=title)
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["SUFFICE_DATA"] = str(Path(place) / "store")
+        for rows in (images(threads), photographs(Path(place)), tables(Path(place))):
+            for row in rows:
+                table.add_row(*row)
+    Console(width=120).print(table)
+
+
+def images(threads: int) -> list[Row]:
+    """Opening, and augmented batches beside a training step and beside a loop over single images."""
+    make_images()
+    opened = [in_process(_OPENED.format(threads=threads)) for _ in range(4)]
+    data = load("cifar100")
+    batches = data.train.shuffled(BATCH, generator=torch.Generator().manual_seed(0))
+    network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(16, 32, 64))
+    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    x, y = next(iter(batches))
+
+    def step() -> None:
+        optimiser.zero_grad()
+        sum(cross_entropy(logits, y) for logits in network(x)).backward()
+        optimiser.step()
+
+    single = torch.utils.data.DataLoader(Single(data.train), batch_size=BATCH, shuffle=True)
+    ways: dict[str, Callable[[], int]] = {
+        "batches": lambda: drain(batches, 40),
+        "single": lambda: drain(single, 4),
+        "step": lambda: [step() for _ in range(2)] and 2 * BATCH,
+    }
+    rates = interleaved_rates(ways)
+    return [
+        ["CIFAR-100 opened to a first batch, the first time", *(f"{seconds:.2f} s" for seconds in opened[0]), ""],
+        ["the same, when its split is recorded", *(f"{seconds:.2f} s" for seconds in min(opened[1:])), ""],
+        ["augmented batches, images/s", *shown(rates["batches"]), f"{ratio(rates, 'batches', 'single')} one at a time"],
+        ["training the reference network, images/s", *shown(rates["step"]), ""],
+        ["its batches, images/s", *shown(rates["batches"]), f"{ratio(rates, 'batches', 'step')} the step"],
+    ]
+
+
+def photographs(place: Path) -> list[Row]:
+    """JPEG files decoded to 224 by one process, for training and for judging; workers multiply it."""
+    make_photographs(place / "photographs")
+    data = folder(place / "photographs", validation=0, test=0, workers=0)
+    generator = torch.Generator().manual_seed(0)
+    ways = {
+        "train": lambda: drain(data.train.shuffled(50, generator=generator), 1 << 30),
+        "judge": lambda: drain(data.train.batches(50), 1 << 30),
+    }
+    rates = interleaved_rates(ways, repeats=3)
+    name = f"{PHOTOGRAPH[0]}×{PHOTOGRAPH[1]} to 224, one process, images/s"
+    return [[f"{name}, to {way}", *shown(rate), ""] for way, rate in rates.items()]
+
+
+def tables(place: Path) -> list[Row]:
+    """Import of Criteo text of two sizes, and batches from it beside a training step."""
+    block, rows, peaks = criteo_block(), [], []
+    for count in ROWS:
+        source = place / "train.txt"
+        with source.open("wb") as file:
+            for _ in range(count // block.count(b"\n")):
+                file.write(block)
+        seconds, spent, peak = in_process(_IMPORTED.format(source=str(source)))
+        peaks.append(peak)
+        rows.append([f"Criteo import of {count:,} rows, rows/s", *shown((count / seconds, count / spent)), ""])
+        rows.append(["its peak of memory", f"{peak:,.0f} MB", "", f"{peak / peaks[0]:.2f}× the smaller"])
+        source.unlink()
+    ways: dict[str, Callable[[], int]] = {}
+    for categories in ("hashed", "vocabulary"):
+        data = load("criteo", categories=categories, least=10, buckets=100_000)
+        batches = data.train.shuffled(1024, generator=torch.Generator().manual_seed(0))
+        ways[categories] = lambda batches=batches: drain(batches, 500)
+    ways["step"] = tower_step(data.train.sizes, next(iter(batches)))
+    rates = interleaved_rates(ways, repeats=3)
+    rows += [
+        [f"Criteo batches, {name}, rows/s", *shown(rates[name]), f"{ratio(rates, name, 'step')} the step"]
+        for name in ("hashed", "vocabulary")
+    ]
+    return rows
+
+
+def make_images() -> None:
+    """A store of random images in CIFAR-100's shape."""
+    draw = np.random.default_rng(0)
+    with store.create("cifar100", quiet) as writer:
+        for part, count in (("train", IMAGES), ("test", IMAGES // 5)):
+            writer.save(f"{part}_images", draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.uint8)
+            writer.save(f"{part}_labels", np.arange(count) % 100, np.uint8)
+        writer.manifest |= {"kind": "images", "parts": {"train": IMAGES, "test": IMAGES // 5}}
+        writer.manifest["classes"] = [str(i) for i in range(100)]
+
+
+def make_photographs(place: Path) -> None:
+    """JPEG files of smooth noise, about as large as photographs are."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    (place / "class").mkdir(parents=True)
+    for i in range(PHOTOGRAPHS):
+        coarse = Image.fromarray(draw.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        coarse.resize(PHOTOGRAPH, Image.Resampling.BICUBIC).save(place / "class" / f"{i}.jpg", quality=90)
+
+
+def criteo_block(rows: int = 50_000) -> bytes:
+    """Rows of Criteo text: counts with long tails, categories from few to many, a tenth or more missing."""
+    draw = np.random.default_rng(0)
+    columns = [draw.integers(0, 2, rows).astype(str)]
+    for _ in range(13):
+        numbers = draw.lognormal(2, 2, rows).astype(np.int64).clip(0, 2_000_000).astype(str)
+        columns.append(np.where(draw.random(rows) < 0.2, "", numbers))
+    for field in range(26):
+        distinct = int(10 ** draw.uniform(1, 6))
+        codes = (draw.zipf(1.3, rows) % distinct * 2654435761 + field) % (1 << 32)
+        columns.append(np.where(draw.random(rows) < 0.1, "", np.char.mod("%08x", codes)))
+    text = io.StringIO()
+    text.writelines("\t".join(row) + "\n" for row in zip(*(column.tolist() for column in columns), strict=True))
+    return text.getvalue().encode()
+
+
+def tower_step(sizes: tuple[int, ...], batch: dict[str, torch.Tensor]) -> Callable[[], int]:
+    """Training steps of the embedding tower on one batch."""
+    network = suffice.models.tower(sizes, num_classes=2, numeric=13, embedding=8, hidden=(256, 128, 64))
+    optimiser = torch.optim.SGD(network.parameters(), 0.01)
+    inputs = {key: batch[key] for key in ("categorical", "numeric")}
+
+    def steps() -> int:
+        for _ in range(5):
+            optimiser.zero_grad()
+            cross_entropy(network(inputs)[-1], batch["labels"]).backward()
+            optimiser.step()
+        return 5 * len(batch["labels"])
+
+    return steps
+
+
+class Single(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """The same augmentation, an image at a time: what a data set with transforms does."""
+
+    def __init__(self, split: Any) -> None:
+        self.split = split
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = self.split.pixels[self.split.rows[index]]
+        top, left = torch.randint(0, 9, (2,), generator=self.generator).tolist()
+        image = nn.functional.pad(image, (4, 4, 4, 4))[:, top : top + 32, left : left + 32]
+        if torch.rand((), generator=self.generator) < 0.5:
+            image = image.flip(-1)
+        return self.split.prepare(image[None])[0], int(self.split.labels[index])
+
+
+def drain(batches: Iterable[Any], most: int) -> int:
+    """Read up to `most` batches, and return how many examples there were."""
+    count = 0
+    for _, batch in zip(range(most), batches, strict=False):
+        count += len(batch["labels"] if isinstance(batch, dict) else batch[1])
+    return count
+
+
+def interleaved_rates(ways: dict[str, Callable[[], int]], repeats: int = 5) -> dict[str, Rates]:
+    """Median examples per second of each way, run in turn."""
+    seen: dict[str, list[Rates]] = {name: [] for name in ways}
+    for name, way in order(ways, repeats):
+        started, spent = time.perf_counter(), time.process_time()
+        count = way()
+        seen[name].append((count / (time.perf_counter() - started), count / (time.process_time() - spent)))
+    return {name: tuple(np.median(rates[1:], axis=0)) for name, rates in seen.items()}  # the first is warming up
+
+
+def order(ways: dict[str, Callable[[], int]], repeats: int) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Every way in turn, once more than `repeats`."""
+    for _ in range(repeats + 1):
+        yield from ways.items()
+
+
+def shown(rates: Rates) -> list[str]:
+    """Both rates as cells."""
+    return [f"{rate:,.0f}" for rate in rates]
+
+
+def ratio(rates: dict[str, Rates], name: str, peer: str) -> str:
+    """How many times as fast as a peer by processor time."""
+    return f"{rates[name][1] / rates[peer][1]:.1f}×"
+
+
+def in_process(program: str) -> Any:
+    """What a program prints as JSON, in a fresh process."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    main()
