@@ -119,7 +119,7 @@ def test_lines_are_numbered_through_all_blocks(tmp_path, monkeypatch):
     lines, _ = miniatures.criteo_lines(100)
     lines[89] = "broken\n"
     (tmp_path / "train.txt").write_text("".join(lines))
-    with pytest.raises(ValueError, match="^line 90 of"):
+    with pytest.raises(ValueError, match=r"^line 90 of"):
         import_set("criteo", tmp_path / "train.txt")
 
 
