@@ -239,7 +239,7 @@ class Calibrated:
             raise ValueError(
                 f"expected a sampled posterior at the last exit, got link={exit_.link!r}; calibrate with one"
             )
-        coefficients = exit_.posterior.coefficients(exit_.spectrum(phi), exit_.offsets)
+        coefficients = exit_.posterior.coefficients(exit_.posterior.spectrum(phi), exit_.offsets)
         return logits + torch.einsum("nr,rsc->snc", coefficients, exit_.offsets.values)
 
     def to(self, device: torch.device | str) -> "Calibrated":
