@@ -169,8 +169,10 @@ def main() -> None:
     parser.add_argument(
         "heads", nargs="*", choices=HEADS, default=list(HEADS), metavar="HEAD", help=f"of {list(HEADS)}"
     )
-    chosen = parser.parse_args().heads
-    torch.set_num_threads(1)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    chosen = arguments.heads
+    torch.set_num_threads(arguments.threads)
     found = {name: [asdict(row) for row in rows(*HEADS[name]())] for name in chosen}
     file = Path(__file__).with_suffix(".json")
     kept = json.loads(file.read_text())["heads"] if file.exists() else {}
