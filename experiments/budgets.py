@@ -23,7 +23,8 @@ import torch
 import suffice
 from suffice.calibration.calibrated import Calibrated
 from suffice.data import digits
-from suffice.data.digits import Digits, Split
+from suffice.data.digits import Digits
+from suffice.data.images import Images
 from suffice.training import train
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -62,7 +63,7 @@ def one_seed(seed: int) -> list[dict[str, object]]:
         warnings.simplefilter("ignore")  # priors may end at an edge; thresholds do not mind
         calibrated = suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
     rows = torch.randint(len(data.test.labels), (TEST,), generator=generator)
-    test = Split(digits.perturb(data.test.images[rows], 1 / 3, generator=generator), data.test.labels[rows])
+    test = Images(digits.perturb(data.test.images[rows], 1 / 3, generator=generator), data.test.labels[rows])
     return [
         {"score": score, "method": method, "budget": where, **judge(calibrated, data, test, score, method, where)}
         for score in SCORES
@@ -71,7 +72,9 @@ def one_seed(seed: int) -> list[dict[str, object]]:
     ]
 
 
-def judge(calibrated: Calibrated, data: Digits, test: Split, score: str, method: str, where: float) -> dict[str, float]:
+def judge(
+    calibrated: Calibrated, data: Digits, test: Images, score: str, method: str, where: float
+) -> dict[str, float]:
     """Accuracy on the test images, and cost as a share of the last exit's."""
     costs = calibrated.costs.cumulative
     budget = costs[0] + where * (costs[-1] - costs[0])

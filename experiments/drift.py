@@ -27,7 +27,7 @@ from suffice.budget import drift
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.data import digits
-from suffice.data.digits import Split
+from suffice.data.images import Images
 from suffice.training import train
 
 SEEDS = (0, 1, 2)
@@ -84,14 +84,14 @@ def one_seed(seed: int) -> dict[str, dict[str, dict[str, float]]]:
     return measured
 
 
-def drawn(test: Split, corrupt: Corruption, generator: torch.Generator) -> Split:
+def drawn(test: Images, corrupt: Corruption, generator: torch.Generator) -> Images:
     """A stream of test images, each moved by up to one pixel, corrupted."""
     rows = torch.randint(len(test.labels), (STREAM,), generator=generator)
     moved = digits.shift(test.images[rows], torch.randint(-1, 2, (STREAM, 2), generator=generator))
-    return Split(corrupt(moved, generator), test.labels[rows])
+    return Images(corrupt(moved, generator), test.labels[rows])
 
 
-def measure(calibrated: Calibrated, policy: Policy, stream: Split, follow: bool) -> dict[str, float]:
+def measure(calibrated: Calibrated, policy: Policy, stream: Images, follow: bool) -> dict[str, float]:
     """Mean cost as a share of the expected one, and accuracy."""
     tracker = drift.follow(policy, window=WINDOW)
     macs, right = [], []
