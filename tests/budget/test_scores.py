@@ -144,3 +144,8 @@ def test_positions_are_named_in_the_whole_pass_and_nobodys_rows_are_not_looked_a
     assert scores.evaluate(lambda p, s: first, GIVEN, None, 0, positions).shape == (3,)
     with pytest.raises(ValueError, match=r"NaN at position 7$"):
         scores.evaluate(lambda p, s: second, GIVEN, None, 0, positions)
+
+
+def test_a_variance_has_no_levels_of_its_own():
+    with pytest.raises(ValueError, match="levels for the score 'variance', got none; pass levels"):
+        scores.levels("variance", classes=4, exits=3)

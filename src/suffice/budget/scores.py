@@ -90,7 +90,7 @@ def levels(score: str | Score, classes: int, exits: int, count: int = 100) -> Te
     Evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to log C.
 
     Raises:
-        ValueError: for a function, whose scale is not known.
+        ValueError: for a function or a variance, whose scale is not known.
     """
     if score in ("confidence", "margin"):
         return torch.linspace(12, -math.log(classes - 1) if score == "confidence" else 0, count, dtype=torch.float64)
@@ -99,7 +99,7 @@ def levels(score: str | Score, classes: int, exits: int, count: int = 100) -> Te
     if score == "patience":
         return torch.arange(exits, 0, -1, dtype=torch.float64)
     resolve(score)
-    raise ValueError("expected levels for a score that is a function, got none; pass levels, chosen without val_loader")
+    raise ValueError(f"expected levels for the score {score!r}, got none; pass levels, chosen without val_loader")
 
 
 def resolve(score: str | Score) -> Score:
