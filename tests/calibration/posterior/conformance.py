@@ -333,7 +333,7 @@ class PosteriorConformance:
         truth, spread = self.monte_carlo(self.dense_covariance(phi, logits, delta, at), mean)
         posterior = self.fit(phi, logits, delta)
 
-        many = 16384
+        many = 4096
         error = self.link(posterior, at, mean, many) - truth
         allowed = 4.5 * spread * (1 / many + 1e-5) ** 0.5
         assert (error.abs() <= allowed + 5e-4).all()
