@@ -168,10 +168,11 @@ def test_a_training_that_is_over_is_not_done_again(tmp_path):
     assert torch.equal(again.exit(1).classifier.weight, network.exit(1).classifier.weight)
 
 
-def test_a_checkpoint_of_another_training_is_refused(network, tmp_path):
+@pytest.mark.parametrize("other", [{"epochs": 2}, {"epochs": 1, "exits_only": True}, {"epochs": 1, "nesterov": True}])
+def test_a_checkpoint_of_another_training_is_refused(network, tmp_path, other):
     train(network, digits.load(0).train.batches(), epochs=1, resume=tmp_path / "run")
     with pytest.raises(ValueError, match="ask for the same training"):
-        train(network, digits.load(0).train.batches(), epochs=2, resume=tmp_path / "run")
+        train(network, digits.load(0).train.batches(), resume=tmp_path / "run", **other)
 
 
 PROGRAM = """

@@ -143,7 +143,14 @@ def train(
         optimiser.step()
         return value.detach().double()
 
-    settings = {"epochs": epochs, "learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    settings = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "nesterov": nesterov,
+        "exits_only": exits_only,
+    }
     writes = fabric is None or fabric.is_global_zero
     keeper = Keeper(resume, network, optimiser, settings, every, generator, writes)
     clock = _Clock(epochs, keeper.position.epoch, on_step)
