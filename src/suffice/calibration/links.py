@@ -62,8 +62,10 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
     # What is too small to be told from the samples is about as small as at the mean of the logits.
     least = _FLOOR + math.log(2)
     told = probs > math.exp(least) if wide else mean > _FLOOR + _REACH
-    at_mean = mean.log_softmax(dim=-1)
-    log_probs = torch.where(told, probs.clamp_min(math.exp(least)).log(), at_mean.clamp_max(least) if wide else at_mean)
+    log_probs = probs.clamp_min(math.exp(least)).log()
+    if not told.all():
+        at_mean = mean.log_softmax(dim=-1)
+        log_probs = torch.where(told, log_probs, at_mean.clamp_max(least) if wide else at_mean)
     return log_probs, aleatoric
 
 
