@@ -47,6 +47,7 @@ def calibrate(
     bias_precision: float = 1.0,
     class_precision: Tensor | None = None,
     samples: int = 16,
+    costs: Costs | None = None,
     generator: torch.Generator | None = None,
 ) -> Calibrated:
     """Give every exit of a trained network a posterior, a temperature and its place in the ensemble.
@@ -84,6 +85,8 @@ def calibrate(
         class_precision: γ (C,), prior precisions of the classes' weights (or of the means') relative to δ; None
             for 1.
         samples: S, an even number, for the sampled link.
+        costs: of the network, where they are known better than by counting, as for features that were computed
+            before; None counts them.
         generator: randomness of the samples, on the CPU; the same state gives the same bytes.
 
     Returns:
@@ -110,7 +113,7 @@ def calibrate(
         network, train_loader = from_loader(network, train_loader)
     family.check_outputs(network.num_classes)
     _check_precisions(bias_precision, class_precision, family.latents(network.num_classes))
-    if val_loader is None:
+    if val_loader is None and costs is None:
         first, train_loader = batches.peek(train_loader, network)
         costs = cost.count(network, first.inputs)
     biases = bias_constants(network, bias_precision)
@@ -124,13 +127,14 @@ def calibrate(
         exits = evidence.tune(exits, _weights(network, exits))
     exits = [exit_.to(*serving_placement(network)) for exit_ in exits]
     if val_loader is not None:
-        caches, targets, costs = _tuning_pass(network, exits, val_loader)
+        caches, targets, costs = _tuning_pass(network, exits, val_loader, costs)
         weights, product = member_weights(costs) if ensemble else None, ensemble == "product"
         if tuning == "grid":
             exits = grid.tune(exits, caches, targets, weights, temperature, product)
         else:
             jointly = tuning == "validation"
             exits = validation.tune(exits, caches, targets, weights, temperature, jointly, product)
+    assert costs is not None
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
 
@@ -230,12 +234,12 @@ def _weights(network: ExitNetwork, exits: Sequence[CalibratedExit]) -> list[Tens
 
 
 def _tuning_pass(
-    network: ExitNetwork, exits: Sequence[CalibratedExit], loader: Loader
+    network: ExitNetwork, exits: Sequence[CalibratedExit], loader: Loader, costs: Costs | None
 ) -> tuple[list[Cache], Tensor, Costs]:
-    """Outputs and spectra of the validation set at every exit, its targets, and the network's costs."""
+    """Outputs and spectra of the validation set at every exit, its targets, and the costs, counted if not known."""
     logits: list[list[Tensor]] = [[] for _ in exits]
     spectra: list[list[Tensor]] = [[] for _ in exits]
-    labels, costs = [], None
+    labels = []
     with inference(network):
         for batch, y in likelihoods.read(loader, network, exits[0].likelihood):
             costs = costs or cost.count(network, batch.inputs)
