@@ -91,34 +91,11 @@ def _ablation(
         validation = evaluation.predict(calibrated, data.validation.batches())
         test = evaluation.predict(calibrated, data.test.batches())
         notes = [f"{name}: {warning.message}" for warning in caught]
-        rows.append({"name": name, "notes": notes, **_judge(calibrated, validation, test, seed)})
+        generator = torch.Generator().manual_seed(seed)
+        summary = evaluation.summary(calibrated, validation, test, generator=generator)
+        rows.append({"name": name, "notes": notes, **summary})
         progress("calibrate", done, len(ABLATION))
     return calibrated, test, rows
-
-
-def _judge(calibrated: Calibrated, validation: Outcome, test: Outcome, seed: int) -> Results:
-    budgeted = evaluation.over_budgets(calibrated, validation, test)
-    answers = [answer.prediction for answer in budgeted]
-    exits = len(calibrated.exits)
-    return {
-        "tuned": [{"prior_precision": e.prior_precision, "temperature": e.temperature} for e in calibrated.exits],
-        "averaged": evaluation.averaged(budgeted, test),
-        "intervals": evaluation.bootstrap(answers, test.labels, generator=torch.Generator().manual_seed(seed)),
-        "exits": evaluation.per_exit(test),
-        "reliability": [
-            metrics.reliability(prediction.confidence, hits, bins=10).tolist()
-            for prediction, hits in zip(test.predictions, test.hits, strict=True)
-        ],
-        "curve": [
-            {
-                "macs": answer.macs,
-                "accuracy": float(metrics.accuracy(answer.prediction.log_probs, test.labels)),
-                "ece": float(metrics.ece(answer.prediction.probs, test.labels)),
-                "shares": (torch.bincount(answer.exits, minlength=exits) / len(answer.exits)).tolist(),
-            }
-            for answer in budgeted
-        ],
-    }
 
 
 def _overlap(rows: list[Results]) -> str:

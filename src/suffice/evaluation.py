@@ -35,7 +35,7 @@ ABLATION: dict[str, dict[str, Any]] = {
 LADDER = tuple(p / 20 for p in range(1, 40))
 """q of the paper's 39 budgets."""
 
-MEASURES = ("accuracy", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc")
+MEASURES = ("accuracy", "top5", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc")
 """Of classes."""
 
 REGRESSION_MEASURES = ("rmse", "nll", "crps", "coverage_95")
@@ -73,6 +73,7 @@ def measure(prediction: AnyPrediction, labels: Tensor) -> dict[str, float]:
     score = scores.confidence(prediction)
     values = (
         metrics.accuracy(probs, labels),
+        metrics.top_k_accuracy(probs, labels),
         metrics.nll(prediction.log_probs, labels),
         metrics.brier(probs, labels),
         metrics.ece(probs, labels),
@@ -136,11 +137,13 @@ class Budgeted:
         prediction: the answer of each example's exit, a `Prediction` or a `Regression`.
         exits: (N,), that exit.
         macs: mean multiply-adds per example.
+        requested: those that the ladder's shares would cost.
     """
 
     prediction: Any
     exits: Tensor
     macs: float
+    requested: float
 
 
 def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> list[Budgeted]:
@@ -148,8 +151,10 @@ def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> 
     costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
     ranked, results = rank(validation.scores), []
     for q in LADDER:
-        exits = choose(test.scores, thresholds_for(ranked, geometric_shares(math.log(q), len(costs))))
-        results.append(Budgeted(_pick(test.predictions, exits), exits, float(costs[exits].mean())))
+        shares = geometric_shares(math.log(q), len(costs))
+        exits = choose(test.scores, thresholds_for(ranked, shares))
+        picked, spent = _pick(test.predictions, exits), float(costs[exits].mean())
+        results.append(Budgeted(picked, exits, spent, float(shares @ costs)))
     return results
 
 
@@ -160,6 +165,46 @@ def averaged(budgeted: Sequence[Budgeted], test: Outcome) -> dict[str, float]:
     if isinstance(test.predictions[0], Regression):
         return means
     return {**means, "eefp": float(metrics.eefp(test.scores, test.hits))}
+
+
+def summary(
+    calibrated: Calibrated, validation: Outcome, test: Outcome, *, generator: torch.Generator
+) -> dict[str, Any]:
+    """What a row of a table is made of: plain numbers.
+
+    Args:
+        calibrated: what gave both outcomes.
+        validation: where thresholds come from.
+        test: where everything is measured.
+        generator: randomness of the bootstrap; the same state resamples rows alike.
+
+    Returns:
+        "tuned": δ and T of each exit. "averaged": measures over the budgets. "intervals": their `bootstrap`.
+        "exits": measures of each exit. "reliability": count, confidence and hits of ten bins, for each exit.
+        "curve": for each budget, mean multiply-adds and those requested, the shares of the exits, accuracy and ECE.
+    """
+    budgeted = over_budgets(calibrated, validation, test)
+    exits = len(calibrated.exits)
+    return {
+        "tuned": [{"prior_precision": e.prior_precision, "temperature": e.temperature} for e in calibrated.exits],
+        "averaged": averaged(budgeted, test),
+        "intervals": bootstrap((answer.prediction for answer in budgeted), test.labels, generator=generator),
+        "exits": per_exit(test),
+        "reliability": [
+            metrics.reliability(prediction.confidence, hits, bins=10).tolist()
+            for prediction, hits in zip(test.predictions, test.hits, strict=True)
+        ],
+        "curve": [
+            {
+                "macs": answer.macs,
+                "requested": answer.requested,
+                "accuracy": float(metrics.accuracy(answer.prediction.log_probs, test.labels)),
+                "ece": float(metrics.ece(answer.prediction.probs, test.labels)),
+                "shares": (torch.bincount(answer.exits, minlength=exits) / len(answer.exits)).tolist(),
+            }
+            for answer in budgeted
+        ],
+    }
 
 
 def bootstrap(

@@ -29,9 +29,7 @@ def test_calibrating_on_features_gives_the_same_as_on_inputs():
     costs = cost.count(net, train[0][0])
     direct = suffice.calibrate(net, train, val, generator=torch.Generator().manual_seed(0))
     features = [cached.compute(net, loader) for loader in (train, val)]
-    calibrated = suffice.calibrate(
-        cached.over(net), *features, costs=costs, generator=torch.Generator().manual_seed(0)
-    )
+    calibrated = suffice.calibrate(cached.over(net), *features, costs=costs, generator=torch.Generator().manual_seed(0))
     assert calibrated.costs == direct.costs
     for ours, theirs in zip(calibrated.exits, direct.exits, strict=True):
         assert_close(ours.temperature, theirs.temperature, rtol=1e-3, atol=0)

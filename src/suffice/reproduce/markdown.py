@@ -1,4 +1,4 @@
-"""Tables in Markdown, and pages that hold them between two comments:
+"""Tables in Markdown, and pages that hold each of them between two comments.
 
     <!-- table movielens estimates -->
     …

@@ -1,0 +1,163 @@
+"""What paper one measures, on cached features: every function gives plain numbers for a ledger.
+
+Everything is fitted on training features, tuned on validation features, and judged on test features.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import suffice
+from suffice import evaluation, metrics
+from suffice.budget import drift
+from suffice.budget import scores as scoring
+from suffice.calibration import density
+from suffice.calibration.calibrated import Calibrated
+from suffice.cost import Costs
+from suffice.evaluation import Outcome
+from suffice.network import ExitNetwork
+from suffice.reproduce.cached import Features
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all, factored prior": {"prior": "factored"},
+    "all, as the paper: factored prior, grid, 50 offsets": {"prior": "factored", "tuning": "grid", "samples": 50},
+    "all, prior by evidence": {"tuning": "evidence"},
+    "all, link meanfield": {"link": "meanfield"},
+    "all, link probit": {"link": "probit"},
+    "all, product of exits": {"ensemble": "product"},
+}
+"""Other choices than the default, as arguments of `calibrate`."""
+
+SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
+"""Built-in scores that may decide where an example leaves."""
+
+WINDOW, BATCH = 500, 100
+"""Of the running quantiles: scores remembered, and examples in a batch of the stream."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained network over cached features, with the costs of the real one.
+
+    Attributes:
+        network: over features.
+        costs: of the network that they come from.
+        train: features of the training data, as they are without augmentation.
+        validation: of data that the network was not trained on.
+        test: of data that nothing was chosen on.
+        seed: of offsets and resamples.
+    """
+
+    network: ExitNetwork
+    costs: Costs
+    train: Features
+    validation: Features
+    test: Features
+    seed: int
+
+    def calibrated(self, **choices: Any) -> tuple[Calibrated, list[str]]:
+        """Calibrated by these choices, and what there was to be noted."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = suffice.calibrate(
+                self.network, self.train, self.validation, costs=self.costs, generator=self.generator(), **choices
+            )
+        return made, [str(warning.message) for warning in caught]
+
+    def generator(self) -> torch.Generator:
+        """Randomness, the same at each call."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def row(case: Case, **choices: Any) -> dict[str, Any]:
+    """A row of the ablation: measures at each exit and over the ladder of budgets, with intervals."""
+    calibrated, notes = case.calibrated(**choices)
+    validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
+    return {"notes": notes, **evaluation.summary(calibrated, validation, test, generator=case.generator())}
+
+
+def by_score(case: Case) -> dict[str, dict[str, float]]:
+    """Each score deciding over the ladder, of the same calibrated network and so at equal cost."""
+    calibrated, _ = case.calibrated()
+    validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
+    return {name: _decided_by(calibrated, validation, test, scoring.SCORES[name]) for name in SCORES}
+
+
+def _decided_by(calibrated: Calibrated, validation: Outcome, test: Outcome, score: scoring.Score) -> dict[str, float]:
+    before, after = (
+        Outcome(part.predictions, part.labels, [score(p, None).double() for p in part.predictions])
+        for part in (validation, test)
+    )
+    budgeted = evaluation.over_budgets(calibrated, before, after)
+    means = evaluation.averaged(budgeted, after)
+    return {
+        "accuracy": means["accuracy"],
+        "nll": means["nll"],
+        "eefp": means["eefp"],
+        "aurc": float(metrics.aurc(after.scores[-1], after.hits[-1])),
+        "macs": sum(answer.macs for answer in budgeted) / len(budgeted),
+    }
+
+
+def strangers(case: Case, others: dict[str, Features]) -> dict[str, dict[str, dict[str, float]]]:
+    """AUROC and FPR95 of each score between the test data and others, of the last exit, by name of the others."""
+    vanilla, _ = case.calibrated(**evaluation.ABLATION["vanilla"])
+    calibrated, _ = case.calibrated()
+    familiar = density.fit(case.network, case.train)
+
+    def values(features: Features) -> dict[str, torch.Tensor]:
+        plain = [vanilla(phi)[-1].log_probs.amax(dim=1) for phi, _ in features]
+        ours = [calibrated(phi)[-1] for phi, _ in features]
+        return {
+            "max-probability": torch.cat(plain),
+            "max-probability, calibrated": torch.cat([p.log_probs.amax(dim=1) for p in ours]),
+            "entropy, calibrated": torch.cat([-p.entropy for p in ours]),
+            "epistemic": torch.cat([-p.epistemic for p in ours]),
+            "density": torch.cat([familiar(phi) for phi, _ in features]),
+        }
+
+    inside, found = values(case.test), {}
+    for name, features in others.items():
+        outside = values(features)
+        found[name] = {score: _apart(inside[score], outside[score]) for score in inside}
+    return found
+
+
+def _apart(inside: torch.Tensor, outside: torch.Tensor) -> dict[str, float]:
+    both = torch.cat([inside, outside])
+    positive = torch.arange(len(both)) < len(inside)
+    return {"auroc": float(metrics.auroc(both, positive)), "fpr95": float(metrics.fpr95(both, positive))}
+
+
+def under_corruption(
+    case: Case, corrupted: dict[str, Features], budget: float = 0.5
+) -> dict[str, dict[str, dict[str, float]]]:
+    """A policy on streams that are corrupted from beginning to end, with frozen and with running thresholds.
+
+    Returns:
+        For each corruption and each way, "cost" relative to what the policy expects, "accuracy" and "ece".
+    """
+    calibrated, _ = case.calibrated()
+    policy = suffice.allocate(calibrated, case.validation, budget)
+    found = {}
+    for name, features in {"none": case.test, **corrupted}.items():
+        order = torch.randperm(len(features.labels), generator=case.generator())
+        stream = Features(features.phi, features.labels, BATCH).subset(order)
+        found[name] = {way: _streamed(calibrated, policy, stream, way == "running") for way in ("frozen", "running")}
+    return found
+
+
+def _streamed(calibrated: Calibrated, policy: suffice.Policy, stream: Features, running: bool) -> dict[str, float]:
+    tracker, answers = drift.follow(policy, WINDOW), []
+    for phi, _ in stream:
+        answers.append(suffice.run(calibrated, tracker.policy if running else policy, phi))
+        tracker = tracker.update(answers[-1])
+    probs = torch.cat([answer.probs for answer in answers])
+    spent = torch.cat([answer.macs for answer in answers]).double().mean()
+    return {
+        "cost": float(spent / policy.expected),
+        "accuracy": float(metrics.accuracy(probs, stream.labels)),
+        "ece": float(metrics.ece(probs, stream.labels)),
+    }

@@ -1,0 +1,127 @@
+"""Paper one's tables in Markdown, from what `dynamic` measured."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from suffice.evaluation import ABLATION
+from suffice.reproduce import dynamic, ledger
+from suffice.reproduce.ledger import Results
+from suffice.reproduce.markdown import table
+
+_SHOWN = ("accuracy", "top5", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc", "eefp")
+_NAMES = {
+    "accuracy": "top-1, %",
+    "top5": "top-5, %",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "ece_equal_mass": "ECE, equal mass",
+    "auroc": "AUROC",
+    "aurc": "AURC",
+    "eefp": "EEFP",
+}
+
+
+def averaged(results: Results) -> str:
+    """Every row of the ablation, averaged over the 39 budgets."""
+    return _averaged(results, ABLATION)
+
+
+def variants(results: Results) -> str:
+    """Other priors, tunings, links and ensembles beside the default."""
+    return _averaged(results, ["all", *dynamic.VARIANTS])
+
+
+def _averaged(results: Results, names: Iterable[str]) -> str:
+    runs = ledger.measured(results)
+    rows = [[name, *(_cell(measure, runs[name]["averaged"][measure]) for measure in _SHOWN)] for name in names]
+    return table(["mean over 39 budgets", *(_NAMES[measure] for measure in _SHOWN)], rows)
+
+
+def intervals(results: Results) -> str:
+    """Bootstrap intervals of the test images, of the means over the budgets."""
+    runs = ledger.measured(results)
+    rows = [
+        [name, *(_interval(measure, runs[name]["intervals"][measure]) for measure in ("accuracy", "nll", "ece"))]
+        for name in ABLATION
+    ]
+    return table(["95 % interval", "top-1, %", "NLL", "ECE"], rows)
+
+
+def exits(results: Results) -> str:
+    """Top-1, NLL and ECE at each exit."""
+    runs = ledger.measured(results)
+    count = len(runs["vanilla"]["exits"])
+    rows = [[name, *(_exit(at) for at in runs[name]["exits"])] for name in ABLATION]
+    return table(["top-1, % / NLL / ECE", *(f"exit {k}" for k in range(count))], rows)
+
+
+def budgets(results: Results, every: int = 6) -> str:
+    """Some of the budgets: multiply-adds requested and spent, and what they bought, vanilla and with everything."""
+    runs = ledger.measured(results)
+    vanilla, ours = (runs[name]["curve"][every // 2 :: every] for name in ("vanilla", "all"))
+    rows = [
+        [
+            *(f"{value / 1e6:.1f}" for value in (theirs["requested"], theirs["macs"], own["requested"], own["macs"])),
+            *(f"{100 * at['accuracy']:.2f} / {at['ece']:.3f}" for at in (theirs, own)),
+        ]
+        for theirs, own in zip(vanilla, ours, strict=True)
+    ]
+    header = ["vanilla: requested, M", "spent, M", "all: requested, M", "spent, M", "vanilla: top-1 / ECE", "all"]
+    return table(header, rows)
+
+
+def scores(results: Results) -> str:
+    """Which uncertainty decides where an example leaves."""
+    measured = ledger.measured(results)["scores"]
+    rows = [
+        [
+            name,
+            f"{100 * row['accuracy']:.2f}",
+            *(f"{row[measure]:.4f}" for measure in ("nll", "eefp", "aurc")),
+            f"{row['macs'] / 1e6:.2f}",
+        ]
+        for name, row in measured.items()
+    ]
+    return table(["score", "top-1, %", "NLL", "EEFP", "AURC, last exit", "multiply-adds, M"], rows)
+
+
+def strangers(results: Results) -> str:
+    """Which score tells other data apart."""
+    measured = ledger.measured(results)["strangers"]
+    names = list(next(iter(measured.values())))
+    rows = [[name, *(_apart(found[name]) for found in measured.values())] for name in names]
+    return table(["AUROC / FPR95, %", *measured], rows)
+
+
+def corruptions(results: Results) -> str:
+    """What a policy costs and gets on corrupted streams."""
+    measured = ledger.measured(results)["corruptions"]
+    rows = [[name, *(_streamed(found[way]) for way in ("frozen", "running"))] for name, found in measured.items()]
+    return table(["cost of the expected / top-1, % / ECE", "frozen thresholds", "running quantiles"], rows)
+
+
+def _cell(measure: str, value: float) -> str:
+    return f"{100 * value:.2f}" if measure in ("accuracy", "top5") else f"{value:.4f}"
+
+
+def _interval(measure: str, ends: tuple[float, float]) -> str:
+    return f"[{_cell(measure, ends[0])}, {_cell(measure, ends[1])}]"
+
+
+def _exit(at: Mapping[str, float]) -> str:
+    return f"{100 * at['accuracy']:.2f} / {at['nll']:.3f} / {at['ece']:.3f}"
+
+
+def _apart(found: Mapping[str, float]) -> str:
+    return f"{100 * found['auroc']:.1f} / {100 * found['fpr95']:.1f}"
+
+
+def _streamed(found: Mapping[str, float]) -> str:
+    return f"{100 * found['cost']:.1f} % / {100 * found['accuracy']:.2f} / {found['ece']:.3f}"
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    function.__name__: function
+    for function in (averaged, intervals, exits, budgets, variants, scores, strangers, corruptions)
+}

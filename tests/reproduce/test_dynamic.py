@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+
+from suffice import cost, evaluation
+from suffice.network import ExitNetwork
+from suffice.reproduce import cached, dynamic, dynamic_tables
+from suffice.reproduce.dynamic import Case
+from suffice.reproduce.ledger import Ledger
+from tests.builders import batched, inputs, network, sampled_labels, trained
+
+pytestmark = pytest.mark.filterwarnings("ignore:the .* ended at the edge")
+
+
+def features(net: ExitNetwork, count: int, seed: int, move: float = 0.0) -> cached.Features:
+    x = inputs(count, seed=seed)
+    labels = sampled_labels(2 * x[:, :1] * torch.arange(4.0), seed=seed)
+    return cached.compute(net, batched(x + move, labels, 50))
+
+
+@pytest.fixture(scope="module")
+def case():
+    x = inputs(400)
+    labels = sampled_labels(2 * x[:, :1] * torch.arange(4.0))
+    net = trained(network(), x, lambda logits: torch.nn.functional.cross_entropy(logits, labels)).eval()
+    splits = (features(net, 400, 0), features(net, 300, 1), features(net, 300, 2))
+    return Case(cached.over(net), cost.count(net, x[:1]), *splits, seed=0), net
+
+
+def test_a_row_has_what_a_table_shows(case):
+    measured = dynamic.row(case[0], **evaluation.ABLATION["all"])
+    assert set(evaluation.MEASURES) < measured["averaged"].keys()
+    assert len(measured["curve"]) == 39
+    assert len(measured["exits"]) == 3
+    assert all(low <= high for low, high in measured["intervals"].values())
+
+
+def test_budgets_say_what_was_requested_and_what_was_spent(case):
+    costs = case[0].calibrated()[0].costs.cumulative
+    for answer in dynamic.row(case[0])["curve"]:
+        spent = sum(share * price for share, price in zip(answer["shares"], costs, strict=True))
+        assert answer["macs"] == pytest.approx(spent, rel=1e-5)
+        assert answer["requested"] == pytest.approx(answer["macs"], rel=0.2)
+
+
+def test_scores_decide_at_equal_cost(case):
+    rows = dynamic.by_score(case[0])
+    assert rows.keys() == set(dynamic.SCORES)
+    spent = [row["macs"] for row in rows.values()]
+    assert max(spent) < 1.1 * min(spent)
+    assert all(math.isfinite(value) for row in rows.values() for value in row.values())
+
+
+def test_far_inputs_are_told_apart_by_their_density(case):
+    found = dynamic.strangers(case[0], {"far": features(case[1], 200, 3, move=6.0)})
+    assert found["far"]["density"]["auroc"] > 0.9
+
+
+def test_running_quantiles_keep_the_cost_that_frozen_thresholds_lose(case):
+    found = dynamic.under_corruption(case[0], {"moved": features(case[1], 3000, 4, move=1.0)})
+    frozen, running = (abs(found["moved"][way]["cost"] - 1) for way in ("frozen", "running"))
+    assert running < frozen
+    assert running < 0.05
+
+
+def test_every_table_is_made_from_the_results(case, tmp_path):
+    book = Ledger(tmp_path / "x.json", "", {}, {})
+    for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
+        book.run(name, lambda choices=choices: dynamic.row(case[0], **choices))
+    book.run("scores", lambda: dynamic.by_score(case[0]))
+    book.run("strangers", lambda: dynamic.strangers(case[0], {"far": features(case[1], 200, 3, move=6.0)}))
+    book.run("corruptions", lambda: dynamic.under_corruption(case[0], {"moved": features(case[1], 500, 4, move=1.0)}))
+    for make in dynamic_tables.TABLES.values():
+        lines = make(book.results).splitlines()
+        assert len(lines) > 2
+        assert len({line.count("|") for line in lines}) == 1
