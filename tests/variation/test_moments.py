@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from suffice import models
+from suffice.network import Exit, ExitNetwork
 from suffice.variation import moments
 from suffice.variation.dropout import MCDropout
 from suffice.variation.last_layer import last_layer
@@ -63,10 +65,46 @@ def test_relu_moments_are_those_of_a_bivariate_normal():
     torch.testing.assert_close(found.spread[0], values.relu().T.cov(), rtol=0, atol=4e-3)
 
 
+def test_covariances_of_values_dropped_last_are_diagonal():
+    model, x = nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5)).eval(), inputs(2)
+    torch.testing.assert_close(moments.propagate(model, x).spread, model(x).double().square().diag_embed())
+
+
 def test_rows_do_not_depend_on_how_memory_cuts_them():
     model, x = tower(), inputs()
     whole, cut = moments.propagate(model, x), moments.propagate(model, x, memory=8 * 20 * 20 * 3)
     torch.testing.assert_close(whole.spread, cut.spread)
+
+
+@pytest.mark.parametrize("rate", [None, 0.4])
+def test_embeddings_are_dropped_and_the_numbers_beside_them_are_not(rate):
+    """Behind one linear layer alone, where the moments are exact."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.tower([5, 7], numeric=3, embedding=6, dropout=0.0, embedding_dropout=0.2)
+        embeddings = network.stages[0][0]
+        nn.init.normal_(embeddings.table.weight)
+        network = ExitNetwork([embeddings], [Exit(nn.Identity(), nn.Linear(15, 2))]).eval()
+    x = {"categorical": torch.tensor([[0, 1], [4, 6]]), "numeric": torch.tensor([[1.0, -2, 0], [5, 5, 5]])}
+    truth = MCDropout(rate=rate, passes=20_000, likelihood="regression")(network, x)
+    for full in (True, False):
+        found = moments.propagate(network, x, full=full, rate=rate)
+        torch.testing.assert_close(found.variance[:, 0].sqrt(), truth["std_0"], rtol=0.03, atol=0)
+    assert found.spread.shape == (2, 2)
+
+
+def test_a_network_of_towers_answers_at_its_last_exit():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.tower([5, 7], hidden=(16, 8), exits_after=[1], dropout=0.3, embedding_dropout=0.0).eval()
+    x = torch.tensor([[0, 1], [4, 6], [3, 3]])
+    embedded = network.stages[0][0](x)
+    plain = nn.Sequential(*network.stages[0][1:], network.stages[1], network.exit(1).classifier)
+    found, expected = moments.propagate(network, x), moments.propagate(plain, embedded)
+    torch.testing.assert_close(found.spread, expected.spread)
+    torch.testing.assert_close(found.mean, expected.mean)
+    rated = moments.propagate(network, x, rate=0.3)
+    torch.testing.assert_close(rated.spread, found.spread)
 
 
 def test_other_modules_and_towers_without_dropout_are_refused():

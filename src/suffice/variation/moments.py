@@ -13,18 +13,18 @@ With `full=False` covariances are left out. Postels et al. 2019 (arXiv 1908.0059
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from suffice.network import inference
+from suffice.models.tower import Embeddings
+from suffice.network import ExitNetwork, State, inference
 from suffice.variation.sites import check_rate
 from suffice.variation.spreads import Likelihood, check_likelihood
 
 _SMALL = 1e-30
-_NO_DROPOUT = (nn.Identity, nn.Flatten)
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,40 @@ class Moments:
 
 
 def propagate(
-    tower: nn.Sequential, x: Tensor, *, full: bool = True, rate: float | None = None, memory: int = 1 << 28
+    tower: nn.Sequential | ExitNetwork,
+    x: State,
+    *,
+    full: bool = True,
+    rate: float | None = None,
+    memory: int = 1 << 28,
 ) -> Moments:
     """Moments of a tower's outputs under its own dropout.
 
     Args:
         tower: `nn.Sequential`, nested or not, of linear layers, ReLU, dropout, flattening and batch normalisation,
-            which counts as in evaluation mode.
-        x: (N, D) or a batch that the tower flattens first.
+            which counts as in evaluation mode; `Embeddings` may be the first. A network of such stages answers at
+            its last exit.
+        x: what the tower takes: numbers, which are flattened to (N, D), or what its embeddings take.
         full: covariances, at the cost of D² memory and D³ time an example; else variances alone.
-        rate: in place of the dropouts' own.
+        rate: in place of the dropouts' own, where that is above 0.
         memory: bytes that the covariances of a layer may take at once; rows are cut to that.
 
     Raises:
         TypeError: for any other module.
         ValueError: for a rate outside (0, 1), or a tower without dropout.
     """
-    layers = list(_layers(tower))
-    rates = [module.p if rate is None else check_rate(rate) for module in layers if isinstance(module, nn.Dropout)]
-    if not any(rates):
+    if rate is not None:
+        check_rate(rate)
+    embeddings, layers = _layers(tower)
+    dropouts = [layer for layer in layers if isinstance(layer, nn.Dropout)]
+    if not any(_rate(layer, rate) for layer in [*dropouts, *([embeddings.dropout] if embeddings else [])]):
         raise ValueError("expected a tower with dropout of a rate above 0, got one without; its variance would be zero")
-    widest = max([x[0].numel(), *(layer.out_features for layer in layers if isinstance(layer, nn.Linear))])
-    rows = max(1, memory // (8 * widest**2)) if full else len(x)
     with inference(tower):
-        parts = [_propagated(layers, part, full, rate) for part in x.split(rows)]
+        start = _numbers(x) if embeddings is None else _embedded(embeddings, x, rate)
+        widest = max([start.mean.shape[1], *(layer.out_features for layer in layers if isinstance(layer, nn.Linear))])
+        rows = max(1, memory // (8 * widest**2)) if full else len(start.mean)
+        pieces = zip(start.mean.split(rows), start.spread.split(rows), strict=True)
+        parts = [_propagated(layers, Moments(*piece), full, rate) for piece in pieces]
     return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.spread for part in parts]))
 
 
@@ -86,50 +96,81 @@ def spread(moments: Moments, likelihood: Likelihood = "classification") -> Tenso
     return torch.einsum("nc,ncd,nd->n", slope, moments.spread, slope).clamp_min(0).sqrt()
 
 
-def _layers(tower: nn.Module) -> Iterator[nn.Module]:
-    for module in tower.children():
-        if isinstance(module, nn.Sequential):
-            yield from _layers(module)
-        elif isinstance(module, (nn.Linear, nn.ReLU, nn.Dropout, nn.BatchNorm1d, *_NO_DROPOUT)):
-            yield module
-        else:
+def _layers(tower: nn.Sequential | ExitNetwork) -> tuple[Embeddings | None, list[nn.Module]]:
+    """The embeddings that a tower begins with, if it does, and its layers in the order in which they run."""
+    modules: Iterable[nn.Module] = [tower]
+    if isinstance(tower, ExitNetwork):
+        last = tower.exit(len(tower.exits) - 1)
+        modules = [*tower.stages, last.features, last.classifier]
+    layers = list(_flat(modules))
+    first = layers[0] if layers else None
+    embeddings, layers = (first, layers[1:]) if isinstance(first, Embeddings) else (None, layers)
+    for layer in layers:
+        if not isinstance(layer, (nn.Linear, nn.ReLU, nn.Dropout, nn.BatchNorm1d)):
             raise TypeError(
-                f"expected Linear, ReLU, Dropout, Flatten or BatchNorm1d in a tower, got {type(module).__name__}; "
+                f"expected Linear, ReLU, Dropout, Flatten or BatchNorm1d in a tower, got {type(layer).__name__}; "
                 "pass the part of the model that is made of those, and its inputs"
             )
+    return embeddings, layers
 
 
-def _propagated(layers: list[nn.Module], x: Tensor, full: bool, rate: float | None) -> Moments:
-    mean = x.double()
-    moments: Moments | None = None
+def _flat(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    for module in modules:
+        if isinstance(module, nn.Sequential):
+            yield from _flat(module)
+        elif not isinstance(module, (nn.Identity, nn.Flatten)):
+            yield module
+
+
+def _rate(layer: nn.Dropout, rate: float | None) -> float:
+    """What a dropout drops; one of rate 0 is none, as for `MCDropout`."""
+    return rate if rate is not None and layer.p else layer.p
+
+
+def _numbers(x: Tensor) -> Moments:
+    mean = x.double().flatten(start_dim=1)
+    return Moments(mean, torch.zeros_like(mean))
+
+
+def _embedded(embeddings: Embeddings, x: State, rate: float | None) -> Moments:
+    """Moments of embedded ids, which are dropped, beside numbers, which are not."""
+    mean = embeddings(x).double()
+    p = _rate(embeddings.dropout, rate)
+    variance = p / (1 - p) * mean.square()
+    variance[:, mean.shape[1] - embeddings.numeric :] = 0
+    return Moments(mean, variance)
+
+
+def _propagated(layers: list[nn.Module], start: Moments, full: bool, rate: float | None) -> Moments:
+    moments = start
     for layer in layers:
-        if isinstance(layer, _NO_DROPOUT):
-            mean = layer(mean)
-            continue
-        if moments is None:
-            moments = Moments(mean, mean.new_zeros(*mean.shape, *mean.shape[1:]) if full else torch.zeros_like(mean))
-        moments = _through(layer, moments, rate)
-    assert moments is not None
+        moments = _through(layer, moments, full, rate)
+    if full and moments.spread.ndim == 2:
+        moments = Moments(moments.mean, moments.spread.diag_embed())
     return moments
 
 
-def _through(layer: nn.Module, moments: Moments, rate: float | None) -> Moments:
+def _through(layer: nn.Module, moments: Moments, full: bool, rate: float | None) -> Moments:
     if isinstance(layer, nn.Dropout):
-        p = layer.p if rate is None else rate
+        p = _rate(layer, rate)
         added = p / (1 - p) * (moments.mean.square() + moments.variance)
         return Moments(moments.mean, moments.spread + (added.diag_embed() if moments.spread.ndim == 3 else added))
     if isinstance(layer, nn.Linear):
         bias = 0.0 if layer.bias is None else layer.bias.double()
-        return _linear(layer.weight.double(), bias, moments)
+        return _linear(layer.weight.double(), bias, moments, full)
     if isinstance(layer, nn.BatchNorm1d):
         return _normalised(layer, moments)
     return _relu(moments)
 
 
-def _linear(weight: Tensor, bias: Tensor | float, moments: Moments) -> Moments:
-    if moments.spread.ndim == 2:
-        return Moments(moments.mean @ weight.T + bias, moments.spread @ weight.square().T)
-    return Moments(moments.mean @ weight.T + bias, weight @ moments.spread @ weight.T)
+def _linear(weight: Tensor, bias: Tensor | float, moments: Moments, full: bool) -> Moments:
+    """Up to here covariances may be zero: they arise in the first linear layer behind a dropout."""
+    mean, spread = moments.mean @ weight.T + bias, moments.spread
+    if spread.ndim == 3:
+        return Moments(mean, weight @ spread @ weight.T)
+    if full and bool(spread.any()):
+        return Moments(mean, (weight * spread[:, None, :]) @ weight.T)
+    return Moments(mean, spread @ weight.square().T)
 
 
 def _normalised(layer: nn.BatchNorm1d, moments: Moments) -> Moments:
