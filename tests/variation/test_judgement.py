@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import r2_score, roc_auc_score
 
 from suffice.variation import judgement
 
@@ -55,6 +57,30 @@ def test_merging_by_precision_is_better_than_either_and_without_bias(spreads):
     assert errors[0] < 0.75 * min(errors[1:])
     assert abs(float((merged / sigma).log().mean())) < 0.01
     assert errors[0] == pytest.approx(1 / (1 / 0.04 + 14), rel=0.15)
+
+
+def test_all_measures_are_those_against_the_truth_itself(spreads):
+    sigma, estimate = spreads
+    a, b = (judgement.unbiased(measured(sigma, 500, seed), 500) for seed in (1, 2))
+    found = judgement.measures(estimate, a, b)
+    assert list(found) == ["r2", "r2_log", "spearman", "auc_low", "auc_high"]
+    exact = r2_score(sigma, estimate), r2_score(sigma.log(), estimate.log()), spearmanr(sigma, estimate).statistic
+    low, high = sigma <= sigma.quantile(0.1), sigma >= sigma.quantile(0.9)
+    areas = roc_auc_score(low, -estimate), roc_auc_score(high, estimate)
+    assert list(found.values()) == pytest.approx([*exact, *areas], abs=0.01)
+
+
+def test_an_estimate_of_zero_counts_as_the_least_measured_in_logarithms():
+    truth = torch.tensor([0.0, 1.0, 2.0, 4.0])
+    estimate = torch.tensor([9.0, 0.0, 2.0, 4.0])
+    assert judgement.log_r_squared(estimate, truth, truth) == 1
+    assert math.isnan(judgement.log_r_squared(estimate, 0 * truth, truth))
+
+
+def test_ties_have_their_mean_rank():
+    estimate, truth = torch.tensor([1.0, 1, 2, 3, 3]), torch.tensor([0.0, 2, 1, 5, 4])
+    assert judgement.spearman(estimate, truth) == pytest.approx(spearmanr(estimate, truth).statistic)
+    assert math.isnan(judgement.spearman(torch.ones(5), truth))
 
 
 def test_what_is_not_defined_is_nan_or_infinite():

@@ -6,13 +6,16 @@ With two independent measurements a, b of the same spreads and an estimate ŝ
     noise-corrected squared correlation     r(ŝ, a) · r(ŝ, b) / r(a, b)      blind to it
 
 as the noise of a and b is independent, products have the expectation of noiseless ones. The same on logarithms gives
-τ², the variance of log(σ/ŝ). Where a = b, for a teacher without randomness, they are the ordinary ones.
+τ², the variance of log(σ/ŝ). Where a = b, for a teacher without randomness, they are the ordinary ones. Ranks, and
+who is among the lowest or highest, are taken from the mean of both: give it many passes.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+from suffice import metrics
 
 
 def r_squared(estimate: Tensor, a: Tensor, b: Tensor) -> float:
@@ -28,6 +31,53 @@ def squared_correlation(estimate: Tensor, a: Tensor, b: Tensor) -> float:
     estimate, a, b = estimate.double(), a.double(), b.double()
     between = _covariance(a, b) * _covariance(estimate, estimate)
     return float(_covariance(estimate, a) * _covariance(estimate, b) / between) if between > 0 else math.nan
+
+
+def log_r_squared(estimate: Tensor, a: Tensor, b: Tensor) -> float:
+    """Noise-corrected R² of the logarithm of an estimate (N,), over rows where a and b are above zero.
+
+    An estimate below all that was measured counts as the least measured: a zero would decide everything.
+    """
+    seen = (a > 0) & (b > 0)
+    if not bool(seen.any()):
+        return math.nan
+    estimate, a, b = (values[seen].double() for values in (estimate, a, b))
+    least = torch.minimum(a, b).min()
+    return r_squared(estimate.clamp_min(least).log(), a.log(), b.log())
+
+
+def spearman(estimate: Tensor, truth: Tensor) -> float:
+    """Rank correlation of an estimate (N,) with the truth, ties at their mean rank; NaN where either is constant."""
+    from scipy.stats import rankdata
+
+    x, y = (torch.from_numpy(rankdata(values.cpu())) for values in (estimate, truth))
+    between = _covariance(x, x) * _covariance(y, y)
+    return _covariance(x, y) / math.sqrt(between) if between > 0 else math.nan
+
+
+def extremes(estimate: Tensor, truth: Tensor, share: float = 0.1) -> tuple[float, float]:
+    """How well an estimate (N,) tells the lowest share of the truth from the rest, and the highest: AUROC of each."""
+    low, high = truth.double().quantile(torch.tensor([share, 1 - share], dtype=torch.float64, device=truth.device))
+    return float(metrics.auroc(-estimate, truth <= low)), float(metrics.auroc(estimate, truth >= high))
+
+
+def measures(estimate: Tensor, a: Tensor, b: Tensor) -> dict[str, float]:
+    """All of these by name: r2, r2_log, spearman, auc_low and auc_high; the ranks are judged by the mean of a and b.
+
+    Args:
+        estimate: (N,).
+        a: (N,), measured over so many passes that logarithms and ranks have little noise, and unbiased.
+        b: (N,), the same once more.
+    """
+    truth = (a + b) / 2
+    low, high = extremes(estimate, truth)
+    return {
+        "r2": r_squared(estimate, a, b),
+        "r2_log": log_r_squared(estimate, a, b),
+        "spearman": spearman(estimate, truth),
+        "auc_low": low,
+        "auc_high": high,
+    }
 
 
 def log_error(estimate: Tensor, a: Tensor, b: Tensor) -> float:
