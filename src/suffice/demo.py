@@ -161,7 +161,8 @@ def _variation(network: ExitNetwork, data: Digits, seed: int, progress: Progress
         generator=generator,
         progress=progress,
     )
-    return table.estimator, {"truth_passes": TRUTH_PASSES, "truth": table.truth.tolist(), "rows": table.rows}
+    results = {"truth_passes": TRUTH_PASSES, "truth": table.truth.tolist(), "rows": table.rows}
+    return table.estimators["estimator"], results
 
 
 def _save_and_reload(

@@ -1,111 +1,233 @@
-"""Estimates of the dropout variation beside each other, against an independent truth of many passes.
+"""Estimates of a variation beside each other, against an independent truth of many passes.
 
-The rows: dropout itself with 10 and with 100 passes, the delta rule, an estimator that sees the prediction
-alone, and the estimator that sees the activation strengths. The truth's passes are shared with none of them.
+The rows: dropout itself with few passes; what needs no training, which is the delta rule, moments through a tower, and
+the exact case of the last layer; and estimators that see the inputs alone, the prediction alone, or activation
+strengths. What does not apply is left out, with the reason. The truth's passes are shared with no estimate.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from suffice.batches import Loader
+from suffice.models.tower import Embeddings
+from suffice.network import ExitNetwork, State
+from suffice.variation import judgement, moments, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_variation
+from suffice.variation.last_layer import last_layer
 from suffice.variation.propagation import delta_rule
+from suffice.variation.spreads import Likelihood, Variation
+from suffice.variation.teachers import Teacher
 
-TARGET = "std"
+PASSES = (10, 50, 100)
+"""Of the rows that are dropout itself."""
+
+ESTIMATORS: dict[str, dict[str, Any]] = {"prediction only": {"layers": []}, "estimator": {}}
+"""Estimators by name, as arguments of `fit_variation`."""
+
 Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and how much there is."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What estimators learn from: loaders (labels not needed), the teacher, and the layers that they see."""
+    """What is estimated, and what estimators learn it from.
+
+    Attributes:
+        train: loader of inputs, read once for each estimator; labels are not needed.
+        validation: the same, other inputs.
+        teacher: what estimators learn; with more passes it gives the truth.
+        target: which spread, as for `fit_variation`.
+        estimators: arguments of `fit_variation` by name, a row each.
+    """
 
     train: Loader
     validation: Loader
-    teacher: MCDropout
-    layers: Sequence[str] | None = None
+    teacher: Teacher
+    target: str = "std"
+    estimators: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: ESTIMATORS)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The fitted estimator, the truth (N,) and a row for each estimate: name, passes, R², Spearman, estimate."""
+    """Every estimate beside the truth.
 
-    estimator: VariationEstimator
+    Attributes:
+        estimators: those that were fitted, by name.
+        truth: (N,) float64.
+        rows: for each estimate its name, the passes that it takes, `judgement.measures`, and the estimate itself.
+        left_out: why, for each estimate that does not apply.
+    """
+
+    estimators: dict[str, VariationEstimator]
     truth: Tensor
     rows: list[dict[str, Any]]
+    left_out: dict[str, str]
 
 
 def compare(
     model: nn.Module,
     fit: Fit,
-    x: Sequence[Tensor],
+    x: Sequence[State],
     *,
     truth_passes: int,
     generator: torch.Generator,
     progress: Progress,
 ) -> Comparison:
-    """Fit the estimators and judge every estimate of the standard deviation of the top class's probability.
+    """Fit the estimators and judge every estimate.
 
     Args:
-        model: a trained classifier with dropout.
-        fit: what to learn from, disjoint from x.
-        x: batches to judge on.
-        truth_passes: dropout passes that make the truth.
+        model: trained, with an answer as the teacher's likelihood says.
+        fit: what to learn, and from what; disjoint from x.
+        x: batches to judge on, on the model's device.
+        truth_passes: half of them for each of two independent measurements.
         generator: randomness of all passes and fits.
-        progress: called with what is done, how much of it, and how much there is.
+        progress: of fits and passes.
+
+    Raises:
+        ValueError: as `fit_variation` and the teacher.
     """
+    task = _Task(model, fit, x, generator, progress)
+    estimators = {name: task.fitted(name, model, fit.teacher, choices) for name, choices in fit.estimators.items()}
+    passes = PASSES if isinstance(fit.teacher, MCDropout) else ()
+    estimates = {f"dropout, T = {count}": (str(count), task.measured(count)) for count in passes}
+    left_out = {}
+    for name, (cost, baseline) in task.baselines().items():
+        try:
+            estimates[name] = cost, baseline()
+        except (TypeError, ValueError) as error:
+            left_out[name] = str(error)
+    estimates |= {name: ("1", task.estimated(estimator)) for name, estimator in estimators.items()}
+    a, b = task.truth(truth_passes)
+    rows = [
+        {"name": name, "passes": cost, **judgement.measures(estimate, a, b), "estimate": estimate.tolist()}
+        for name, (cost, estimate) in estimates.items()
+    ]
+    return Comparison(estimators, (a + b) / 2, rows, left_out)
 
-    def passes(count: int, what: str) -> Tensor:
-        teacher, parts = replace(fit.teacher, passes=count), []
-        for done, batch in enumerate(x, start=1):
-            parts.append(teacher(model, batch, generator=generator)[TARGET])
-            progress(what, done, len(x))
-        return torch.cat(parts)
 
-    def fitted(layers: Sequence[str] | None, what: str) -> VariationEstimator:
-        progress(what, 0, 1)
+@dataclass(frozen=True)
+class _Task:
+    model: nn.Module
+    fit: Fit
+    x: Sequence[State]
+    generator: torch.Generator
+    progress: Progress
+
+    def fitted(self, name: str, model: nn.Module, teacher: Teacher, choices: Mapping[str, Any]) -> VariationEstimator:
+        self.progress(f"fit: {name}", 0, 1)
         estimator = fit_variation(
             model,
-            fit.train,
-            fit.validation,
-            teacher=fit.teacher,
-            layers=layers,
-            target=TARGET,
-            generator=generator,
+            self.fit.train,
+            self.fit.validation,
+            teacher=teacher,
+            target=self.fit.target,
+            generator=self.generator,
+            **choices,
         )
-        progress(what, 1, 1)
+        self.progress(f"fit: {name}", 1, 1)
         return estimator
 
-    prediction_only = fitted([], "fit on the prediction")
-    estimator = fitted(fit.layers, "fit the estimator")
-    estimates = [
-        ("dropout, T = 10", "10", passes(10, "dropout, T = 10")),
-        ("dropout, T = 100", "100", passes(100, "dropout, T = 100")),
-        (
-            "delta rule",
-            "1 and a gradient",
-            torch.cat([delta_rule(model, batch, fit.teacher.at, fit.teacher.rate) for batch in x]),
-        ),
-        ("prediction only", "1", torch.cat([prediction_only.estimate(batch).variation for batch in x])),
-        ("estimator", "1", torch.cat([estimator.estimate(batch).variation for batch in x])),
-    ]
-    truth = passes(truth_passes, f"dropout, T = {truth_passes}")
-    return Comparison(estimator, truth, [_row(name, cost, values, truth) for name, cost, values in estimates])
+    def measured(self, passes: int) -> Tensor:
+        """The target by so many passes, (N,) float64."""
+        teacher, parts = self.fit.teacher, []
+        if isinstance(teacher, MCDropout):
+            teacher = replace(teacher, passes=passes)
+        for done, batch in enumerate(self.x, start=1):
+            parts.append(teacher(self.model, batch, generator=self.generator)[self.fit.target])
+            self.progress(f"dropout, T = {passes}", done, len(self.x))
+        return torch.cat(parts)
+
+    def truth(self, passes: int) -> list[Tensor]:
+        """Two independent measurements without bias."""
+        half = passes // 2
+        found = [self.measured(half) for _ in range(2)]
+        if not isinstance(self.fit.teacher, MCDropout) or spreads.power(self.fit.target) != 2.0:
+            return found
+        return [judgement.unbiased(part, half) for part in found]
+
+    def estimated(self, estimator: VariationEstimator) -> Tensor:
+        return self._each(lambda batch: estimator.estimate(batch).variation)
+
+    def baselines(self) -> dict[str, tuple[str, Callable[[], Tensor]]]:
+        """Passes and estimate of what reads no strengths; the estimate raises where it does not apply."""
+        return {
+            "delta rule": ("1 and a gradient", self._delta_rule),
+            "moments, diagonal": ("1, of variances", lambda: self._moments(full=False)),
+            "moments, full": ("1, of covariances", lambda: self._moments(full=True)),
+            "last layer, exact": ("1", self._last_layer),
+            "inputs only": ("1", self._inputs_only),
+        }
+
+    def _delta_rule(self) -> Tensor:
+        teacher = self._dropout()
+        at = teacher.at if teacher.at is None or isinstance(teacher.at, str) else list(teacher.at)
+        return self._each(lambda batch: delta_rule(self.model, batch, at, teacher.rate, teacher.likelihood))
+
+    def _moments(self, full: bool) -> Tensor:
+        rate, likelihood = self._own_dropout()
+        tower = self.model
+        if not isinstance(tower, (nn.Sequential, ExitNetwork)):
+            raise TypeError(f"expected a tower, nn.Sequential or ExitNetwork, got {type(tower).__name__}")
+        return self._each(
+            lambda batch: moments.spread(moments.propagate(tower, batch, full=full, rate=rate), likelihood)
+        )
+
+    def _last_layer(self) -> Tensor:
+        rate, likelihood = self._own_dropout()
+        return self._each(lambda batch: moments.spread(last_layer(self.model, batch, rate), likelihood))
+
+    def _inputs_only(self) -> Tensor:
+        inputs, teacher = _Inputs(self.model, self.x[0]), _Borrowed(self.fit.teacher, self.model)
+        return self.estimated(self.fitted("inputs only", inputs, teacher, {"layers": []}))
+
+    def _dropout(self) -> MCDropout:
+        teacher, target = self.fit.teacher, self.fit.target
+        if not isinstance(teacher, MCDropout) or target != "std":
+            raise ValueError(f"expected MCDropout and the target 'std', got {type(teacher).__name__}, {target!r}")
+        return teacher
+
+    def _own_dropout(self) -> tuple[float | None, Likelihood]:
+        """Rate and likelihood of a teacher that drops what the model itself drops."""
+        teacher = self._dropout()
+        if teacher.at is not None:
+            raise ValueError(f"expected the dropout of the model itself, at=None, got at={teacher.at}")
+        return teacher.rate, teacher.likelihood
+
+    def _each(self, estimate: Callable[[State], Tensor]) -> Tensor:
+        return torch.cat([estimate(batch) for batch in self.x])
 
 
-def _row(name: str, passes: str, estimate: Tensor, truth: Tensor) -> dict[str, Any]:
-    from scipy.stats import spearmanr
-    from sklearn.metrics import r2_score
+class _Inputs(nn.Module):
+    """A model whose answer is what goes into another: its embeddings, where it begins with them, or numbers."""
 
-    return {
-        "name": name,
-        "passes": passes,
-        "r2": float(r2_score(truth.double(), estimate.double())),
-        "spearman": float(spearmanr(truth, estimate).statistic),
-        "estimate": estimate.tolist(),
-    }
+    def __init__(self, model: nn.Module, example: State) -> None:
+        super().__init__()
+        self.model = model
+        self.embeddings = next((module for module in model.modules() if isinstance(module, Embeddings)), None)
+        numbers = isinstance(example, Tensor) and example.is_floating_point()
+        if self.embeddings is None and not numbers:
+            raise TypeError("expected a model with Embeddings, or inputs that are one tensor of numbers, got neither")
+
+    def forward(self, *args: State, **kwargs: Tensor) -> Any:
+        """(N, D)."""
+        if self.embeddings is None:
+            return args[0].flatten(start_dim=1)
+        return self.embeddings(args[0] if args else kwargs)
+
+
+@dataclass(frozen=True)
+class _Borrowed:
+    """A teacher that says of a model's inputs what another says of the model."""
+
+    teacher: Teacher
+    of: nn.Module
+    likelihood: Likelihood = "regression"
+
+    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
+        return self.teacher(self.of, x, generator=generator)
