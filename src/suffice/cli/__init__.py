@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from suffice.cli import data, demo
+from suffice.cli import data, demo, reproduce
 
 app = typer.Typer(
     name="suffice",
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.command)
+app.command("reproduce")(reproduce.command)
 app.add_typer(data.app, name="data")
 
 

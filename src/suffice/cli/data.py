@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from suffice.cli.demo import Bars
+from suffice.cli.bars import Bars
 
 if TYPE_CHECKING:
     from suffice.data.store import Stored

@@ -7,16 +7,9 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table as RichTable
 
+from suffice.cli.bars import Bars, bars
 from suffice.report.tables import Table, all_tables
 
 
@@ -42,8 +35,8 @@ def command(
 
     out.mkdir(parents=True, exist_ok=True)
     console, errors = Console(), Console(stderr=True)
-    with _bars(errors) as bars:
-        results = demo.run(seed, out, Bars(bars))
+    with bars(errors) as shown:
+        results = demo.run(seed, out, Bars(shown))
     tables = all_tables(results)
     (out / "results.json").write_text(json.dumps(results, indent=1))
     write(results, tables, out / "report.html")
@@ -57,25 +50,6 @@ def command(
         console.print(f"{note}.", style="dim", highlight=False)
     console.print(f"\n{results['closing']}", highlight=False)
     console.print(f"\nThe report is {out / 'report.html'}; artifacts and results.json lie beside it.")
-
-
-class Bars:
-    """A progress bar for each thing that is being done."""
-
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
-        self.known: dict[str, TaskID] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` of something is done; a total of 0 is not known."""
-        if what not in self.known:
-            self.known[what] = self.bars.add_task(what, total=total or None)
-        self.bars.update(self.known[what], completed=done)
-
-
-def _bars(console: Console) -> Progress:
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
 
 
 def _print(console: Console, table: Table) -> None:

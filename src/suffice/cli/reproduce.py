@@ -1,0 +1,70 @@
+"""`suffice reproduce`: the two papers' tables, one command each."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from suffice.cli.bars import Bars, bars
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="What to measure; without it, everything there is.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file each.")] = Path("experiments"),
+    epochs: Annotated[int | None, typer.Option(help="Of training, where the paper's are too many.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the network that is trained.")] = 0,
+    float32: Annotated[bool, typer.Option("--float32", help="Train in float32, not in bfloat16.")] = False,
+    eager: Annotated[bool, typer.Option("--eager", help="Train without torch.compile.")] = False,
+    threads: Annotated[int, typer.Option(help="Of the processor.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Run an experiment of the two papers and print its tables as Markdown.
+
+    Results are kept run by run: asked again, it goes on where it was, or prints what is there.
+
+    Example: suffice reproduce movielens
+    """
+    import torch
+
+    from suffice.reproduce import catalogue
+
+    if name is None:
+        _list(out, as_json)
+        return
+    experiment = catalogue.find(name)
+    if not experiment.takes and (epochs is not None or seed or float32 or eager):
+        raise ValueError(f"expected no --epochs, --seed, --float32 or --eager with {name}, whose settings are fixed")
+    torch.set_num_threads(threads)
+    with bars(Console(stderr=True)) as shown:
+        options = catalogue.Options(epochs, seed, float32, eager)
+        results = experiment.run(out, options, Bars(shown, keep=False))
+    if as_json:
+        print(json.dumps(results))
+        return
+    for table in experiment.tables:
+        print(f"{table}\n\n{catalogue.made(out, name, table)}")
+
+
+def _list(out: Path, as_json: bool) -> None:
+    from suffice.reproduce.catalogue import EXPERIMENTS
+
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        state, because = experiment.state(out / f"{name}.json")
+        rows.append({"name": name, "title": experiment.title, "state": state, "because": because})
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("name", "what", "state", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(
+            row["name"], row["title"], f"{row['state']}: {row['because']}" if row["because"] else row["state"]
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"Results are looked for in {out}.", highlight=False, soft_wrap=True)

@@ -1,0 +1,28 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from suffice.reproduce import catalogue, ledger
+
+ROOT = Path(__file__).parents[2]
+_SPEC = importlib.util.spec_from_file_location("tables", ROOT / "experiments" / "tables.py")
+tables = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tables)
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_the_tables_of_a_page_are_those_of_the_results(page):
+    assert page.read_text() == tables.renewed(page), "run: python experiments/tables.py"
+
+
+@pytest.mark.parametrize("name", catalogue.EXPERIMENTS)
+def test_results_that_are_kept_make_all_their_tables(name):
+    path = ROOT / "experiments" / f"{name}.json"
+    if not path.exists():
+        pytest.skip("not run")
+    experiment = catalogue.find(name)
+    for table in experiment.tables:
+        assert catalogue.made(path.parent, name, table).count("|") > 10
+    assert experiment.state(path)[0] in ("full", "reduced")
+    assert ledger.read(path)["command"].startswith(f"suffice reproduce {name}")
