@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from suffice.reproduce import cifar100, dropout_tables, dynamic_tables, ledger, letters, recommenders
+from suffice.reproduce import cifar100, dropout_tables, dynamic_tables, ensembles, ledger, letters, recommenders
 from suffice.reproduce.cifar100 import PAPER_EPOCHS, Recipe
 from suffice.reproduce.ledger import Results
 from suffice.training import Progress as Step
@@ -65,6 +65,10 @@ def _letters(out: Path, _options: Options, progress: Progress) -> Results:
     return letters.run(out, progress)
 
 
+def _ensembles(out: Path, _options: Options, progress: Progress) -> Results:
+    return ensembles.run(out, progress)
+
+
 def _msdnet(size: str, out: Path, options: Options, progress: Progress) -> Results:
     recipe = Recipe(size, seed=options.seed, bfloat16=not options.float32, compiled=not options.eager)
     if options.epochs is not None:
@@ -99,6 +103,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         _letters,
         dropout_tables.TABLES,
         lambda results: "the published test part, cut in three; the training part is not used",
+    ),
+    "ensembles": Experiment(
+        "disagreement of eight networks from one of them, MovieLens 1M",
+        _ensembles,
+        ensembles.TABLES,
+        lambda results: "",
     ),
     **{
         f"cifar100-msdnet-{size}": Experiment(

@@ -101,12 +101,12 @@ def _told(progress: Progress, key: str, what: str, done: int, total: int) -> Non
 
 def measure(task: Task, seed: int, progress: Progress) -> dict[str, Any]:
     """Every estimate of the variation, and the subsets of layers that were tried."""
-    batches = {split: _batches(x) for split, x in task.inputs.items()}
+    loaders = {split: batches(x) for split, x in task.inputs.items()}
     teacher = MCDropout(passes=PASSES, likelihood=task.likelihood)
-    fit = comparison.Fit(batches["train"], batches["validation"], teacher, estimators=ESTIMATORS)
+    fit = comparison.Fit(loaders["train"], loaders["validation"], teacher, estimators=ESTIMATORS)
     generator = torch.Generator().manual_seed(seed)
     compared = comparison.compare(
-        task.model, fit, batches["test"], truth_passes=TRUTH_PASSES, generator=generator, progress=progress
+        task.model, fit, loaders["test"], truth_passes=TRUTH_PASSES, generator=generator, progress=progress
     )
     rows = [{name: value for name, value in row.items() if name != "estimate"} for row in compared.rows]
     return {
@@ -141,7 +141,7 @@ def learn(
 def answers(model: nn.Module, x: State) -> Tensor:
     """The model's own, without dropout."""
     with inference(model):
-        return torch.cat([answer(call(model, batch)) for batch in _batches(x)])
+        return torch.cat([answer(call(model, batch)) for batch in batches(x)])
 
 
 def drawn(count: int, rows: int, generator: torch.Generator) -> Tensor:
@@ -149,5 +149,6 @@ def drawn(count: int, rows: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(rows, generator=generator)[:count]
 
 
-def _batches(x: State) -> list[State]:
+def batches(x: State) -> list[State]:
+    """Inputs in order."""
     return [select(x, rows) for rows in torch.arange(batch_size(x)).split(BATCH)]

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 import suffice
 from suffice import data, metrics
 from suffice.data.tables import Table
-from suffice.network import ExitNetwork, select
+from suffice.network import ExitNetwork, State, select
 from suffice.reproduce import dropout
 from suffice.reproduce.dropout import ROWS, Setting, Task
 from suffice.variation.comparison import Progress
@@ -64,11 +64,15 @@ def read(recipe: Recipe) -> tuple[tuple[int, ...], dict[str, Rows], str]:
 def task(recipe: Recipe, sizes: tuple[int, ...], splits: dict[str, Rows], setting: Setting, seed: int) -> Task:
     """A tower trained from this seed, and rows drawn by it."""
     model = trained(recipe, sizes, splits, setting, seed)
+    return Task(model, recipe.likelihood, drawn(splits, seed), _quality(recipe, model, splits["test"]))
+
+
+def drawn(splits: dict[str, Rows], seed: int) -> dict[str, State]:
+    """Inputs of as many rows of each split as `ROWS` says."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = {
+    return {
         split: select(x, dropout.drawn(ROWS[split], len(labels), generator)) for split, (x, labels) in splits.items()
     }
-    return Task(model, recipe.likelihood, drawn, _quality(recipe, model, splits["test"]))
 
 
 def trained(
