@@ -1,0 +1,91 @@
+"""Put the trained MSDNet small of CIFAR-100 into the library: rounded, calibrated, with a policy and a card.
+
+    suffice reproduce cifar100-msdnet-small --epochs 20
+    python experiments/ship.py
+
+reads the weights that the first command left beside its results, and CIFAR-100 from the store; writes
+`src/suffice/weights/cifar100-msdnet-small`. The split is that of the training.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import suffice
+from suffice import data, evaluation, pretrained
+from suffice.pretrained import Pretrained
+from suffice.reproduce import cifar100
+from suffice.reproduce.cifar100 import Recipe
+from suffice.reproduce.markdown import table
+
+RESULTS = Path(__file__).parent
+BUDGET = 0.5
+
+
+def main() -> None:
+    """Write the folder, and print the card."""
+    results = json.loads((RESULTS / "cifar100-msdnet-small.json").read_text())
+    settings = results["settings"]
+    recipe = Recipe(**{name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")})
+    sets = data.load("cifar100", seed=recipe.seed)
+    network = cifar100.trained(recipe, sets, RESULTS / f"{recipe.name}-weights", lambda step: None)
+    network = pretrained.rounded(network)
+    train, validation, test = (part.batches(500) for part in (sets.train, sets.validation, sets.test))
+    calibrated = suffice.calibrate(network, train, validation, generator=torch.Generator().manual_seed(recipe.seed))
+    policy = suffice.allocate(calibrated, validation, budget=BUDGET)
+    outcome = evaluation.predict(calibrated, test)
+    answers = [suffice.run(calibrated, policy, x) for x, _ in test]
+    card = _card(recipe, results, evaluation.per_exit(outcome), calibrated.costs.cumulative, answers, outcome.labels)
+    made = Pretrained(network, calibrated, policy, sets.classes, sets.train.mean, sets.train.std, card)
+    pretrained.ship(pretrained.FOLDER / recipe.name, made, f"cifar-{recipe.size}")
+    print(card)
+
+
+def _card(
+    recipe: Recipe,
+    results: dict,
+    exits: list[dict[str, float]],
+    costs: tuple[int, ...],
+    answers: list[suffice.Answer],
+    labels: torch.Tensor,
+) -> str:
+    rows = [
+        [
+            f"exit {k}",
+            f"{macs / 1e6:.1f}",
+            *(f"{100 * at[name]:.2f}" for name in ("accuracy", "top5")),
+            f"{at['ece']:.4f}",
+        ]
+        for k, (at, macs) in enumerate(zip(exits, costs, strict=True))
+    ]
+    right = torch.cat([answer.label for answer in answers]) == labels
+    spent = torch.cat([answer.macs for answer in answers]).double().mean() / 1e6
+    rows.append(["policy, half the cost", f"{spent:.1f}", f"{100 * right.double().mean():.2f}", "", ""])
+    measured = table(["10,000 test images", "multiply-adds, M", "top-1, %", "top-5, %", "ECE"], rows)
+    precision = "bfloat16 (mixed)" if recipe.bfloat16 else "float32"
+    return f"""# {recipe.name}
+
+MSDNet small (Huang et al. 2018; four exits, 1.42 M parameters) for the 100 classes of CIFAR-100, images 32×32.
+
+{measured}
+**Data.** CIFAR-100 (Krizhevsky 2009): 45,000 training images, 5,000 to calibrate and for the policy, 10,000 to judge;
+split {results["data"]["cifar100"][:16]}…
+
+**Recipe.** Stochastic gradient descent, momentum 0.9, weight decay 1e-4, batches of {results["settings"]["batch"]}, random
+crops and mirror images, the sum of the exits' cross-entropies, {recipe.epochs} epochs with a learning rate of 0.1 down a
+cosine, {precision}, seed {recipe.seed}. The paper trains 300 epochs: expect less than its accuracy. No label smoothing, mixup or averaging.
+
+**Weights.** Rounded to half precision, then calibrated: last-layer Laplace (Kronecker, exact prior), a temperature per
+exit, ensemble of exits, tuned on the validation images.
+
+**Made by** `{results["command"]}` and `python experiments/ship.py`; suffice {suffice.__version__}, torch {torch.__version__}.
+
+**Licence.** The weights: Apache-2.0, as the library. CIFAR-100 comes without a stated licence; cite Krizhevsky 2009.
+
+**Not for** photographs of other sizes or kinds: an input unlike CIFAR-100's gets one of its 100 classes all the same.
+"""
+
+
+if __name__ == "__main__":
+    main()

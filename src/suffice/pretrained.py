@@ -1,0 +1,111 @@
+"""Networks that come with the library: trained, calibrated after rounding to half precision, with a policy and a card.
+
+A folder for each: `network` (weights in float16, how to build it, how to prepare images), `calibrated` and `policy`,
+artifacts as any other, and `card.md`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suffice import artifact, files
+from suffice.budget.policy import Policy
+from suffice.calibration.calibrated import Calibrated
+from suffice.models.msdnet import msdnet
+from suffice.network import ExitNetwork
+
+FOLDER = Path(__file__).parent / "weights"
+_WHAT = "pretrained"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained network and all that belongs to it.
+
+    Attributes:
+        network: float32, in evaluation mode; its weights are numbers of half precision.
+        calibrated: the network, calibrated.
+        policy: for half of the cost of the last exit.
+        classes: names of the C classes.
+        mean: (3,) of the training pixels / 255, by channel.
+        std: (3,) their standard deviation.
+        card: Markdown: data, recipe, accuracy and calibration, licence.
+    """
+
+    network: ExitNetwork
+    calibrated: Calibrated
+    policy: Policy
+    classes: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    card: str
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """Images as the network takes them, float32, from pixels (N, 3, H, W) uint8."""
+        return (pixels.float() / 255 - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def names() -> list[str]:
+    """Of all networks that come with the library."""
+    return sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir()) if FOLDER.is_dir() else []
+
+
+def pretrained(name: str) -> Pretrained:
+    """A network that comes with the library, ready for use.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    if name not in names():
+        raise ValueError(f"expected one of {names()}, got {name!r}")
+    return load(FOLDER / name)
+
+
+def load(folder: Path) -> Pretrained:
+    """A folder that `ship` wrote."""
+    configuration, tensors = artifact.read(folder / "network", _WHAT)
+    network = msdnet(configuration["setting"], num_classes=len(configuration["classes"]))
+    network.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    )
+    network.eval()
+    mean, std = (torch.tensor(configuration[key]) for key in ("mean", "std"))
+    calibrated, policy = (artifact.load(folder / part, network=network) for part in ("calibrated", "policy"))
+    classes, card = tuple(configuration["classes"]), (folder / "card.md").read_text()
+    return Pretrained(network, calibrated, policy, classes, mean, std, card)
+
+
+def rounded(network: ExitNetwork) -> ExitNetwork:
+    """The network with its weights rounded to half precision, in place."""
+    return network.half().float()
+
+
+def ship(folder: Path, made: Pretrained, setting: str) -> None:
+    """Write a folder that `load` reads, whole or not at all.
+
+    Args:
+        folder: replaced if it is there.
+        made: its network `rounded` before it was calibrated.
+        setting: of `models.msdnet`.
+
+    Raises:
+        ValueError: if the weights are not numbers of half precision.
+    """
+    weights = made.network.state_dict()
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    if not all(torch.equal(halves[key].to(value.dtype), value) for key, value in weights.items()):
+        raise ValueError("expected weights of half precision, got others; round them, then calibrate")
+    configuration: dict[str, Any] = {
+        "setting": setting,
+        "classes": list(made.classes),
+        "mean": made.mean.tolist(),
+        "std": made.std.tolist(),
+    }
+    with files.whole(folder) as temporary:
+        artifact.write(temporary / "network", _WHAT, configuration, halves)
+        artifact.save(made.calibrated, temporary / "calibrated")
+        artifact.save(made.policy, temporary / "policy")
+        files.write_synced(temporary / "card.md", made.card.encode())
