@@ -69,21 +69,25 @@ def _card(
 MSDNet small (Huang et al. 2018; four exits, 1.42 M parameters) for the 100 classes of CIFAR-100, images 32×32.
 
 {measured}
-**Data.** CIFAR-100 (Krizhevsky 2009): 45,000 training images, 5,000 to calibrate and for the policy, 10,000 to judge;
-split {results["data"]["cifar100"][:16]}…
+**Data.** CIFAR-100 (Krizhevsky 2009): 45,000 training images, 5,000 to calibrate and for the policy, 10,000 to
+judge; split {results["data"]["cifar100"][:16]}…
 
-**Recipe.** Stochastic gradient descent, momentum 0.9, weight decay 1e-4, batches of {results["settings"]["batch"]}, random
-crops and mirror images, the sum of the exits' cross-entropies, {recipe.epochs} epochs with a learning rate of 0.1 down a
-cosine, {precision}, seed {recipe.seed}. The paper trains 300 epochs: expect less than its accuracy. No label smoothing, mixup or averaging.
+**Recipe.** Stochastic gradient descent, momentum 0.9, weight decay 1e-4, batches of {results["settings"]["batch"]},
+random crops and mirror images, the sum of the exits' cross-entropies, {recipe.epochs} epochs with a learning rate
+of 0.1 down a cosine, {precision}, seed {recipe.seed}. The paper trains 300 epochs: expect less than its accuracy. No label
+smoothing, mixup or averaging.
 
-**Weights.** Rounded to half precision, then calibrated: last-layer Laplace (Kronecker, exact prior), a temperature per
-exit, ensemble of exits, tuned on the validation images.
+**Weights.** Rounded to half precision, then calibrated: last-layer Laplace (Kronecker, exact prior), a temperature
+per exit, ensemble of exits, tuned on the validation images.
 
-**Made by** `{results["command"]}` and `python experiments/ship.py`; suffice {suffice.__version__}, torch {torch.__version__}.
+**Made by** `{results["command"]}` and `python experiments/ship.py`; suffice {suffice.__version__}, torch
+{torch.__version__}.
 
-**Licence.** The weights: Apache-2.0, as the library. CIFAR-100 comes without a stated licence; cite Krizhevsky 2009.
+**Licence.** The weights: Apache-2.0, as the library. CIFAR-100 comes without a stated licence; cite Krizhevsky
+2009.
 
-**Not for** photographs of other sizes or kinds: an input unlike CIFAR-100's gets one of its 100 classes all the same.
+**Not for** photographs of other sizes or kinds: an input unlike CIFAR-100's gets one of its 100 classes all the
+same.
 """
 
 
