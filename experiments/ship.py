@@ -74,8 +74,8 @@ judge; split {results["data"]["cifar100"][:16]}…
 
 **Recipe.** Stochastic gradient descent, momentum 0.9, weight decay 1e-4, batches of {results["settings"]["batch"]},
 random crops and mirror images, the sum of the exits' cross-entropies, {recipe.epochs} epochs with a learning rate
-of 0.1 down a cosine, {precision}, seed {recipe.seed}. The paper trains 300 epochs: expect less than its accuracy. No label
-smoothing, mixup or averaging.
+of 0.1 down a cosine, {precision}, seed {recipe.seed}. The paper trains 300 epochs: expect less
+than its accuracy. No label smoothing, mixup or averaging.
 
 **Weights.** Rounded to half precision, then calibrated: last-layer Laplace (Kronecker, exact prior), a temperature
 per exit, ensemble of exits, tuned on the validation images.
