@@ -11,9 +11,6 @@ prints a Markdown table and writes the runs as JSON beside this file. Some five 
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import warnings
 from pathlib import Path
@@ -25,6 +22,7 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.data import digits
 from suffice.data.digits import Digits
 from suffice.data.images import Images
+from suffice.reproduce import ledger
 from suffice.training import train
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -42,14 +40,12 @@ def main() -> None:
     runs = [one_seed(seed) for seed in SEEDS]
     results = {
         "command": "python experiments/budgets.py",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
-        "machine": f"{platform.machine()}, 1 thread",
+        **ledger.circumstances(),
         "seeds": SEEDS,
         "ladder": LADDER,
         "runs": runs,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    ledger.write(Path(__file__).with_suffix(".json"), results)
     print(table(runs))
 
 

@@ -10,9 +10,6 @@ prints a Markdown table and writes the runs as JSON beside this file. Some five 
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import warnings
 from collections.abc import Callable
@@ -28,6 +25,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.data import digits
 from suffice.data.images import Images
+from suffice.reproduce import ledger
 from suffice.training import train
 
 SEEDS = (0, 1, 2)
@@ -54,15 +52,13 @@ def main() -> None:
     runs = [one_seed(seed) for seed in SEEDS]
     results = {
         "command": "python experiments/drift.py",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
-        "machine": f"{platform.machine()}, 1 thread",
+        **ledger.circumstances(),
         "seeds": SEEDS,
         "budget": BUDGET,
         "stream": {"images": STREAM, "batch": BATCH, "window": WINDOW},
         "runs": runs,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    ledger.write(Path(__file__).with_suffix(".json"), results)
     print(table(runs))
 
 

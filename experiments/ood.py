@@ -13,10 +13,7 @@ five minutes on one core.
 """
 
 import argparse
-import datetime
-import json
 import lzma
-import platform
 import statistics
 import string
 import warnings
@@ -33,6 +30,7 @@ from suffice.calibration import density
 from suffice.data.augment import Crop
 from suffice.data.images import Images
 from suffice.network import ExitNetwork
+from suffice.reproduce import ledger
 from suffice.training import train
 
 SEEDS = (0, 1, 2)
@@ -57,16 +55,14 @@ def main() -> None:
     runs = [one_seed(images, labels, seed) for seed in SEEDS]
     results = {
         "command": "python experiments/ood.py DATA",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
-        "machine": f"{platform.machine()}, 1 thread",
+        **ledger.circumstances(),
         "seeds": SEEDS,
         "digits": {"train": TRAIN, "validation": VALIDATION, "test": TEST},
         "letters": TEST,
         "lookalikes": LOOKALIKES,
         "runs": runs,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    ledger.write(Path(__file__).with_suffix(".json"), results)
     print(table(runs))
 
 

@@ -53,15 +53,9 @@ class Ledger:
             began = time.monotonic()
             measured = measure()
             runs[key] = {**circumstances(), "seconds": round(time.monotonic() - began, 1), "measured": measured}
-            self._write()
+            write(self.path, self.results)
         measured = runs[key]["measured"]
         return dict(measured)
-
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".part")
-        write_synced(beside, (json.dumps(self.results, indent=1) + "\n").encode())
-        os.replace(beside, self.path)
 
 
 def circumstances() -> dict[str, Any]:
@@ -71,6 +65,14 @@ def circumstances() -> dict[str, Any]:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} processors",
         "versions": {"suffice": suffice.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def write(path: Path, results: Results) -> None:
+    """Write results as JSON: the old file or the new one is there, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    write_synced(beside, (json.dumps(results, indent=1) + "\n").encode())
+    os.replace(beside, path)
 
 
 def read(path: Path) -> Results:
