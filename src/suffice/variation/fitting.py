@@ -28,6 +28,7 @@ from suffice.network import call, fingerprint, inference, select
 from suffice.variation import band, judgement, regressor, ridge, rows, spreads
 from suffice.variation.estimator import Fitted, VariationEstimator
 from suffice.variation.features import Reader
+from suffice.variation.fit import Fit
 from suffice.variation.rows import Rows
 from suffice.variation.scaling import Scaled, Scaling
 from suffice.variation.strengths import Kind
@@ -106,24 +107,6 @@ def fit_variation(
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Scaling and weights of a small network, the unit and bounds of its answers, passes of its labels."""
-
-    scaling: Scaling
-    weights: list[Tensor]
-    unit: float
-    bounds: tuple[float, float]
-    limit: float
-    passes: int
-
-    def estimate(self, features: Tensor, target: str) -> Tensor:
-        """Estimates (N,) float32 of features (N, F)."""
-        inputs = self.scaling.apply(features).inputs
-        value = self.unit * regressor.variance(regressor.forward(self.weights, inputs))
-        return value.pow(1 / spreads.power(target)).clamp(*self.bounds)
-
-
-@dataclass(frozen=True)
 class _Problem:
     """Rows to fit and to stop on, labels in units of `unit`, and how to fit."""
 
@@ -152,7 +135,19 @@ class _Problem:
 
     def quality(self, estimate: Tensor) -> float:
         """Noise-corrected R² of an estimate (M,) of the rows to stop on."""
-        return _r_squared(estimate, self.unseen, self.target)
+        return r_squared(estimate, self.unseen, self.target)
+
+
+def fit_rows(
+    seen: Rows, stopping: Rows, target: str, hidden: Sequence[int], epochs: int, generator: torch.Generator | None
+) -> Fit:
+    """The small network that sees all features of training rows, stopped on others; arguments as `fit_variation`.
+
+    Raises:
+        ValueError: for fewer than two training rows, or labels that are all zero.
+    """
+    problem = _Problem(seen, stopping, rows.mean_label(seen.labels, target), target, hidden, epochs, generator)
+    return problem.fit(range(len(seen.widths) - 1))
 
 
 def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
@@ -248,7 +243,7 @@ def judged(
         fit.unit,
         fit.bounds,
         fit.limit,
-        _r_squared(estimate, judging, target),
+        r_squared(estimate, judging, target),
         judgement.log_error(estimate, measured[:, 0], measured[:, 1]),
         subsets,
     )
@@ -257,7 +252,8 @@ def judged(
     return VariationEstimator(model, reader, fitted, fingerprint(model), fit.scaling, weights, residuals, teacher)
 
 
-def _r_squared(estimate: Tensor, judging: Rows, target: str) -> float:
+def r_squared(estimate: Tensor, judging: Rows, target: str) -> float:
+    """Noise-corrected R² of an estimate (N,) of rows labelled twice."""
     a, b = judging.labels.double().pow(1 / spreads.power(target)).unbind(dim=1)
     if spreads.power(target) == 2.0:
         a, b = (judgement.unbiased(part, judging.passes) for part in (a, b))

@@ -22,7 +22,8 @@ from suffice.network import State
 from suffice.variation import regressor, rows, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
-from suffice.variation.fitting import Fit, bounds_of, judged, limit_of
+from suffice.variation.fit import Fit
+from suffice.variation.fitting import bounds_of, judged, limit_of
 from suffice.variation.rows import Rows
 from suffice.variation.scaling import Scaling
 from suffice.variation.strengths import Kind

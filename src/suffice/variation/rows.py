@@ -93,7 +93,7 @@ def batchwise(
         parts = reading.read(model, batch.inputs)[1]
         features = torch.cat(parts, dim=1)
         check_finite(features, "outputs and activation strengths", batch.start)
-        labels = [_labels(model, batch, teacher, target, generator) for _ in range(runs)]
+        labels = [labelled(model, batch, teacher, target, generator) for _ in range(runs)]
         widths = tuple(part.shape[1] for part in parts)
         yield Rows(features, widths, torch.stack([label for label, _ in labels], dim=1), labels[0][1])
 
@@ -141,9 +141,14 @@ def halves(rows: Rows) -> tuple[Rows, Rows]:
     return rows.take(index[::2]), rows.take(index[1::2])
 
 
-def _labels(
+def labelled(
     model: nn.Module, batch: Batch, teacher: Teacher, target: str, generator: torch.Generator | None
 ) -> tuple[Tensor, int]:
+    """Labels (N,) float32 of a batch, unbiased: deviations squared; and the passes that they come from.
+
+    Raises:
+        ValueError: for a label that is not finite.
+    """
     variation = teacher(model, batch.inputs, generator=generator)
     check_finite(variation[target], f"labels {target!r}", batch.start)
     return variation[target].pow(spreads.power(target)).float(), variation.passes

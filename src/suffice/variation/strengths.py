@@ -50,7 +50,7 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
     seen: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def watch(name: str, output: Tensor) -> None:
-        seen[name] += _summary(name, output, rows, kind)
+        seen[name] += summary(name, output, rows, kind)
 
     with inference(model), hooked(modules, watch):
         output = call(model, x)
@@ -79,7 +79,7 @@ def layer_names(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[s
     return found[-1:] if layers == "last" else found
 
 
-def _summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:
+def summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:
     """Strengths (N, F) float32 of one layer; a copy, since a later in-place operation may overwrite `output`."""
     if output.ndim < 2 or len(output) != rows:
         raise ValueError(
