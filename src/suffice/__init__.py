@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from suffice.artifact import load as load
     from suffice.artifact import save as save
     from suffice.attach import attach_exits as attach_exits
+    from suffice.budget.exit_variation import fit_exit_variation as fit_exit_variation
     from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
     from suffice.budget.policy import allocate as allocate
@@ -53,6 +54,7 @@ _HOMES = {
     "calibrate": "suffice.calibration.calibrate",
     "control_risk": "suffice.budget.guarantee",
     "fit_buckets": "suffice.variation.buckets",
+    "fit_exit_variation": "suffice.budget.exit_variation",
     "fit_variation": "suffice.variation.fitting",
     "load": "suffice.artifact",
     "run": "suffice.budget.run",

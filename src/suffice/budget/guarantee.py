@@ -27,7 +27,7 @@ from suffice.batches import Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy, Promise
-from suffice.budget.scores import Score
+from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
@@ -44,7 +44,7 @@ def control_risk(
     max_loss: float = 0.01,
     confidence: float | None = 0.95,
     loss: Loss = "accuracy",
-    score: str | Score = "confidence",
+    score: str | AnyScore = "confidence",
     *,
     levels: Sequence[float] | None = None,
 ) -> Policy:
@@ -71,8 +71,8 @@ def control_risk(
         max_loss: ε.
         confidence: 1 − α, or None.
         loss: "accuracy" or "brier".
-        score: name of a score or a function `(prediction, state) -> (N,)`, higher is surer.
-        levels: thresholds to try, from safest to boldest; chosen without val_loader. Needed if score is a function.
+        score: as for `allocate`.
+        levels: thresholds to try, from safest to boldest; chosen without val_loader. Needed unless score is a name.
 
     Raises:
         ValueError: for a bound or a confidence outside (0, 1), levels that do not fall, or a regression.
@@ -89,7 +89,7 @@ def control_risk(
     tried = torch.as_tensor(named, dtype=torch.float64)
     if tried.ndim != 1 or not len(tried) or bool((tried.diff() >= 0).any()):
         raise ValueError("expected levels that fall from the safest to the boldest, got others")
-    seen = _validation(calibrated, val_loader, scoring.resolve(score), loss)
+    seen = _validation(calibrated, val_loader, scoring.resolve(score, calibrated.digest), loss)
     losses = along(seen.scores, seen.losses, tried)
     passed = certified(losses, max_loss, confidence, loss)
     if not passed:
@@ -101,7 +101,8 @@ def control_risk(
     level = float(tried[passed - 1]) if passed else math.inf
     thresholds = torch.full((len(calibrated.exits) - 1,), level, dtype=torch.float64)
     shares = shares_of(choose(seen.scores, thresholds), len(calibrated.exits))
-    expected = float(shares @ torch.tensor(calibrated.costs.cumulative, dtype=torch.float64))
+    costs = torch.tensor(scoring.priced(calibrated.costs.cumulative, score), dtype=torch.float64)
+    expected = float(shares @ costs)
     promise = Promise(loss, max_loss, confidence)
     return Policy(thresholds, score, math.nan, expected, shares, calibrated.digest, promise=promise)
 
@@ -179,7 +180,7 @@ class _Seen:
 
 
 @torch.no_grad()
-def _validation(calibrated: Calibrated, loader: Loader, score: Score, loss: str) -> _Seen:
+def _validation(calibrated: Calibrated, loader: Loader, score: AnyScore, loss: str) -> _Seen:
     exits = range(len(calibrated.exits))
     scores: list[list[Tensor]] = [[] for _ in exits]
     losses: list[list[Tensor]] = [[] for _ in exits]

@@ -17,7 +17,8 @@ from suffice.batches import Loader
 from suffice.budget import optimal, thresholds, walk
 from suffice.budget import scores as scoring
 from suffice.budget.coin import toss
-from suffice.budget.scores import Score
+from suffice.budget.exit_variation import VariationScore
+from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
@@ -50,7 +51,7 @@ class Policy:
 
     Attributes:
         thresholds: (K − 1,), float64; −inf stops everything, +inf nothing.
-        score: name or function `(prediction, state) -> (N,)`, higher is surer.
+        score: name, function `(prediction, state) -> (N,)`, higher is surer, or `VariationScore`.
         budget: mean cost asked for, per example; NaN where a loss was asked for instead.
         expected: mean cost on the validation data, per example.
         shares: (K,), share of the validation data answered at each exit.
@@ -63,7 +64,7 @@ class Policy:
     """
 
     thresholds: Tensor
-    score: str | Score
+    score: str | AnyScore
     budget: float
     expected: float
     shares: Tensor
@@ -87,21 +88,17 @@ class Policy:
         Raises:
             ValueError: if the score is a function, which cannot be written down; use one that has a name.
         """
-        if not isinstance(self.score, str):
-            raise ValueError(
-                f"expected a score with a name to save, one of {sorted(scoring.SCORES)}, got a function; "
-                "save what it is made of and allocate again"
-            )
+        score, learned = self._score_parts()
         configuration = {
             "made_for": self.made_for,
-            "score": self.score,
+            "score": score,
             "unit_per_example": self.unit,
             "budget": None if self.promise else self.budget,
             "expected": self.expected,
             "portion": self.portion,
             "promise": self.promise and asdict(self.promise),
         }
-        tensors = {"thresholds": self.thresholds, "shares": self.shares}
+        tensors = {"thresholds": self.thresholds, "shares": self.shares, **learned}
         if self.alternative is not None:
             tensors["alternative"] = self.alternative
         if self.profile is not None:
@@ -112,11 +109,12 @@ class Policy:
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: object = None) -> "Policy":
         """The reverse of `parts`; the network is checked when the policy is run."""
-        times = {name.removeprefix("profile."): t for name, t in tensors.items() if name.startswith("profile.")}
+        times, learned = (_under(prefix, tensors) for prefix in ("profile.", "score."))
+        score = configuration["score"]
         budget, promise = configuration["budget"], configuration["promise"]
         return cls(
             tensors["thresholds"],
-            configuration["score"],
+            score if isinstance(score, str) else VariationScore.from_parts(score, learned),
             float("nan") if budget is None else budget,
             configuration["expected"],
             tensors["shares"],
@@ -128,13 +126,29 @@ class Policy:
             promise and Promise(**promise),
         )
 
+    def _score_parts(self) -> tuple[str | dict[str, Any], dict[str, Tensor]]:
+        """What names the score, or what it was fitted to be."""
+        if isinstance(self.score, str):
+            return self.score, {}
+        if not isinstance(self.score, VariationScore):
+            raise ValueError(
+                f"expected a score with a name to save, one of {sorted(scoring.SCORES)}, or a VariationScore, got a "
+                "function; save what it is made of and allocate again"
+            )
+        configuration, tensors = self.score.parts()
+        return configuration, {f"score.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
 
 def allocate(
     calibrated: Calibrated,
     val_loader: Loader,
     budget: float,
     unit: Unit = "fraction",
-    score: str | Score = "confidence",
+    score: str | AnyScore = "confidence",
     *,
     method: Method = "geometric",
     profile: Profile | None = None,
@@ -150,7 +164,8 @@ def allocate(
             cost of the last exit; in "macs", multiply-adds; or in "ms", milliseconds by the profile, when batches
             of its size are run and survivors take the time of a batch as small as they are.
         unit: of the budget.
-        score: name of a score or a function `(prediction, state) -> (N,)`, higher is surer.
+        score: name of a score, a function `(prediction, state) -> (N,)`, higher is surer, or what `fit_exit_variation`
+            gives, whose multiply-adds count.
         method: "geometric" is the paper's, shares proportional to q^k; "optimal" takes the thresholds under which
             the mean calibrated probability of being right is greatest on the validation data, and spends less
             than the budget if more would not help.
@@ -162,10 +177,10 @@ def allocate(
     Warns:
         UserWarning: if there are too few examples to come within 0.5 % of the budget.
     """
-    mean_cost, limit = _pricing(calibrated, budget, unit, profile)
+    mean_cost, limit = _pricing(calibrated, budget, unit, profile, score)
     if method not in get_args(Method):
         raise ValueError(f"expected method to be one of {get_args(Method)}, got {method!r}")
-    seen = _validation(calibrated, val_loader, scoring.resolve(score))
+    seen = _validation(calibrated, val_loader, scoring.resolve(score, calibrated.digest))
     pair = _pair(seen, method, mean_cost, limit)
     mixed = _mixed(seen, pair, mean_cost, limit)
     expected = mean_cost(mixed.shares)
@@ -204,14 +219,14 @@ class _Mixed:
 
 
 def _pricing(
-    calibrated: Calibrated, budget: float, unit: str, profile: Profile | None
+    calibrated: Calibrated, budget: float, unit: str, profile: Profile | None, score: str | AnyScore
 ) -> tuple[Callable[[Tensor], float], float]:
     """Mean cost of shares (K,), and the budget in the same unit, checked."""
     if unit not in get_args(Unit):
         raise ValueError(f"expected unit to be one of {get_args(Unit)}, got {unit!r}")
     if unit == "ms" and profile is None:
         raise ValueError("expected a profile for a budget in 'ms', got none; make one with suffice.cost.profile")
-    costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
+    costs = torch.tensor(scoring.priced(calibrated.costs.cumulative, score), dtype=torch.float64)
 
     def mean_cost(shares: Tensor) -> float:
         return profile.per_example(shares) if unit == "ms" and profile else float(shares @ costs)
@@ -228,7 +243,7 @@ def _pricing(
 
 
 @torch.no_grad()
-def _validation(calibrated: Calibrated, loader: Loader, score: Score) -> _Seen:
+def _validation(calibrated: Calibrated, loader: Loader, score: AnyScore) -> _Seen:
     """Scores and chances of a whole loader at every exit; states are not kept."""
     scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
     chances: list[list[Tensor]] = [[] for _ in calibrated.exits]

@@ -124,7 +124,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
         size = fitting(len(staying), sizes)
         if size < len(going) and (policy.profile is None or policy.profile.pays(k, len(going), size)):
             going = going.filled(staying, size)
-    return in_order(left, calibrated.costs.cumulative)
+    return in_order(left, scoring.priced(calibrated.costs.cumulative, policy.score))
 
 
 def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> Going:

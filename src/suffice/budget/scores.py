@@ -5,8 +5,9 @@ form will do, and sees the state as well, for example to estimate the dropout va
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +17,25 @@ from suffice.prediction import AnyPrediction, Prediction
 from suffice.regression import Regression
 
 Score = Callable[[Any, State], Tensor]
+
+
+@runtime_checkable
+class ExitScore(Protocol):
+    """A score that is another function at each exit, and has a cost of its own."""
+
+    @property
+    def made_for(self) -> str:
+        """`digest` of the calibrated network that it is a score of."""
+
+    @property
+    def macs(self) -> tuple[int, ...]:
+        """Multiply-adds per example at each exit, beyond those of the network and its uncertainty."""
+
+    def at(self, k: int) -> Score:
+        """The score of exit k."""
+
+
+AnyScore = Score | ExitScore
 
 
 def confidence(prediction: Prediction, state: State = None) -> Tensor:
@@ -84,7 +104,7 @@ FORGETFUL = frozenset(SCORES.values()) - {patience}
 """Scores that do not look at the exits before."""
 
 
-def levels(score: str | Score, classes: int, exits: int, count: int = 100) -> Tensor:
+def levels(score: str | AnyScore, classes: int, exits: int, count: int = 100) -> Tensor:
     """Thresholds of a score from safest to boldest, (L,) float64, chosen without a look at any data.
 
     Evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to log C.
@@ -102,24 +122,43 @@ def levels(score: str | Score, classes: int, exits: int, count: int = 100) -> Te
     raise ValueError(f"expected levels for the score {score!r}, got none; pass levels, chosen without val_loader")
 
 
-def resolve(score: str | Score) -> Score:
-    """The score of a name, or the function itself.
+def resolve(score: str | AnyScore, made_for: str | None = None) -> AnyScore:
+    """The score of a name, or what is a score itself.
+
+    Args:
+        score: a name or a score.
+        made_for: `digest` of the calibrated network that it is to be used with; None leaves that unchecked.
 
     Raises:
-        ValueError: for a name that is not one of the built-in scores.
+        ValueError: for a name that is not one of the built-in scores, or a score of another network.
     """
-    if callable(score):
+    if not isinstance(score, str):
+        if isinstance(score, ExitScore) and made_for not in (None, score.made_for):
+            raise ValueError(
+                f"expected a score of this calibrated network ({made_for[:12]}…), got one of another "
+                f"({score.made_for[:12]}…); fit it again for this one"
+            )
         return score
     if score not in SCORES:
         raise ValueError(f"expected one of {sorted(SCORES)} or a function (prediction, state), got {score!r}")
     return SCORES[score]
 
 
-def evaluate(score: Score, prediction: AnyPrediction, state: State, k: int, positions: Tensor | None = None) -> Tensor:
+def priced(cumulative: Sequence[int], score: str | AnyScore) -> tuple[int, ...]:
+    """Cumulative costs of answering at each exit with those of the score, which is not asked at the last."""
+    if not isinstance(score, ExitScore):
+        return tuple(cumulative)
+    own = accumulate([*score.macs[:-1], 0])
+    return tuple(map(sum, zip(cumulative, own, strict=True)))
+
+
+def evaluate(
+    score: AnyScore, prediction: AnyPrediction, state: State, k: int, positions: Tensor | None = None
+) -> Tensor:
     """Scores (N,) of a batch at exit k, float64, finite and checked; infinities become the extreme numbers.
 
     Args:
-        score: a function, higher is surer.
+        score: a function, higher is surer, or one for each exit.
         prediction: of the batch.
         state: of the batch.
         k: the exit, for messages.
@@ -128,8 +167,9 @@ def evaluate(score: Score, prediction: AnyPrediction, state: State, k: int, posi
     Raises:
         ValueError: for a score that is not (N,) or not a number, or a named score of another kind of prediction.
     """
-    _check_kind(score, prediction)
-    values = score(prediction, state)
+    function = score.at(k) if isinstance(score, ExitScore) else score
+    _check_kind(function, prediction)
+    values = function(prediction, state)
     if values.shape != (len(prediction),):
         raise ValueError(f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}")
     if math.isfinite(float(values.sum())):

@@ -13,6 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy
 from suffice.budget.run import Answer, advance, check_policy, enter, fitting, in_order
@@ -175,7 +176,8 @@ class _Stream:
     def ready(self) -> Iterator[Served]:
         """Batches that are complete and whose predecessors are."""
         while self.batches and self.batches[0].complete:
-            yield self.batches.popleft().served(self.calibrated.costs.cumulative)
+            costs = scoring.priced(self.calibrated.costs.cumulative, self.policy.score)
+            yield self.batches.popleft().served(costs)
 
     def _count(self, k: int) -> int:
         return sum(map(len, self.waiting[k]))

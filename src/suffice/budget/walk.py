@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from suffice.budget import scores as scoring
-from suffice.budget.scores import Score
+from suffice.budget.scores import AnyScore
 from suffice.calibration import ensemble as mie
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import Running
@@ -89,7 +89,7 @@ def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: i
     return Going(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
 
 
-def step(calibrated: Calibrated, k: int, going: Going, score: Score) -> tuple[Going, AnyPrediction]:
+def step(calibrated: Calibrated, k: int, going: Going, score: AnyScore) -> tuple[Going, AnyPrediction]:
     """Run stage and exit k: the rows behind it, and what is answered there, with what this score needs of it."""
     state, prediction, running = calibrated.step(k, going.state, going.running, going.positions)
     streak = None
@@ -98,7 +98,7 @@ def step(calibrated: Calibrated, k: int, going: Going, score: Score) -> tuple[Go
     return replace(going, state=state, running=running, streak=streak), prediction
 
 
-def scored(going: Going, prediction: AnyPrediction, score: Score, k: int) -> Going:
+def scored(going: Going, prediction: AnyPrediction, score: AnyScore, k: int) -> Going:
     """The rows with their scores at exit k."""
     values = scoring.evaluate(score, prediction, going.state, k, going.positions)
     return replace(going, scores=torch.cat([going.scores, values[:, None]], dim=1))

@@ -1,0 +1,160 @@
+"""The dropout variation of each exit as a score: where the two papers meet.
+
+At exit k a small network reads what has been computed there anyway, the answer and the strengths of the state behind
+stage k, and estimates how much dropout up to there would vary that exit's own output. A policy that stops on it spends
+nothing else. What it learns is what a teacher says about the network cut off behind exit k.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from suffice import batches
+from suffice.batches import Loader
+from suffice.budget.scores import Score
+from suffice.calibration.calibrated import Calibrated
+from suffice.network import ExitNetwork, State, check_finite
+from suffice.prediction import AnyPrediction, Prediction
+from suffice.variation import fitting, regressor, rows, spreads
+from suffice.variation.features import output_features
+from suffice.variation.fit import Fit
+from suffice.variation.rows import Rows
+from suffice.variation.strengths import summary
+from suffice.variation.teachers import Teacher
+
+
+@dataclass(frozen=True, eq=False)
+class VariationScore:
+    """Minus the estimated variation at each exit. Made by `fit_exit_variation`; it is saved with its policy.
+
+    Attributes:
+        made_for: `digest` of the calibrated network.
+        target: which spread of each exit's own output.
+        fits: of each exit.
+        r_squared: of each exit, noise-corrected R² on validation rows kept aside.
+    """
+
+    made_for: str
+    target: str
+    fits: tuple[Fit, ...]
+    r_squared: tuple[float, ...]
+
+    @property
+    def macs(self) -> tuple[int, ...]:
+        """Multiply-adds per example at each exit, beyond those of the network and its uncertainty."""
+        return tuple(regressor.macs(fit.weights) for fit in self.fits)
+
+    def at(self, k: int) -> Score:
+        """The score of exit k, `(prediction, state) -> (N,)`."""
+        return lambda prediction, state: -self.variation(k, prediction, state)
+
+    @torch.no_grad()
+    def variation(self, k: int, prediction: AnyPrediction, state: State) -> Tensor:
+        """The estimated spread (N,) float32 at exit k, of its answer and the state behind stage k."""
+        features = torch.cat(_features(prediction, state), dim=1)
+        return self.fits[k].to(features.device).estimate(features, self.target)
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact."""
+        exits, tensors = [], dict[str, Tensor]()
+        for k, fit in enumerate(self.fits):
+            configuration, own = fit.parts()
+            exits.append(configuration)
+            tensors |= {f"exit{k}.{name}": tensor for name, tensor in own.items()}
+        return {
+            "made_for": self.made_for,
+            "target": self.target,
+            "exits": exits,
+            "r_squared": self.r_squared,
+        }, tensors
+
+    @classmethod
+    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "VariationScore":
+        """The reverse of `parts`."""
+        fits = []
+        for k, own in enumerate(configuration["exits"]):
+            prefix = f"exit{k}."
+            mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            fits.append(Fit.from_parts(own, mine))
+        return cls(configuration["made_for"], configuration["target"], tuple(fits), tuple(configuration["r_squared"]))
+
+
+def fit_exit_variation(
+    calibrated: Calibrated,
+    train_loader: Loader,
+    val_loader: Loader,
+    *,
+    teacher: Teacher,
+    target: str = "std",
+    hidden: Sequence[int] = (64, 64),
+    epochs: int = 40,
+    generator: torch.Generator | None = None,
+) -> VariationScore:
+    """Learn what `teacher` says about every exit of a calibrated network, as a score for policies.
+
+    Args:
+        calibrated: the network; at each exit the teacher is shown the network up to there.
+        train_loader: batches of inputs as they will be met in use; read once, labels not needed.
+        val_loader: other inputs, labelled twice; every other row stops the fit, the rest judges it.
+        teacher: such as `MCDropout(passes=10)`; its cost is that of all exits together.
+        target: a spread, as for `fit_variation`.
+        hidden: widths of the small networks' hidden layers.
+        epochs: at most so many passes over the training rows.
+        generator: randomness of teacher and fits; the same state gives the same bytes.
+
+    Raises:
+        ValueError: as `fit_variation`; also if nothing is dropped before the first exit.
+    """
+    spreads.power(target)
+    seen = _rows(calibrated, train_loader, teacher, target, generator, runs=1)
+    unseen = _rows(calibrated, val_loader, teacher, target, generator, runs=2)
+    fits, quality = [], []
+    for own, others in zip(seen, unseen, strict=True):
+        stopping, judging = rows.halves(others)
+        fit = fitting.fit_rows(own, stopping, target, hidden, epochs, generator)
+        fits.append(fit)
+        quality.append(fitting.r_squared(fit.estimate(judging.features, target), judging, target))
+    return VariationScore(calibrated.digest, target, tuple(fits), tuple(quality))
+
+
+def _rows(
+    calibrated: Calibrated, loader: Loader, teacher: Teacher, target: str, generator: torch.Generator | None, runs: int
+) -> list[Rows]:
+    """Rows of every exit, from one pass over a loader."""
+    network = calibrated.network
+    parts: list[list[Rows]] = [[] for _ in network.exits]
+    for batch in batches.read(loader, network):
+        for k, (prediction, state) in enumerate(_answers(calibrated, batch.inputs)):
+            found = _features(prediction, state)
+            features = torch.cat(found, dim=1)
+            check_finite(features, f"answers and strengths at exit {k}", batch.start)
+            cut = ExitNetwork([*network.stages[: k + 1]], [network.exit(i) for i in range(k + 1)])
+            labels = [rows.labelled(cut, batch, teacher, target, generator) for _ in range(runs)]
+            widths = tuple(part.shape[1] for part in found)
+            parts[k].append(Rows(features, widths, torch.stack([own for own, _ in labels], dim=1), labels[0][1]))
+    return [rows.collected(iter(exit_)) for exit_ in parts]
+
+
+def _answers(calibrated: Calibrated, x: State) -> Iterator[tuple[AnyPrediction, State]]:
+    state, running = x, None
+    for k in range(len(calibrated.exits)):
+        state, prediction, running = calibrated.step(k, state, running)
+        yield prediction, state
+
+
+def _features(prediction: AnyPrediction, state: State) -> list[Tensor]:
+    """Features of a batch, float32: of the answer, then the strengths of each floating-point tensor of the state."""
+    if isinstance(prediction, Prediction):
+        answer = output_features(prediction.log_probs, "classification")
+    else:
+        answer = torch.cat([prediction.mean, prediction.epistemic_variance.log(), prediction.variance.log()], dim=1)
+    leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    strengths = [
+        torch.cat(summary("state", leaf[:, None] if leaf.ndim == 1 else leaf, len(prediction), "value"), dim=1)
+        for leaf in leaves
+    ]
+    return [answer.float(), *strengths]
