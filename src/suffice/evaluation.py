@@ -5,7 +5,7 @@ q = p/20, p = 1 … 39, exit k answering a share proportional to q^k, thresholds
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,13 +149,18 @@ class Budgeted:
 def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> list[Budgeted]:
     """Answers under each budget of the ladder; thresholds come from the validation outcome alone."""
     costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
-    ranked, results = rank(validation.scores), []
+    return [
+        Budgeted(_pick(test.predictions, exits), exits, float(costs[exits].mean()), float(shares @ costs))
+        for shares, exits in ladder(validation.scores, test.scores)
+    ]
+
+
+def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shares (K,) asked for and exits (N,) of the test examples under each budget, from the scores of every exit."""
+    ranked = rank(validation)
     for q in LADDER:
-        shares = geometric_shares(math.log(q), len(costs))
-        exits = choose(test.scores, thresholds_for(ranked, shares))
-        picked, spent = _pick(test.predictions, exits), float(costs[exits].mean())
-        results.append(Budgeted(picked, exits, spent, float(shares @ costs)))
-    return results
+        shares = geometric_shares(math.log(q), len(test))
+        yield shares, choose(test, thresholds_for(ranked, shares))
 
 
 def averaged(budgeted: Sequence[Budgeted], test: Outcome) -> dict[str, float]:
