@@ -25,6 +25,7 @@ FORMAT = 1
 _FOLDER = files.Kind("an artifact", "suffice.save", "save it again", FORMAT)
 
 _KINDS = {
+    "buckets": ("suffice.variation.buckets", "Buckets"),
     "calibrated": ("suffice.calibration.calibrated", "Calibrated"),
     "density": ("suffice.calibration.density", "DensityScore"),
     "policy": ("suffice.budget.policy", "Policy"),
@@ -33,10 +34,11 @@ _KINDS = {
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Write a `Calibrated`, `DensityScore`, `Policy` or `VariationEstimator` as a folder, replacing one there.
+    """Write what was learned as a folder, replacing one there.
 
     Args:
-        obj: what to save. The weights of its network are not saved, their hash is.
+        obj: a `Calibrated`, `DensityScore`, `Policy`, `VariationEstimator` or `Buckets`. The weights of its network
+            are not saved, their hash is.
         path: the folder.
 
     Raises:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import suffice
 from suffice import metrics
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.dropout import MCDropout
@@ -42,6 +43,21 @@ def test_weights_that_changed_are_refused():
         model[0].bias += 1
     with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
         buckets(rows(2))
+
+
+def test_reloaded_they_give_the_same_bytes_for_the_same_model_only(tmp_path):
+    model, x = tower(), rows(20, seed=2)
+    buckets = fit_buckets(
+        model, [rows(99)], [rows(50, seed=1)], teacher=TEACHER, strengths="both", epochs=2, generator=seeded()
+    )
+    suffice.save(buckets, tmp_path / "buckets")
+    again = suffice.load(tmp_path / "buckets", network=model)
+    assert torch.equal(buckets(x)[1], again(x)[1])
+    assert again.share == 0.1
+    with pytest.raises(TypeError, match="expected the model that the estimator was fitted for"):
+        suffice.load(tmp_path / "buckets")
+    with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
+        suffice.load(tmp_path / "buckets", network=nn.Sequential(*tower()[:3], nn.Linear(16, 1)))
 
 
 @pytest.mark.parametrize("choice", [{"share": 0.5}, {"share": 0.0}, {"layers": "auto"}])

@@ -5,19 +5,21 @@ blindly or has to look at, two probabilities say it without a threshold on the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, fingerprint
 from suffice.variation import regressor, rows
 from suffice.variation.features import Reader
+from suffice.variation.fit import from_named, named
 from suffice.variation.scaling import Scaling
-from suffice.variation.seal import Seal
+from suffice.variation.seal import Seal, unchanged
 from suffice.variation.strengths import Kind
 from suffice.variation.teachers import Teacher
 
@@ -57,6 +59,27 @@ class Buckets:
         output, parts = self.reader.read(self.model, x)
         inputs = self.scaling.apply(torch.cat(parts, dim=1)).inputs
         return output, regressor.forward(self.weights, inputs).sigmoid()
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of an artifact; the model's weights stay with the model."""
+        configuration = {"network_hash": self.network_hash, "reader": asdict(self.reader), "share": self.share}
+        return configuration, named(self.scaling, self.weights)
+
+    @classmethod
+    def from_parts(
+        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
+    ) -> "Buckets":
+        """The reverse of `parts`, for the model that it was made from.
+
+        Raises:
+            TypeError: if the model is missing.
+            ValueError: if its weights are not those at fitting.
+        """
+        network_hash = configuration["network_hash"]
+        network = unchanged(network, network_hash)
+        scaling, weights = from_named(tensors, batches.placement(network)[0])
+        reader = Reader.restored(configuration["reader"])
+        return cls(network, reader, configuration["share"], network_hash, scaling, tuple(weights))
 
 
 def fit_buckets(

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from suffice import batches
-from suffice.network import State, batch_size, check_fingerprint, check_finite, select
+from suffice.network import State, batch_size, check_finite, select
 from suffice.variation import band, judgement, regressor, spreads
 from suffice.variation.dropout import MCDropout
-from suffice.variation.features import DeltaRule, Reader
+from suffice.variation.features import Reader
+from suffice.variation.fit import from_named, named
 from suffice.variation.scaling import Scaling
-from suffice.variation.seal import Seal
+from suffice.variation.seal import Seal, unchanged
 from suffice.variation.teachers import Teacher
 
 
@@ -255,9 +256,7 @@ class VariationEstimator:
             "fitted": asdict(self.fitted),
             "teacher": asdict(self.teacher) if isinstance(self.teacher, MCDropout) else None,
         }
-        tensors = {f"scaling.{name}": tensor for name, tensor in vars(self.scaling).items()}
-        tensors.update({f"weights.{i}": tensor for i, tensor in enumerate(self.weights)})
-        return configuration, {**tensors, "residuals": self.residuals}
+        return configuration, {**named(self.scaling, self.weights), "residuals": self.residuals}
 
     @classmethod
     def from_parts(
@@ -269,32 +268,20 @@ class VariationEstimator:
             TypeError: if the model is missing.
             ValueError: if its weights are not those at fitting.
         """
-        if network is None:
-            raise TypeError(
-                "expected the model that the estimator was fitted for, got None; pass suffice.load(path, network=…)"
-            )
-        check_fingerprint(network, configuration["network_hash"])
+        network = unchanged(network, configuration["network_hash"])
         device, _ = batches.placement(network)
-        count = sum(name.startswith("weights.") for name in tensors)
+        scaling, weights = from_named(tensors, device)
         teacher = configuration["teacher"]
         return cls(
             network,
-            _reader(configuration["reader"]),
+            Reader.restored(configuration["reader"]),
             _fitted(configuration["fitted"]),
             configuration["network_hash"],
-            Scaling(*(tensors[f"scaling.{name}"] for name in Scaling.__dataclass_fields__)).to(device),
-            tuple(tensors[f"weights.{i}"].to(device) for i in range(count)),
+            scaling,
+            tuple(weights),
             tensors["residuals"].to(device),
             None if teacher is None else MCDropout(**teacher),
         )
-
-
-def _reader(configuration: dict[str, Any]) -> Reader:
-    delta = configuration["delta"]
-    if delta is not None:
-        at = delta["at"]
-        delta = DeltaRule(tuple(at) if isinstance(at, (list, tuple)) else at, delta["rate"])
-    return Reader(tuple(configuration["layers"]), configuration["kind"], configuration["likelihood"], delta)
 
 
 def _fitted(configuration: dict[str, Any]) -> Fitted:

@@ -4,6 +4,7 @@ Which layers, which strengths, and whether the delta rule's estimate is among th
 of any batch the same columns: first those of the output, then those of each layer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,15 @@ class Reader:
             spread = delta_rule(model, x, at, self.delta.rate, self.likelihood)
             found = torch.cat([found, spread.clamp_min(1e-8).log().float()[:, None]], dim=1)
         return output, [found, *strengths.values()]
+
+    @classmethod
+    def restored(cls, configuration: Mapping[str, Any]) -> "Reader":
+        """From the fields of one as an artifact keeps them."""
+        delta = configuration["delta"]
+        if delta is not None:
+            at = delta["at"]
+            delta = DeltaRule(tuple(at) if isinstance(at, (list, tuple)) else at, delta["rate"])
+        return cls(tuple(configuration["layers"]), configuration["kind"], configuration["likelihood"], delta)
 
 
 def output_features(outputs: Tensor, likelihood: Likelihood) -> Tensor:

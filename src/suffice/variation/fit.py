@@ -1,5 +1,6 @@
 """What is learned about a spread: how features become inputs, and a small network from those to the spread."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,15 +35,23 @@ class Fit:
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
         configuration = {name: getattr(self, name) for name in ("unit", "bounds", "limit", "passes")}
-        tensors = {f"scaling.{name}": tensor for name, tensor in vars(self.scaling).items()}
-        return configuration, tensors | {f"weights.{i}": tensor for i, tensor in enumerate(self.weights)}
+        return configuration, named(self.scaling, self.weights)
 
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Fit":
         """The reverse of `parts`."""
         low, high = configuration["bounds"]
-        return cls(
-            Scaling(*(tensors[f"scaling.{name}"] for name in Scaling.__dataclass_fields__)),
-            [tensors[f"weights.{i}"] for i in range(sum(name.startswith("weights.") for name in tensors))],
-            **{**configuration, "bounds": (low, high)},
-        )
+        return cls(*from_named(tensors), **{**configuration, "bounds": (low, high)})
+
+
+def named(scaling: Scaling, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tensors of an artifact."""
+    tensors = {f"scaling.{name}": tensor for name, tensor in vars(scaling).items()}
+    return tensors | {f"weights.{i}": tensor for i, tensor in enumerate(weights)}
+
+
+def from_named(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> tuple[Scaling, list[Tensor]]:
+    """The reverse of `named`, on a device."""
+    count = sum(name.startswith("weights.") for name in tensors)
+    scaling = Scaling(*(tensors[f"scaling.{name}"].to(device) for name in Scaling.__dataclass_fields__))
+    return scaling, [tensors[f"weights.{i}"].to(device) for i in range(count)]

@@ -24,6 +24,21 @@ class Seal:
             self._seen = now
 
 
+def unchanged(model: nn.Module | None, network_hash: str) -> nn.Module:
+    """The model that something learned is loaded for.
+
+    Raises:
+        TypeError: if it is missing.
+        ValueError: if its weights have another hash.
+    """
+    if model is None:
+        raise TypeError(
+            "expected the model that the estimator was fitted for, got None; pass suffice.load(path, network=…)"
+        )
+    check_fingerprint(model, network_hash)
+    return model
+
+
 def _state(model: nn.Module) -> object:
     """Identity and count of changes of every tensor; None for tensors that do not count."""
     tensors = [*model.parameters(), *model.buffers()]
