@@ -7,6 +7,14 @@ from suffice.variation.dropout import MCDropout
 from suffice.variation.propagation import delta_rule
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every network and input of these tests is the same each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def nearly_linear(dropout, features, scale=1e-3):
     """Two classes whose probability is linear in the last layer's inputs, to second order in `scale`."""
     model = nn.Sequential(dropout, nn.Flatten(1), nn.Linear(features, 2, bias=False))
@@ -51,9 +59,7 @@ def test_it_is_exact_for_logits_and_predictions_linear_in_the_dropped_units(gene
 
 
 def test_variances_of_several_places_add(generator):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3)).eval()
+    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3)).eval()
     x = torch.randn(5, 4, generator=generator)
     parts = [delta_rule(model, x, at=name) ** 2 for name in ("0", "3")]
     torch.testing.assert_close(delta_rule(model, x) ** 2, sum(parts), rtol=1e-4, atol=1e-9)
