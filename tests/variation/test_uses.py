@@ -1,0 +1,85 @@
+import math
+from itertools import permutations
+
+import pytest
+import torch
+from scipy.stats import norm
+
+from suffice.variation import uses
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_an_upper_bound_is_the_normal_quantile_of_its_weight():
+    mean, variation = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[0.5, 0.1], [2.0, 0.0]])
+    expected = norm.ppf(0.975, loc=mean, scale=variation.clamp_min(1e-12))
+    found = uses.ucb(mean, variation, weight=float(norm.ppf(0.975)))
+    torch.testing.assert_close(found, torch.from_numpy(expected).float())
+    assert torch.equal(uses.ucb(mean, variation, weight=0), mean)
+
+
+def test_an_item_is_drawn_as_often_as_it_is_best():
+    mean, variation = torch.tensor([0.3, 0.0]), torch.tensor([0.1, 0.5])
+    draws = uses.thompson(mean.expand(20_000, 2), variation.expand(20_000, 2), generator=seeded())
+    share = float((draws.argmax(dim=1) == 1).double().mean())
+    assert share == pytest.approx(norm.sf(0.3 / math.hypot(0.1, 0.5)), abs=0.01)
+    torch.testing.assert_close(draws.mean(dim=0), mean, rtol=0, atol=0.02)
+    torch.testing.assert_close(draws.std(dim=0), variation, rtol=0.02, atol=0)
+
+
+def test_draws_are_independent_of_one_another_and_of_the_seed_alone():
+    mean, variation = torch.zeros(30_000), torch.ones(30_000)
+    first, again = (uses.thompson(mean, variation, generator=seeded(3)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert abs(float((first[1:] * first[:-1]).mean())) < 0.02
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9])
+def test_a_new_input_is_answered_with_the_chance_asked_for(coverage):
+    answered, n = [], 39
+    for seed in range(800):
+        variation = torch.rand(n + 20, generator=seeded(seed))
+        answered.append(~uses.abstain(variation[n:], variation[:n], coverage))
+    share = float(torch.stack(answered).double().mean())
+    assert coverage - 0.01 < share < coverage + 1 / (n + 1) + 0.01
+
+
+def test_the_highest_variations_are_refused_and_none_where_too_few_are_known():
+    known = torch.arange(9.0)
+    assert uses.abstain(torch.tensor([7.0, 8.0, 9.0, 7.5]), known, 0.8).tolist() == [False, True, True, True]
+    assert not uses.abstain(torch.tensor([1e9]), known, 0.95).any()
+    assert not uses.abstain(torch.tensor([1e9]), known, 1.0).any()
+
+
+def test_the_greatest_are_acquired_without_randomness():
+    variation = torch.tensor([0.1, 3.0, 0.0, 2.0, 0.5])
+    assert uses.acquire(variation, 3).tolist() == [1, 3, 4]
+    assert uses.acquire(variation, 0).tolist() == []
+
+
+def test_drawn_inputs_have_the_chances_of_drawing_one_after_another():
+    variation, draws, generator = torch.tensor([1.0, 2.0, 3.0]), 6_000, seeded()
+    seen = dict.fromkeys(permutations(range(3), 2), 0)
+    for _ in range(draws):
+        seen[tuple(uses.acquire(variation, 2, power=2.0, generator=generator).tolist())] += 1
+    weights = [1.0, 4.0, 9.0]
+    for (i, j), count in seen.items():
+        expected = weights[i] / 14 * weights[j] / (14 - weights[i])
+        assert count / draws == pytest.approx(expected, abs=0.017)
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):
+        uses.ucb(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):
+        uses.thompson(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match="a weight of at least 0, got -1"):
+        uses.ucb(torch.zeros(2), torch.zeros(2), weight=-1)
+    with pytest.raises(ValueError, match=r"a coverage in \(0, 1\], got 0"):
+        uses.abstain(torch.zeros(2), torch.zeros(2), 0)
+    with pytest.raises(ValueError, match="a count up to 2 and a power above 0, got count=3"):
+        uses.acquire(torch.zeros(2), 3)
+    with pytest.raises(ValueError, match=r"a power above 0, got count=1, power=0"):
+        uses.acquire(torch.zeros(2), 1, power=0)
