@@ -1,0 +1,134 @@
+"""A variation estimator trained along with its model, or fitted to the finished model: which is better, and dearer?
+
+A click model learns Criteo's sample once, with a `JointHead` beside it that takes a step after each of the model's;
+no gradient flows from it, so the model is the same with and without. Then `fit_variation` learns from the finished
+model, with the same rows and as many dropout passes as the head had, and with fewer rows and ten passes each. All
+see every activation and estimate the standard deviation of the logit; the truth is 1,000 independent passes on test
+rows. Costs are processor time, in units of the model's own training.
+
+    suffice data import criteo-sample FILE
+    python experiments/joint.py
+
+prints a Markdown table and writes the runs as JSON beside this file. Some minutes on one core.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+import suffice
+from suffice.data import store
+from suffice.data.tables import Table
+from suffice.variation import judgement
+
+SEEDS = (0, 1, 2)
+EPOCHS, BATCH = 2, 128
+HIDDEN, DROPOUT = (256, 128, 64), 0.2
+PASSES = 2
+"""Of the head at each step."""
+FEWER = 30_000
+"""Training rows of the estimator that is given ten passes each."""
+TEST, TRUTH = 4_000, 1_000
+
+
+def main() -> None:
+    """Run all seeds, print the table, write the JSON."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    torch.set_num_threads(1)
+    runs = [one_seed(seed) for seed in SEEDS]
+    files = store.find("criteo-sample").manifest["files"]
+    results = {
+        "command": "python experiments/joint.py",
+        "date": datetime.date.today().isoformat(),
+        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
+        "machine": f"{platform.machine()}, 1 thread",
+        "data": {name: entry["sha256"] for name, entry in files.items()},
+        "seeds": SEEDS,
+        "model": {"epochs": EPOCHS, "batch": BATCH, "hidden": HIDDEN, "dropout": DROPOUT},
+        "truth": {"rows": TEST, "passes": TRUTH},
+        "runs": runs,
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    print(table(runs))
+
+
+def one_seed(seed: int) -> list[dict[str, Any]]:
+    """Train once with the head beside, fit twice afterwards, judge all three; the seed is that of everything."""
+    data, generator = suffice.data.load("criteo-sample", seed=seed, least=10), torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = suffice.models.tower(data.train.sizes, numeric=13, hidden=HIDDEN, dropout=DROPOUT)
+    head = suffice.JointHead(model, teacher=teacher(PASSES), generator=generator)
+    own, beside = trained(model, head, data.train, generator)
+    validation, train = list(data.validation.batches()), list(data.train.batches())
+    made = {}
+    started = time.process_time()
+    made["along with the model"] = head.finish(validation), beside + time.process_time() - started
+    for name, rows, passes in (
+        ("afterwards, the same rows and passes", train, EPOCHS * PASSES),
+        ("afterwards, fewer rows, T = 10", train[: FEWER // len(train[0]["labels"])], 10),
+    ):
+        started = time.process_time()
+        fitted = suffice.fit_variation(model, rows, validation, teacher=teacher(passes), generator=generator)
+        made[name] = fitted, time.process_time() - started
+    test = first(data.test.batches(), TEST)
+    truth = [teacher(TRUTH // 2)(model, test, generator=generator)["std"] for _ in range(2)]
+    a, b = (judgement.unbiased(half, TRUTH // 2) for half in truth)
+    return [
+        {"name": name, **judgement.measures(estimator.estimate(test).variation, a, b), "cost": seconds / own}
+        for name, (estimator, seconds) in made.items()
+    ]
+
+
+def teacher(passes: int) -> suffice.MCDropout:
+    """The model's own dropout, of the logit."""
+    return suffice.MCDropout(passes=passes, likelihood="binary")
+
+
+def trained(model: nn.Module, head: suffice.JointHead, data: Table, generator: torch.Generator) -> tuple[float, float]:
+    """Train the model and the head beside it: processor seconds of each."""
+    optimiser, own, beside = torch.optim.Adam(model.parameters()), 0.0, 0.0
+    for _ in range(EPOCHS):
+        for batch in data.shuffled(BATCH, generator=generator):
+            labels = batch.pop("labels").float()
+            started = time.process_time()
+            optimiser.zero_grad()
+            binary_cross_entropy_with_logits(model(batch)[-1][:, 0], labels).backward()
+            optimiser.step()
+            between = time.process_time()
+            head.step(batch)
+            own, beside = own + between - started, beside + time.process_time() - between
+    return own, beside
+
+
+def first(batches: Iterable[dict[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """The inputs of the first `count` rows."""
+    parts = list(batches)
+    return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0] if name != "labels"}
+
+
+def table(runs: list[list[dict[str, Any]]]) -> str:
+    """Mean ± standard deviation over seeds."""
+    lines = ["| estimator | R² | Spearman | cost, × the model's training |", "|---|---|---|---|"]
+    for rows in zip(*runs, strict=True):
+        cells = [spread([row[name] for row in rows]) for name in ("r2", "spearman", "cost")]
+        lines.append(f"| {rows[0]['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+if __name__ == "__main__":
+    main()
