@@ -13,6 +13,7 @@ import suffice
 from suffice import losses
 from suffice.data import digits
 from suffice.training import cosine, steps, train
+from tests import builders
 
 
 @pytest.fixture
@@ -98,8 +99,62 @@ def test_channels_last_changes_the_memory_and_not_the_loss(network):
 
 
 def test_any_loss_of_the_exits_can_be_minimised(network):
-    history = train(network, digits.load(0).train.batches(64), epochs=3, loss=losses.distilled())
+    history = train(network, digits.load(0).train.batches(64), epochs=3, loss=losses.Distilled())
     assert history[-1] < history[0]
+
+
+def trained(outputs, labels, likelihood):
+    """Outputs of every exit of a small network on the 600 inputs that it was trained on."""
+    network, x = builders.network(widths=(16, 16), classes=outputs, scale=0.2), builders.inputs(600)
+    train(network, builders.batched(x, labels(x), 50), epochs=60, likelihood=likelihood, learning_rate=0.05)
+    with torch.no_grad():
+        return network.eval()(x), labels(x)
+
+
+@pytest.mark.parametrize("columns", [[0, 1], [0], 0])
+def test_numbers_are_learned_as_a_regression_at_every_exit(columns):
+    def labels(x):
+        return torch.stack([x[:, 0] * x[:, 1], 2 + x[:, 2].sin()], dim=1).double()[:, columns]
+
+    answers, targets = trained(2 if columns == [0, 1] else 1, labels, "regression")
+    for outputs in answers:
+        numbers = targets.reshape(outputs.shape)
+        assert ((outputs - numbers).square().mean(dim=0) < 0.1 * numbers.var(dim=0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.bool])
+def test_two_classes_are_learned_by_one_logit_at_every_exit(dtype):
+    answers, labels = trained(1, lambda x: (x[:, 0] * x[:, 1] > 0).to(dtype), "binary")
+    for logits in answers:
+        assert ((logits[:, 0] > 0) == labels.bool()).double().mean() > 0.93
+
+
+def test_a_noise_that_depends_on_the_input_is_learned_at_every_exit():
+    noise = torch.randn(600, generator=torch.Generator().manual_seed(1))
+    answers, _ = trained(2, lambda x: x[:, 0] + (x[:, 1] / 2).exp() * noise, "heteroscedastic")
+    x = builders.inputs(600)
+    for outputs in answers:
+        assert torch.corrcoef(torch.stack([outputs[:, 0], x[:, 0]]))[0, 1] > 0.9
+        assert torch.corrcoef(torch.stack([outputs[:, 1], x[:, 1]]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs", "labels", "message"),
+    [
+        ("classification", 4, torch.full((5,), 4), r"expected labels in \[0, 4\), got 4 at position 0"),
+        ("classification", 1, torch.zeros(5), "pass likelihood='binary'"),
+        ("binary", 1, torch.full((5,), 2), "expected labels 0 or 1, got 2 at position 0"),
+        ("binary", 4, torch.zeros(5), "pass likelihood='classification'"),
+        ("regression", 4, torch.zeros(5), r"expected numbers of shape \(5, 4\) as targets, got .* \(5,\)"),
+        ("regression", 1, torch.full((5,), torch.nan), "expected finite targets, .* position 0"),
+        ("heteroscedastic", 3, torch.zeros(5), "expected an even number of outputs"),
+        ("poisson", 1, torch.zeros(5), "expected likelihood to be one of .* got 'poisson'"),
+    ],
+)
+def test_labels_and_outputs_that_the_likelihood_cannot_have_are_refused(likelihood, outputs, labels, message):
+    network = builders.network(classes=outputs)
+    with pytest.raises(ValueError, match=message):
+        train(network, [(builders.inputs(5), labels)], epochs=1, likelihood=likelihood)
 
 
 def test_steps_are_reported_with_the_time_that_is_left(network):
@@ -168,11 +223,14 @@ def test_a_training_that_is_over_is_not_done_again(tmp_path):
     assert torch.equal(again.exit(1).classifier.weight, network.exit(1).classifier.weight)
 
 
-@pytest.mark.parametrize("other", [{"epochs": 2}, {"epochs": 1, "exits_only": True}, {"epochs": 1, "nesterov": True}])
+OTHERS = [{"epochs": 2}, {"exits_only": True}, {"nesterov": True}, {"likelihood": "regression"}]
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_a_checkpoint_of_another_training_is_refused(network, tmp_path, other):
     train(network, digits.load(0).train.batches(), epochs=1, resume=tmp_path / "run")
     with pytest.raises(ValueError, match="ask for the same training"):
-        train(network, digits.load(0).train.batches(), resume=tmp_path / "run", **other)
+        train(network, digits.load(0).train.batches(), resume=tmp_path / "run", **{"epochs": 1, **other})
 
 
 PROGRAM = """

@@ -1,53 +1,101 @@
-"""Losses of a network with exits: functions `(logits of every exit, labels) -> scalar`, in nats.
+"""Losses of a network with exits: functions `(outputs of every exit, labels) -> scalar`.
 
-    summed       Σ_k CE_k                                                the paper's (Huang et al. 2018)
-    weighted     Σ_k w_k CE_k
-    distilled    Σ_k CE_k + α T² Σ_{k<K} KL(softmax(z_K/T) ‖ softmax(z_k/T)),   the last exit as the teacher
+    summed       Σ_k ℓ_k                                                 the paper's (Huang et al. 2018)
+    Weighted     Σ_k w_k ℓ_k
+    Distilled    Σ_k ℓ_k + α T² Σ_{k<K} KL(softmax(z_K/T) ‖ softmax(z_k/T)),   the last exit as the teacher
 
-CE is the mean cross-entropy over the batch. Phuong and Lampert 2019 (distillation between exits; T² keeps its
-gradients on the scale of the others, Hinton et al. 2015).
+ℓ is the mean over the batch of what the likelihood of the outputs says:
+
+    classification    −log softmax(f)_y                       nats
+    binary            −log σ(f) if y = 1, −log σ(−f) if y = 0    nats
+    regression        (y − f)², the mean over the outputs too    in the targets' unit squared
+    heteroscedastic   ½(s + (y − μ)² exp(−s)) of f = (μ, s), the mean over the targets too    nats, ½ log 2π left out
+
+Phuong and Lampert 2019 (distillation between exits; T² keeps its gradients on the scale of the others, Hinton et al.
+2015); Nix and Weigend 1994 (heteroscedastic). A loss of your own that has parameters shows them in its `repr`, as
+these do: a checkpoint knows it by that.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, mse_loss
+
+from suffice.calibration import likelihoods
 
 Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
-"""From the logits of K exits, (N, C) each, and labels (N,) to a scalar."""
+"""From the outputs of K exits, (N, C) each, and labels as their likelihood reads them, to a scalar."""
 
 
-def summed(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Sum over the exits of their cross-entropies."""
-    return torch.stack([cross_entropy(exit_, labels) for exit_ in logits]).sum()
+def summed(outputs: Sequence[Tensor], labels: Tensor, likelihood: likelihoods.Name = "classification") -> Tensor:
+    """Sum over the exits of their losses under a likelihood."""
+    return _each(outputs, labels, likelihood).sum()
 
 
-def weighted(weights: Sequence[float]) -> Loss:
-    """Sum of the cross-entropies with a weight per exit."""
+@dataclass(frozen=True)
+class Weighted:
+    """Sum over the exits with a weight for each.
 
-    def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        if len(logits) != len(weights):
-            raise ValueError(f"expected a weight for each of {len(logits)} exits, got {len(weights)}")
-        losses = torch.stack([cross_entropy(exit_, labels) for exit_ in logits])
-        return (losses * losses.new_tensor(weights)).sum()
+    Attributes:
+        weights: w, K numbers.
+        likelihood: of the outputs.
+    """
 
-    return loss
+    weights: Sequence[float]
+    likelihood: likelihoods.Name = "classification"
+
+    def __call__(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss of outputs (N, C) of K exits."""
+        if len(outputs) != len(self.weights):
+            raise ValueError(f"expected a weight for each of {len(outputs)} exits, got {len(self.weights)}")
+        each = _each(outputs, labels, self.likelihood)
+        return (each * each.new_tensor(self.weights)).sum()
 
 
-def distilled(weight: float = 1.0, temperature: float = 3.0) -> Loss:
-    """`summed`, and every earlier exit also learns the last one's probabilities, from which no gradient flows.
+@dataclass(frozen=True)
+class Distilled:
+    """`summed` of classes, and every earlier exit also learns the last one's probabilities, without gradient to it.
 
-    Args:
+    Attributes:
         weight: α.
         temperature: T of both distributions.
     """
 
-    def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        teacher = (logits[-1].detach() / temperature).log_softmax(dim=-1)
-        students = [(exit_ / temperature).log_softmax(dim=-1) for exit_ in logits[:-1]]
+    weight: float = 1.0
+    temperature: float = 3.0
+
+    def __call__(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss of logits (N, C) of K exits and labels (N,)."""
+        teacher = (logits[-1].detach() / self.temperature).log_softmax(dim=-1)
+        students = [(exit_ / self.temperature).log_softmax(dim=-1) for exit_ in logits[:-1]]
         apart = [kl_div(student, teacher, reduction="batchmean", log_target=True) for student in students]
         total = summed(logits, labels)
-        return total + weight * temperature**2 * torch.stack(apart).sum() if apart else total
+        return total + self.weight * self.temperature**2 * torch.stack(apart).sum() if apart else total
 
-    return loss
+
+def _each(outputs: Sequence[Tensor], labels: Tensor, likelihood: likelihoods.Name) -> Tensor:
+    return torch.stack([_LOSSES[likelihood](exit_, labels) for exit_ in outputs])
+
+
+def _binary(logits: Tensor, labels: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits))
+
+
+def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return mse_loss(outputs, targets.to(outputs))
+
+
+def _gaussian(outputs: Tensor, targets: Tensor) -> Tensor:
+    mean, log_variance = outputs.chunk(2, dim=-1)
+    squares = (targets.to(outputs) - mean).square()
+    return (log_variance + squares * (-log_variance).exp()).mean() / 2
+
+
+_LOSSES: dict[likelihoods.Name, Callable[[Tensor, Tensor], Tensor]] = {
+    "classification": cross_entropy,
+    "binary": _binary,
+    "regression": _squared,
+    "heteroscedastic": _gaussian,
+}

@@ -1,6 +1,6 @@
 """The visible training loop: a loss over all exits, stochastic gradient descent, two decays.
 
-The paper's recipe (Huang et al. 2018): the sum of the exits' cross-entropies, momentum 0.9, weight decay 1e-4, a
+The paper's recipe (Huang et al. 2018): the sum of the exits' losses, momentum 0.9, weight decay 1e-4, a
 learning rate of 0.1 divided by ten at half and at three quarters of the epochs. Write your own loop where you need
 another one: nothing else in the library asks how a network was trained.
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,8 @@ from torch.utils._pytree import tree_map_only
 
 from suffice import batches, losses
 from suffice.batches import Loader
+from suffice.calibration import likelihoods
+from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.checkpoint import Keeper
 from suffice.losses import Loss
 from suffice.network import ExitNetwork, State
@@ -68,7 +71,8 @@ def train(
     loader: Loader,
     *,
     epochs: int,
-    loss: Loss = losses.summed,
+    likelihood: likelihoods.Name = "classification",
+    loss: Loss | None = None,
     learning_rate: float = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
@@ -92,7 +96,10 @@ def train(
         loader: labelled batches, read once an epoch, so not a generator. Data already on the network's device
             stay there.
         epochs: passes over the loader.
-        loss: of the logits of all exits; `suffice.losses`.
+        likelihood: what the outputs are, and so how labels are read, as in `calibrate`: "classification", "binary",
+            "regression" or "heteroscedastic".
+        loss: of the outputs of all exits and the labels as the likelihood reads them; `suffice.losses`. None for the
+            sum over the exits of the likelihood's own.
         learning_rate: before the schedule.
         momentum: of the gradient descent.
         weight_decay: of all trained parameters.
@@ -111,12 +118,15 @@ def train(
         on_step: called after each step.
 
     Returns:
-        Mean loss of each epoch, in nats.
+        Mean loss of each epoch.
 
     Raises:
-        ValueError: for an empty loader, labels out of range, or a checkpoint of other settings.
+        ValueError: for an empty loader, labels or a number of outputs that the likelihood cannot have, or a
+            checkpoint of other settings.
         FloatingPointError: if the loss of an epoch is not finite.
     """
+    family = _family(likelihood, network.num_classes)
+    minimised = partial(losses.summed, likelihood=likelihood) if loss is None else loss
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = network.exits if exits_only else network
@@ -137,7 +147,7 @@ def train(
     def step(inputs: State, labels: Tensor) -> Tensor:
         if channels_last:
             inputs = tree_map_only(Tensor, _channels_last, inputs)
-        value = loss(forward(inputs), labels)
+        value = minimised(forward(inputs), labels)
         optimiser.zero_grad()
         backward(value)
         optimiser.step()
@@ -145,6 +155,7 @@ def train(
 
     settings = {
         "epochs": epochs,
+        "likelihood": likelihood,
         "learning_rate": learning_rate,
         "momentum": momentum,
         "weight_decay": weight_decay,
@@ -158,10 +169,18 @@ def train(
         while keeper.position.epoch < epochs:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule(keeper.position.epoch / epochs)
-            _epoch(batches.read_labelled(loader, network, network.num_classes), step, keeper, clock)
+            _epoch(likelihoods.read(loader, network, family), step, keeper, clock)
             if on_epoch is not None:
                 on_epoch(keeper.position.epoch, keeper.position.history[-1])
     return list(keeper.position.history)
+
+
+def _family(likelihood: str, outputs: int) -> likelihoods.Likelihood:
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"expected likelihood to be one of {tuple(LIKELIHOODS)}, got {likelihood!r}")
+    family = LIKELIHOODS[likelihood]()
+    family.check_outputs(outputs)
+    return family
 
 
 def _epoch(
