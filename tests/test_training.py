@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -223,14 +224,41 @@ def test_a_training_that_is_over_is_not_done_again(tmp_path):
     assert torch.equal(again.exit(1).classifier.weight, network.exit(1).classifier.weight)
 
 
-OTHERS = [{"epochs": 2}, {"exits_only": True}, {"nesterov": True}, {"likelihood": "regression"}]
+def halving(power):
+    """A schedule that is another function at each call, as it is in another process."""
+
+    def to_the_power(done, power):
+        return 0.5 ** (power * done)
+
+    return partial(to_the_power, power=power)
 
 
-@pytest.mark.parametrize("other", OTHERS)
+def test_a_loss_and_a_schedule_made_again_are_the_same(tmp_path):
+    (first, again), data = [halving(2.0), halving(2.0)], digits.load(0).train.batches()
+    history = train(dropping(), data, epochs=1, loss=losses.Distilled(), schedule=first, resume=tmp_path / "run")
+    resumed = train(dropping(), [], epochs=1, loss=losses.Distilled(), schedule=again, resume=tmp_path / "run")
+    assert resumed == history
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"epochs": 2},
+        {"exits_only": True},
+        {"nesterov": True},
+        {"likelihood": "regression"},
+        {"loss": None},
+        {"loss": losses.Distilled(temperature=2.0)},
+        {"loss": losses.Weighted([1.0, 2.0])},
+        {"schedule": cosine},
+        {"schedule": halving(1.0)},
+    ],
+)
 def test_a_checkpoint_of_another_training_is_refused(network, tmp_path, other):
-    train(network, digits.load(0).train.batches(), epochs=1, resume=tmp_path / "run")
+    asked = {"epochs": 1, "loss": losses.Distilled(), "schedule": halving(2.0), "resume": tmp_path / "run"}
+    train(network, digits.load(0).train.batches(), **asked)
     with pytest.raises(ValueError, match="ask for the same training"):
-        train(network, digits.load(0).train.batches(), resume=tmp_path / "run", **{"epochs": 1, **other})
+        train(network, [], **{**asked, **other})
 
 
 PROGRAM = """

@@ -6,7 +6,9 @@ be read again up to that step. Written as every artifact is: no pickle, whole or
 """
 
 import os
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,15 @@ class Keeper:
         torch.set_rng_state(self._last)
         if self._generator is not None:
             self._generator.set_state(self._began["loader"])
+
+
+def likeness(function: Callable[..., Any] | None) -> str:
+    """What a function is known by from one process to the next: its `repr`, without addresses in memory.
+
+    The name of a function, and the parameters of an object that shows them; functions of one name read alike, and so
+    do closures over different values.
+    """
+    return re.sub(" at 0x[0-9a-fA-F]+", "", repr(function))
 
 
 def _under(prefix: str, entries: dict[str, Tensor]) -> dict[str, Tensor]:

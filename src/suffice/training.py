@@ -25,7 +25,7 @@ from suffice import batches, losses
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.likelihoods import LIKELIHOODS
-from suffice.checkpoint import Keeper
+from suffice.checkpoint import Keeper, likeness
 from suffice.losses import Loss
 from suffice.network import ExitNetwork, State
 
@@ -110,7 +110,8 @@ def train(
         compiled: run the network through `torch.compile`.
         fabric: a `lightning_fabric.Fabric` for the device, the precision and several processes (extra "train");
             then give a DataLoader. Without one, the network's own device and type.
-        resume: folder of the checkpoint: written to, and gone on from if it is there. One process writes it.
+        resume: folder of the checkpoint: written to, and gone on from if it is there by the same training; loss and
+            schedule are known by their `repr`. One process writes it.
         every: seconds between checkpoints.
         generator: what the loader draws from, if it has a generator of its own; needed to read an interrupted
             epoch again.
@@ -156,6 +157,8 @@ def train(
     settings = {
         "epochs": epochs,
         "likelihood": likelihood,
+        "loss": likeness(loss),
+        "schedule": likeness(schedule),
         "learning_rate": learning_rate,
         "momentum": momentum,
         "weight_decay": weight_decay,
