@@ -248,6 +248,34 @@ def test_a_stage_meets_the_shapes_of_the_buckets_only(buckets):
     assert {size for _, size in seen} <= set(buckets)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("buckets", [(8, 64), None])
+def test_a_compiled_stage_is_compiled_once_for_each_bucket(buckets):
+    net = builders.network()
+    calibrated = builders.untuned(net, X)
+    policy = allocate(calibrated, [X], 0.6)
+    parts = [X, X[:1], X[:9], X[:33], X[10:50]]
+    plain = [run(calibrated, policy, part) for part in parts]
+    seen = []
+
+    def compiler(graph, inputs):
+        seen.append(tuple(inputs[-1].shape))
+        return graph.forward
+
+    torch.compiler.reset()
+    for k, stage in enumerate(net.stages):
+        net.stages[k] = torch.compile(stage, backend=compiler, dynamic=False)
+    for part, expected in zip(parts, plain, strict=True):
+        answer = run(calibrated, policy, part, buckets=buckets)
+        assert torch.equal(answer.exit, expected.exit)
+        torch.testing.assert_close(answer.probs, expected.probs, atol=1e-5, rtol=0)
+    once_each = sorted((size, width) for width in (3, 6, 5) for size in (8, 64))
+    if buckets is None:
+        assert len(set(seen)) > len(once_each)
+    else:
+        assert sorted(seen) == once_each
+
+
 def test_a_batch_larger_than_all_buckets_stays_as_it_is_until_it_fits():
     net = builders.network()
     calibrated = builders.untuned(net, X)
