@@ -298,3 +298,69 @@ def test_fabric_chooses_device_and_precision(network, precision):
     history, expected = seeded(network, fabric=fabric), seeded(twin)
     assert history == pytest.approx(expected, rel=1e-6 if precision == "32-true" else 0.2)
     assert history != expected or precision == "32-true"
+
+
+PROCESSES = """
+import json, sys, torch
+from lightning_fabric import Fabric
+from suffice import artifact, models
+from suffice.data import digits
+from suffice.training import train
+from tests import builders
+
+asked = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+fabric = Fabric(accelerator="cpu", devices=asked["devices"], strategy="ddp" if asked["devices"] > 1 else "auto")
+fabric.launch()
+network = builders.network(widths=(8, 8), inputs=64, classes=10, scale=0.2)
+data = digits.load(0).train
+dataset = torch.utils.data.TensorDataset(data.images.flatten(1)[:640], data.labels[:640])
+loader = torch.utils.data.DataLoader(dataset, 80 // asked["devices"], shuffle=asked["shuffle"])
+written, write = [], artifact.write
+artifact.write = lambda *arguments: (written.append(arguments[0]), write(*arguments))
+
+def stop(progress):
+    if [progress.epoch, progress.step] == asked["stop"]:
+        sys.exit(f"stopped after {len(written)} checkpoints")
+
+torch.manual_seed(1)
+history = train(network, loader, epochs=3, fabric=fabric, learning_rate=0.05, exits_only=asked["exits_only"],
+                resume=asked["folder"], every=0.0, on_step=stop)
+weights = torch.cat([value.flatten() for value in network.state_dict().values()]).tolist()
+with open(f"{asked['folder']}.{fabric.global_rank}.json", "w") as file:
+    json.dump({"weights": weights, "history": history, "written": len(written)}, file)
+"""
+
+
+def processes(folder, devices, stop=None, shuffle=False, exits_only=False):
+    """What each process of a training leaves behind, and how it ended."""
+    program = folder.with_suffix(".py")
+    program.write_text(PROCESSES)
+    asked = {"folder": str(folder), "devices": devices, "stop": stop, "shuffle": shuffle, "exits_only": exits_only}
+    done = subprocess.run([sys.executable, program, json.dumps(asked)], capture_output=True, text=True)
+    left = [folder.with_name(f"{folder.name}.{rank}.json") for rank in range(devices)]
+    assert all(path.exists() for path in left) or stop, done.stderr
+    return [json.loads(path.read_text()) for path in left if path.exists()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exits_only", [False, True])
+def test_two_processes_learn_what_one_does_from_batches_of_both_and_one_of_them_writes(tmp_path, exits_only):
+    pytest.importorskip("lightning_fabric")
+    (alone,) = processes(tmp_path / "alone", 1, exits_only=exits_only)
+    both = processes(tmp_path / "both", 2, exits_only=exits_only)
+    for each in both:
+        assert each["weights"] == pytest.approx(alone["weights"], abs=1e-5)
+        assert each["history"] == pytest.approx(alone["history"], rel=1e-5)
+    assert [each["written"] for each in both] == [alone["written"], 0]
+    assert both[0]["weights"] == both[1]["weights"]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_where_they_were_stopped(tmp_path):
+    pytest.importorskip("lightning_fabric")
+    whole = processes(tmp_path / "whole", 2, shuffle=True)
+    assert not processes(tmp_path / "stopped", 2, stop=[2, 4], shuffle=True)
+    resumed = processes(tmp_path / "stopped", 2, shuffle=True)
+    assert [each["weights"] for each in resumed] == [each["weights"] for each in whole]
+    assert [each["history"] for each in resumed] == [each["history"] for each in whole]

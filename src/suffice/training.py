@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -109,7 +109,8 @@ def train(
         channels_last: keep images and convolutions channels last in memory.
         compiled: run the network through `torch.compile`.
         fabric: a `lightning_fabric.Fabric` for the device, the precision and several processes (extra "train");
-            then give a DataLoader. Without one, the network's own device and type.
+            then give a DataLoader, which is shared out: the batch of a step is that of all processes together.
+            Without one, the network's own device and type.
         resume: folder of the checkpoint: written to, and gone on from if it is there by the same training; loss and
             schedule are known by their `repr`. One process writes it.
         every: seconds between checkpoints.
@@ -132,28 +133,9 @@ def train(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = network.exits if exits_only else network
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(
+    optimiser: torch.optim.Optimizer = torch.optim.SGD(
         parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
     )
-    forward: Callable[[State], list[Tensor]] = network
-    if fabric is not None:
-        fabric.launch()
-        forward, optimiser = fabric.setup(network, optimiser)
-        if isinstance(loader, torch.utils.data.DataLoader):
-            loader = fabric.setup_dataloaders(loader)
-    if compiled:
-        forward = torch.compile(forward)
-    backward = Tensor.backward if fabric is None else fabric.backward
-
-    def step(inputs: State, labels: Tensor) -> Tensor:
-        if channels_last:
-            inputs = tree_map_only(Tensor, _channels_last, inputs)
-        value = minimised(forward(inputs), labels)
-        optimiser.zero_grad()
-        backward(value)
-        optimiser.step()
-        return value.detach().double()
-
     settings = {
         "epochs": epochs,
         "likelihood": likelihood,
@@ -165,16 +147,33 @@ def train(
         "nesterov": nesterov,
         "exits_only": exits_only,
     }
-    writes = fabric is None or fabric.is_global_zero
-    keeper = Keeper(resume, network, optimiser, settings, every, generator, writes)
-    clock = _Clock(epochs, keeper.position.epoch, on_step)
+    team = _Alone() if fabric is None else fabric
     with _training_mode(network, exits_only):
+        forward: Callable[[State], list[Tensor]] = network
+        if fabric is not None:
+            forward, optimiser, loader = _shared(fabric, network, optimiser, loader)
+        if compiled:
+            forward = torch.compile(forward)
+
+        def step(inputs: State, labels: Tensor) -> Tensor:
+            if channels_last:
+                inputs = tree_map_only(Tensor, _channels_last, inputs)
+            value = minimised(forward(inputs), labels)
+            optimiser.zero_grad()
+            team.backward(value)
+            optimiser.step()
+            return cast(Tensor, team.all_reduce(value.detach().double()))
+
+        keeper = Keeper(resume, network, optimiser, settings, every, generator, team.is_global_zero)
+        _pass_over(loader, keeper.position.epoch)
+        clock = _Clock(epochs, keeper.position.epoch, on_step)
         while keeper.position.epoch < epochs:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule(keeper.position.epoch / epochs)
             _epoch(likelihoods.read(loader, network, family), step, keeper, clock)
             if on_epoch is not None:
                 on_epoch(keeper.position.epoch, keeper.position.history[-1])
+        team.barrier()  # so that the checkpoint is there for every process
     return list(keeper.position.history)
 
 
@@ -184,6 +183,40 @@ def _family(likelihood: str, outputs: int) -> likelihoods.Likelihood:
     family = LIKELIHOODS[likelihood]()
     family.check_outputs(outputs)
     return family
+
+
+class _Alone:
+    """One process without a fabric, with those of its verbs that a step needs."""
+
+    is_global_zero = True
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss."""
+        loss.backward()
+
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """The mean over the processes."""
+        return value
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+
+
+def _shared(
+    fabric: "Fabric", network: ExitNetwork, optimiser: torch.optim.Optimizer, loader: Loader
+) -> tuple[Callable[[State], list[Tensor]], torch.optim.Optimizer, Loader]:
+    """The network, its optimiser and a DataLoader as each of the fabric's processes needs them."""
+    fabric.launch()
+    forward, optimiser = fabric.setup(network, optimiser)
+    if isinstance(loader, torch.utils.data.DataLoader):
+        loader = fabric.setup_dataloaders(loader)
+    return forward, optimiser, loader
+
+
+def _pass_over(loader: Any, epochs: int) -> None:
+    """As if a fabric's loader had been read so often before: for several processes it shuffles by its own count."""
+    if hasattr(loader, "_num_iter_calls"):
+        loader._num_iter_calls = epochs
 
 
 def _epoch(
