@@ -32,6 +32,9 @@ _BLOCK = 1 << 13
 _SHORT = 32
 """Number of classes below which they are laid out first."""
 
+_FEW = 1 << 12
+"""Logits of samples up to which fewer operations count for more than fewer exponentials."""
+
 _FLOOR = -80.0
 """Least exponent within a sample: its exponential is a normal float32, denormals are slow."""
 
@@ -54,6 +57,8 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
         values: (R, S, C), of the posterior's offsets.
         temperature: T, dividing the sampled logits.
     """
+    if len(logits) * values[0].numel() <= _FEW:
+        return _of_few(logits, coefficients, values, temperature)
     weights = values / temperature
     mean = (logits - logits.amax(dim=-1, keepdim=True).detach()) / temperature
     wide = _reach(coefficients, weights) > _REACH
@@ -80,6 +85,13 @@ def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> 
     rows = max(1, CHUNK // logits.shape[-1] ** 2)
     parts = [_log_comparisons(m, v, temperature) for m, v in zip(logits.split(rows), variance.split(rows), strict=True)]
     return _without_samples(torch.cat(parts).log_softmax(dim=-1), logits, temperature)
+
+
+def _of_few(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    """`sampled` of little: as it is written, in logarithms throughout."""
+    deviations = (coefficients @ values.flatten(1)).unflatten(1, values.shape[1:])
+    each = ((logits[:, None] + deviations) / temperature).log_softmax(dim=-1)
+    return each.logsumexp(dim=1) - math.log(values.shape[1]), entropy(each).mean(dim=1)
 
 
 def _reach(coefficients: Tensor, weights: Tensor) -> float:
