@@ -56,6 +56,7 @@ class Calibrated:
         self.exits = tuple(exits)
         self.ensemble = True if ensemble == "average" else ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
+        self._weights = member_weights(self.costs)
         self.network_hash = network_hash
         self.num_classes = network.num_classes
         self.digest = self._digest()
@@ -331,7 +332,7 @@ class Calibrated:
         dtype = torch.promote_types(phi.dtype, torch.float32)
         member = self.exits[k].predict(phi.to(dtype), outputs.to(dtype))
         if self.ensemble:
-            running = mie.extend(running, member, member_weights(self.costs)[k], self.ensemble == "product")
+            running = mie.extend(running, member, self._weights[k], self.ensemble == "product")
         return member, running
 
     def _features(self, x: State) -> Iterator[tuple[CalibratedExit, Tensor, Tensor]]:

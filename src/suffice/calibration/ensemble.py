@@ -48,27 +48,29 @@ class Running(Protocol):
 
 @dataclass(frozen=True)
 class Average:
-    """Sums of probabilities.
+    """The average of probabilities, and what it weighs.
 
     Attributes:
-        log_sum: log Σ_j w_j p_j, (N, C).
-        aleatoric_sum: Σ_j w_j aleatoric_j, (N,), in nats.
+        log_probs: log Σ_j w_j p_j / Σ_j w_j, (N, C).
+        aleatoric: Σ_j w_j aleatoric_j / Σ_j w_j, (N,), in nats.
         weight: Σ_j w_j.
     """
 
-    log_sum: Tensor
-    aleatoric_sum: Tensor
+    log_probs: Tensor
+    aleatoric: Tensor
     weight: float
 
     @classmethod
     def of(cls, member: Prediction, weight: float) -> Self:
         """Sums of one exit."""
-        return cls(member.log_probs + math.log(weight), weight * member.aleatoric, weight)
+        return cls(member.log_probs, member.aleatoric, weight)
 
     def merge(self, other: Self) -> Self:
         """Sums of the exits of both."""
-        log_sum = torch.logaddexp(self.log_sum, other.log_sum)
-        return type(self)(log_sum, self.aleatoric_sum + other.aleatoric_sum, self.weight + other.weight)
+        weight = self.weight + other.weight
+        own, theirs = self.weight / weight, other.weight / weight
+        log_probs = torch.logaddexp(self.log_probs + math.log(own), other.log_probs + math.log(theirs))
+        return type(self)(log_probs, torch.lerp(self.aleatoric, other.aleatoric, theirs), weight)
 
     def take(self, index: Tensor) -> Self:
         """The examples `index` (M,)."""
@@ -76,7 +78,7 @@ class Average:
 
     def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
         """The ensemble over the exits so far."""
-        return Prediction(self.log_sum - math.log(self.weight), self.aleatoric_sum / self.weight, members)
+        return Prediction(self.log_probs, self.aleatoric, members)
 
 
 @dataclass(frozen=True)
