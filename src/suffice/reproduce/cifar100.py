@@ -72,7 +72,7 @@ def run(recipe: Recipe, out: Path, progress: Callable[[Progress], None]) -> Resu
     case = _case(network, sets, recipe.seed)
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
         ledger.run(name, partial(dynamic.row, case, **choices))
-    ledger.run("scores", lambda: dynamic.by_score(case))
+    ledger.run("scores", lambda: {"rows": dynamic.by_score(case)})
     ledger.run("strangers", lambda: dynamic.strangers(case, _features(network, others)))
     ledger.run("corruptions", lambda: dynamic.under_corruption(case, _features(network, _corrupted(sets.test))))
     return ledger.results

@@ -10,13 +10,11 @@ from typing import Any
 import torch
 
 import suffice
-from suffice import evaluation, metrics
+from suffice import evaluation, metrics, ranking
 from suffice.budget import drift
-from suffice.budget import scores as scoring
 from suffice.calibration import density
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Costs
-from suffice.evaluation import Outcome
 from suffice.network import ExitNetwork
 from suffice.reproduce.cached import Features
 
@@ -78,27 +76,12 @@ def row(case: Case, **choices: Any) -> dict[str, Any]:
     return {"notes": notes, **evaluation.summary(calibrated, validation, test, generator=case.generator())}
 
 
-def by_score(case: Case) -> dict[str, dict[str, float]]:
+def by_score(case: Case) -> list[dict[str, Any]]:
     """Each score deciding over the ladder, of the same calibrated network and so at equal cost."""
     calibrated, _ = case.calibrated()
-    validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
-    return {name: _decided_by(calibrated, validation, test, scoring.SCORES[name]) for name in SCORES}
-
-
-def _decided_by(calibrated: Calibrated, validation: Outcome, test: Outcome, score: scoring.Score) -> dict[str, float]:
-    before, after = (
-        Outcome(part.predictions, part.labels, [score(p, None).double() for p in part.predictions])
-        for part in (validation, test)
-    )
-    budgeted = evaluation.over_budgets(calibrated, before, after)
-    means = evaluation.averaged(budgeted, after)
-    return {
-        "accuracy": means["accuracy"],
-        "nll": means["nll"],
-        "eefp": means["eefp"],
-        "aurc": float(metrics.aurc(after.scores[-1], after.hits[-1])),
-        "macs": sum(answer.macs for answer in budgeted) / len(budgeted),
-    }
+    test = evaluation.predict(calibrated, case.test)
+    ranked = ranking.rankings(calibrated, case.validation, case.test, {name: name for name in SCORES})
+    return [{key: value for key, value in row.items() if key != "curve"} for row in ranking.by_score(test, ranked)]
 
 
 def strangers(case: Case, others: dict[str, Features]) -> dict[str, dict[str, dict[str, float]]]:

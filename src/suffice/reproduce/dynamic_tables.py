@@ -73,17 +73,17 @@ def budgets(results: Results, every: int = 6) -> str:
 
 def scores(results: Results) -> str:
     """Which uncertainty decides where an example leaves."""
-    measured = ledger.measured(results)["scores"]
     rows = [
         [
-            name,
+            row["score"],
             f"{100 * row['accuracy']:.2f}",
-            *(f"{row[measure]:.4f}" for measure in ("nll", "eefp", "aurc")),
+            f"{row['eefp']:.4f}",
+            f"{row['aurc']:.4f}",
             f"{row['macs'] / 1e6:.2f}",
         ]
-        for name, row in measured.items()
+        for row in ledger.measured(results)["scores"]["rows"]
     ]
-    return table(["score", "top-1, %", "NLL", "EEFP", "AURC, last exit", "multiply-adds, M"], rows)
+    return table(["score", "top-1, %", "EEFP", "AURC", "multiply-adds, M"], rows)
 
 
 def strangers(results: Results) -> str:
