@@ -59,12 +59,20 @@ def test_the_bootstrap_with_equal_weights_would_give_the_plain_measures(test_out
     assert high - low == pytest.approx(2 * 1.96 * (accuracy * (1 - accuracy) / 600) ** 0.5, rel=0.15)
 
 
-def test_bootstrap_calibration_error_equals_the_metric_on_a_resample(test_outcome):
+def test_bootstrap_of_the_calibration_error_is_that_of_resamples_less_their_bias(test_outcome):
     answer, labels = test_outcome.predictions[0], test_outcome.labels
-    intervals = evaluation.bootstrap([answer], labels, generator=torch.Generator().manual_seed(0), resamples=1)
-    rows = torch.randint(600, (1, 600), generator=torch.Generator().manual_seed(0))[0]
-    expected = metrics.ece(answer.probs[rows], labels[rows])
-    assert intervals["ece"][0] == pytest.approx(float(expected), abs=1e-9)
+    intervals = evaluation.bootstrap([answer], labels, generator=torch.Generator().manual_seed(0), resamples=9)
+    drawn = torch.randint(600, (9, 600), generator=torch.Generator().manual_seed(0))
+    resampled = torch.stack([metrics.ece(answer.probs[rows], labels[rows]) for rows in drawn])
+    bias = resampled.mean() - metrics.ece(answer.probs, labels)
+    for limit, quantile in zip(intervals["ece"], (0.025, 0.975), strict=True):
+        assert limit == pytest.approx(float(resampled.quantile(quantile) - bias), abs=1e-9)
+
+
+def test_the_interval_of_the_calibration_error_holds_the_measured_one(test_outcome):
+    answer, labels = test_outcome.predictions[-1], test_outcome.labels
+    low, high = evaluation.bootstrap([answer], labels, generator=torch.Generator().manual_seed(0))["ece"]
+    assert low < float(metrics.ece(answer.probs, labels)) < high
 
 
 def test_the_ablation_has_every_row_that_a_table_must_have():
