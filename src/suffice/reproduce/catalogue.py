@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from suffice.reproduce import cifar100, dropout_tables, dynamic_tables, ensembles, ledger, letters, recommenders
+from suffice.reproduce import cifar100, dropout_tables, dynamic_tables, ensembles, exits, ledger, letters, recommenders
 from suffice.reproduce.cifar100 import PAPER_EPOCHS, Recipe
 from suffice.reproduce.ledger import Results
 from suffice.training import Progress as Step
@@ -69,6 +69,10 @@ def _ensembles(out: Path, _options: Options, progress: Progress) -> Results:
     return ensembles.run(out, progress)
 
 
+def _exits(out: Path, _options: Options, progress: Progress) -> Results:
+    return exits.run(out, progress)
+
+
 def _msdnet(size: str, out: Path, options: Options, progress: Progress) -> Results:
     recipe = Recipe(size, seed=options.seed, bfloat16=not options.float32, compiled=not options.eager)
     if options.epochs is not None:
@@ -84,6 +88,8 @@ def _epochs(results: Results) -> str:
     epochs = results["settings"]["epochs"]
     return "" if epochs == PAPER_EPOCHS else f"{epochs} of {PAPER_EPOCHS} epochs, one seed"
 
+
+_EMNIST = "the published test part, cut in three; the training part is not used"
 
 EXPERIMENTS: dict[str, Experiment] = {
     "movielens": Experiment(
@@ -102,13 +108,19 @@ EXPERIMENTS: dict[str, Experiment] = {
         "dropout variation of classes, EMNIST ByClass",
         _letters,
         dropout_tables.TABLES,
-        lambda results: "the published test part, cut in three; the training part is not used",
+        lambda results: _EMNIST,
     ),
     "ensembles": Experiment(
         "disagreement of eight networks from one of them, MovieLens 1M",
         _ensembles,
         ensembles.TABLES,
         lambda results: "",
+    ),
+    "exit-scores": Experiment(
+        "which score stops best, dropout variation among them, EMNIST ByClass",
+        _exits,
+        exits.TABLES,
+        lambda results: _EMNIST,
     ),
     **{
         f"cifar100-msdnet-{size}": Experiment(
