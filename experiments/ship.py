@@ -29,7 +29,7 @@ def main() -> None:
     settings = results["settings"]
     recipe = Recipe(**{name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")})
     sets = data.load("cifar100", seed=recipe.seed)
-    network = cifar100.trained(recipe, sets, RESULTS / f"{recipe.name}-weights", lambda step: None)
+    network = cifar100.trained(recipe, sets, RESULTS / f"{recipe.name}-weights", lambda what, done, total: None)
     network = pretrained.rounded(network)
     train, validation, test = (part.batches(500) for part in (sets.train, sets.validation, sets.test))
     calibrated = suffice.calibrate(network, train, validation, generator=torch.Generator().manual_seed(recipe.seed))

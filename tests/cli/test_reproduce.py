@@ -22,7 +22,7 @@ def test_without_a_name_everything_is_listed_with_its_state(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nothing"], "expected one of movielens"), (["criteo", "--epochs", "3"], "expected no --epochs")],
+    [(["nothing"], "expected one of movielens"), (["criteo", "--epochs", "3"], "expected no options with criteo")],
 )
 def test_what_cannot_be_asked_for_is_refused(tmp_path, arguments, message):
     result = runner.invoke(app, ["reproduce", *arguments, "--out", str(tmp_path)])

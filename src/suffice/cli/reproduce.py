@@ -35,13 +35,10 @@ def command(
     if name is None:
         _list(out, as_json)
         return
-    experiment = catalogue.find(name)
-    if not experiment.takes and (epochs is not None or seed or float32 or eager):
-        raise ValueError(f"expected no --epochs, --seed, --float32 or --eager with {name}, whose settings are fixed")
+    experiment = catalogue.find(name, catalogue.Options(epochs, seed, float32, eager))
     torch.set_num_threads(threads)
     with bars(Console(stderr=True)) as shown:
-        options = catalogue.Options(epochs, seed, float32, eager)
-        results = experiment.run(out, options, Bars(shown, keep=False))
+        results = experiment.run(out, Bars(shown, keep=False))
     if as_json:
         print(json.dumps(results))
         return

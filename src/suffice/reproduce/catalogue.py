@@ -8,9 +8,9 @@ from pathlib import Path
 from suffice.reproduce import cifar100, dropout_tables, dynamic_tables, ensembles, exits, ledger, letters, recommenders
 from suffice.reproduce.cifar100 import PAPER_EPOCHS, Recipe
 from suffice.reproduce.ledger import Results
-from suffice.training import Progress as Step
 from suffice.variation.comparison import Progress
 
+Run = Callable[[Path, Progress], Results]
 Table = Callable[[Results], str]
 
 
@@ -37,17 +37,17 @@ class Experiment:
 
     Attributes:
         title: one line.
-        run: makes `out/NAME.json`.
+        run: makes `out/NAME.json`, and tells what it is doing.
         tables: from the results, Markdown.
         reduced: from the results, what makes them less than the paper's setting; empty where nothing does.
-        takes: whether it takes `Options`.
+        configured: for `Options`, another `run`; None where there is nothing to choose.
     """
 
     title: str
-    run: Callable[[Path, Options, Progress], Results]
+    run: Run
     tables: Mapping[str, Table]
     reduced: Callable[[Results], str]
-    takes: bool = False
+    configured: Callable[[Options], Run] | None = None
 
     def state(self, path: Path) -> tuple[str, str]:
         """Whether it was "not run", or is "full" or "reduced" by the results in a file, and what reduced it."""
@@ -57,31 +57,9 @@ class Experiment:
         return ("reduced", because) if because else ("full", "")
 
 
-def _tower(recipe: recommenders.Recipe, out: Path, _options: Options, progress: Progress) -> Results:
-    return recommenders.run(recipe, out, progress)
-
-
-def _letters(out: Path, _options: Options, progress: Progress) -> Results:
-    return letters.run(out, progress)
-
-
-def _ensembles(out: Path, _options: Options, progress: Progress) -> Results:
-    return ensembles.run(out, progress)
-
-
-def _exits(out: Path, _options: Options, progress: Progress) -> Results:
-    return exits.run(out, progress)
-
-
-def _msdnet(size: str, out: Path, options: Options, progress: Progress) -> Results:
+def _msdnet(size: str, options: Options) -> Run:
     recipe = Recipe(size, seed=options.seed, bfloat16=not options.float32, compiled=not options.eager)
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
-
-    def shown(step: Step) -> None:
-        progress("epochs of training", step.epoch - 1, step.epochs)
-
-    return cifar100.run(recipe, out, shown)
+    return partial(cifar100.run, recipe if options.epochs is None else replace(recipe, epochs=options.epochs))
 
 
 def _epochs(results: Results) -> str:
@@ -94,56 +72,61 @@ _EMNIST = "the published test part, cut in three; the training part is not used"
 EXPERIMENTS: dict[str, Experiment] = {
     "movielens": Experiment(
         "dropout variation of ratings, MovieLens 1M",
-        partial(_tower, recommenders.MOVIELENS),
+        partial(recommenders.run, recommenders.MOVIELENS),
         dropout_tables.TABLES,
         lambda results: "",
     ),
     "criteo": Experiment(
         "dropout variation of clicks, Criteo",
-        partial(_tower, recommenders.CRITEO),
+        partial(recommenders.run, recommenders.CRITEO),
         dropout_tables.TABLES,
         lambda results: "80,000 of 45,840,617 rows",
     ),
     "emnist": Experiment(
         "dropout variation of classes, EMNIST ByClass",
-        _letters,
+        letters.run,
         dropout_tables.TABLES,
         lambda results: _EMNIST,
     ),
     "ensembles": Experiment(
         "disagreement of eight networks from one of them, MovieLens 1M",
-        _ensembles,
+        ensembles.run,
         ensembles.TABLES,
         lambda results: "",
     ),
     "exit-scores": Experiment(
         "which score stops best, dropout variation among them, EMNIST ByClass",
-        _exits,
+        exits.run,
         exits.TABLES,
         lambda results: _EMNIST,
     ),
     **{
         f"cifar100-msdnet-{size}": Experiment(
             f"calibrated exits and budgets, CIFAR-100, MSDNet {size}",
-            partial(_msdnet, size),
+            _msdnet(size, Options()),
             dynamic_tables.TABLES,
             _epochs,
-            takes=True,
+            partial(_msdnet, size),
         )
         for size in ("small", "medium", "large")
     },
 }
 
 
-def find(name: str) -> Experiment:
-    """The experiment of a name.
+def find(name: str, options: Options | None = None) -> Experiment:
+    """The experiment of a name, as it is asked for.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or options where there is nothing to choose.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
-    return EXPERIMENTS[name]
+    experiment = EXPERIMENTS[name]
+    if options is None or options == Options():
+        return experiment
+    if experiment.configured is None:
+        raise ValueError(f"expected no options with {name}, whose settings are fixed, got {options}")
+    return replace(experiment, run=experiment.configured(options))
 
 
 def made(folder: Path, name: str, table: str) -> str:

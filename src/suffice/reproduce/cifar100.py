@@ -7,7 +7,6 @@ down a cosine instead, and the results say so.
 """
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,9 @@ from suffice.network import ExitNetwork
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
 from suffice.reproduce.ledger import Ledger, Results
-from suffice.training import Progress, cosine, steps
+from suffice.training import cosine, steps
 from suffice.training import train as learn
+from suffice.variation.comparison import Progress
 
 CLASSES, BATCH, PAPER_EPOCHS = 100, 64, 300
 STRENGTH = 3
@@ -57,7 +57,7 @@ class Recipe:
         return f"cifar100-msdnet-{self.size}"
 
 
-def run(recipe: Recipe, out: Path, progress: Callable[[Progress], None]) -> Results:
+def run(recipe: Recipe, out: Path, progress: Progress) -> Results:
     """Train, or go on training, then measure everything; results in `out/NAME.json`, weights in `out/NAME-weights`.
 
     Raises:
@@ -78,7 +78,7 @@ def run(recipe: Recipe, out: Path, progress: Callable[[Progress], None]) -> Resu
     return ledger.results
 
 
-def trained(recipe: Recipe, sets: DataSet[Images], folder: Path, progress: Callable[[Progress], None]) -> ExitNetwork:
+def trained(recipe: Recipe, sets: DataSet[Images], folder: Path, progress: Progress) -> ExitNetwork:
     """The network, in evaluation mode; trained from the last checkpoint in the folder, if there is one."""
     torch.manual_seed(recipe.seed)
     network = suffice.models.msdnet(f"cifar-{recipe.size}", num_classes=CLASSES)
@@ -94,7 +94,7 @@ def trained(recipe: Recipe, sets: DataSet[Images], folder: Path, progress: Calla
         resume=folder,
         every=300.0,
         generator=generator,
-        on_step=progress,
+        on_step=lambda step: progress("epochs of training", step.epoch - 1, step.epochs),
     )
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
 
