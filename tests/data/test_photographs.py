@@ -167,6 +167,7 @@ def test_the_middle_is_cut_out_scaled_and_standardised(tmp_path, size):
         assert ((pixels - mean) / std - image).abs().mean() < (0.02 if size == 24 else 0.1)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors are allowed
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_seed_gives_the_same_epochs_whatever_the_number_of_workers(tmp_path, workers):
     data = folder(miniatures.image_folder(tmp_path / "pets"), validation=2, test=2, size=24, workers=workers)
