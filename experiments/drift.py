@@ -10,7 +10,6 @@ prints a Markdown table and writes the runs as JSON beside this file. Some five 
 """
 
 import argparse
-import statistics
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.data import digits
 from suffice.data.images import Images
-from suffice.reproduce import ledger
+from suffice.reproduce import ledger, markdown
 from suffice.training import train
 
 SEEDS = (0, 1, 2)
@@ -116,7 +115,7 @@ def table(runs: list[dict[str, dict[str, dict[str, float]]]]) -> str:
 
 def spread(values: list[float]) -> str:
     """Mean ± sample standard deviation, in percent."""
-    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+    return markdown.spread([100 * value for value in values], 1)
 
 
 if __name__ == "__main__":

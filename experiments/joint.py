@@ -13,10 +13,6 @@ prints a Markdown table and writes the runs as JSON beside this file. Some minut
 """
 
 import argparse
-import datetime
-import json
-import platform
-import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +25,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import suffice
 from suffice.data import store
 from suffice.data.tables import Table
+from suffice.reproduce import ledger
+from suffice.reproduce.markdown import spread
 from suffice.variation import judgement
 
 SEEDS = (0, 1, 2)
@@ -49,16 +47,14 @@ def main() -> None:
     files = store.find("criteo-sample").manifest["files"]
     results = {
         "command": "python experiments/joint.py",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
-        "machine": f"{platform.machine()}, 1 thread",
+        **ledger.circumstances(),
         "data": {name: entry["sha256"] for name, entry in files.items()},
         "seeds": SEEDS,
         "model": {"epochs": EPOCHS, "batch": BATCH, "hidden": HIDDEN, "dropout": DROPOUT},
         "truth": {"rows": TEST, "passes": TRUTH},
         "runs": runs,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    ledger.write(Path(__file__).with_suffix(".json"), results)
     print(table(runs))
 
 
@@ -123,11 +119,6 @@ def table(runs: list[list[dict[str, Any]]]) -> str:
         cells = [spread([row[name] for row in rows]) for name in ("r2", "spearman", "cost")]
         lines.append(f"| {rows[0]['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± sample standard deviation."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 if __name__ == "__main__":

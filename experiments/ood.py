@@ -14,7 +14,6 @@ five minutes on one core.
 
 import argparse
 import lzma
-import statistics
 import string
 import warnings
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from suffice.calibration import density
 from suffice.data.augment import Crop
 from suffice.data.images import Images
 from suffice.network import ExitNetwork
-from suffice.reproduce import ledger
+from suffice.reproduce import ledger, markdown
 from suffice.training import train
 
 SEEDS = (0, 1, 2)
@@ -148,7 +147,7 @@ def table(runs: list[dict[str, object]]) -> str:
 
 def spread(values: list[float]) -> str:
     """Mean ± sample standard deviation, in percent."""
-    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+    return markdown.spread([100 * value for value in values], 1)
 
 
 if __name__ == "__main__":

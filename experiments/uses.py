@@ -12,10 +12,6 @@ prints the tables of docs/uses.md and writes the runs as JSON beside this file. 
 """
 
 import argparse
-import datetime
-import json
-import platform
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +22,8 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.data import store
+from suffice.reproduce import ledger
+from suffice.reproduce.markdown import spread
 from suffice.variation import judgement, uses
 
 SEEDS = (0, 1, 2)
@@ -82,9 +80,7 @@ def main() -> None:
     files = store.find("movielens-1m").manifest["files"]
     results = {
         "command": "python experiments/uses.py",
-        "date": datetime.date.today().isoformat(),
-        "versions": {"suffice": suffice.__version__, "torch": torch.__version__},
-        "machine": f"{platform.machine()}, 1 thread",
+        **ledger.circumstances(),
         "data": {name: entry["sha256"] for name, entry in files.items()},
         "seeds": SEEDS,
         "users": USERS,
@@ -92,7 +88,7 @@ def main() -> None:
         "shown": ROUNDS * SHOWN,
         "runs": runs,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")
+    ledger.write(Path(__file__).with_suffix(".json"), results)
     constant = spread([run["constant"] for run in runs])
     print(f"{shown(runs)}\n\nRMSE of the mean rating: {constant}\n\n{refused(runs)}")
 
@@ -193,11 +189,6 @@ def refused(runs: list[dict[str, Any]]) -> str:
         lines.append(f"| {coverage} | {share} | {spread([row['rmse'] for row in rows])} |")
     ranks = spread([run["ranks"] for run in runs])
     return "\n".join([*lines, "", f"rank correlation of the variation with the size of the error: {ranks}"])
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Mean ± sample standard deviation."""
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 if __name__ == "__main__":
