@@ -1,10 +1,12 @@
 import copy
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -337,7 +339,9 @@ def processes(folder, devices, stop=None, shuffle=False, exits_only=False):
     program = folder.with_suffix(".py")
     program.write_text(PROCESSES)
     asked = {"folder": str(folder), "devices": devices, "stop": stop, "shuffle": shuffle, "exits_only": exits_only}
-    done = subprocess.run([sys.executable, program, json.dumps(asked)], capture_output=True, text=True)
+    places = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    done = subprocess.run([sys.executable, program, json.dumps(asked)], capture_output=True, text=True, env=environment)
     left = [folder.with_name(f"{folder.name}.{rank}.json") for rank in range(devices)]
     assert all(path.exists() for path in left) or stop, done.stderr
     return [json.loads(path.read_text()) for path in left if path.exists()]
