@@ -5,7 +5,7 @@ are needed to keep up with a training step (`benchmarks/data.py`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,9 +27,9 @@ class Images:
         augment: what `shuffled` does to the images; None: nothing.
     """
 
-    pixels: Tensor
-    labels: Tensor
-    rows: Tensor | None = None
+    pixels: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    rows: Tensor | None = field(default=None, repr=False)
     mean: Tensor | None = None
     std: Tensor | None = None
     augment: Augment | None = None
