@@ -78,7 +78,7 @@ def train(
         weight.requires_grad_()
     average = [weight.detach().clone() for weight in weights]
     best, least, waited, steps = average, math.inf, 0, 0
-    optimiser = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(inputs), device=device, generator=generator).to(inputs.device)
         for index in order.split(_BATCH):
