@@ -26,6 +26,13 @@ def test_a_weight_for_each_exit_is_asked_for(answers):
         losses.Weighted([1.0, 1.0])(*answers)
 
 
+def test_smoothed_labels_share_their_probability_with_all_classes(answers):
+    logits, labels = answers
+    each = [exit_.log_softmax(dim=1) for exit_ in logits]
+    expected = sum(-0.7 * z[torch.arange(len(labels)), labels].mean() - 0.3 * z.mean() for z in each)
+    torch.testing.assert_close(losses.Smoothed(0.3)(logits, labels), expected)
+
+
 def test_distillation_adds_the_divergences_from_the_last_exit(answers):
     logits, labels = answers
     p = [(exit_ / 3).softmax(dim=1) for exit_ in logits]

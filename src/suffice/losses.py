@@ -2,6 +2,7 @@
 
     summed       Σ_k ℓ_k                                                 the paper's (Huang et al. 2018)
     Weighted     Σ_k w_k ℓ_k
+    Smoothed     Σ_k of the cross-entropies against (1 − ε) onehot(y) + ε/C
     Distilled    Σ_k ℓ_k + α T² Σ_{k<K} KL(softmax(z_K/T) ‖ softmax(z_k/T)),   the last exit as the teacher
 
 ℓ is the mean over the batch of what the likelihood of the outputs says:
@@ -11,9 +12,9 @@
     regression        (y − f)², the mean over the outputs too    in the targets' unit squared
     heteroscedastic   ½(s + (y − μ)² exp(−s)) of f = (μ, s), the mean over the targets too    nats, ½ log 2π left out
 
-Phuong and Lampert 2019 (distillation between exits; T² keeps its gradients on the scale of the others, Hinton et al.
-2015); Nix and Weigend 1994 (heteroscedastic). A loss of your own that has parameters shows them in its `repr`, as
-these do: a checkpoint knows it by that.
+Szegedy et al. 2016 (smoothed labels); Phuong and Lampert 2019 (distillation between exits; T² keeps its gradients on
+the scale of the others, Hinton et al. 2015); Nix and Weigend 1994 (heteroscedastic). A loss of your own that has
+parameters shows them in its `repr`, as these do: a checkpoint knows it by that.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,6 +53,21 @@ class Weighted:
             raise ValueError(f"expected a weight for each of {len(outputs)} exits, got {len(self.weights)}")
         each = _each(outputs, labels, self.likelihood)
         return (each * each.new_tensor(self.weights)).sum()
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """`summed` of classes, each label sharing some of its probability with all of them alike.
+
+    Attributes:
+        smoothing: ε.
+    """
+
+    smoothing: float = 0.1
+
+    def __call__(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss of logits (N, C) of K exits and labels (N,)."""
+        return torch.stack([cross_entropy(exit_, labels, label_smoothing=self.smoothing) for exit_ in logits]).sum()
 
 
 @dataclass(frozen=True)

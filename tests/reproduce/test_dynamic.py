@@ -64,6 +64,13 @@ def test_running_quantiles_keep_the_cost_that_frozen_thresholds_lose(case):
     assert running < 0.05
 
 
+def test_rows_of_label_smoothing_are_shown_where_they_were_measured(case):
+    runs = {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in evaluation.ABLATION.items()}
+    assert "smoothing" not in dynamic_tables.averaged({"runs": runs})
+    runs |= {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in dynamic.SMOOTHED.items()}
+    assert "| label smoothing, vanilla |" in dynamic_tables.averaged({"runs": runs})
+
+
 def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():

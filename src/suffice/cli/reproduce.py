@@ -19,6 +19,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the network that is trained.")] = 0,
     float32: Annotated[bool, typer.Option("--float32", help="Train in float32, not in bfloat16.")] = False,
     eager: Annotated[bool, typer.Option("--eager", help="Train without torch.compile.")] = False,
+    smoothed: Annotated[bool, typer.Option("--smoothed", help="Train one more with label smoothing.")] = False,
     threads: Annotated[int, typer.Option(help="Of the processor.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -35,7 +36,7 @@ def command(
     if name is None:
         _list(out, as_json)
         return
-    experiment = catalogue.find(name, catalogue.Options(epochs, seed, float32, eager))
+    experiment = catalogue.find(name, catalogue.Options(epochs, seed, float32, eager, smoothed))
     torch.set_num_threads(threads)
     with bars(Console(stderr=True)) as shown:
         results = experiment.run(out, Bars(shown, keep=False))

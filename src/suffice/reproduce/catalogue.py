@@ -23,12 +23,14 @@ class Options:
         seed: of everything random.
         float32: train in float32, and not in bfloat16.
         eager: train without `torch.compile`.
+        smoothed: train a second network with label smoothing.
     """
 
     epochs: int | None = None
     seed: int = 0
     float32: bool = False
     eager: bool = False
+    smoothed: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Experiment:
 
 def _msdnet(size: str, options: Options) -> Run:
     recipe = Recipe(size, seed=options.seed, bfloat16=not options.float32, compiled=not options.eager)
-    return partial(cifar100.run, recipe if options.epochs is None else replace(recipe, epochs=options.epochs))
+    if options.epochs is not None:
+        recipe = replace(recipe, epochs=options.epochs)
+    return partial(cifar100.run, recipe, smoothed=options.smoothed)
 
 
 def _epochs(results: Results) -> str:

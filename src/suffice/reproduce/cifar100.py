@@ -3,7 +3,8 @@
 The paper's recipe is stochastic gradient descent with momentum 0.9, weight decay 1e-4, a learning rate of 0.1, batches
 of 64, the sum of the exits' cross-entropies, random crops and mirror images, 45,000 images to train and 5,000 to
 calibrate; 300 epochs with the learning rate divided by ten at half and at three quarters. Fewer epochs than that go
-down a cosine instead, and the results say so.
+down a cosine instead, and the results say so. If asked for, a second network is trained the same way on smoothed
+labels, for rows of its own.
 """
 
 import importlib.util
@@ -20,6 +21,7 @@ from suffice.data import corruptions
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.data.strangers import PAIRS, fitted
+from suffice.losses import Loss, Smoothed
 from suffice.network import ExitNetwork
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
@@ -29,6 +31,8 @@ from suffice.training import train as learn
 from suffice.variation.comparison import Progress
 
 CLASSES, BATCH, PAPER_EPOCHS = 100, 64, 300
+SMOOTHING = 0.1
+"""Of the second network's labels."""
 STRENGTH = 3
 """Of the corruptions."""
 
@@ -57,8 +61,10 @@ class Recipe:
         return f"cifar100-msdnet-{self.size}"
 
 
-def run(recipe: Recipe, out: Path, progress: Progress) -> Results:
+def run(recipe: Recipe, out: Path, progress: Progress, *, smoothed: bool = False) -> Results:
     """Train, or go on training, then measure everything; results in `out/NAME.json`, weights in `out/NAME-weights`.
+
+    With `smoothed`, a second network too, its weights in `out/NAME-smoothed-weights`.
 
     Raises:
         FileNotFoundError: if CIFAR-100 is not in the store.
@@ -67,18 +73,25 @@ def run(recipe: Recipe, out: Path, progress: Progress) -> Results:
     sets = data.load("cifar100", seed=recipe.seed)
     settings = {**vars(recipe), "schedule": "steps" if recipe.epochs == PAPER_EPOCHS else "cosine", "batch": BATCH}
     others = _strangers(sets.test)
-    ledger = Ledger(out / f"{recipe.name}.json", _command(recipe), settings, {"cifar100": sets.split})
+    ledger = Ledger(out / f"{recipe.name}.json", _command(recipe, smoothed), settings, {"cifar100": sets.split})
     network = trained(recipe, sets, out / f"{recipe.name}-weights", progress)
     case = _case(network, sets, recipe.seed)
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
         ledger.run(name, partial(dynamic.row, case, **choices))
+    if smoothed:
+        folder = out / f"{recipe.name}-smoothed-weights"
+        second = _case(trained(recipe, sets, folder, progress, Smoothed(SMOOTHING)), sets, recipe.seed)
+        for name, choices in dynamic.SMOOTHED.items():
+            ledger.run(name, partial(dynamic.row, second, **choices))
     ledger.run("scores", lambda: {"rows": dynamic.by_score(case)})
     ledger.run("strangers", lambda: dynamic.strangers(case, _features(network, others)))
     ledger.run("corruptions", lambda: dynamic.under_corruption(case, _features(network, _corrupted(sets.test))))
     return ledger.results
 
 
-def trained(recipe: Recipe, sets: DataSet[Images], folder: Path, progress: Progress) -> ExitNetwork:
+def trained(
+    recipe: Recipe, sets: DataSet[Images], folder: Path, progress: Progress, loss: Loss | None = None
+) -> ExitNetwork:
     """The network, in evaluation mode; trained from the last checkpoint in the folder, if there is one."""
     torch.manual_seed(recipe.seed)
     network = suffice.models.msdnet(f"cifar-{recipe.size}", num_classes=CLASSES)
@@ -87,6 +100,7 @@ def trained(recipe: Recipe, sets: DataSet[Images], folder: Path, progress: Progr
         network,
         sets.train.shuffled(BATCH, generator=generator),
         epochs=recipe.epochs,
+        loss=loss,
         schedule=steps if recipe.epochs == PAPER_EPOCHS else cosine,
         channels_last=True,
         compiled=recipe.compiled,
@@ -137,11 +151,12 @@ def _features(network: ExitNetwork, sets: dict[str, Images]) -> dict[str, cached
     return {name: cached.compute(network, images.batches(500)) for name, images in sets.items()}
 
 
-def _command(recipe: Recipe) -> str:
+def _command(recipe: Recipe, smoothed: bool) -> str:
     flags = [
         f"--epochs {recipe.epochs}" if recipe.epochs != PAPER_EPOCHS else "",
         f"--seed {recipe.seed}" if recipe.seed else "",
         "" if recipe.bfloat16 else "--float32",
         "" if recipe.compiled else "--eager",
+        "--smoothed" if smoothed else "",
     ]
     return " ".join(["suffice reproduce", recipe.name, *filter(None, flags)])

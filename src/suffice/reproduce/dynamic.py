@@ -28,6 +28,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Other choices than the default, as arguments of `calibrate`."""
 
+SMOOTHED = {f"label smoothing, {name}": evaluation.ABLATION[name] for name in ("vanilla", "all")}
+"""Of a second network, trained with label smoothing."""
+
 SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
 """Built-in scores that may decide where an example leaves."""
 
