@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 import suffice
-from suffice import data, evaluation, pretrained
+from suffice import evaluation, pretrained
 from suffice.pretrained import Pretrained
-from suffice.reproduce import cifar100
-from suffice.reproduce.cifar100 import Recipe
+from suffice.reproduce import msdnets
 from suffice.reproduce.markdown import table
+from suffice.reproduce.msdnets import Recipe
 
 RESULTS = Path(__file__).parent
 BUDGET = 0.5
@@ -27,9 +27,10 @@ def main() -> None:
     """Write the folder, and print the card."""
     results = json.loads((RESULTS / "cifar100-msdnet-small.json").read_text())
     settings = results["settings"]
-    recipe = Recipe(**{name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")})
-    sets = data.load("cifar100", seed=recipe.seed)
-    network = cifar100.trained(recipe, sets, RESULTS / f"{recipe.name}-weights", lambda what, done, total: None)
+    chosen = {name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")}
+    recipe = Recipe("cifar100", **chosen)
+    sets = recipe.load()
+    network = msdnets.trained(recipe, sets, RESULTS / f"{recipe.name}-weights", lambda what, done, total: None)
     network = pretrained.rounded(network)
     train, validation, test = (part.batches(500) for part in (sets.train, sets.validation, sets.test))
     calibrated = suffice.calibrate(network, train, validation, generator=torch.Generator().manual_seed(recipe.seed))

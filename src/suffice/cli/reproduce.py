@@ -17,6 +17,8 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file each.")] = Path("experiments"),
     epochs: Annotated[int | None, typer.Option(help="Of training, where the paper's are too many.")] = None,
     seed: Annotated[int, typer.Option(help="Of the network that is trained.")] = 0,
+    validation: Annotated[int | None, typer.Option(help="Images held out to calibrate by.")] = None,
+    raw: Annotated[Path | None, typer.Option(help="Official files, imported if the store lacks the data.")] = None,
     float32: Annotated[bool, typer.Option("--float32", help="Train in float32, not in bfloat16.")] = False,
     eager: Annotated[bool, typer.Option("--eager", help="Train without torch.compile.")] = False,
     smoothed: Annotated[bool, typer.Option("--smoothed", help="Train one more with label smoothing.")] = False,
@@ -31,14 +33,17 @@ def command(
     """
     import torch
 
+    from suffice.data import import_set, store
     from suffice.reproduce import catalogue
 
     if name is None:
         _list(out, as_json)
         return
-    experiment = catalogue.find(name, catalogue.Options(epochs, seed, float32, eager, smoothed))
+    experiment = catalogue.find(name, catalogue.Options(epochs, seed, validation, float32, eager, smoothed))
     torch.set_num_threads(threads)
     with bars(Console(stderr=True)) as shown:
+        if raw is not None and experiment.source not in store.names():
+            import_set(experiment.source, raw, progress=Bars(shown))
         results = experiment.run(out, Bars(shown, keep=False))
     if as_json:
         print(json.dumps(results))

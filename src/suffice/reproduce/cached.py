@@ -39,9 +39,27 @@ class Features:
         """Number of batches."""
         return -(-len(self.labels) // self.size)
 
+    def shuffled(self, size: int, generator: torch.Generator) -> "Shuffled":
+        """Batches for training, in another order at each pass."""
+        return Shuffled(self, size, generator)
+
     def subset(self, rows: Tensor) -> "Features":
         """These examples (n,) alone, in this order."""
         return Features([phi[rows] for phi in self.phi], self.labels[rows], self.size)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Features in random order; a loader."""
+
+    features: Features
+    size: int
+    generator: torch.Generator
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """One epoch."""
+        for rows in torch.randperm(len(self.features.labels), generator=self.generator).split(self.size):
+            yield [phi[rows] for phi in self.features.phi], self.features.labels[rows]
 
 
 class Take(nn.Module):

@@ -5,13 +5,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from suffice.reproduce import cifar100, dropout_tables, dynamic_tables, ensembles, exits, ledger, letters, recommenders
-from suffice.reproduce.cifar100 import PAPER_EPOCHS, Recipe
+from suffice.reproduce import (
+    dropout_tables,
+    dynamic_tables,
+    ensembles,
+    exits,
+    ledger,
+    letters,
+    lite0,
+    msdnets,
+    recommenders,
+)
 from suffice.reproduce.ledger import Results
+from suffice.reproduce.msdnets import SETUPS, Recipe
 from suffice.variation.comparison import Progress
 
 Run = Callable[[Path, Progress], Results]
 Table = Callable[[Results], str]
+State = tuple[str, str]
+"""Of results: "full", "reduced", "smoke" (worth nothing beyond that the command works) or "not run"; and why."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class Options:
     Attributes:
         epochs: of training; None for the paper's.
         seed: of everything random.
+        validation: images held out of the training part; None for the data set's own number.
         float32: train in float32, and not in bfloat16.
         eager: train without `torch.compile`.
         smoothed: train a second network with label smoothing.
@@ -28,6 +41,7 @@ class Options:
 
     epochs: int | None = None
     seed: int = 0
+    validation: int | None = None
     float32: bool = False
     eager: bool = False
     smoothed: bool = False
@@ -39,81 +53,94 @@ class Experiment:
 
     Attributes:
         title: one line.
+        source: the data set, by its name in the store.
         run: makes `out/NAME.json`, and tells what it is doing.
         tables: from the results, Markdown.
-        reduced: from the results, what makes them less than the paper's setting; empty where nothing does.
+        judged: from the results, their state beside the paper's setting.
         configured: for `Options`, another `run`; None where there is nothing to choose.
     """
 
     title: str
+    source: str
     run: Run
     tables: Mapping[str, Table]
-    reduced: Callable[[Results], str]
+    judged: Callable[[Results], State]
     configured: Callable[[Options], Run] | None = None
 
-    def state(self, path: Path) -> tuple[str, str]:
-        """Whether it was "not run", or is "full" or "reduced" by the results in a file, and what reduced it."""
-        if not path.exists():
-            return "not run", ""
-        because = self.reduced(ledger.read(path))
-        return ("reduced", because) if because else ("full", "")
+    def state(self, path: Path) -> State:
+        """Of the results in a file."""
+        return self.judged(ledger.read(path)) if path.exists() else ("not run", "")
 
 
-def _msdnet(size: str, options: Options) -> Run:
-    recipe = Recipe(size, seed=options.seed, bfloat16=not options.float32, compiled=not options.eager)
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
-    return partial(cifar100.run, recipe, smoothed=options.smoothed)
+def _full(results: Results) -> State:
+    del results
+    return "full", ""
 
 
-def _epochs(results: Results) -> str:
-    epochs = results["settings"]["epochs"]
-    return "" if epochs == PAPER_EPOCHS else f"{epochs} of {PAPER_EPOCHS} epochs, one seed"
+def _reduced(because: str) -> Callable[[Results], State]:
+    return lambda results: ("reduced", because)
 
 
-_EMNIST = "the published test part, cut in three; the training part is not used"
+def _dropout(title: str, source: str, run: Run, judged: Callable[[Results], State] = _full) -> Experiment:
+    return Experiment(f"dropout variation of {title}", source, run, dropout_tables.TABLES, judged)
+
+
+def _msdnet(source: str, data: str, size: str) -> Experiment:
+    """Paper one's recipe on a data set."""
+
+    def configured(options: Options) -> Run:
+        precise, eager = options.float32, options.eager
+        recipe = Recipe(source, size, options.epochs, options.seed, options.validation, not precise, not eager)
+        return partial(msdnets.run, recipe, smoothed=options.smoothed)
+
+    def judged(results: Results) -> State:
+        settings, setup = results["settings"], SETUPS[source]
+        short = settings["epochs"] != setup.epochs
+        because = f"{settings['epochs']} of {setup.epochs} epochs, one seed" if short else "one seed"
+        if settings.get("images", setup.images) < setup.images / 2:
+            return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {because}"
+        return "reduced", because
+
+    tables = dynamic_tables.OF_SMALL_IMAGES if source == "cifar100" else dynamic_tables.TABLES
+    title = f"calibrated exits and budgets, {data}, MSDNet {size}"
+    return Experiment(title, source, configured(Options()), tables, judged, configured)
+
+
+_EMNIST = _reduced("the published test part, cut in three; the training part is not used")
 
 EXPERIMENTS: dict[str, Experiment] = {
-    "movielens": Experiment(
-        "dropout variation of ratings, MovieLens 1M",
-        partial(recommenders.run, recommenders.MOVIELENS),
-        dropout_tables.TABLES,
-        lambda results: "",
-    ),
-    "criteo": Experiment(
-        "dropout variation of clicks, Criteo",
+    "movielens": _dropout("ratings, MovieLens 1M", "movielens-1m", partial(recommenders.run, recommenders.MOVIELENS)),
+    "criteo": _dropout(
+        "clicks, Criteo",
+        "criteo-sample",
         partial(recommenders.run, recommenders.CRITEO),
-        dropout_tables.TABLES,
-        lambda results: "80,000 of 45,840,617 rows",
+        _reduced("80,000 of 45,840,617 rows"),
     ),
-    "emnist": Experiment(
-        "dropout variation of classes, EMNIST ByClass",
-        letters.run,
-        dropout_tables.TABLES,
-        lambda results: _EMNIST,
-    ),
+    "emnist": _dropout("classes, EMNIST ByClass", "emnist-byclass", letters.run, _EMNIST),
     "ensembles": Experiment(
         "disagreement of eight networks from one of them, MovieLens 1M",
+        "movielens-1m",
         ensembles.run,
         ensembles.TABLES,
-        lambda results: "",
+        _full,
     ),
     "exit-scores": Experiment(
         "which score stops best, dropout variation among them, EMNIST ByClass",
+        "emnist-byclass",
         exits.run,
         exits.TABLES,
-        lambda results: _EMNIST,
+        _EMNIST,
     ),
-    **{
-        f"cifar100-msdnet-{size}": Experiment(
-            f"calibrated exits and budgets, CIFAR-100, MSDNet {size}",
-            _msdnet(size, Options()),
-            dynamic_tables.TABLES,
-            _epochs,
-            partial(_msdnet, size),
-        )
-        for size in ("small", "medium", "large")
-    },
+    **{f"cifar100-msdnet-{size}": _msdnet("cifar100", "CIFAR-100", size) for size in ("small", "medium", "large")},
+    **{f"imagenet-msdnet-{step}": _msdnet("imagenet", "ImageNet", step) for step in ("4", "6", "7")},
+    "caltech256-msdnet-4": _msdnet("caltech256", "Caltech-256", "4"),
+    "tiny-imagenet-lite0": Experiment(
+        "exits attached to a frozen EfficientNet-Lite0, Tiny ImageNet",
+        "tiny-imagenet",
+        lite0.run,
+        dynamic_tables.TABLES,
+        _reduced("a trained network of another kind, frozen; 10,000 images of 200 classes"),
+    ),
 }
 
 

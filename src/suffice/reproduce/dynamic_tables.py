@@ -121,7 +121,10 @@ def _streamed(found: Mapping[str, float]) -> str:
     return f"{100 * found['cost']:.1f} % / {100 * found['accuracy']:.2f} / {found['ece']:.3f}"
 
 
-TABLES: dict[str, Callable[[Any], str]] = {
-    function.__name__: function
-    for function in (averaged, intervals, exits, budgets, variants, scores, strangers, corruptions)
+Table = Callable[[Any], str]
+
+TABLES: dict[str, Table] = {
+    function.__name__: function for function in (averaged, intervals, exits, budgets, variants, scores)
 }
+OF_SMALL_IMAGES: dict[str, Table] = {**TABLES, "strangers": strangers, "corruptions": corruptions}
+"""That other data sets and corruptions are made to fit."""

@@ -1,0 +1,43 @@
+"""Arrange images of Tiny ImageNet as ImageNet's folders are, to try the ImageNet experiments end to end.
+
+    python experiments/smoke.py FOLDER
+    SUFFICE_DATA=STORE suffice reproduce imagenet-msdnet-4 --raw FOLDER --epochs 1 --validation 500
+
+The first reads Tiny ImageNet from the store and writes `FOLDER/train/<class>/` and `FOLDER/val/<class>/`; the second
+imports them into a store of its own, trains for an epoch, and makes every table. Its numbers say nothing but that the
+commands work. ImageNet itself: the same second command, with the folder of the official tars and without the options.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from suffice import data
+from suffice.data.images import Images
+
+IMAGES = {"train": 1500, "val": 500}
+
+
+def write(split: Images, folder: Path, count: int) -> None:
+    """So many images of a split, by class, as JPEG."""
+    pixels, labels = split.gather(torch.arange(count), torch.device("cpu"))
+    for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+        place = folder / f"n{label:08d}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{number:06d}.JPEG", quality=95)
+
+
+def main() -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    sets = data.load("tiny-imagenet", seed=0)
+    for name, split in (("train", sets.train), ("val", sets.test)):
+        write(split, folder / name, IMAGES[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+
+import suffice
+from suffice import evaluation
+from suffice.data.images import Images
+from suffice.data.splits import DataSet
+from suffice.models.msdnet import SETTINGS
+from suffice.reproduce import catalogue, dynamic, dynamic_tables, msdnets
+from suffice.reproduce.ledger import measured
+from suffice.reproduce.msdnets import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:the .* ended at the edge")
+
+
+def told(what, done, total):
+    del what, done, total
+
+
+def images(count, seed):
+    """Four classes by the quarter of the image that is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (count,), generator=generator)
+    pixels = torch.randint(120, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        image[:, 16 * (label // 2) :, 16 * (label % 2) :][:, :16, :16] += 100
+    return Images(pixels, labels, mean=torch.full((3,), 0.3), std=torch.full((3,), 0.2))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    sets = DataSet("cifar100", images(96, 0), images(48, 1), images(48, 2), ("a", "b", "c", "d"), "abc")
+    monkeypatch.setattr(suffice.data, "load", lambda name, seed: sets)
+    monkeypatch.setattr(msdnets, "_strangers", lambda source, inside: {"far": images(48, 3)})
+    monkeypatch.setattr(dynamic, "VARIANTS", {"all, link probit": {"link": "probit"}})
+
+
+RECIPE = Recipe("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
+
+
+def test_the_command_of_a_recipe_finds_it_again():
+    assert RECIPE.command == "suffice reproduce cifar100-msdnet-small --epochs 2 --float32 --eager"
+    assert Recipe("imagenet", "4", seed=1).command == "suffice reproduce imagenet-msdnet-4 --seed 1"
+
+
+def test_every_recipe_names_a_network_that_there_is():
+    for name in catalogue.EXPERIMENTS:
+        if "msdnet" in name:
+            source, _, size = name.split("-")
+            assert f"{Recipe(source, size).setup.family}-{size}" in SETTINGS
+
+
+@pytest.mark.slow
+def test_one_command_trains_and_makes_every_table_once(small, tmp_path, monkeypatch):
+    results = msdnets.run(RECIPE, tmp_path, told, smoothed=True)
+    assert {*evaluation.ABLATION, *dynamic.SMOOTHED, "scores", "strangers"} < measured(results).keys()
+    for make in dynamic_tables.OF_SMALL_IMAGES.values():
+        assert len(make(results).splitlines()) > 2
+    monkeypatch.setattr(dynamic, "row", lambda case, **choices: pytest.fail("measured again"))
+    assert msdnets.run(RECIPE, tmp_path, told)["runs"] == json.loads(json.dumps(results["runs"]))
+
+
+def test_the_last_exit_learns_what_the_images_show(small, tmp_path):
+    sets = RECIPE.load()
+    network = msdnets.trained(RECIPE, sets, tmp_path / "weights", told)
+    x, y = next(iter(sets.test.batches(48)))
+    with torch.no_grad():
+        assert (network(x)[-1].argmax(dim=1) == y).double().mean() > 0.5
