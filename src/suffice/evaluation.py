@@ -220,13 +220,22 @@ def bootstrap(
     Percentiles, less the bias of the resamples: noise raises a calibration error, and resamples are noisier than the
     examples (Efron and Tibshirani 1993, section 10.2).
 
-    The same `generator` state gives the same resamples, so that rows of a table are resampled alike.
-
     Args:
         answers: predictions of the same N examples, one for each budget.
         labels: (N,).
         generator: randomness of the resamples.
         resamples: number of them.
+    """
+    drawn = resampled(answers, labels, generator=generator, resamples=resamples)
+    return {name: (max(0.0, low), high) for name, (low, high) in ((name, interval(v)) for name, v in drawn.items())}
+
+
+def resampled(
+    answers: Iterable[Prediction], labels: Tensor, *, generator: torch.Generator, resamples: int = 1000
+) -> dict[str, Tensor]:
+    """What `bootstrap` takes its intervals of: for each measure (1 + resamples,) float64, as measured and resampled.
+
+    The same `generator` state gives the same resamples, so that differences between two sets of answers are paired.
     """
     n = len(labels)
     drawn = torch.cat([torch.arange(n)[None], torch.randint(n, (resamples, n), generator=generator)])
@@ -242,12 +251,14 @@ def bootstrap(
         sums["nll"] -= weights @ answer.log_probs.double().gather(1, labels[:, None])[:, 0]
         sums["ece"] += (weights @ (bins * (confidence - hits)[:, None])).abs().sum(dim=1)
         count += 1
-    return {name: _interval(total[0] / count, total[1:] / count) for name, total in sums.items()}
+    return {name: total / count for name, total in sums.items()}
 
 
-def _interval(measured: Tensor, resampled: Tensor) -> tuple[float, float]:
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)) - (resampled.mean() - measured)
-    return max(0.0, float(low)), float(high)
+def interval(values: Tensor) -> tuple[float, float]:
+    """95 % interval of what was measured, the first of (1 + R,) values, by its R resamples, less their bias."""
+    measured, others = values[0], values[1:]
+    low, high = others.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)) - (others.mean() - measured)
+    return float(low), float(high)
 
 
 INTERVALS = ("accuracy", "nll", "ece")

@@ -44,6 +44,16 @@ def test_budgets_say_what_was_requested_and_what_was_spent(case):
         assert answer["requested"] == pytest.approx(answer["macs"], rel=0.2)
 
 
+def test_what_a_part_adds_is_the_difference_of_two_rows(case):
+    found = dynamic.added(case[0])["ensemble to temperature"]
+    rows = [dynamic.row(case[0], **evaluation.ABLATION[name]) for name in dynamic.ADDED["ensemble to temperature"]]
+    for measure, difference in found.items():
+        without, having = (row["averaged"][measure] for row in rows)
+        assert difference["mean"] == pytest.approx(having - without, abs=1e-6)
+        low, high = difference["interval"]
+        assert low < difference["mean"] < high
+
+
 def test_scores_decide_at_equal_cost(case):
     rows = dynamic.by_score(case[0])
     assert [row["score"] for row in rows] == list(dynamic.SCORES)
@@ -75,6 +85,7 @@ def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
         book.run(name, lambda choices=choices: dynamic.row(case[0], **choices))
+    book.run("added", lambda: dynamic.added(case[0]))
     book.run("scores", lambda: {"rows": dynamic.by_score(case[0])})
     book.run("strangers", lambda: dynamic.strangers(case[0], {"far": features(case[1], 200, 3, move=6.0)}))
     book.run("corruptions", lambda: dynamic.under_corruption(case[0], {"moved": features(case[1], 500, 4, move=1.0)}))

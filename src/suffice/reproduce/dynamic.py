@@ -31,6 +31,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 SMOOTHED = {f"label smoothing, {name}": evaluation.ABLATION[name] for name in ("vanilla", "all")}
 """Of a second network, trained with label smoothing."""
 
+ADDED = {
+    "Laplace to temperature": ("temperature", "Laplace + temperature"),
+    "ensemble to temperature": ("temperature", "ensemble + temperature"),
+    "both to temperature": ("temperature", "all"),
+    "Laplace to ensemble + temperature": ("ensemble + temperature", "all"),
+    "temperature to Laplace + ensemble": ("Laplace + ensemble", "all"),
+    "product for average": ("all", "all, product of exits"),
+}
+"""Pairs of rows: what the second has more than the first, or in place of it."""
+
 SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
 """Built-in scores that may decide where an example leaves."""
 
@@ -77,6 +87,24 @@ def row(case: Case, **choices: Any) -> dict[str, Any]:
     calibrated, notes = case.calibrated(**choices)
     validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
     return {"notes": notes, **evaluation.summary(calibrated, validation, test, generator=case.generator())}
+
+
+def added(case: Case) -> dict[str, dict[str, Any]]:
+    """For each pair of `ADDED` and each measure the difference, averaged over the budgets, and its paired interval."""
+    choices = {**evaluation.ABLATION, **VARIANTS, "Laplace + ensemble": {"temperature": False}}
+    drawn = {name: _resampled(case, choices[name]) for name in dict.fromkeys(sum(ADDED.values(), ()))}
+    found: dict[str, dict[str, Any]] = {}
+    for what, (without, having) in ADDED.items():
+        apart = {measure: drawn[having][measure] - drawn[without][measure] for measure in evaluation.INTERVALS}
+        found[what] = {m: {"mean": float(d[0]), "interval": evaluation.interval(d)} for m, d in apart.items()}
+    return found
+
+
+def _resampled(case: Case, choices: dict[str, Any]) -> dict[str, torch.Tensor]:
+    calibrated, _ = case.calibrated(**choices)
+    validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
+    answers = (answer.prediction for answer in evaluation.over_budgets(calibrated, validation, test))
+    return evaluation.resampled(answers, test.labels, generator=case.generator())
 
 
 def by_score(case: Case) -> list[dict[str, Any]]:

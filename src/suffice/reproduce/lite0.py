@@ -53,6 +53,7 @@ def run(out: Path, progress: Progress) -> Results:
     learn(case)
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
         book.run(name, partial(dynamic.row, case, **choices))
+    book.run("added", lambda: dynamic.added(case))
     book.run("scores", lambda: {"rows": dynamic.by_score(case)})
     return book.results
 

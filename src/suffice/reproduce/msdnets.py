@@ -163,6 +163,7 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, smoothed: bool = False
         second = _case(trained(recipe, sets, folder, progress, Smoothed(SMOOTHING)), sets, recipe.seed)
         for name, choices in dynamic.SMOOTHED.items():
             ledger.run(name, partial(dynamic.row, second, **choices))
+    ledger.run("added", lambda: dynamic.added(case))
     ledger.run("scores", lambda: {"rows": dynamic.by_score(case)})
     test = sets.test
     if isinstance(test, Images):
