@@ -29,7 +29,7 @@ SOURCE, CLASSES, SIZE, SEED = "tiny-imagenet", 200, 128, 0
 PARTS = {"validation": 2000, "test": 3000}
 AT = tuple(f"_blocks.{i}" for i in (4, 7, 10, 14))
 """The last blocks of four resolutions or widths; each is averaged over 2×2 fields."""
-EPOCHS, BATCH, LEARNING_RATE = 30, 64, 0.003
+EPOCHS, BATCH, LEARNING_RATE = 20, 64, 0.01
 
 
 def run(out: Path, progress: Progress) -> Results:
