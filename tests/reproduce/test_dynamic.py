@@ -81,6 +81,12 @@ def test_rows_of_label_smoothing_are_shown_where_they_were_measured(case):
     assert "| label smoothing, vanilla |" in dynamic_tables.averaged({"runs": runs})
 
 
+def test_the_frontier_is_read_between_two_budgets():
+    curve = [{"macs": 14e6, "accuracy": 0.5, "ece": 0.01}, {"macs": 16e6, "accuracy": 0.6, "ece": 0.03}]
+    runs = {"vanilla": {"measured": {"curve": curve}}, "scores": {"measured": {"rows": []}}}
+    assert "| vanilla | 55.00 / 0.020 |" in dynamic_tables.frontier({"runs": runs})
+
+
 def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():

@@ -1,7 +1,9 @@
 """Paper one's tables in Markdown, from what `dynamic` measured."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from suffice.evaluation import ABLATION
 from suffice.reproduce import dynamic, ledger
@@ -9,6 +11,8 @@ from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import table
 
 _SHOWN = ("accuracy", "top5", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc", "eefp")
+_FRONTIER = (15e6, 25e6, 35e6, 65e6)
+"""Multiply-adds."""
 _NAMES = {
     "accuracy": "top-1, %",
     "top5": "top-5, %",
@@ -80,6 +84,15 @@ def budgets(results: Results, every: int = 6) -> str:
     return table(header, rows)
 
 
+def frontier(results: Results) -> str:
+    """Accuracy and calibration error together at the costs where others are compared, between two budgets' own."""
+    curves = {name: run["curve"] for name, run in ledger.measured(results).items() if "curve" in run}
+    greatest = curves["vanilla"][-1]["macs"]
+    costs = [cost for cost in _FRONTIER if cost < greatest]
+    rows = [[name, *(_between(curve, cost) for cost in costs)] for name, curve in curves.items()]
+    return table(["top-1, % / ECE at", *(f"{cost / 1e6:.0f} M multiply-adds" for cost in costs)], rows)
+
+
 def scores(results: Results) -> str:
     """Which uncertainty decides where an example leaves."""
     rows = [
@@ -108,6 +121,13 @@ def corruptions(results: Results) -> str:
     measured = ledger.measured(results)["corruptions"]
     rows = [[name, *(_streamed(found[way]) for way in ("frozen", "running"))] for name, found in measured.items()]
     return table(["cost of the expected / top-1, % / ECE", "frozen thresholds", "running quantiles"], rows)
+
+
+def _between(curve: Sequence[Mapping[str, float]], cost: float) -> str:
+    accuracy, ece = (
+        np.interp(cost, [at["macs"] for at in curve], [at[name] for at in curve]) for name in ("accuracy", "ece")
+    )
+    return f"{100 * accuracy:.2f} / {ece:.3f}"
 
 
 def _cell(measure: str, value: float) -> str:
@@ -141,5 +161,5 @@ Table = Callable[[Any], str]
 TABLES: dict[str, Table] = {
     function.__name__: function for function in (averaged, intervals, added, exits, budgets, variants, scores)
 }
-OF_SMALL_IMAGES: dict[str, Table] = {**TABLES, "strangers": strangers, "corruptions": corruptions}
+OF_SMALL_IMAGES: dict[str, Table] = {**TABLES, "frontier": frontier, "strangers": strangers, "corruptions": corruptions}
 """That other data sets and corruptions are made to fit."""
