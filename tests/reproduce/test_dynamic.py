@@ -87,6 +87,11 @@ def test_the_frontier_is_read_between_two_budgets():
     assert "| vanilla | 55.00 / 0.020 |" in dynamic_tables.frontier({"runs": runs})
 
 
+def test_a_full_run_takes_six_operations_a_multiply_add_image_and_epoch():
+    measured = {"macs": {"4": 1_000_000_000}, "images": 1_000_000, "epochs": 90}
+    assert "| MSDNet 4 | 1.00 | 0.54 | 3 |" in dynamic_tables.full_run({"runs": {"full run": {"measured": measured}}})
+
+
 def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():

@@ -101,7 +101,7 @@ def _msdnet(source: str, data: str, size: str) -> Experiment:
             return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {because}"
         return "reduced", because
 
-    tables = dynamic_tables.OF_SMALL_IMAGES if source == "cifar100" else dynamic_tables.TABLES
+    tables = dynamic_tables.OF_SMALL_IMAGES if source == "cifar100" else dynamic_tables.OF_PHOTOGRAPHS
     title = f"calibrated exits and budgets, {data}, MSDNet {size}"
     return Experiment(title, source, configured(Options()), tables, judged, configured)
 

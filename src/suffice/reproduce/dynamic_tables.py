@@ -13,6 +13,8 @@ from suffice.reproduce.markdown import table
 _SHOWN = ("accuracy", "top5", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc", "eefp")
 _FRONTIER = (15e6, 25e6, 35e6, 65e6)
 """Multiply-adds."""
+_SPEED = 50e12
+"""Operations a second that a data-centre GPU is taken to do: a small part of what it could."""
 _NAMES = {
     "accuracy": "top-1, %",
     "top5": "top-5, %",
@@ -123,6 +125,23 @@ def corruptions(results: Results) -> str:
     return table(["cost of the expected / top-1, % / ECE", "frozen thresholds", "running quantiles"], rows)
 
 
+def full_run(results: Results) -> str:
+    """What the paper's trainings would take; three times the operations of a pass, two to a multiply-add."""
+    needed = ledger.measured(results)["full run"]
+    seen = needed["images"] * needed["epochs"]
+    rows = [
+        [
+            f"MSDNet {size}",
+            f"{macs / 1e9:.2f}",
+            f"{6 * macs * seen / 1e18:.2f}",
+            f"{6 * macs * seen / _SPEED / 3600:.0f}",
+        ]
+        for size, macs in needed["macs"].items()
+    ]
+    header = ["multiply-adds of an image, G", "operations of the training, 10¹⁸", "GPU hours at 50 TFLOP/s"]
+    return table([f"{needed['images']:,} images, {needed['epochs']} epochs", *header], rows)
+
+
 def _between(curve: Sequence[Mapping[str, float]], cost: float) -> str:
     accuracy, ece = (
         np.interp(cost, [at["macs"] for at in curve], [at[name] for at in curve]) for name in ("accuracy", "ece")
@@ -161,5 +180,6 @@ Table = Callable[[Any], str]
 TABLES: dict[str, Table] = {
     function.__name__: function for function in (averaged, intervals, added, exits, budgets, variants, scores)
 }
+OF_PHOTOGRAPHS: dict[str, Table] = {**TABLES, "full_run": full_run}
 OF_SMALL_IMAGES: dict[str, Table] = {**TABLES, "frontier": frontier, "strangers": strangers, "corruptions": corruptions}
 """That other data sets and corruptions are made to fit."""

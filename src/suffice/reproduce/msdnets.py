@@ -22,6 +22,7 @@ from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.data.strangers import PAIRS, fitted
 from suffice.losses import Loss, Smoothed
+from suffice.models.msdnet import SETTINGS
 from suffice.network import ExitNetwork
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
@@ -144,8 +145,8 @@ class Recipe:
 def run(recipe: Recipe, out: Path, progress: Progress, *, smoothed: bool = False) -> Results:
     """Train, or go on training, then measure everything; results in `out/NAME.json`, weights in `out/NAME-weights`.
 
-    With `smoothed`, a second network too, its weights in `out/NAME-smoothed-weights`. Other data sets, corrupted
-    streams and who is told apart belong to small images only.
+    With `smoothed`, a second network too, its weights in `out/NAME-smoothed-weights`. Strangers and corruptions are
+    of small images only.
 
     Raises:
         FileNotFoundError: if the data set is not in the store.
@@ -166,7 +167,9 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, smoothed: bool = False
     ledger.run("added", lambda: dynamic.added(case))
     ledger.run("scores", lambda: {"rows": dynamic.by_score(case)})
     test = sets.test
-    if isinstance(test, Images):
+    if isinstance(test, Encoded):
+        ledger.run("full run", lambda: full_run(recipe.setup))
+    else:
         ledger.run("strangers", lambda: dynamic.strangers(case, _features(network, _strangers(recipe.source, test))))
         ledger.run("corruptions", lambda: dynamic.under_corruption(case, _features(network, _corrupted(test))))
     return ledger.results
@@ -211,6 +214,17 @@ def _case(network: ExitNetwork, sets: Sets, seed: int) -> Case:
     )
     first, _ = next(iter(sets.test.batches(1)))
     return Case(cached.over(network), cost.count(network, first), train, validation, test, seed)
+
+
+def full_run(setup: Setup) -> dict[str, Any]:
+    """What the paper's trainings on photographs take: multiply-adds of one image, by size; images and epochs."""
+    macs = {}
+    for name in SETTINGS:
+        family, size = name.split("-")
+        if family == setup.family:
+            network = suffice.models.msdnet(name, num_classes=1000).eval()
+            macs[size] = cost.count(network, torch.zeros(1, 3, 224, 224)).cumulative[-1]
+    return {"macs": macs, "images": setup.images, "epochs": setup.epochs}
 
 
 def _strangers(source: str, inside: Images) -> dict[str, Images]:
