@@ -8,10 +8,14 @@ from suffice import metrics
 from suffice.data import digits
 from suffice.models import convnet
 from suffice.training import train
+from suffice.variation import regressor
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features import output_features
-from suffice.variation.fitting import bounds_of, fit_variation
+from suffice.variation.fitting import fit_labels, fit_variation
+from suffice.variation.labels import label
+from suffice.variation.problem import Problem, bounds_of
+from suffice.variation.rows import Rows
 from suffice.variation.spreads import Variation
 from suffice.variation.strengths import capture
 
@@ -159,15 +163,36 @@ def test_labels_of_pure_noise_are_not_learned_by_heart():
 
 
 def test_fitting_stops_ten_epochs_after_the_best_and_keeps_the_best():
-    def fitted(epochs):
-        generator = seeded()
-        estimator = fit(teacher=noise, n=300, epochs=epochs, generator=generator)
-        return estimator.parts()[1]["weights.0"], generator.get_state()
+    x, y = torch.randn(400, 4, generator=seeded()), torch.rand(400, generator=seeded())
 
-    weights, state = fitted(2000)
-    stops = next(epochs for epochs in range(1, 200) if torch.equal(fitted(epochs)[1], state))
-    best = next(epochs for epochs in range(1, 200) if torch.equal(fitted(epochs)[0], weights))
+    def small(epochs):
+        generator = seeded()
+        weights = regressor.initial(4, (16,), 1, x.device, generator)
+        parts = (x[:300], y[:300]), (x[300:], y[300:])
+        return regressor.train(weights, *parts, regressor.qlike, epochs, generator)[0], generator.get_state()
+
+    weights, state = small(2000)
+    stops = next(epochs for epochs in range(1, 200) if torch.equal(small(epochs)[1], state))
+    best = next(epochs for epochs in range(1, 200) if torch.equal(small(epochs)[0], weights))
     assert stops == best + 10
+
+
+def test_fits_to_the_same_labels_differ_in_their_choices_alone():
+    model = tower()
+    labels = label(model, [rows(300)], [rows(64, seed=1)], teacher=TEACHER, generator=seeded()).kept()
+    choices = {"epochs": 3, "hidden": (8,)}
+    first = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
+    fit_labels(model, labels, layers="auto", generator=seeded(), **choices)
+    again = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
+    assert all(torch.equal(a, b) for a, b in zip(first.weights, again.weights, strict=True))
+
+
+def test_a_problem_fits_the_same_layers_alike_whatever_was_fitted_before():
+    parts = [Rows(torch.randn(200, 5, generator=seeded(i)), (2, 3), torch.rand(200, 2), 4) for i in range(2)]
+    problem = Problem(*parts, unit=0.5, target="std", hidden=(8,), epochs=3, seed=1)
+    alone = problem.fit([])
+    problem.fit([0])
+    assert torch.equal(problem.fit([]).weights[0], alone.weights[0])
 
 
 def test_loaders_may_hold_labels_mappings_or_inputs_alone():

@@ -19,9 +19,10 @@ from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork, State, check_finite
 from suffice.prediction import AnyPrediction, Prediction
-from suffice.variation import fitting, regressor, rows, spreads
+from suffice.variation import problem, regressor, rows, spreads
 from suffice.variation.features import output_features
 from suffice.variation.fit import Fit
+from suffice.variation.labels import labelled
 from suffice.variation.rows import Rows
 from suffice.variation.strengths import summary
 from suffice.variation.teachers import Teacher
@@ -115,9 +116,9 @@ def fit_exit_variation(
     fits, quality = [], []
     for own, others in zip(seen, unseen, strict=True):
         stopping, judging = rows.halves(others)
-        fit = fitting.fit_rows(own, stopping, target, hidden, epochs, generator)
+        fit = problem.fit_rows(own, stopping, target, hidden, epochs, generator)
         fits.append(fit)
-        quality.append(fitting.r_squared(fit.estimate(judging.features, target), judging, target))
+        quality.append(problem.r_squared(fit.estimate(judging.features, target), judging, target))
     return VariationScore(calibrated.digest, target, tuple(fits), tuple(quality))
 
 
@@ -133,9 +134,8 @@ def _rows(
             features = torch.cat(found, dim=1)
             check_finite(features, f"answers and strengths at exit {k}", batch.start)
             cut = ExitNetwork([*network.stages[: k + 1]], [network.exit(i) for i in range(k + 1)])
-            labels = [rows.labelled(cut, batch, teacher, target, generator) for _ in range(runs)]
-            widths = tuple(part.shape[1] for part in found)
-            parts[k].append(Rows(features, widths, torch.stack([own for own, _ in labels], dim=1), labels[0][1]))
+            own = labelled(cut, batch, teacher, target, generator, runs)
+            parts[k].append(Rows(features, tuple(part.shape[1] for part in found), own.labels, own.passes))
     return [rows.collected(iter(exit_)) for exit_ in parts]
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, fingerprint
-from suffice.variation import regressor, rows
+from suffice.variation import labels, regressor, rows
 from suffice.variation.features import Reader
 from suffice.variation.fit import from_named, named
 from suffice.variation.scaling import Scaling
@@ -116,11 +116,11 @@ def fit_buckets(
     """
     if not 0 < share < 0.5 or layers == "auto":
         raise ValueError(f"expected a share in (0, 0.5) and layers that are named, got {share=}, {layers=}")
-    likelihood, train_loader = rows.likelihood_of(model, train_loader, teacher)
+    likelihood, train_loader = labels.likelihood_of(model, train_loader, teacher)
     reader = rows.reader(model, teacher, layers, strengths, False, likelihood)
-    seen = rows.collected(rows.batchwise(model, train_loader, reader, teacher, target, generator))
+    seen = rows.collected(rows.batchwise(model, labels.each(model, train_loader, teacher, target, generator), reader))
     rows.mean_label(seen.labels, target)
-    unseen = rows.collected(rows.batchwise(model, val_loader, reader, teacher, target, generator))
+    unseen = rows.collected(rows.batchwise(model, labels.each(model, val_loader, teacher, target, generator), reader))
     bounds = (
         seen.labels[:, 0].double().sort().values[[int(share * len(seen.labels)), -1 - int(share * len(seen.labels))]]
     )

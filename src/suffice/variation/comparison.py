@@ -18,17 +18,18 @@ from suffice.network import ExitNetwork, State
 from suffice.variation import judgement, moments, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
-from suffice.variation.fitting import fit_variation
+from suffice.variation.fitting import fit_labels
+from suffice.variation.labels import Labels, label
 from suffice.variation.last_layer import last_layer
 from suffice.variation.propagation import delta_rule
-from suffice.variation.spreads import Likelihood, Variation
+from suffice.variation.spreads import Likelihood
 from suffice.variation.teachers import Teacher
 
 PASSES = (10, 50, 100)
 """Of the rows that are dropout itself."""
 
 ESTIMATORS: dict[str, dict[str, Any]] = {"prediction only": {"layers": []}, "estimator": {}}
-"""Estimators by name, as arguments of `fit_variation`."""
+"""Estimators by name, as arguments of `fit_labels`."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and how much there is."""
@@ -39,11 +40,11 @@ class Fit:
     """What is estimated, and what estimators learn it from.
 
     Attributes:
-        train: loader of inputs, read once for each estimator; labels are not needed.
+        train: loader of inputs, read once; labels are not needed.
         validation: the same, other inputs.
         teacher: what estimators learn; with more passes it gives the truth.
         target: which spread, as for `fit_variation`.
-        estimators: arguments of `fit_variation` by name, a row each.
+        estimators: arguments of `fit_labels` by name, a row each.
     """
 
     train: Loader
@@ -79,7 +80,7 @@ def compare(
     generator: torch.Generator,
     progress: Progress,
 ) -> Comparison:
-    """Fit the estimators and judge every estimate.
+    """Fit the estimators, to the same labels and from the same seed, and judge every estimate.
 
     Args:
         model: trained, with an answer as the teacher's likelihood says.
@@ -92,8 +93,12 @@ def compare(
     Raises:
         ValueError: as `fit_variation` and the teacher.
     """
-    task = _Task(model, fit, x, generator, progress)
-    estimators = {name: task.fitted(name, model, fit.teacher, choices) for name, choices in fit.estimators.items()}
+    progress("label", 0, 1)
+    labels = label(model, fit.train, fit.validation, teacher=fit.teacher, target=fit.target, generator=generator).kept()
+    progress("label", 1, 1)
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    task = _Task(model, fit, labels, x, seed, generator, progress)
+    estimators = {name: task.fitted(name, model, labels, choices) for name, choices in fit.estimators.items()}
     passes = PASSES if isinstance(fit.teacher, MCDropout) else ()
     estimates = {f"dropout, T = {count}": (str(count), task.measured(count)) for count in passes}
     left_out = {}
@@ -115,21 +120,15 @@ def compare(
 class _Task:
     model: nn.Module
     fit: Fit
+    labels: Labels
     x: Sequence[State]
+    seed: int
     generator: torch.Generator
     progress: Progress
 
-    def fitted(self, name: str, model: nn.Module, teacher: Teacher, choices: Mapping[str, Any]) -> VariationEstimator:
+    def fitted(self, name: str, model: nn.Module, labels: Labels, choices: Mapping[str, Any]) -> VariationEstimator:
         self.progress(f"fit: {name}", 0, 1)
-        estimator = fit_variation(
-            model,
-            self.fit.train,
-            self.fit.validation,
-            teacher=teacher,
-            target=self.fit.target,
-            generator=self.generator,
-            **choices,
-        )
+        estimator = fit_labels(model, labels, generator=torch.Generator().manual_seed(self.seed), **choices)
         self.progress(f"fit: {name}", 1, 1)
         return estimator
 
@@ -183,8 +182,8 @@ class _Task:
         return self._each(lambda batch: moments.spread(last_layer(self.model, batch, rate), likelihood))
 
     def _inputs_only(self) -> Tensor:
-        inputs, teacher = _Inputs(self.model, self.x[0]), _Borrowed(self.fit.teacher, self.model)
-        return self.estimated(self.fitted("inputs only", inputs, teacher, {"layers": []}))
+        inputs, labels = _Inputs(self.model, self.x[0]), replace(self.labels, likelihood="regression")
+        return self.estimated(self.fitted("inputs only", inputs, labels, {"layers": []}))
 
     def _dropout(self) -> MCDropout:
         teacher, target = self.fit.teacher, self.fit.target
@@ -219,15 +218,3 @@ class _Inputs(nn.Module):
         if self.embeddings is None:
             return args[0].flatten(start_dim=1)
         return self.embeddings(args[0] if args else kwargs)
-
-
-@dataclass(frozen=True)
-class _Borrowed:
-    """A teacher that says of a model's inputs what another says of the model."""
-
-    teacher: Teacher
-    of: nn.Module
-    likelihood: Likelihood = "regression"
-
-    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        return self.teacher(self.of, x, generator=generator)

@@ -15,11 +15,12 @@ Yu et al. 2021 (arXiv 2110.06435), after Chen et al. 2021 (arXiv 2008.07032); th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from suffice import batches
@@ -29,17 +30,15 @@ from suffice.variation import band, judgement, regressor, ridge, rows, spreads
 from suffice.variation.estimator import Fitted, VariationEstimator
 from suffice.variation.features import Reader
 from suffice.variation.fit import Fit
+from suffice.variation.labels import Labels, label
+from suffice.variation.problem import Problem, bounds_of, drawn_seed, limit_of, r_squared
 from suffice.variation.rows import Rows
-from suffice.variation.scaling import Scaled, Scaling
+from suffice.variation.scaling import Scaling
 from suffice.variation.strengths import Kind
+from suffice.variation.subsets import smallest
 from suffice.variation.teachers import Teacher
 
 Method = Literal["network", "ridge"]
-
-_WITHIN = 0.01
-"""How much of the R² of all layers a subset may cost."""
-_FAR = 2.0
-"""How many times farther than any known row an input has to be to be called outside."""
 
 
 def fit_variation(
@@ -80,74 +79,59 @@ def fit_variation(
         ValueError: for another target, fewer than two training or four validation rows, labels or features that
             are not finite or labels that are all zero, an empty loader, or what `layer_names` and the teacher refuse.
     """
-    spreads.power(target)
+    labels = label(model, train_loader, val_loader, teacher=teacher, target=target, generator=generator)
+    return fit_labels(
+        model,
+        labels,
+        layers=layers,
+        strengths=strengths,
+        delta=delta,
+        method=method,
+        hidden=hidden,
+        epochs=epochs,
+        generator=generator,
+    )
+
+
+def fit_labels(
+    model: nn.Module,
+    labels: Labels,
+    *,
+    layers: str | Sequence[str] | None = None,
+    strengths: Kind = "value",
+    delta: bool = False,
+    method: Method = "network",
+    hidden: Sequence[int] = (64, 64),
+    epochs: int = 40,
+    generator: torch.Generator | None = None,
+) -> VariationEstimator:
+    """As `fit_variation`, from what a teacher has said already.
+
+    Fits to the same `labels.kept()` from the same state of the generator differ in nothing but their choices.
+    """
     if method not in ("network", "ridge") or (method == "ridge" and layers == "auto"):
         raise ValueError(f"expected method='network', or 'ridge' with layers that are named, got {method!r}, {layers=}")
-    likelihood, train_loader = rows.likelihood_of(model, train_loader, teacher)
-    reader = rows.reader(model, teacher, layers, strengths, delta, likelihood)
-    example, train_loader = batches.peek(train_loader, model)
-    training = rows.batchwise(model, train_loader, reader, teacher, target, generator)
+    teacher, target = labels.teacher, labels.target
+    reader = rows.reader(model, teacher, layers, strengths, delta, labels.likelihood)
+    asked = iter(labels.train)
+    first = next(asked)
+    training = rows.batchwise(model, chain([first], asked), reader)
     seen = rows.collected(training) if method == "network" else None
     unit = None if seen is None else rows.mean_label(seen.labels, target)
-    unseen = rows.collected(rows.batchwise(model, val_loader, reader, teacher, target, generator, runs=2))
-    stopping, judging = rows.halves(unseen)
+    stopping, judging = rows.halves(rows.collected(rows.batchwise(model, labels.validation, reader)))
     subsets: tuple[dict[str, Any], ...] = ()
     if seen is None:
         fit = _streamed(training, stopping, target)
     else:
         assert unit is not None
-        problem = _Problem(seen, stopping, unit, target, hidden, epochs, generator)
+        problem = Problem(seen, stopping, unit, target, hidden, epochs, drawn_seed(generator))
         if layers == "auto":
-            fit, chosen, subsets = _smallest(problem, reader, _macs(model, example))
+            fit, chosen, subsets = smallest(problem, reader, _macs(model, first.batch))
             reader = replace(reader, layers=tuple(reader.layers[i] for i in chosen))
             judging = replace(judging, features=judging.features[:, judging.columns(chosen)])
         else:
             fit = problem.fit(range(len(reader.layers)))
     return judged(model, reader, teacher, target, fit, judging, subsets)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Rows to fit and to stop on, labels in units of `unit`, and how to fit."""
-
-    seen: Rows
-    unseen: Rows
-    unit: float
-    target: str
-    hidden: Sequence[int]
-    epochs: int
-    generator: torch.Generator | None
-
-    def fit(self, layers: Sequence[int]) -> Fit:
-        """The network that sees the output and these layers."""
-        columns = self.seen.columns(layers)
-        features, unseen = self.seen.features[:, columns], self.unseen.features[:, columns]
-        scaling = Scaling.fit(features, self.seen.widths[0])
-        known, new = scaling.apply(features), scaling.apply(unseen)
-        inputs = known.inputs
-        labels, unseen_labels = self.seen.labels[:, 0] / self.unit, self.unseen.labels.mean(dim=1) / self.unit
-        weights = regressor.initial(inputs.shape[1], self.hidden, 1, inputs.device, self.generator)
-        validation = new.inputs, unseen_labels
-        weights = regressor.train(weights, (inputs, labels), validation, regressor.qlike, self.epochs, self.generator)
-        fitted = regressor.variance(regressor.forward(weights, inputs)) * self.unit
-        bounds = bounds_of(fitted, self.seen.labels, self.target)
-        return Fit(scaling, weights, self.unit, bounds, limit_of(known, new), self.seen.passes)
-
-    def quality(self, estimate: Tensor) -> float:
-        """Noise-corrected R² of an estimate (M,) of the rows to stop on."""
-        return r_squared(estimate, self.unseen, self.target)
-
-
-def fit_rows(
-    seen: Rows, stopping: Rows, target: str, hidden: Sequence[int], epochs: int, generator: torch.Generator | None
-) -> Fit:
-    """The small network that sees all features of training rows, stopped on others; arguments as `fit_variation`.
-
-    Raises:
-        ValueError: for fewer than two training rows, or labels that are all zero.
-    """
-    problem = _Problem(seen, stopping, rows.mean_label(seen.labels, target), target, hidden, epochs, generator)
-    return problem.fit(range(len(seen.widths) - 1))
 
 
 def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
@@ -169,60 +153,6 @@ def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
     fitted = regressor.variance(regressor.forward(weights, new.inputs)) * unit
     bounds = bounds_of(fitted, torch.tensor([least, greatest]), target)
     return Fit(scaling, weights, unit, bounds, limit, passes)
-
-
-def _smallest(problem: _Problem, reader: Reader, macs: int) -> tuple[Fit, list[int], tuple[dict[str, Any], ...]]:
-    """The fit on the fewest layers within 1 % of all, which those are, and the table of what was tried."""
-
-    def tried(layers: Sequence[int]) -> tuple[Fit, float, dict[str, Any]]:
-        fit = problem.fit(layers)
-        quality = problem.quality(
-            fit.estimate(problem.unseen.features[:, problem.unseen.columns(layers)], problem.target)
-        )
-        own = regressor.macs(fit.weights)
-        row = {
-            "layers": [reader.layers[i] for i in layers],
-            "strengths": sum(problem.seen.widths[1 + i] for i in layers),
-            "macs": own,
-            "cost": own / max(macs, 1),
-            "r_squared": quality,
-        }
-        return fit, quality, row
-
-    order = _greedy(problem, len(reader.layers))
-    fit, everything, row = tried(sorted(order))
-    table = [row]
-    for size in range(len(order)):
-        layers = sorted(order[:size])
-        found, quality, row = tried(layers)
-        table.insert(size, row)
-        if quality >= everything - _WITHIN * abs(everything):
-            return found, layers, tuple(table)
-    return fit, sorted(order), tuple(table)
-
-
-def _greedy(problem: _Problem, count: int) -> list[int]:
-    """All layers in the order in which each, added to those before, helps ridge regression most."""
-    scaling = Scaling.fit(problem.seen.features, problem.seen.widths[0])
-    group = torch.repeat_interleave(torch.arange(count + 1), torch.tensor(problem.seen.widths))[scaling.columns.cpu()]
-    inputs, unseen = (scaling.apply(part.features).inputs for part in (problem.seen, problem.unseen))
-    statistics = ridge.init(inputs.shape[1], inputs.device)
-    for x, y in zip(inputs.split(4096), problem.seen.labels[:, 0].split(4096), strict=True):
-        statistics = ridge.update(statistics, x, y / problem.unit)
-    labels = problem.unseen.labels.mean(dim=1) / problem.unit
-
-    def loss(layers: list[int]) -> float:
-        wanted = torch.tensor([0, *(layer + 1 for layer in layers)])
-        columns = torch.isin(group, wanted).nonzero()[:, 0].to(inputs.device)
-        if not len(columns):
-            return float("inf")
-        weights = ridge.fit(ridge.select(statistics, columns), (unseen[:, columns], labels))
-        return float(regressor.qlike(regressor.forward(weights, unseen[:, columns]), labels))
-
-    order: list[int] = []
-    while len(order) < count:
-        order.append(min((i for i in range(count) if i not in order), key=lambda i: loss([*order, i])))
-    return order
 
 
 def judged(
@@ -250,26 +180,6 @@ def judged(
     residuals = band.residuals(measured[:, 0], estimate)
     weights = tuple(weight.detach() for weight in fit.weights)
     return VariationEstimator(model, reader, fitted, fingerprint(model), fit.scaling, weights, residuals, teacher)
-
-
-def r_squared(estimate: Tensor, judging: Rows, target: str) -> float:
-    """Noise-corrected R² of an estimate (N,) of rows labelled twice."""
-    a, b = judging.labels.double().pow(1 / spreads.power(target)).unbind(dim=1)
-    if spreads.power(target) == 2.0:
-        a, b = (judgement.unbiased(part, judging.passes) for part in (a, b))
-    return judgement.r_squared(estimate, a, b)
-
-
-def bounds_of(fitted: Tensor, labels: Tensor, target: str) -> tuple[float, float]:
-    """Least and greatest answer within the range both of fitted values and of labels (N, …)."""
-    least, greatest = max(float(fitted.min()), float(labels.min())), min(float(fitted.max()), float(labels.max()))
-    power = spreads.power(target)
-    return least ** (1 / power), greatest ** (1 / power)
-
-
-def limit_of(*known: Scaled) -> float:
-    """The distance beyond which an input is outside, from rows like those of fitting."""
-    return _FAR * max(float(rows.distance.max()) for rows in known)
 
 
 def _macs(model: nn.Module, example: batches.Batch) -> int:

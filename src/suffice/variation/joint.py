@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from suffice.batches import Loader
 from suffice.network import State
-from suffice.variation import regressor, rows, spreads
+from suffice.variation import labels, regressor, rows, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fit import Fit
-from suffice.variation.fitting import bounds_of, judged, limit_of
+from suffice.variation.fitting import judged
+from suffice.variation.problem import bounds_of, limit_of
 from suffice.variation.rows import Rows
 from suffice.variation.scaling import Scaling
 from suffice.variation.strengths import Kind
@@ -73,7 +74,8 @@ class JointHead:
         Raises:
             ValueError: for what is not finite, or a first batch that does not vary.
         """
-        seen = next(rows.batchwise(self.model, [x], self.reader, self.teacher, self.target, self.generator))
+        asked = labels.each(self.model, [x], self.teacher, self.target, self.generator)
+        seen = next(rows.batchwise(self.model, asked, self.reader))
         if not self.steps:
             self._start(seen)
         self.steps += 1
@@ -103,8 +105,8 @@ class JointHead:
         if not self.steps:
             raise ValueError("expected at least one step, got none; call step(x) in the training loop")
         judge = replace(self.teacher, passes=passes)
-        reading = rows.batchwise(self.model, val_loader, self.reader, judge, self.target, self.generator, runs=2)
-        known, judging = rows.halves(rows.collected(reading))
+        asked = labels.each(self.model, val_loader, judge, self.target, self.generator, runs=2)
+        known, judging = rows.halves(rows.collected(rows.batchwise(self.model, asked, self.reader)))
         scaling = self._scaling()
         scaled = scaling.apply(known.features)
         fitted = regressor.variance(regressor.forward(self.average, scaled.inputs)) * self.unit

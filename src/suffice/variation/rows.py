@@ -1,18 +1,16 @@
 """Rows to learn from: features of one ordinary pass, and what a teacher says of the same inputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from suffice import batches
-from suffice.batches import Batch, Loader
 from suffice.network import check_finite
-from suffice.variation import spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.features import DeltaRule, Reader
+from suffice.variation.labels import Labelled
 from suffice.variation.spreads import Likelihood
 from suffice.variation.strengths import Kind, layer_names
 from suffice.variation.teachers import Teacher
@@ -66,36 +64,17 @@ def reader(
     return Reader(names, kind, likelihood, DeltaRule(at, teacher.rate))
 
 
-def likelihood_of(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[Likelihood, Loader]:
-    """What a teacher takes the outputs for, and the loader, from which nothing is lost."""
-    stated: Likelihood | None = getattr(teacher, "likelihood", None)
-    if stated is not None:
-        return stated, loader
-    first, loader = batches.peek(loader, model)
-    return teacher(model, first.inputs, generator=torch.Generator().manual_seed(0)).likelihood, loader
-
-
-def batchwise(
-    model: nn.Module,
-    loader: Loader,
-    reading: Reader,
-    teacher: Teacher,
-    target: str,
-    generator: torch.Generator | None,
-    runs: int = 1,
-) -> Iterator[Rows]:
+def batchwise(model: nn.Module, labels: Iterable[Labelled], reading: Reader) -> Iterator[Rows]:
     """Rows of each batch, checked.
 
     Raises:
-        ValueError: for a feature or a label that is not finite, or an empty loader.
+        ValueError: for a feature that is not finite.
     """
-    for batch in batches.read(loader, model):
-        parts = reading.read(model, batch.inputs)[1]
+    for own in labels:
+        parts = reading.read(model, own.batch.inputs)[1]
         features = torch.cat(parts, dim=1)
-        check_finite(features, "outputs and activation strengths", batch.start)
-        labels = [labelled(model, batch, teacher, target, generator) for _ in range(runs)]
-        widths = tuple(part.shape[1] for part in parts)
-        yield Rows(features, widths, torch.stack([label for label, _ in labels], dim=1), labels[0][1])
+        check_finite(features, "outputs and activation strengths", own.batch.start)
+        yield Rows(features, tuple(part.shape[1] for part in parts), own.labels, own.passes)
 
 
 def collected(rows: Iterator[Rows]) -> Rows:
@@ -139,16 +118,3 @@ def halves(rows: Rows) -> tuple[Rows, Rows]:
         )
     index = torch.arange(n, device=rows.labels.device)
     return rows.take(index[::2]), rows.take(index[1::2])
-
-
-def labelled(
-    model: nn.Module, batch: Batch, teacher: Teacher, target: str, generator: torch.Generator | None
-) -> tuple[Tensor, int]:
-    """Labels (N,) float32 of a batch, unbiased: deviations squared; and the passes that they come from.
-
-    Raises:
-        ValueError: for a label that is not finite.
-    """
-    variation = teacher(model, batch.inputs, generator=generator)
-    check_finite(variation[target], f"labels {target!r}", batch.start)
-    return variation[target].pow(spreads.power(target)).float(), variation.passes
