@@ -4,6 +4,7 @@ A program to read: every step calls the public API and returns plain numbers. `s
 `suffice.report` draws them.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,9 @@ def run(subject: Subject, seed: int, out: Path, progress: Progress) -> Results:
     """
     rows = _ablation(subject, seed, progress)
     validation, generator = subject.validation.batches(), torch.Generator().manual_seed(seed)
-    calibrated = suffice.calibrate(subject.network, subject.train.batches(), validation, generator=generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are among the notes of the last row, which is calibrated alike
+        calibrated = suffice.calibrate(subject.network, subject.train.batches(), validation, generator=generator)
     policy = suffice.allocate(calibrated, validation, BUDGET)
     full = evaluation.predict(calibrated, subject.test.batches())
     images = [x for x, _ in subject.test.batches()]
