@@ -29,13 +29,18 @@ _NAMES = {
 
 
 def averaged(results: Results) -> str:
-    """Every row of the ablation, averaged over the 39 budgets; label smoothing too, if such a network was trained."""
-    return _averaged(results, [*ABLATION, *(name for name in dynamic.SMOOTHED if name in results["runs"])])
+    """Every row of the ablation and what is best beside it, averaged over the 39 budgets."""
+    return _averaged(results, _shown(results))
 
 
 def variants(results: Results) -> str:
     """Other priors, tunings, links and ensembles beside the default."""
     return _averaged(results, ["all", *dynamic.VARIANTS])
+
+
+def _shown(results: Results) -> list[str]:
+    """Rows of the ablation; the product of exits, and label smoothing, where they were measured."""
+    return [*ABLATION, *(name for name in ("all, product of exits", *dynamic.SMOOTHED) if name in results["runs"])]
 
 
 def _averaged(results: Results, names: Iterable[str]) -> str:
@@ -49,7 +54,7 @@ def intervals(results: Results) -> str:
     runs = ledger.measured(results)
     rows = [
         [name, *(_interval(measure, runs[name]["intervals"][measure]) for measure in ("accuracy", "nll", "ece"))]
-        for name in ABLATION
+        for name in _shown(results)
     ]
     return table(["95 % interval", "top-1, %", "NLL", "ECE"], rows)
 
@@ -67,7 +72,7 @@ def exits(results: Results) -> str:
     """Top-1, NLL and ECE at each exit."""
     runs = ledger.measured(results)
     count = len(runs["vanilla"]["exits"])
-    rows = [[name, *(_exit(at) for at in runs[name]["exits"])] for name in ABLATION]
+    rows = [[name, *(_exit(at) for at in runs[name]["exits"])] for name in _shown(results)]
     return table(["top-1, % / NLL / ECE", *(f"exit {k}" for k in range(count))], rows)
 
 
