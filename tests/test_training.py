@@ -55,6 +55,20 @@ def test_a_diverging_loss_is_an_error_that_names_the_epoch(network):
         train(network, digits.load(0).train.batches(64), epochs=3, learning_rate=1e12)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what torch.compile says of the machine
+def test_a_compiled_training_learns_what_an_eager_one_does():
+    torch.manual_seed(0)
+    network = suffice.models.convnet(num_classes=10, widths=(4, 8), dropout=0.0)
+    compiled = copy.deepcopy(network)
+    data = list(digits.load(0).train.batches(100))[:4]
+    for each, choice in ((network, False), (compiled, True)):
+        train(each, data, epochs=1, learning_rate=0.01, compiled=choice)
+    assert compiled.state_dict().keys() == network.state_dict().keys()
+    for name, weight in network.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
+
+
 def test_an_empty_loader_is_an_error(network):
     with pytest.raises(ValueError, match="empty loader"):
         train(network, [], epochs=1)
