@@ -1,7 +1,7 @@
 """What paper two measures, for a network trained with dropout: every estimate against an independent truth.
 
 The truth is the mean of two measurements of 500 passes each, on rows that nothing was learned from. The estimators
-learn from T = 10 passes a row of training rows.
+learn from few passes a row of training rows.
 """
 
 from collections.abc import Callable
@@ -62,12 +62,14 @@ class Task:
         likelihood: of its answers.
         inputs: x of the rows of `ROWS`, by split.
         quality: how good it is on the test rows, without dropout, by name.
+        passes: T of the labels that estimators learn from.
     """
 
     model: nn.Module
     likelihood: Likelihood
     inputs: dict[str, State]
     quality: dict[str, float]
+    passes: int = PASSES
 
 
 def run(
@@ -102,7 +104,7 @@ def _told(progress: Progress, key: str, what: str, done: int, total: int) -> Non
 def measure(task: Task, seed: int, progress: Progress) -> dict[str, Any]:
     """Every estimate of the variation, and the subsets of layers that were tried."""
     loaders = {split: batches(x) for split, x in task.inputs.items()}
-    teacher = MCDropout(passes=PASSES, likelihood=task.likelihood)
+    teacher = MCDropout(passes=task.passes, likelihood=task.likelihood)
     fit = comparison.Fit(loaders["train"], loaders["validation"], teacher, estimators=ESTIMATORS)
     generator = torch.Generator().manual_seed(seed)
     compared = comparison.compare(
