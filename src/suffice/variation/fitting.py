@@ -61,7 +61,8 @@ def fit_variation(
     Args:
         model: answers as its teacher's likelihood says.
         train_loader: batches of inputs as they will be met in use, hard ones too; read once. No labels are
-            needed: the teacher gives them. Prefer many rows to many passes, about 10 passes are enough.
+            needed: the teacher gives them. Prefer many rows to many passes, about 10 passes are enough; take more
+            where they cost little, as with dropout near the end of the model.
         val_loader: other inputs, labelled twice; read once. Every other row stops and selects, the rest judges.
         teacher: `MCDropout(…)`, or any other.
         layers: names or patterns of the layers whose strengths are read; None or "all" for every activation module,
