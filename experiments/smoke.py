@@ -1,11 +1,12 @@
 """Arrange images of Tiny ImageNet as ImageNet's folders are, to try the ImageNet experiments end to end.
 
     python experiments/smoke.py FOLDER
-    SUFFICE_DATA=STORE suffice reproduce imagenet-msdnet-4 --raw FOLDER --epochs 1 --validation 500
+    SUFFICE_DATA=STORE suffice reproduce imagenet-msdnet-4 --raw FOLDER --epochs 1 --validation 500 --float32 --eager
 
 The first reads Tiny ImageNet from the store and writes `FOLDER/train/<class>/` and `FOLDER/val/<class>/`; the second
-imports them into a store of its own, trains for an epoch, and makes every table. Its numbers say nothing but that the
-commands work. ImageNet itself: the same second command, with the folder of the official tars and without the options.
+imports them into a store of its own, trains for an epoch on the processor, and makes every table. Its numbers say
+nothing but that the commands work. ImageNet itself: the same second command, with the folder of the official tars and
+without the options.
 """
 
 import argparse
