@@ -1,7 +1,7 @@
 """Arrange images of Tiny ImageNet as ImageNet's folders are, to try the ImageNet experiments end to end.
 
     python experiments/smoke.py FOLDER
-    SUFFICE_DATA=STORE suffice reproduce imagenet-msdnet-4 --raw FOLDER --epochs 1 --validation 500 --float32 --eager
+    SUFFICE_DATA=STORE suffice reproduce imagenet-msdnet-4 --raw FOLDER --epochs 1 --validation 300 --float32 --eager
 
 The first reads Tiny ImageNet from the store and writes `FOLDER/train/<class>/` and `FOLDER/val/<class>/`; the second
 imports them into a store of its own, trains for an epoch on the processor, and makes every table. Its numbers say
@@ -18,7 +18,7 @@ from PIL import Image
 from suffice import data
 from suffice.data.images import Images
 
-IMAGES = {"train": 1500, "val": 500}
+IMAGES = {"train": 800, "val": 300}
 
 
 def write(split: Images, folder: Path, count: int) -> None:
