@@ -34,7 +34,7 @@ def small(monkeypatch):
     sets = DataSet("cifar100", images(96, 0), images(48, 1), images(48, 2), ("a", "b", "c", "d"), "abc")
     monkeypatch.setattr(suffice.data, "load", lambda name, seed: sets)
     monkeypatch.setattr(msdnets, "_strangers", lambda source, inside: {"far": images(48, 3)})
-    monkeypatch.setattr(dynamic, "VARIANTS", {"all, link probit": {"link": "probit"}})
+    monkeypatch.setattr(dynamic, "VARIANTS", {"all, product of exits": {"ensemble": "product"}})
 
 
 RECIPE = Recipe("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
