@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 import suffice.demo
+import suffice.subjects
 from suffice.cli import app, main
 from tests.report.results import RESULTS
 
@@ -12,10 +13,12 @@ from tests.report.results import RESULTS
 def quick(monkeypatch):
     """The demo without its work: made-up results ."""
 
-    def run(seed, out, progress):
+    def run(subject, seed, out, progress):
+        assert subject == "digits of seed 0"
         progress("train", 1, 1)
         return dict(RESULTS)
 
+    monkeypatch.setitem(suffice.subjects.SUBJECTS, "digits", lambda seed, progress: f"digits of seed {seed}")
     monkeypatch.setattr(suffice.demo, "run", run)
     return CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
@@ -49,7 +52,7 @@ def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):
     def fail(*_):
         raise ValueError("expected this, got that")
 
-    monkeypatch.setattr(suffice.demo, "run", fail)
+    monkeypatch.setitem(suffice.subjects.SUBJECTS, "digits", fail)
     monkeypatch.setattr("sys.argv", ["suffice", "demo", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         main()
