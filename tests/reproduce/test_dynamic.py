@@ -28,6 +28,11 @@ def case():
     return Case(cached.over(net), cost.count(net, x[:1]), *splits, seed=0), net
 
 
+def test_the_same_choices_are_calibrated_once(case):
+    assert case[0].calibrated(ensemble=False)[0] is case[0].calibrated(ensemble=False)[0]
+    assert case[0].calibrated()[0] is not case[0].calibrated(ensemble=False)[0]
+
+
 def test_a_row_has_what_a_table_shows(case):
     measured = dynamic.row(case[0], **evaluation.ABLATION["all"])
     assert set(evaluation.MEASURES) < measured["averaged"].keys()

@@ -3,8 +3,9 @@
 Everything is fitted on training features, tuned on validation features, and judged on test features.
 """
 
+import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class Case:
         validation: of data that the network was not trained on.
         test: of data that nothing was chosen on.
         seed: of offsets and resamples.
+        made: what was calibrated, by its choices.
     """
 
     network: ExitNetwork
@@ -67,15 +69,19 @@ class Case:
     validation: Features
     test: Features
     seed: int
+    made: dict[str, tuple[Calibrated, list[str]]] = field(default_factory=dict, repr=False)
 
     def calibrated(self, **choices: Any) -> tuple[Calibrated, list[str]]:
-        """Calibrated by these choices, and what there was to be noted."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            made = suffice.calibrate(
-                self.network, self.train, self.validation, costs=self.costs, generator=self.generator(), **choices
-            )
-        return made, [str(warning.message) for warning in caught]
+        """Calibrated by these choices, and what there was to be noted; once for the same choices."""
+        key = json.dumps(choices, sort_keys=True)
+        if key not in self.made:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                made = suffice.calibrate(
+                    self.network, self.train, self.validation, costs=self.costs, generator=self.generator(), **choices
+                )
+            self.made[key] = made, [str(warning.message) for warning in caught]
+        return self.made[key]
 
     def generator(self) -> torch.Generator:
         """Randomness, the same at each call."""
@@ -109,7 +115,7 @@ def _resampled(case: Case, choices: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def by_score(case: Case) -> list[dict[str, Any]]:
     """Each score deciding over the ladder, of the same calibrated network and so at equal cost."""
-    calibrated, _ = case.calibrated()
+    calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
     test = evaluation.predict(calibrated, case.test)
     ranked = ranking.rankings(calibrated, case.validation, case.test, {name: name for name in SCORES})
     return [{key: value for key, value in row.items() if key != "curve"} for row in ranking.by_score(test, ranked)]
@@ -118,7 +124,7 @@ def by_score(case: Case) -> list[dict[str, Any]]:
 def strangers(case: Case, others: dict[str, Features]) -> dict[str, dict[str, dict[str, float]]]:
     """AUROC and FPR95 of each score between the test data and others, of the last exit, by name of the others."""
     vanilla, _ = case.calibrated(**evaluation.ABLATION["vanilla"])
-    calibrated, _ = case.calibrated()
+    calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
     familiar = density.fit(case.network, case.train)
 
     def values(features: Features) -> dict[str, torch.Tensor]:
@@ -153,7 +159,7 @@ def under_corruption(
     Returns:
         For each corruption and each way, "cost" relative to what the policy expects, "accuracy" and "ece".
     """
-    calibrated, _ = case.calibrated()
+    calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
     policy = suffice.allocate(calibrated, case.validation, budget)
     found = {}
     for name, features in {"none": case.test, **corrupted}.items():

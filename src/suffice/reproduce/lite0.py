@@ -49,7 +49,8 @@ def run(out: Path, progress: Progress) -> Results:
     for done, split in enumerate(("train", "validation", "test"), start=1):
         parts[split] = cached.compute(network, Enlarged(getattr(sets, split)))
         progress("features of the three parts", done, 3)
-    case = Case(cached.over(network), cost.count(network, torch.zeros(1, 3, SIZE, SIZE)), **parts, seed=SEED)
+    costs = cost.count(network, torch.zeros(1, 3, SIZE, SIZE))
+    case = Case(cached.over(network), costs, parts["train"], parts["validation"], parts["test"], SEED)
     learn(case)
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
         book.run(name, partial(dynamic.row, case, **choices))
