@@ -79,11 +79,12 @@ def test_running_quantiles_keep_the_cost_that_frozen_thresholds_lose(case):
     assert running < 0.05
 
 
-def test_rows_of_label_smoothing_are_shown_where_they_were_measured(case):
+@pytest.mark.parametrize("other", dynamic.OTHERS.values(), ids=dynamic.OTHERS)
+def test_rows_of_another_loss_are_shown_where_they_were_measured(case, other):
     runs = {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in evaluation.ABLATION.items()}
-    assert "smoothing" not in dynamic_tables.averaged({"runs": runs})
-    runs |= {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in dynamic.SMOOTHED.items()}
-    assert "| label smoothing, vanilla |" in dynamic_tables.averaged({"runs": runs})
+    assert other.title not in dynamic_tables.averaged({"runs": runs})
+    runs |= {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in other.choices.items()}
+    assert f"| {other.title}, vanilla |" in dynamic_tables.averaged({"runs": runs})
 
 
 def test_the_frontier_is_read_between_two_budgets():

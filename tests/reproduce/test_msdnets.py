@@ -55,12 +55,19 @@ def test_every_recipe_names_a_network_that_there_is():
 
 @pytest.mark.slow
 def test_one_command_trains_and_makes_every_table_once(small, tmp_path, monkeypatch):
-    results = msdnets.run(RECIPE, tmp_path, told, smoothed=True)
-    assert {*evaluation.ABLATION, *dynamic.SMOOTHED, "scores", "strangers"} < measured(results).keys()
+    results = msdnets.run(RECIPE, tmp_path, told, also=["smoothed", "distilled"])
+    others = [row for other in dynamic.OTHERS.values() for row in other.choices]
+    assert {*evaluation.ABLATION, *others, "scores", "strangers"} < measured(results).keys()
     for make in dynamic_tables.OF_SMALL_IMAGES.values():
         assert len(make(results).splitlines()) > 2
     monkeypatch.setattr(dynamic, "row", lambda case, **choices: pytest.fail("measured again"))
     assert msdnets.run(RECIPE, tmp_path, told)["runs"] == json.loads(json.dumps(results["runs"]))
+
+
+def test_a_loss_that_is_not_known_is_refused_before_any_training(small, tmp_path):
+    with pytest.raises(ValueError, match=r"among smoothed, distilled, got sharpened"):
+        msdnets.run(RECIPE, tmp_path, told, also=["sharpened"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_last_exit_learns_what_the_images_show(small, tmp_path):

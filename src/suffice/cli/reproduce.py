@@ -21,7 +21,7 @@ def command(
     raw: Annotated[Path | None, typer.Option(help="Official files, imported if the store lacks the data.")] = None,
     float32: Annotated[bool, typer.Option("--float32", help="Train in float32, not in bfloat16.")] = False,
     eager: Annotated[bool, typer.Option("--eager", help="Train without torch.compile.")] = False,
-    smoothed: Annotated[bool, typer.Option("--smoothed", help="Train one more with label smoothing.")] = False,
+    also: Annotated[list[str] | None, typer.Option(help="Train one more: smoothed or distilled; repeatable.")] = None,
     threads: Annotated[int, typer.Option(help="Of the processor.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -39,7 +39,7 @@ def command(
     if name is None:
         _list(out, as_json)
         return
-    experiment = catalogue.find(name, catalogue.Options(epochs, seed, validation, float32, eager, smoothed))
+    experiment = catalogue.find(name, catalogue.Options(epochs, seed, validation, float32, eager, tuple(also or ())))
     torch.set_num_threads(threads)
     with bars(Console(stderr=True)) as shown:
         if raw is not None and experiment.source not in store.names():

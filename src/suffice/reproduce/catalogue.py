@@ -36,7 +36,7 @@ class Options:
         validation: images held out of the training part; None for the data set's own number.
         float32: train in float32, and not in bfloat16.
         eager: train without `torch.compile`.
-        smoothed: train a second network with label smoothing.
+        also: losses of `dynamic.OTHERS` to train one more network with, each.
     """
 
     epochs: int | None = None
@@ -44,7 +44,7 @@ class Options:
     validation: int | None = None
     float32: bool = False
     eager: bool = False
-    smoothed: bool = False
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _msdnet(source: str, data: str, size: str) -> Experiment:
     def configured(options: Options) -> Run:
         precise, eager = options.float32, options.eager
         recipe = Recipe(source, size, options.epochs, options.seed, options.validation, not precise, not eager)
-        return partial(msdnets.run, recipe, smoothed=options.smoothed)
+        return partial(msdnets.run, recipe, also=options.also)
 
     def judged(results: Results) -> State:
         settings, setup = results["settings"], SETUPS[source]

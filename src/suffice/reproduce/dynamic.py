@@ -16,6 +16,7 @@ from suffice.budget import drift
 from suffice.calibration import density
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Costs
+from suffice.losses import Distilled, Loss, Smoothed
 from suffice.network import ExitNetwork
 from suffice.reproduce.cached import Features
 
@@ -29,8 +30,36 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Other choices than the default, as arguments of `calibrate`."""
 
-SMOOTHED = {f"label smoothing, {name}": evaluation.ABLATION[name] for name in ("vanilla", "all")}
-"""Of a second network, trained with label smoothing."""
+PRODUCT = "all, product of exits"
+"""The variant that is shown beside the ablation."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another loss, which a second network is trained with.
+
+    Attributes:
+        title: as rows are called.
+        loss: of the training.
+        rows: to measure, of the ablation or the variants.
+    """
+
+    title: str
+    loss: Loss
+    rows: tuple[str, ...]
+
+    @property
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Arguments of `calibrate`, by the name of the row."""
+        known = {**evaluation.ABLATION, **VARIANTS}
+        return {f"{self.title}, {name}": known[name] for name in self.rows}
+
+
+OTHERS = {
+    "smoothed": Other("label smoothing", Smoothed(0.1), ("vanilla", "all")),
+    "distilled": Other("self-distillation", Distilled(), ("vanilla", "temperature", "all", PRODUCT)),
+}
+"""By the name that they are asked for by."""
 
 ADDED = {
     "Laplace to temperature": ("temperature", "Laplace + temperature"),
@@ -38,7 +67,7 @@ ADDED = {
     "both to temperature": ("temperature", "all"),
     "Laplace to ensemble + temperature": ("ensemble + temperature", "all"),
     "temperature to Laplace + ensemble": ("Laplace + ensemble", "all"),
-    "product for average": ("all", "all, product of exits"),
+    "product for average": ("all", PRODUCT),
 }
 """Pairs of rows: what the second has more than the first, or in place of it."""
 

@@ -2,11 +2,12 @@
 
 The paper's recipe is stochastic gradient descent with momentum 0.9, weight decay 1e-4, a learning rate of 0.1 divided
 by ten at half and at three quarters of the epochs, the sum of the exits' cross-entropies, random crops and mirror
-images. Fewer epochs than the paper's go down a cosine instead, and the results say so. If asked for, a second network
-is trained the same way on smoothed labels, for rows of its own.
+images. Fewer epochs than the paper's go down a cosine instead, and the results say so. If asked for, more networks are
+trained the same way with other losses, for rows of their own.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from suffice.data.encoded import Encoded
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.data.strangers import PAIRS, fitted
-from suffice.losses import Loss, Smoothed
+from suffice.losses import Loss
 from suffice.models.msdnet import SETTINGS
 from suffice.network import ExitNetwork
 from suffice.reproduce import cached, dynamic
@@ -33,8 +34,6 @@ from suffice.variation.comparison import Progress
 
 Sets = DataSet[Images] | DataSet[Encoded]
 
-SMOOTHING = 0.1
-"""Of the second network's labels."""
 STRENGTH = 3
 """Of the corruptions."""
 FITTED = 100_000
@@ -142,28 +141,27 @@ class Recipe:
         return settings
 
 
-def run(recipe: Recipe, out: Path, progress: Progress, *, smoothed: bool = False) -> Results:
+def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = ()) -> Results:
     """Train, or go on training, then measure everything; results in `out/NAME.json`, weights in `out/NAME-weights`.
 
-    With `smoothed`, a second network too, its weights in `out/NAME-smoothed-weights`. Strangers and corruptions are
-    of small images only.
+    With `also`, names in `dynamic.OTHERS`, a network for each of these losses too, its weights in
+    `out/NAME-OTHER-weights`. Strangers and corruptions are of small images only.
 
     Raises:
         FileNotFoundError: if the data set is not in the store.
-        ValueError: if `out` holds another training or other results.
+        ValueError: if `out` holds another training or other results; for another loss that is not known.
     """
+    if unknown := set(also) - dynamic.OTHERS.keys():
+        raise ValueError(f"expected other losses among {', '.join(dynamic.OTHERS)}, got {', '.join(sorted(unknown))}")
     sets = recipe.load()
-    command = f"{recipe.command} --smoothed" if smoothed else recipe.command
+    command = " ".join([recipe.command, *(f"--also {other}" for other in also)])
     ledger = Ledger(out / f"{recipe.name}.json", command, recipe.settings(sets), {recipe.source: sets.split})
     network = trained(recipe, sets, out / f"{recipe.name}-weights", progress)
     case = _case(network, sets, recipe.seed)
     for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
         ledger.run(name, partial(dynamic.row, case, **choices))
-    if smoothed:
-        folder = out / f"{recipe.name}-smoothed-weights"
-        second = _case(trained(recipe, sets, folder, progress, Smoothed(SMOOTHING)), sets, recipe.seed)
-        for name, choices in dynamic.SMOOTHED.items():
-            ledger.run(name, partial(dynamic.row, second, **choices))
+    for name in also:
+        _measure_other(name, recipe, sets, out, ledger, progress)
     ledger.run("added", lambda: dynamic.added(case))
     ledger.run("scores", lambda: {"rows": dynamic.by_score(case)})
     test = sets.test
@@ -173,6 +171,15 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, smoothed: bool = False
         ledger.run("strangers", lambda: dynamic.strangers(case, _features(network, _strangers(recipe.source, test))))
         ledger.run("corruptions", lambda: dynamic.under_corruption(case, _features(network, _corrupted(test))))
     return ledger.results
+
+
+def _measure_other(name: str, recipe: Recipe, sets: Sets, out: Path, ledger: Ledger, progress: Progress) -> None:
+    """Rows of a network that is trained with another loss."""
+    other = dynamic.OTHERS[name]
+    network = trained(recipe, sets, out / f"{recipe.name}-{name}-weights", progress, other.loss)
+    case = _case(network, sets, recipe.seed)
+    for row, choices in other.choices.items():
+        ledger.run(row, partial(dynamic.row, case, **choices))
 
 
 def trained(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: Loss | None = None) -> ExitNetwork:
