@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,18 +12,18 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
+from suffice.calibration.deadline import in_time
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.moments import Moments
-from suffice.calibration.updates import with_more_classes, with_more_data
-from suffice.cost import Costs, synchronise
+from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
+from suffice.cost import Costs
 from suffice.network import (
     ExitNetwork,
     State,
     check_fingerprint,
     check_finite,
     fingerprint,
-    fingerprint_of_classes,
 )
 from suffice.plain import as_described, described, restored
 from suffice.prediction import AnyPrediction, Prediction
@@ -86,22 +84,11 @@ class Calibrated:
         """
         if deadline_ms is not None and not deadline_ms > 0:
             raise ValueError(f"expected a deadline above 0 milliseconds, got {deadline_ms}; leave it out for none")
-        return self._in_time(x, math.inf if deadline_ms is None else deadline_ms / 1e3)
+        if deadline_ms is None:
+            return self._answers(x)
+        return in_time(self._answers(x), self.costs.cumulative, deadline_ms / 1e3, batches.placement(self.network)[0])
 
     @torch.no_grad()
-    def _in_time(self, x: State, seconds: float) -> Iterator[Any]:
-        started, cumulative = time.perf_counter(), self.costs.cumulative
-        for k, answer in enumerate(self._answers(x)):
-            if seconds < math.inf:
-                synchronise(self.network.exit(k).classifier.weight.device)
-            computed = time.perf_counter() - started
-            yield answer
-            if k + 1 == len(cumulative):
-                return
-            ahead = computed * (cumulative[k + 1] / cumulative[k] - 1)
-            if time.perf_counter() - started + ahead > seconds:
-                return
-
     def _answers(self, x: State) -> Iterator[Any]:
         members: list[Any] = []
         before = None
@@ -212,19 +199,10 @@ class Calibrated:
                 "calibrate again"
             )
         wider = as_described(network, described(self.network))
-        old = self.num_classes
-        more = wider.num_classes - old
-        if more < 1:
-            raise ValueError(f"expected a network for more than {old} classes, got one for {wider.num_classes}")
-        if fingerprint_of_classes(wider, old) != self.network_hash:
-            raise ValueError(
-                f"expected the weights that were calibrated in all but rows from {old} on of every classifier, got "
-                "others; copy them, or calibrate again"
-            )
+        check_wider(wider, self.num_classes, self.network_hash)
         exits = [exit_.to(*serving_placement(wider)) for exit_ in with_more_classes(self.exits, wider, generator)]
-        added = [more * wider.exit(k).classifier.in_features for k in range(len(exits))]
-        macs = tuple(map(sum, zip(self.costs.exits, added, strict=True)))
-        return Calibrated(wider, exits, self.ensemble, replace(self.costs, exits=macs), fingerprint(wider))
+        costs = wider_costs(self.costs, wider, wider.num_classes - self.num_classes)
+        return Calibrated(wider, exits, self.ensemble, costs, fingerprint(wider))
 
     @torch.no_grad()
     def logit_samples(self, x: State) -> Tensor:

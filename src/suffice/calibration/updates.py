@@ -5,6 +5,7 @@ and it is decomposed again. Prior, temperature and, where the classes are the sa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,8 @@ from suffice.batches import Loader, placement
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.posterior import STRUCTURES, check_memory
 from suffice.calibration.statistics import with_examples
-from suffice.network import ExitNetwork
+from suffice.cost import Costs
+from suffice.network import ExitNetwork, fingerprint_of_classes
 
 
 def with_more_data(exits: Sequence[CalibratedExit], network: ExitNetwork, loader: Loader) -> list[CalibratedExit]:
@@ -29,6 +31,27 @@ def with_more_classes(
 ) -> list[CalibratedExit]:
     """Exits, decomposed in float64, for a network with further classes of which the prior is all that is known."""
     return [_wider(exit_, network, k, generator) for k, exit_ in enumerate(exits)]
+
+
+def check_wider(network: ExitNetwork, classes: int, network_hash: str) -> None:
+    """Refuse a network that is not a calibrated one with further classes behind the `classes` that it had.
+
+    Raises:
+        ValueError: if it has no more classes, or other weights but for their rows.
+    """
+    if network.num_classes <= classes:
+        raise ValueError(f"expected a network for more than {classes} classes, got one for {network.num_classes}")
+    if fingerprint_of_classes(network, classes) != network_hash:
+        raise ValueError(
+            f"expected the weights that were calibrated in all but rows from {classes} on of every classifier, got "
+            "others; copy them, or calibrate again"
+        )
+
+
+def wider_costs(costs: Costs, network: ExitNetwork, more: int) -> Costs:
+    """Costs with those of `more` classes at every exit."""
+    macs = [own + more * network.exit(k).classifier.in_features for k, own in enumerate(costs.exits)]
+    return replace(costs, exits=tuple(macs))
 
 
 def _wider(exit_: CalibratedExit, network: ExitNetwork, k: int, generator: torch.Generator | None) -> CalibratedExit:
