@@ -492,3 +492,68 @@ def test_a_product_of_exits_is_tuned_answered_run_and_saved_as_one(tmp_path):
 def test_an_unknown_ensemble_is_refused():
     with pytest.raises(ValueError, match=r"expected ensemble to be one of .*, got 'sum'"):
         suffice.calibrate(builders.network(), [], [], ensemble="sum")
+
+
+def test_tuned_weights_let_an_exit_speak_for_itself_that_knows_what_those_before_it_do_not():
+    """Labels are drawn from the last exit; those before it are other random functions."""
+    net, x = builders.network(), builders.inputs(2000)
+    labels = builders.sampled_labels(net(x)[-1])
+    loader = builders.batched(x, labels, 500)
+
+    def last(**choices):
+        calibrated = calibrate(net, [], loader, structure=None, **choices)
+        return calibrated, float(metrics.nll(calibrated(x)[-1].log_probs, labels))
+
+    _, by_cost = last()
+    _, alone = last(ensemble=False)
+    tuned, answered = last(ensemble_weights="tuned")
+    assert alone < by_cost - 0.05
+    assert answered < alone + 0.01
+    assert tuned.weights[-1] > 10 * sum(tuned.weights[:-1])
+
+
+@pytest.mark.parametrize("ensemble", ["average", "product"])
+def test_tuned_weights_answer_no_worse_than_those_by_cost(ensemble):
+    net, x = builders.network(), builders.inputs(2000)
+    loader = builders.batched(x, builders.sampled_labels(sum(net(x))), 500)
+
+    def loss(**choices):
+        calibrated = calibrate(net, [], loader, structure=None, ensemble=ensemble, **choices)
+        return sum(float(metrics.nll(p.log_probs, y)) for x, y in loader for p in calibrated(x))
+
+    assert loss(ensemble_weights="tuned") < loss() - 0.01
+
+
+def test_tuned_weights_are_answered_with_run_with_and_saved(tmp_path):
+    net, x = builders.network(), builders.inputs(300)
+    loader = builders.batched(x, builders.sampled_labels(net(x)[1]))
+    made = {
+        choice: calibrate(net, loader, loader, ensemble_weights=choice, generator=torch.Generator().manual_seed(0))
+        for choice in ("cost", "tuned")
+    }
+    tuned, answers = made["tuned"], made["tuned"](x)
+    assert made["cost"].weights == member_weights(tuned.costs)
+    assert made["cost"].digest != tuned.digest
+    for k, answer in enumerate(answers):
+        share = torch.tensor(tuned.weights[: k + 1])
+        probs = torch.stack([member.probs for member in answer.members])
+        torch.testing.assert_close(answer.probs, ((share / share.sum())[:, None, None] * probs).sum(dim=0))
+    policy = suffice.allocate(tuned, loader, 0.6)
+    answer = suffice.run(tuned, policy, x)
+    expected = torch.stack([prediction.probs for prediction in answers])[answer.exit, torch.arange(300)]
+    torch.testing.assert_close(answer.probs, expected, atol=1e-5, rtol=0)
+    suffice.save(tuned, tmp_path / "c")
+    again = suffice.load(tmp_path / "c", network=net)
+    assert again.weights == tuned.weights
+    assert again.digest == tuned.digest
+
+
+@pytest.mark.parametrize("choices", [{"ensemble": False}, {"tuning": "grid"}])
+def test_weights_are_tuned_of_an_ensemble_and_by_gradient(choices):
+    with pytest.raises(ValueError, match=r"expected ensemble_weights 'cost' with .*, got 'tuned'"):
+        calibrate(builders.network(), [], [], ensemble_weights="tuned", **choices)
+
+
+def test_weights_are_not_tuned_without_validation_data():
+    with pytest.raises(ValueError, match="expected a val_loader for ensemble_weights='tuned', got None"):
+        calibrate(builders.network(), [], None, tuning="evidence", ensemble_weights="tuned")

@@ -17,7 +17,7 @@ from suffice import batches, cost
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
-from suffice.calibration.ensemble import Ensemble
+from suffice.calibration.ensemble import Ensemble, Weights
 from suffice.calibration.exits import CalibratedExit, weights_with_bias
 from suffice.calibration.likelihoods import LIKELIHOODS, linear, regression
 from suffice.calibration.links import Link
@@ -43,6 +43,7 @@ def calibrate(
     link: Link = "sampled",
     temperature: bool = True,
     ensemble: Ensemble = True,
+    ensemble_weights: Weights = "cost",
     tuning: Tuning = "validation",
     bias_precision: float = 1.0,
     class_precision: Tensor | None = None,
@@ -75,8 +76,10 @@ def calibrate(
             need no link: all but "plugin" are the same.
         temperature: tune a temperature per exit; otherwise, and without a `val_loader`, 1. It divides logits, and
             multiplies the standard deviations of a regression.
-        ensemble: answer at exit k with the exits up to k, weighted by multiply-adds: the "average" of their
-            distributions, or True; the normalised "product" of their probabilities; or with exit k alone, False.
+        ensemble: answer at exit k with the exits up to k: the "average" of their distributions, or True; the
+            normalised "product" of their probabilities; or with exit k alone, False.
+        ensemble_weights: of these exits: "cost" for the paper's, their multiply-adds; "tuned" for what answers
+            best on the `val_loader`, which lets an exit that is much better than those before it speak for itself.
         tuning: "validation" finds δ and T of all exits jointly, by gradient on the NLL of what would be answered;
             "evidence" finds δ by each exit's marginal likelihood, whatever the link, and then T on the `val_loader`
             if there is one; "grid" is the paper's search, exit by exit. The noise of a "regression" is always
@@ -100,10 +103,11 @@ def calibrate(
             each example by itself (`suffice.contract`).
         MemoryError: for a structure that would not fit, before it is allocated.
     """
-    _check_choices(likelihood, structure, prior, link, tuning, ensemble, samples)
-    if val_loader is None and tuning != "evidence":
-        raise ValueError(f"expected a val_loader for tuning={tuning!r}, got None; pass one, or tuning='evidence'")
-    if tuning == "evidence" and not temperature:
+    _check_choices(likelihood, structure, prior, link, tuning, ensemble, ensemble_weights, samples)
+    tuned_weights = ensemble_weights == "tuned"
+    if val_loader is None:
+        _check_without_validation(tuning, tuned_weights)
+    if tuning == "evidence" and not temperature and not tuned_weights:
         val_loader = None
     family = LIKELIHOODS[likelihood]
     fits = structure is not None or family.learns_noise
@@ -133,7 +137,7 @@ def calibrate(
             exits = grid.tune(exits, caches, targets, weights, temperature, product)
         else:
             jointly = tuning == "validation"
-            exits = validation.tune(exits, caches, targets, weights, temperature, jointly, product)
+            exits = validation.tune(exits, caches, targets, weights, temperature, jointly, product, tuned_weights)
     assert costs is not None
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
 
@@ -145,6 +149,7 @@ def _check_choices(
     link: object,
     tuning: object,
     ensemble: object,
+    ensemble_weights: object,
     samples: int,
 ) -> None:
     for name, value, allowed in [
@@ -154,6 +159,7 @@ def _check_choices(
         ("link", link, get_args(Link)),
         ("tuning", tuning, get_args(Tuning)),
         ("ensemble", ensemble, (True, False, "average", "product")),
+        ("ensemble_weights", ensemble_weights, get_args(Weights)),
     ]:
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}")
@@ -163,6 +169,11 @@ def _check_choices(
         )
     if ensemble == "product" and likelihood not in ("classification", "binary"):
         raise ValueError(f"expected ensemble 'average' or False with likelihood {likelihood!r}, got 'product'")
+    if ensemble_weights == "tuned" and (not ensemble or tuning == "grid"):
+        raise ValueError(
+            f"expected ensemble_weights 'cost' with {ensemble=} and {tuning=}, got 'tuned'; weights are tuned of an "
+            "ensemble, by gradient"
+        )
     exact = LIKELIHOODS[str(likelihood)].exact_structure
     if exact and (structure not in ("auto", exact, None) or prior != "exact"):
         raise ValueError(
@@ -170,6 +181,13 @@ def _check_choices(
             f"give exactly, got {structure!r} and {prior!r}; leave them out, or pass structure=None for no posterior"
         )
     check_samples(samples)
+
+
+def _check_without_validation(tuning: Tuning, tuned_weights: bool) -> None:
+    if tuning != "evidence":
+        raise ValueError(f"expected a val_loader for tuning={tuning!r}, got None; pass one, or tuning='evidence'")
+    if tuned_weights:
+        raise ValueError("expected a val_loader for ensemble_weights='tuned', got None; pass one, or 'cost'")
 
 
 def _check_precisions(bias_precision: float, class_precision: Tensor | None, classes: int) -> None:

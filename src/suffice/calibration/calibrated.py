@@ -37,6 +37,7 @@ class Calibrated:
         exits: what was learned about each exit: `posterior`, `prior_precision`, `temperature`.
         ensemble: whether exit k answers with the exits up to k: True for their average, "product", or False.
         costs: multiply-adds per example, the uncertainty's own included.
+        weights: w of the exits that answer together, K numbers; only their ratios matter.
         network_hash: `fingerprint` of the network's weights.
         num_classes: C.
         digest: SHA-256 of the network's hash and of all that was chosen and tuned; policies keep it.
@@ -54,7 +55,10 @@ class Calibrated:
         self.exits = tuple(exits)
         self.ensemble = True if ensemble == "average" else ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
-        self._weights = member_weights(self.costs)
+        self.weights = [
+            share if exit_.weight is None else float(exit_.weight)
+            for exit_, share in zip(self.exits, member_weights(costs), strict=True)
+        ]
         self.network_hash = network_hash
         self.num_classes = network.num_classes
         self.digest = self._digest()
@@ -310,7 +314,7 @@ class Calibrated:
         dtype = torch.promote_types(phi.dtype, torch.float32)
         member = self.exits[k].predict(phi.to(dtype), outputs.to(dtype))
         if self.ensemble:
-            running = mie.extend(running, member, self._weights[k], self.ensemble == "product")
+            running = mie.extend(running, member, self.weights[k], self.ensemble == "product")
         return member, running
 
     def _features(self, x: State) -> Iterator[tuple[CalibratedExit, Tensor, Tensor]]:
@@ -332,7 +336,7 @@ class Calibrated:
 
 
 def member_weights(costs: Costs) -> list[float]:
-    """Weights of the ensemble's members: cumulative multiply-adds, as a share of the last exit's."""
+    """Weights of the ensemble's members, if not tuned: cumulative multiply-adds, as a share of the last exit's."""
     return [macs / costs.network[-1] for macs in costs.network]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suffice.calibration.ensemble import Weight
 from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classification
 from suffice.calibration.links import Link
 from suffice.calibration.moments import Offsets, standard_normals
@@ -28,6 +29,7 @@ class CalibratedExit:
         normals: (S, noise), the fixed randomness of the sampled link, else None.
         offsets: what `normals` become under the posterior.
         likelihood: what the outputs say about a target.
+        weight: of this exit in the ensemble, beside the others', where it was tuned; None for its multiply-adds.
     """
 
     temperature: float | Tensor
@@ -37,6 +39,7 @@ class CalibratedExit:
     normals: Tensor | None = None
     offsets: Offsets | None = None
     likelihood: Likelihood = field(default_factory=classification.Likelihood)
+    weight: Weight | None = None
 
     @property
     def prior_precision(self) -> float | None:
@@ -81,6 +84,10 @@ class CalibratedExit:
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
         """The same exit at another temperature."""
         return replace(self, temperature=temperature)
+
+    def with_weight(self, weight: Weight) -> "CalibratedExit":
+        """The same exit with another weight in the ensemble."""
+        return replace(self, weight=weight)
 
     def with_prior(self, prior_precision: float | Tensor) -> "CalibratedExit":
         """The same exit under another prior precision, with the same randomness."""
@@ -129,6 +136,8 @@ class CalibratedExit:
             "link": self.link,
             "likelihood": self.likelihood.name,
         }
+        if self.weight is not None:
+            configuration["weight"] = float(self.weight)
         tensors = {f"likelihood.{name}": tensor for name, tensor in self.likelihood.parts().items()}
         if self.posterior is not None:
             configuration["posterior"], own = self.posterior.parts()
@@ -155,6 +164,7 @@ class CalibratedExit:
             normals,
             None if normals is None else Offsets(tensors["offsets.basis"], tensors["offsets.values"]),
             LIKELIHOODS[configuration["likelihood"]].from_parts(noise),
+            configuration.get("weight"),
         )
 
     def spectrum(self, phi: Tensor) -> Tensor:

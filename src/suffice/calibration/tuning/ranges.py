@@ -9,6 +9,14 @@ from suffice.calibration.exits import CalibratedExit
 
 PRIOR_PRECISION = (1e-3, 1e5)
 """Range searched for δ, relative to the one that an exit comes with; that of T is its likelihood's."""
+ODDS = (1e-3, 1e3)
+"""Range searched for the weight of an exit beside the sum of those before it."""
+_MEANINGS = {
+    ("prior precision", 1): "; the posterior adds nothing there",
+    ("weight", 0): "; the exit adds nothing to those before it",
+    ("weight", 1): "; the exits before it add nothing",
+}
+"""Of ending at the least (0) or the greatest (1) value of a range."""
 
 
 def prior_range(exit_: CalibratedExit) -> tuple[float, float]:
@@ -23,7 +31,7 @@ class Found:
 
     Attributes:
         exit: its number.
-        name: "prior precision", "prior variance" or "temperature".
+        name: "prior precision", "prior variance", "temperature" or "weight".
         value: what was found.
         limits: the least and the greatest value searched.
     """
@@ -41,12 +49,11 @@ class Found:
 
 def warn_at_edges(found: Sequence[Found]) -> None:
     """One warning for each edge that something ended at, naming the exits."""
-    ended: dict[tuple[str, float, bool], list[int]] = {}
+    ended: dict[tuple[str, float, str], list[int]] = {}
     for one in found:
         if one.edge is not None:
-            useless = one.name == "prior precision" and one.edge == one.limits[1]
-            ended.setdefault((one.name, one.edge, useless), []).append(one.exit)
-    for (name, edge, useless), exits in ended.items():
-        meaning = "; the posterior adds nothing there" if useless else ""
+            meaning = _MEANINGS.get((one.name, one.limits.index(one.edge)), "")
+            ended.setdefault((one.name, one.edge, meaning), []).append(one.exit)
+    for (name, edge, meaning), exits in ended.items():
         where = f"exit {', '.join(map(str, exits))}"
         warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=4)

@@ -1,25 +1,34 @@
 """Prior precision and temperature of every exit, by gradient on cached validation features.
 
 Minimises Σ_k NLL_k over log δ_k and log T_k, NLL_k that of what would be answered at exit k: the ensemble up
-to k where there is one, so that all exits are tuned for each other. The joint samples are fixed, so the
-objective is the same at every evaluation (common random numbers), and nothing is computed twice:
-the network is not run again.
+to k where there is one, so that all exits are tuned for each other; if asked, over the logarithms of the odds
+w_k / Σ_{j<k} w_j of the ensemble's weights too. The joint samples are fixed, so the objective is the same at every
+evaluation (common random numbers), and nothing is computed twice: the network is not run again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product as every_pair
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from suffice.calibration import ensemble
+from suffice.calibration.ensemble import Weight
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.cache import Cache
-from suffice.calibration.tuning.ranges import Found, prior_range, warn_at_edges
+from suffice.calibration.tuning.ranges import ODDS, Found, prior_range, warn_at_edges
 
 _TERMS = 1 << 23
 """Exponentials held at once, over all exits: some 200 MB in float32 with all that a gradient needs of them."""
+
+_CHANGES = {
+    "prior precision": CalibratedExit.with_prior,
+    "temperature": CalibratedExit.with_temperature,
+    "weight": CalibratedExit.with_weight,
+}
 
 
 def tune(
@@ -30,8 +39,9 @@ def tune(
     temperature: bool,
     prior: bool = True,
     product: bool = False,
+    tuned_weights: bool = False,
 ) -> list[CalibratedExit]:
-    """Exits with δ and T at the minimum of the summed answered NLL.
+    """Exits with δ, T and, if asked, w at the minimum of the summed answered NLL.
 
     Args:
         exits: K exits; what is not tuned stays as it is.
@@ -41,13 +51,14 @@ def tune(
         temperature: whether T is tuned.
         prior: whether δ is tuned where the link asks the posterior.
         product: whether the members' logarithms are averaged, not their probabilities.
+        tuned_weights: whether `weights` are only where the search begins.
 
     Warns:
         UserWarning: for each value that ends at the edge of its range.
     """
     from scipy.optimize import minimize
 
-    problem = _Problem(exits, caches, labels, weights, temperature, prior, product)
+    problem = _Problem(exits, caches, labels, weights, temperature, prior, product, tuned_weights)
     if not problem.bounds:
         return list(exits)
     result = minimize(
@@ -58,9 +69,26 @@ def tune(
         bounds=problem.bounds,
         options={"gtol": 1e-6},  # far enough to reach the edge where a posterior only harms
     )
-    tuples = zip(problem.names, problem.ranges, np.exp(result.x), strict=True)
-    warn_at_edges([Found(k, name, float(value), limits) for (k, name), limits, value in tuples])
+    pairs = zip(problem.coordinates, np.exp(result.x), strict=True)
+    warn_at_edges([Found(one.exit, one.name, float(value), one.limits) for one, value in pairs])
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One number that is tuned, by its logarithm.
+
+    Attributes:
+        exit: its number.
+        name: "prior precision", "temperature" or "weight", which stands for w_k / Σ_{j<k} w_j.
+        limits: the least and the greatest value searched.
+        own: the value that it comes with.
+    """
+
+    exit: int
+    name: str
+    limits: tuple[float, float]
+    own: float
 
 
 @dataclass(frozen=True)
@@ -72,29 +100,26 @@ class _Problem:
     temperature: bool
     prior: bool = True
     product: bool = False
+    tuned_weights: bool = False
 
     @property
-    def names(self) -> list[tuple[int, str]]:
-        """What each coordinate is: the exit and "prior precision" or "temperature"."""
-        names = []
+    def coordinates(self) -> list[Coordinate]:
+        """What is tuned, exit by exit."""
+        found = []
         for k, exit_ in enumerate(self.exits):
             if self.prior and exit_.asks_posterior:
-                names.append((k, "prior precision"))
+                own = float(exit_.known_posterior().prior_precision)
+                found.append(Coordinate(k, "prior precision", prior_range(exit_), own))
             if self.temperature:
-                names.append((k, "temperature"))
-        return names
-
-    @property
-    def ranges(self) -> list[tuple[float, float]]:
-        """Least and greatest value of each coordinate."""
-        return [
-            prior_range(self.exits[k]) if name == "prior precision" else self.exits[k].likelihood.temperatures
-            for k, name in self.names
-        ]
+                found.append(Coordinate(k, "temperature", exit_.likelihood.temperatures, 1.0))
+            if self.tuned_weights and k > 0:
+                assert self.weights is not None
+                found.append(Coordinate(k, "weight", ODDS, self.weights[k] / sum(self.weights[:k])))
+        return found
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
-        return [(float(np.log(low)), float(np.log(high))) for low, high in self.ranges]
+        return [(math.log(low), math.log(high)) for low, high in (one.limits for one in self.coordinates)]
 
     @property
     def rows(self) -> int:
@@ -103,21 +128,29 @@ class _Problem:
         return max(1, _TERMS // sum(exit_.terms(cache.logits.shape[1]) for exit_, cache in pairs))
 
     def start(self) -> np.ndarray:
-        """The best of a few values common to all exits; δ no greater than where the objective goes flat."""
-        own = np.array([self.exits[k].prior_precision if name == "prior precision" else 0 for k, name in self.names])
-        scales = (0.5, 1.0, 2.0) if self.temperature else (1.0,)
-        deltas = (0.1, 1.0, 10.0, 100.0) if own.any() else (1.0,)
-        starts = [np.log(np.where(own > 0, delta * own, scale)) for scale in scales for delta in deltas]
+        """The best of a few multiples common to all exits; δ no greater than where the objective goes flat."""
+        coordinates = self.coordinates
+        names = {one.name for one in coordinates}
+        temperatures = (0.5, 1.0, 2.0) if "temperature" in names else (1.0,)
+        deltas = (0.1, 1.0, 10.0, 100.0) if "prior precision" in names else (1.0,)
+        starts = []
+        for temperature, delta in every_pair(temperatures, deltas):
+            multiples = {"temperature": temperature, "prior precision": delta, "weight": 1.0}
+            starts.append(np.log([one.own * multiples[one.name] for one in coordinates]))
         with torch.no_grad():
             values = [self.value(torch.from_numpy(start)) for start in starts]
         return starts[int(np.argmin(values))]
 
     def exits_at(self, x: Tensor, as_numbers: bool = False) -> list[CalibratedExit]:
-        exits = list(self.exits)
-        for (k, name), log_value in zip(self.names, x, strict=True):
+        exits, weights = list(self.exits), list[Weight]((self.weights or ())[:1])
+        if self.tuned_weights:
+            exits[0] = exits[0].with_weight(weights[0])
+        for one, log_value in zip(self.coordinates, x, strict=True):
             value = float(log_value.exp()) if as_numbers else log_value.exp()
-            change = exits[k].with_prior if name == "prior precision" else exits[k].with_temperature
-            exits[k] = change(value)
+            if one.name == "weight":
+                value = value * sum(weights)
+                weights.append(value)
+            exits[one.exit] = _CHANGES[one.name](exits[one.exit], value)
         return exits
 
     def value(self, x: Tensor, backward: bool = False) -> float:
@@ -144,7 +177,8 @@ class _Problem:
             spectrum = None if cache.spectrum is None else cache.spectrum[rows]
             answer = exit_.member(cache.logits[rows], spectrum)
             if self.weights is not None:
-                running = ensemble.extend(running, answer, self.weights[k], self.product)
+                weight = self.weights[k] if exit_.weight is None else exit_.weight
+                running = ensemble.extend(running, answer, weight, self.product)
                 answer = running.prediction()
             total = total + exit_.likelihood.nll(answer, labels).double().sum()
         return total
