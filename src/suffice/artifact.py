@@ -43,10 +43,13 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         TypeError: for anything else.
-        ValueError: for a policy whose score is a function.
+        ValueError: for a policy whose score is a function; for a network whose weights have changed since.
         FileExistsError: if the path is there and is not such a folder.
     """
-    write(path, _kind_of(obj), *obj.parts())
+    kind = _kind_of(obj)
+    if kind == "calibrated":
+        obj.check_weights()
+    write(path, kind, *obj.parts())
 
 
 def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> None:

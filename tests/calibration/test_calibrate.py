@@ -189,9 +189,42 @@ def test_a_failed_calibration_gives_the_modes_back():
 
 def test_a_network_put_into_training_mode_does_not_answer():
     calibrated = fit(builders.network(), structure=None, temperature=False)
+    policy = suffice.allocate(calibrated, data(calibrated.network), 0.7)
     calibrated.network.train()
-    with pytest.raises(RuntimeError, match=r"training mode; call network\.eval\(\)"):
+    for ask in (calibrated, lambda x: suffice.run(calibrated, policy, x), lambda x: next(calibrated.anytime(x))):
+        with pytest.raises(RuntimeError, match=r"got training mode; call eval\(\) on the model"):
+            ask(X)
+
+
+def test_a_plain_model_put_into_training_mode_does_not_answer():
+    """It does not know of the network that was made of it, whose own mode stays as it was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4)).eval()
+    loader = builders.batched(X, torch.arange(120) % 4)
+    calibrated = calibrate(model, loader, loader, structure=None)
+    answer = calibrated(X)[-1].probs
+    model.train()
+    with pytest.raises(RuntimeError, match=r"evaluation mode, got its module .* in training"):
         calibrated(X)
+    model.eval()
+    assert torch.equal(calibrated(X)[-1].probs, answer)
+
+
+def test_weights_that_changed_since_are_noticed_by_every_use(tmp_path):
+    calibrated = fit(builders.network(), structure=None, temperature=False)
+    loader = data(calibrated.network)
+    policy = suffice.allocate(calibrated, loader, 0.7)
+    with torch.no_grad():
+        calibrated.network.exit(0).classifier.weight.add_(1e-3)
+    for ask in (
+        lambda: calibrated(X),
+        lambda: suffice.run(calibrated, policy, X),
+        lambda: suffice.allocate(calibrated, loader, 0.7),
+        lambda: suffice.save(calibrated, tmp_path / "c"),
+    ):
+        with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
+            ask()
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_plain_classifier_is_a_network_of_one_exit():

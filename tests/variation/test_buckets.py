@@ -54,7 +54,7 @@ def test_reloaded_they_give_the_same_bytes_for_the_same_model_only(tmp_path):
     again = suffice.load(tmp_path / "buckets", network=model)
     assert torch.equal(buckets(x)[1], again(x)[1])
     assert again.share == 0.1
-    with pytest.raises(TypeError, match="expected the model that the estimator was fitted for"):
+    with pytest.raises(TypeError, match="expected the model that this was fitted for"):
         suffice.load(tmp_path / "buckets")
     with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
         suffice.load(tmp_path / "buckets", network=nn.Sequential(*tower()[:3], nn.Linear(16, 1)))

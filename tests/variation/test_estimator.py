@@ -81,7 +81,7 @@ def test_another_network_or_none_is_refused_on_loading(estimator):
     other[0].weight.data += 1
     with pytest.raises(ValueError, match=f"{estimator.network_hash[:12]}…, got {fingerprint(other)[:12]}…"):
         VariationEstimator.from_parts(configuration, tensors, other)
-    with pytest.raises(TypeError, match="expected the model that the estimator was fitted for, got None"):
+    with pytest.raises(TypeError, match="expected the model that this was fitted for, got None"):
         VariationEstimator.from_parts(configuration, tensors, None)
 
 

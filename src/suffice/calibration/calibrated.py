@@ -27,6 +27,7 @@ from suffice.network import (
 )
 from suffice.plain import as_described, described, restored
 from suffice.prediction import AnyPrediction, Prediction
+from suffice.seal import Seal
 
 
 class Calibrated:
@@ -62,6 +63,7 @@ class Calibrated:
         self.network_hash = network_hash
         self.num_classes = network.num_classes
         self.digest = self._digest()
+        self._seal = Seal(self.network, network_hash, trusted=True)
 
     @torch.no_grad()
     def __call__(self, x: State) -> list[Any]:
@@ -177,7 +179,7 @@ class Calibrated:
         Raises:
             ValueError: for exits without a posterior, weights that changed since, and as `calibrate` does.
         """
-        check_fingerprint(self.network, self.network_hash)
+        self.check_weights()
         exits = with_more_data(self.exits, self.network, loader)
         return self._with([exit_.to(*serving_placement(self.network)) for exit_ in exits])
 
@@ -230,6 +232,10 @@ class Calibrated:
         network = self.network.to(device)
         place, dtype = serving_placement(network)
         return self._with([exit_.to(place, dtype) for exit_ in self.exits])
+
+    def check_weights(self) -> None:
+        """Raise a ValueError unless the network's weights are, to the byte, those that were calibrated."""
+        check_fingerprint(self.network, self.network_hash)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -324,10 +330,18 @@ class Calibrated:
             state, phi, outputs = self._output(k, state)
             yield exit_, with_bias(phi, exit_.bias), outputs[:, :latents]
 
+    def _check_network(self) -> None:
+        """The network as it was calibrated; asked at every call, so it must cost next to nothing."""
+        if any(module.training for module in self._seal.modules):
+            name = next(name for name, module in self.network.named_modules() if module.training)
+            where = f"its module {name!r} in training mode" if name else "training mode"
+            raise RuntimeError(f"expected the network in evaluation mode, got {where}; call eval() on the model")
+        self._seal.check()
+
     def _output(self, k: int, state: State, positions: Tensor | None = None) -> tuple[State, Tensor, Tensor]:
         """The state after stage k, and φ and outputs of exit k in the type that posteriors are served in."""
-        if self.network.training:
-            raise RuntimeError("expected the network in evaluation mode, got training mode; call network.eval()")
+        if k == 0:
+            self._check_network()
         state, phi = self.network.advance(k, state)
         logits = self.network.exit(k).classifier(phi)
         check_finite(logits, f"logits at exit {k}", positions=positions)

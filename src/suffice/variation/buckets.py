@@ -15,11 +15,11 @@ from torch.nn import functional
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, fingerprint
+from suffice.seal import Seal, unchanged
 from suffice.variation import labels, regressor, rows
 from suffice.variation.features import Reader
 from suffice.variation.fit import from_named, named
 from suffice.variation.scaling import Scaling
-from suffice.variation.seal import Seal, unchanged
 from suffice.variation.strengths import Kind
 from suffice.variation.teachers import Teacher
 
@@ -46,7 +46,7 @@ class Buckets:
     _seal: Seal = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_seal", Seal(self.network_hash))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
 
     @torch.no_grad()
     def __call__(self, x: State) -> tuple[Any, Tensor]:
@@ -55,7 +55,7 @@ class Buckets:
         Raises:
             ValueError: if the model's weights are no longer those at fitting.
         """
-        self._seal.check(self.model)
+        self._seal.check()
         output, parts = self.reader.read(self.model, x)
         inputs = self.scaling.apply(torch.cat(parts, dim=1)).inputs
         return output, regressor.forward(self.weights, inputs).sigmoid()

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from suffice import batches
 from suffice.network import State, batch_size, check_finite, select
+from suffice.seal import Seal, unchanged
 from suffice.variation import band, judgement, regressor, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.features import Reader
 from suffice.variation.fit import from_named, named
 from suffice.variation.scaling import Scaling
-from suffice.variation.seal import Seal, unchanged
 from suffice.variation.teachers import Teacher
 
 
@@ -114,7 +114,7 @@ class VariationEstimator:
     _seal: Seal = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_seal", Seal(self.network_hash))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ class VariationEstimator:
     @torch.no_grad()
     def estimate(self, x: State) -> Estimate:
         """The same with what was clipped and which inputs are outside, and no warning."""
-        self._seal.check(self.model)
+        self._seal.check()
         output, parts = self.reader.read(self.model, x)
         scaled = self.scaling.apply(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         low, high = self.fitted.bounds
