@@ -24,7 +24,7 @@ def case():
     x = inputs(400)
     labels = sampled_labels(2 * x[:, :1] * torch.arange(4.0))
     net = trained(network(), x, lambda logits: torch.nn.functional.cross_entropy(logits, labels)).eval()
-    splits = (features(net, 400, 0), features(net, 300, 1), features(net, 300, 2))
+    splits = (features(net, 400, 0), features(net, 300, 1), features(net, 1500, 2))
     return Case(cached.over(net), cost.count(net, x[:1]), *splits, seed=0), net
 
 

@@ -1,5 +1,6 @@
 """Exits before tuning and the validation set as they see it, and the objective from its definition."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import torch
 
 from suffice.calibration.calibrated import member_weights
 from suffice.calibration.tuning.cache import Cache
+from suffice.calibration.tuning.validation import SPREAD
 from tests import builders
 
 
@@ -29,8 +31,8 @@ def setting(widths=(6, 5, 7), n=240, prior="exact", seed=0, planted=1.7):
     return exits, caches, labels, member_weights(calibrated.costs)
 
 
-def objective(exits, caches, labels, weights):
-    """Sum over exits of the mean NLL of what is answered there, from its definition."""
+def objective(exits, caches, labels, weights, spread=SPREAD):
+    """Sum over exits of the mean NLL of what is answered there, and the prior of log T, from their definition."""
     total, numerator, denominator = 0.0, 0.0, 0.0
     for k, (exit_, cache) in enumerate(zip(exits, caches, strict=True)):
         answer = exit_.member(cache.logits, cache.spectrum).probs
@@ -38,6 +40,7 @@ def objective(exits, caches, labels, weights):
             numerator, denominator = numerator + weights[k] * answer, denominator + weights[k]
             answer = numerator / denominator
         total -= float(answer.gather(1, labels[:, None]).log().mean())
+        total += math.log(exit_.temperature) ** 2 / (2 * spread**2 * len(labels))
     return total
 
 

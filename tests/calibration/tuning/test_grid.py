@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ def test_each_exit_takes_the_best_point_given_the_exits_before_it(ensembled):
     chosen = []
     for k, (exit_, found) in enumerate(zip(exits, tuned, strict=True)):
         candidates = [moved(exit_, t, v) for v in grid.PRIOR_VARIANCES for t in grid.TEMPERATURES]
-        values = [objective([*chosen, c], caches[: k + 1], labels, weights) for c in candidates]
+        values = [objective([*chosen, c], caches[: k + 1], labels, weights, math.inf) for c in candidates]
         chosen.append(candidates[int(np.argmin(values))])
         assert found.temperature == chosen[-1].temperature
         assert found.prior_precision == chosen[-1].prior_precision

@@ -91,12 +91,22 @@ def test_tuned_values_are_numbers_and_the_offsets_follow_the_prior():
 
 
 @pytest.mark.parametrize(("right", "edge"), [(True, 0.05), (False, 20)])
-def test_a_temperature_at_the_edge_of_its_range_is_a_warning_that_names_it(right, edge):
+def test_a_temperature_at_the_edge_of_its_range_is_a_warning_that_names_it(right, edge, monkeypatch):
+    monkeypatch.setattr(validation, "SPREAD", 1e3)
     logits = builders.inputs(200, 4)
     labels = logits.argmax(dim=1) if right else logits.argmin(dim=1)
     with pytest.warns(UserWarning, match=f"temperature of exit 0 ended at the edge of its range, {edge}") as seen:
         calibrate(builders.identity_network(4), [], builders.batched(logits, labels), structure=None)
     assert seen[0].filename == __file__
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_few_examples_without_an_error_do_not_make_the_network_surer_than_it_can_know(count):
+    """The likelihood alone would send T to 0, at any price of a later error."""
+    logits = builders.inputs(count, 4) * 20
+    loader = builders.batched(logits, logits.argmax(dim=1))
+    calibrated = calibrate(builders.identity_network(4), [], loader, structure=None)
+    assert 0.5 < calibrated.exits[0].temperature < 1
 
 
 def test_a_posterior_that_only_harms_ends_at_the_edge_with_a_warning_that_says_so():

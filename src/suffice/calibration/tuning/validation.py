@@ -4,6 +4,9 @@ Minimises Σ_k NLL_k over log δ_k and log T_k, NLL_k that of what would be answ
 to k where there is one, so that all exits are tuned for each other; if asked, over the logarithms of the odds
 w_k / Σ_{j<k} w_j of the ensemble's weights too. The joint samples are fixed, so the objective is the same at every
 evaluation (common random numbers), and nothing is computed twice: the network is not run again.
+
+A few validation examples that are all answered rightly would send T to 0 and every later error's NLL to the sky. So
+log T has a normal prior about 0, which counts as much as a few examples and is not noticed by thousands.
 """
 
 import math
@@ -24,6 +27,9 @@ from suffice.calibration.tuning.ranges import ODDS, Found, prior_range, warn_at_
 _TERMS = 1 << 23
 """Exponentials held at once, over all exits: some 200 MB in float32 with all that a gradient needs of them."""
 
+SPREAD = 0.5
+"""Standard deviation of the normal prior of log T, about 0."""
+
 _CHANGES = {
     "prior precision": CalibratedExit.with_prior,
     "temperature": CalibratedExit.with_temperature,
@@ -41,7 +47,7 @@ def tune(
     product: bool = False,
     tuned_weights: bool = False,
 ) -> list[CalibratedExit]:
-    """Exits with δ, T and, if asked, w at the minimum of the summed answered NLL.
+    """Exits with δ, T and, if asked, w at the minimum of the summed answered NLL and the prior of T.
 
     Args:
         exits: K exits; what is not tuned stays as it is.
@@ -154,14 +160,22 @@ class _Problem:
         return exits
 
     def value(self, x: Tensor, backward: bool = False) -> float:
-        """Mean answered NLL summed over exits; with `backward`, its gradient is added to x.grad."""
+        """Mean answered NLL summed over exits, and the prior; with `backward`, the gradient is added to x.grad."""
         total, exits = 0.0, self.exits_at(x)
         for rows in torch.arange(len(self.labels)).split(self.rows):
             loss = self._summed_nll(exits, rows) / len(self.labels)
             if backward:
                 loss.backward(retain_graph=True)  # the offsets are built once and belong to all chunks
             total += float(loss.detach())
-        return total
+        return total + self._prior_of_temperatures(x, backward)
+
+    def _prior_of_temperatures(self, x: Tensor, backward: bool) -> float:
+        """Its negative logarithm, but for a constant, per example; with `backward`, its gradient is added to x.grad."""
+        of = [i for i, one in enumerate(self.coordinates) if one.name == "temperature"]
+        loss = x[of].square().sum() / (2 * SPREAD**2 * len(self.labels))
+        if backward:
+            loss.backward()
+        return float(loss.detach())
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.from_numpy(x).requires_grad_()
