@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -31,9 +33,19 @@ def test_the_batch_size_does_not_change_the_outcome(trained, test_outcome):
         torch.testing.assert_close(a.log_probs, b.log_probs)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_a_network_on_another_device_is_measured_as_one_here(trained):
+    calibrated, _, data = trained
+    network = copy.deepcopy(calibrated.network).cuda()
+    moved = suffice.calibrate(network, data.train.batches(), data.validation.batches(), structure=None)
+    validation, test = (evaluation.predict(moved, part.batches(100)) for part in (data.validation, data.test))
+    row = evaluation.summary(moved, validation, test, generator=torch.Generator().manual_seed(0))
+    assert row["averaged"]["accuracy"] > 0.5
+
+
 def test_each_budget_costs_what_its_exits_cost_and_costs_rise_along_the_ladder(trained, test_outcome):
     calibrated, validation, _ = trained
-    budgeted = evaluation.over_budgets(calibrated, validation, test_outcome)
+    budgeted = list(evaluation.over_budgets(calibrated, validation, test_outcome))
     assert len(budgeted) == 39
     prices = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
     for answer in budgeted:

@@ -22,7 +22,7 @@ def test_every_score_is_judged_at_the_same_cost_as_a_loop_over_budgets_would():
     rows = {row["score"]: row for row in ranking.by_score(outcome, ranked)}
     assert list(rows) == list(named)
     assert torch.equal(ranked["sure"].test[1], outcome.scores[1])
-    budgeted = evaluation.over_budgets(calibrated, validation, outcome)
+    budgeted = list(evaluation.over_budgets(calibrated, validation, outcome))
     accuracies = [metrics.accuracy(answer.prediction.log_probs, outcome.labels) for answer in budgeted]
     assert [point["macs"] for point in rows["sure"]["curve"]] == pytest.approx([answer.macs for answer in budgeted])
     assert [point["accuracy"] for point in rows["sure"]["curve"]] == pytest.approx(list(map(float, accuracies)))

@@ -5,8 +5,8 @@ q = p/20, p = 1 … 39, exit k answering a share proportional to q^k, thresholds
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from suffice.budget import scores
 from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.prediction import AnyPrediction, Prediction, concatenate
+from suffice.prediction import AnyPrediction, Prediction, concatenate, kept
 from suffice.regression import Regression
 
 ABLATION: dict[str, dict[str, Any]] = {
@@ -44,7 +44,13 @@ REGRESSION_MEASURES = ("rmse", "nll", "crps", "coverage_95")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A labelled set at every exit: K predictions of N examples, labels (N,) or targets (N, C), K scores (N,)."""
+    """A labelled set at every exit, on the CPU.
+
+    Attributes:
+        predictions: K predictions of N examples, without their members.
+        labels: (N,), or targets (N, C).
+        scores: K scores (N,) float64, higher is surer.
+    """
 
     predictions: list[Any]
     labels: Tensor
@@ -59,9 +65,9 @@ class Outcome:
 def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
     """Predictions of every exit for a whole labelled loader, read once, and their scores: confidence, or `variance`."""
     read = list(likelihoods.read(loader, calibrated.network, calibrated.likelihood))
-    parts = [calibrated(batch.inputs) for batch, _ in read]
+    parts = [[kept(prediction) for prediction in calibrated(batch.inputs)] for batch, _ in read]
     predictions = [concatenate(list(exit_)) for exit_ in zip(*parts, strict=True)]
-    labels = torch.cat([labels for _, labels in read])
+    labels = torch.cat([labels for _, labels in read]).cpu()
     return Outcome(predictions, labels, [_score(prediction).double() for prediction in predictions])
 
 
@@ -146,13 +152,13 @@ class Budgeted:
     requested: float
 
 
-def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> list[Budgeted]:
-    """Answers under each budget of the ladder; thresholds come from the validation outcome alone."""
+def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> Iterator[Budgeted]:
+    """Answers under each budget of the ladder, one at a time; thresholds come from the validation outcome alone."""
     costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
-    return [
-        Budgeted(_pick(test.predictions, exits), exits, float(costs[exits].mean()), float(shares @ costs))
-        for shares, exits in ladder(validation.scores, test.scores)
-    ]
+    every = concatenate(test.predictions)
+    for shares, exits in ladder(validation.scores, test.scores):
+        answer = every.take(exits * len(exits) + torch.arange(len(exits)))
+        yield Budgeted(answer, exits, float(costs[exits].mean()), float(shares @ costs))
 
 
 def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -163,9 +169,8 @@ def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tup
         yield shares, choose(test, thresholds_for(ranked, shares))
 
 
-def averaged(budgeted: Sequence[Budgeted], test: Outcome) -> dict[str, float]:
-    """Each measure averaged over the budgets, and of classes EEFP of the exits' scores, which has no budget."""
-    rows = [measure(answer.prediction, test.labels) for answer in budgeted]
+def averaged(rows: Sequence[Mapping[str, float]], test: Outcome) -> dict[str, float]:
+    """Each measure averaged over the budgets' rows, and of classes EEFP of the exits' scores, which has no budget."""
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     if isinstance(test.predictions[0], Regression):
         return means
@@ -187,28 +192,29 @@ def summary(
         "tuned": δ and T of each exit. "averaged": measures over the budgets. "intervals": their `bootstrap`.
         "exits": measures of each exit. "reliability": count, confidence and hits of ten bins, for each exit.
         "curve": for each budget, mean multiply-adds and those requested, the shares of the exits, accuracy and ECE.
+
+    Raises:
+        TypeError: for a regression, which `per_exit` and `averaged` measure.
     """
-    budgeted = over_budgets(calibrated, validation, test)
-    exits = len(calibrated.exits)
+    if isinstance(test.predictions[0], Regression):
+        raise TypeError("expected an outcome of classes, got one of a regression; ask per_exit and averaged for it")
+    exits, curve, rows = len(calibrated.exits), [], []
+    for answer in over_budgets(calibrated, validation, test):
+        rows.append(measure(answer.prediction, test.labels))
+        shares = torch.bincount(answer.exits, minlength=exits) / len(answer.exits)
+        point = {name: rows[-1][name] for name in ("accuracy", "ece")}
+        curve.append({"macs": answer.macs, "requested": answer.requested, **point, "shares": shares.tolist()})
+    answers = (answer.prediction for answer in over_budgets(calibrated, validation, test))
     return {
         "tuned": [{"prior_precision": e.prior_precision, "temperature": e.temperature} for e in calibrated.exits],
-        "averaged": averaged(budgeted, test),
-        "intervals": bootstrap((answer.prediction for answer in budgeted), test.labels, generator=generator),
+        "averaged": averaged(rows, test),
+        "intervals": bootstrap(answers, test.labels, generator=generator),
         "exits": per_exit(test),
         "reliability": [
             metrics.reliability(prediction.confidence, hits, bins=10).tolist()
             for prediction, hits in zip(test.predictions, test.hits, strict=True)
         ],
-        "curve": [
-            {
-                "macs": answer.macs,
-                "requested": answer.requested,
-                "accuracy": float(metrics.accuracy(answer.prediction.log_probs, test.labels)),
-                "ece": float(metrics.ece(answer.prediction.probs, test.labels)),
-                "shares": (torch.bincount(answer.exits, minlength=exits) / len(answer.exits)).tolist(),
-            }
-            for answer in budgeted
-        ],
+        "curve": curve,
     }
 
 
@@ -263,9 +269,3 @@ def interval(values: Tensor) -> tuple[float, float]:
 
 INTERVALS = ("accuracy", "nll", "ece")
 """Measures that `bootstrap` gives intervals of."""
-
-
-def _pick(predictions: Sequence[Any], exits: Tensor) -> Any:
-    """Each example's prediction at its exit, without its members."""
-    rows = exits * len(exits) + torch.arange(len(exits))
-    return concatenate([replace(prediction, members=()) for prediction in predictions]).take(rows)

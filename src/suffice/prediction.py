@@ -96,6 +96,13 @@ AnyPrediction = Prediction | Regression
 P = TypeVar("P", Prediction, Regression)
 
 
+def kept(prediction: P) -> P:
+    """What is kept of a prediction to measure it: on the CPU, without its members."""
+    columns = {field.name: getattr(prediction, field.name) for field in fields(prediction) if field.name != "members"}
+    there = {name: column.cpu() for name, column in columns.items() if column is not None}
+    return replace(prediction, **there, members=())
+
+
 def concatenate(predictions: list[P]) -> P:
     """Batches of predictions of one exit joined into one."""
     kind = type(predictions[0])

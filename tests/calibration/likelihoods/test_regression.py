@@ -180,15 +180,22 @@ def test_measures_are_taken_at_every_exit_and_over_budgets(setting):
     *_, val, calibrated = setting
     outcome = evaluation.predict(calibrated, val)
     assert list(evaluation.per_exit(outcome)[0]) == list(evaluation.REGRESSION_MEASURES)
-    budgeted = evaluation.over_budgets(calibrated, outcome, outcome)
+    budgeted = list(evaluation.over_budgets(calibrated, outcome, outcome))
     rows = torch.arange(250)
     for answer in (budgeted[0], budgeted[20]):
         expected = torch.stack([prediction.mean for prediction in outcome.predictions])[answer.exits, rows]
         assert torch.equal(answer.prediction.mean, expected)
-    means = evaluation.averaged(budgeted, outcome)
-    values = [evaluation.measure(answer.prediction, outcome.labels)["crps"] for answer in budgeted]
-    assert means["crps"] == pytest.approx(np.mean(values))
+    measured = [evaluation.measure(answer.prediction, outcome.labels) for answer in budgeted]
+    means = evaluation.averaged(measured, outcome)
+    assert means["crps"] == pytest.approx(np.mean([row["crps"] for row in measured]))
     assert "eefp" not in means
+
+
+def test_a_row_of_a_table_is_of_classes(setting):
+    *_, val, calibrated = setting
+    outcome = evaluation.predict(calibrated, val)
+    with pytest.raises(TypeError, match="expected an outcome of classes, got one of a regression"):
+        evaluation.summary(calibrated, outcome, outcome, generator=torch.Generator())
 
 
 def test_a_policy_by_a_score_of_classes_is_refused_with_those_of_a_regression(setting):
