@@ -190,3 +190,17 @@ def test_real_passes_need_a_teacher_and_enough_of_them(estimator):
         loaded.audit(rows(9))
     with pytest.raises(ValueError, match="at least 4 passes, got 3"):
         estimator.audit(rows(9), passes=3)
+
+
+def test_a_teacher_with_passes_of_its_own_is_counted_by_them(estimator):
+    """Whatever number is asked for: three passes are three passes."""
+
+    def teacher(model, x, *, generator=None):
+        return Variation(torch.zeros(len(x), 1), {"std": x[:, 0].abs().double() + 1}, 3, "regression")
+
+    x = rows(30, seed=2)
+    audits = [estimator.audit(x, passes, teacher=teacher) for passes in (4, 20)]
+    assert audits[0] == audits[1]
+    assert audits[0].passes == 3
+    found = [estimator.cascade(x, k, lambda e: e.variation > 0, teacher=teacher).variation for k in (2, 99)]
+    assert torch.equal(*found)

@@ -175,7 +175,8 @@ class VariationEstimator:
 
         Args:
             x: N examples, such as a thousandth of the traffic; of at least two different spreads.
-            passes: real passes of each example in all, at least 4.
+            passes: real passes of each example in all, at least 4; a teacher other than `MCDropout` has its own number
+                for each half, and one without randomness, such as `Ensemble`, gives both halves alike.
             teacher: in place of the estimator's own, which a loaded one has if it was `MCDropout`.
             generator: randomness of the passes.
 
@@ -185,15 +186,15 @@ class VariationEstimator:
         if passes < 4:
             raise ValueError(f"expected at least 4 passes, got {passes}; each of two halves needs two")
         found = self.estimate(x)
-        a, b = (self._measured(x, passes // 2, teacher, generator) for _ in range(2))
+        (a, half_passes), (b, _) = (self._measured(x, passes // 2, teacher, generator) for _ in range(2))
         power = spreads.power(self.fitted.target)
         estimated = found.variation.double().pow(power).mean()
         measured = torch.stack([half.pow(power) for half in (a, b)]).mean()
         if power == 2.0:
-            a, b = (judgement.unbiased(half, passes // 2) for half in (a, b))
+            a, b = (judgement.unbiased(half, half_passes) for half in (a, b))
         return Audit(
             batch_size(x),
-            passes // 2,
+            half_passes,
             judgement.r_squared(found.variation, a, b),
             judgement.squared_correlation(found.variation, a, b),
             float((estimated / measured).pow(1 / power) - 1),
@@ -217,7 +218,7 @@ class VariationEstimator:
 
         Args:
             x: a batch.
-            passes: k, real passes of each flagged example.
+            passes: k, real passes of each flagged example; a teacher other than `MCDropout` has its own number.
             when: from the estimate to (N,) bool, which examples are flagged besides those outside; None: no others.
             teacher: in place of the estimator's own.
             generator: randomness of the passes.
@@ -232,21 +233,24 @@ class VariationEstimator:
         index = flagged.nonzero()[:, 0]
         if not len(index):
             return found
-        measured = self._measured(select(x, index), passes, teacher, generator)
+        measured, passes = self._measured(select(x, index), passes, teacher, generator)
         own, error = found.variation[index], self.fitted.log_error
         merged = judgement.combined(own, error, measured, passes)
         alone = judgement.unbiased(measured, passes)
         mended = torch.where(found.outside[index], alone, merged).to(own)
         return replace(found, variation=found.variation.index_copy(0, index, mended))
 
-    def _measured(self, x: State, passes: int, teacher: Teacher | None, generator: torch.Generator | None) -> Tensor:
-        """The target (N,) float64 by real passes."""
+    def _measured(
+        self, x: State, passes: int, teacher: Teacher | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, int]:
+        """The target (N,) float64 by real passes, and how many they were."""
         teacher = self.teacher if teacher is None else teacher
         if teacher is None:
             raise ValueError("expected a teacher for real passes, got none with a loaded estimator; pass teacher=…")
         if isinstance(teacher, MCDropout):
             teacher = replace(teacher, passes=passes)
-        return teacher(self.model, x, generator=generator)[self.fitted.target]
+        found = teacher(self.model, x, generator=generator)
+        return found[self.fitted.target], found.passes
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
