@@ -129,6 +129,13 @@ def test_another_format_is_refused_by_its_number(policy, tmp_path, monkeypatch):
         suffice.load(tmp_path / "p")
 
 
+def test_what_was_saved_may_be_read_by_whoever_may_read_a_new_folder(policy, tmp_path):
+    for _ in range(2):  # new, and in the place of an old one
+        suffice.save(policy, tmp_path / "p")
+        (tmp_path / "other").mkdir(exist_ok=True)
+        assert (tmp_path / "p").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_failed_write_leaves_the_old_artifact_and_no_half_written_folder(policy, tmp_path, monkeypatch):
     suffice.save(policy, tmp_path / "p")
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 def whole(target: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `target` at the end of the block, or vanishes if it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = _beside(target)
     try:
         yield temporary
         sync(temporary)
@@ -37,7 +37,7 @@ def replace(new: Path, target: Path) -> None:
         new.rename(target)
         sync(target.parent)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    aside = _beside(target)
     try:
         target.rename(aside / "old")
         try:
@@ -48,6 +48,13 @@ def replace(new: Path, target: Path) -> None:
         sync(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """A new folder next to the target, with the permissions of any folder, which `tempfile` would keep to its owner."""
+    folder = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    folder.mkdir()
+    return folder
 
 
 @dataclass(frozen=True)
