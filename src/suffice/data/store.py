@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,15 +104,15 @@ class Stored:
 
 def _record(file: Path, arrays: dict[str, Array]) -> None:
     file.parent.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
-        try:
+    part = file.parent / f".{file.name}.{uuid.uuid4().hex}"  # with the permissions of any file, unlike `tempfile`'s
+    try:
+        with part.open("xb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # none of the names is allow_pickle
             stream.flush()
             os.fsync(stream.fileno())
-            os.replace(stream.name, file)
-        except BaseException:
-            os.unlink(stream.name)
-            raise
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def find(name: str) -> Stored:
