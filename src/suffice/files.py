@@ -52,7 +52,7 @@ def replace(new: Path, target: Path) -> None:
 
 def _beside(target: Path) -> Path:
     """A new folder next to the target, with the permissions of any folder, which `tempfile` would keep to its owner."""
-    folder = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     return folder
 

@@ -227,7 +227,6 @@ def create(name: str, progress: Progress) -> Iterator[Writer]:
         for left in root().glob(f".{name}.????????"):
             shutil.rmtree(left, ignore_errors=True)
         with files.whole(root() / name) as folder:
-            folder.chmod(0o755)  # data may be shared by users, which a temporary folder is not
             writer = Writer(folder, progress)
             yield writer
             _finish(writer, name)
