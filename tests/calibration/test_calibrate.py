@@ -187,6 +187,15 @@ def test_a_failed_calibration_gives_the_modes_back():
     assert [module.training for module in net.modules()] == modes
 
 
+def test_it_says_in_a_few_lines_what_it_is(calibrated):
+    first, *exits = repr(calibrated).splitlines()
+    assert first == "Calibrated(classification, 4 outputs, ensemble='average')"
+    for k, (line, exit_) in enumerate(zip(exits, calibrated.exits, strict=True)):
+        assert line.startswith(f"  exit {k}: {calibrated.costs.cumulative[k]:,} multiply-adds, ")
+        assert line.endswith(f"T {exit_.temperature:.3g}, δ {exit_.prior_precision:.3g} (sampled)")
+    assert "δ" not in repr(fit(builders.network(), structure=None))
+
+
 def test_a_network_put_into_training_mode_does_not_answer():
     calibrated = fit(builders.network(), structure=None, temperature=False)
     policy = suffice.allocate(calibrated, data(calibrated.network), 0.7)

@@ -204,3 +204,8 @@ def test_a_teacher_with_passes_of_its_own_is_counted_by_them(estimator):
     assert audits[0].passes == 3
     found = [estimator.cascade(x, k, lambda e: e.variation > 0, teacher=teacher).variation for k in (2, 99)]
     assert torch.equal(*found)
+
+
+def test_it_says_in_one_line_what_it_is_and_not_its_weights(estimator):
+    assert "tensor" not in repr(estimator)
+    assert "target='std'" in repr(estimator)

@@ -65,6 +65,15 @@ class Calibrated:
         self.digest = self._digest()
         self._seal = Seal(self.network, network_hash, trusted=True)
 
+    def __repr__(self) -> str:
+        """The choices, and of each exit what was tuned and the multiply-adds up to it."""
+        ensemble = "average" if self.ensemble is True else self.ensemble
+        lines = [f"Calibrated({self.likelihood.name}, {self.num_classes} outputs, ensemble={ensemble!r})"]
+        for k, (exit_, macs) in enumerate(zip(self.exits, self.costs.cumulative, strict=True)):
+            posterior = "" if exit_.prior_precision is None else f", δ {exit_.prior_precision:.3g} ({exit_.link})"
+            lines.append(f"  exit {k}: {macs:,} multiply-adds, T {float(exit_.temperature):.3g}{posterior}")
+        return "\n".join(lines)
+
     @torch.no_grad()
     def __call__(self, x: State) -> list[Any]:
         """What would be answered at each exit, first to last; ensembles hold their `members`.

@@ -103,13 +103,13 @@ class VariationEstimator:
         teacher: what it learned from; None after loading, unless that was `MCDropout`.
     """
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     reader: Reader
     fitted: Fitted
     network_hash: str
-    scaling: Scaling
-    weights: tuple[Tensor, ...]
-    residuals: Tensor
+    scaling: Scaling = field(repr=False)
+    weights: tuple[Tensor, ...] = field(repr=False)
+    residuals: Tensor = field(repr=False)
     teacher: Teacher | None = None
     _seal: Seal = field(init=False, repr=False)
 
