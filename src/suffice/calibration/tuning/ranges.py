@@ -12,6 +12,7 @@ PRIOR_PRECISION = (1e-3, 1e5)
 ODDS = (1e-3, 1e3)
 """Range searched for the weight of an exit beside the sum of those before it."""
 _MEANINGS = {
+    ("prior precision", 0): "; the posterior is as wide there as it may be",
     ("prior precision", 1): "; the posterior adds nothing there",
     ("weight", 0): "; the exit adds nothing to those before it",
     ("weight", 1): "; the exits before it add nothing",
