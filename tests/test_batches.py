@@ -4,6 +4,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from suffice.batches import peek, read, read_labelled, read_targets
+from suffice.data.images import Images
 
 MODEL = nn.Linear(2, 3)
 X, Y = torch.arange(10.0).reshape(5, 2), torch.tensor([0, 1, 2, 1, 0])
@@ -132,3 +133,29 @@ def test_targets_are_what_the_check_makes_of_the_labels_of_each_batch():
     assert targets == [(2 * Y[:2]).tolist(), (2 * Y[2:] + 2).tolist()]
     with pytest.raises(ValueError, match="inputs alone"):
         list(read_targets([X], MODEL, doubled))
+
+
+@pytest.mark.parametrize("form", [read, peek])
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (TensorDataset(X, Y), "got a Dataset of single examples; wrap it in a DataLoader"),
+        (Images(X, Y), r"got Images; pass its \.batches\(\)"),
+        ((X, Y), r"got a pair of tensors; pass \[\(x, y\)\]"),
+        (next(iter(DataLoader(TensorDataset(X, Y), batch_size=2))), r"got a pair of tensors; pass \[\(x, y\)\]"),
+        (X, r"got a tensor; pass \[x\]"),
+        (None, "got NoneType; pass a DataLoader"),
+        (3, "got int; pass a DataLoader"),
+    ],
+    ids=["data set", "split", "pair", "one batch of a loader", "tensor", "nothing", "number"],
+)
+def test_what_holds_examples_but_no_batches_is_refused_with_what_to_do(form, loader, message):
+    with pytest.raises(TypeError, match=rf"expected batches \(x, y\).*{message}"):
+        next(iter(form(loader, MODEL)))
+
+
+@pytest.mark.parametrize("loader", [[X, X], [X[:2], X[2:]], [(X, Y), (X, Y)], ((X, Y), (X, Y))])
+def test_two_batches_are_not_taken_for_a_pair(loader):
+    assert sum(batch.size for batch in read(loader, MODEL)) == sum(
+        len(raw[0] if isinstance(raw, tuple) else raw) for raw in loader
+    )

@@ -12,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.data import Dataset, IterableDataset
 
 from suffice.network import State, batch_size, check_finite
 
@@ -32,8 +33,10 @@ def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
     """Batches on the device and in the floating type of `model`; labels, where there are any, in their own type.
 
     Raises:
+        TypeError: as `check_loader`.
         ValueError: if the loader yields no example, or an input is not finite (named by its position).
     """
+    check_loader(loader)
     device, dtype = placement(model)
     start = 0
     for raw in loader:
@@ -57,8 +60,10 @@ def peek(loader: Loader, model: nn.Module) -> tuple[Batch, Loader]:
     """The first batch, as `read` gives it, and a loader that yields it and all others, once.
 
     Raises:
+        TypeError: as `check_loader`.
         ValueError: as `read`.
     """
+    check_loader(loader)
     rest, taken = iter(loader), []
 
     def recorded() -> Iterator[object]:
@@ -68,6 +73,22 @@ def peek(loader: Loader, model: nn.Module) -> tuple[Batch, Loader]:
 
     first = next(read(recorded(), model))
     return first, chain(taken, rest)
+
+
+def check_loader(loader: object) -> None:
+    """Raise a TypeError for what holds examples but iterates no batches, such as a data set or a pair of tensors."""
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        found, remedy = "a Dataset of single examples", "wrap it in a DataLoader"
+    elif isinstance(loader, Tensor):
+        found, remedy = "a tensor", "pass [x], a list of one batch, or wrap a TensorDataset in a DataLoader"
+    elif _is_pair(loader):
+        found, remedy = "a pair of tensors", "pass [(x, y)], or wrap TensorDataset(x, y) in a DataLoader"
+    elif not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        found = type(loader).__name__
+        remedy = "pass its .batches()" if hasattr(loader, "batches") else "pass a DataLoader or a list of batches"
+    else:
+        return
+    raise TypeError(f"expected batches (x, y), such as a DataLoader gives, got {found}; {remedy}")
 
 
 def read_targets(
@@ -122,6 +143,16 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
+
+
+def _is_pair(loader: object) -> bool:
+    """Whether it is (x, y) itself: a tuple, or a list of tensors as long and of different kinds."""
+    if not isinstance(loader, (tuple, list)) or len(loader) != 2:
+        return False
+    x, y = loader
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.shape[:1] != y.shape[:1]:
+        return False
+    return isinstance(loader, tuple) or (x.ndim, x.dtype) != (y.ndim, y.dtype)
 
 
 def _split(raw: object) -> tuple[State, Tensor | None]:

@@ -599,3 +599,13 @@ def test_weights_are_tuned_of_an_ensemble_and_by_gradient(choices):
 def test_weights_are_not_tuned_without_validation_data():
     with pytest.raises(ValueError, match="expected a val_loader for ensemble_weights='tuned', got None"):
         calibrate(builders.network(), [], None, tuning="evidence", ensemble_weights="tuned")
+
+
+def test_a_data_set_in_place_of_validation_batches_is_refused_before_the_training_data_are_read():
+    def untouched():
+        raise AssertionError("read")
+        yield
+
+    held = torch.utils.data.TensorDataset(builders.inputs(4), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(TypeError, match="got a Dataset of single examples; wrap it in a DataLoader"):
+        calibrate(builders.network(), untouched(), held)

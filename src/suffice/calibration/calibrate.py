@@ -96,7 +96,7 @@ def calibrate(
         A `Calibrated`, whose call gives one `Prediction` per exit, or one `Regression`.
 
     Raises:
-        TypeError: if the network is not a module.
+        TypeError: if the network is not a module, or a loader iterates no batches.
         ValueError: for an empty loader, labels that the likelihood cannot have, or inputs or features that are
             not finite; for a plain classifier whose answer is not that of one linear layer; for outputs too few or
             too many for the likelihood; for precisions that are not above 0; for stages or exits that do not take
@@ -107,6 +107,8 @@ def calibrate(
     tuned_weights = ensemble_weights == "tuned"
     if val_loader is None:
         _check_without_validation(tuning, tuned_weights)
+    else:
+        batches.check_loader(val_loader)
     if tuning == "evidence" and not temperature and not tuned_weights:
         val_loader = None
     family = LIKELIHOODS[likelihood]
