@@ -55,6 +55,11 @@ def test_a_single_exit_has_nobody_to_learn_from(answers):
     assert losses.Distilled()(logits[:1], labels) == losses.summed(logits[:1], labels)
 
 
+def test_a_checkpoint_made_before_knows_the_losses_still():
+    assert repr(losses.Smoothed(0.1)) == "Smoothed(smoothing=0.1)"
+    assert repr(losses.Distilled()) == "Distilled(weight=1.0, temperature=3.0)"
+
+
 def outputs(width, exits=2):
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(6, width, generator=generator) for _ in range(exits)]

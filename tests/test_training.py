@@ -120,6 +120,49 @@ def test_any_loss_of_the_exits_can_be_minimised(network):
     assert history[-1] < history[0]
 
 
+@pytest.mark.parametrize("loss", ["ce", 0.1, losses.Distilled])
+def test_what_is_no_loss_is_refused(network, loss):
+    with pytest.raises(TypeError, match=r"expected a loss of the outputs of all exits .* such as suffice.losses"):
+        train(network, [], epochs=1, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "likelihood"),
+    [
+        (losses.Smoothed(), "regression"),
+        (losses.Distilled(), "regression"),
+        (losses.Weighted([1.0, 1.0, 1.0]), "regression"),
+        (losses.summed, "regression"),
+        (losses.Weighted([1.0, 1.0, 1.0], "regression"), "classification"),
+    ],
+)
+def test_a_loss_of_another_likelihood_is_refused(loss, likelihood):
+    batch = builders.inputs(5), torch.zeros(5, 4) if likelihood == "regression" else torch.zeros(5, dtype=torch.long)
+    with pytest.raises(ValueError, match=rf"expected a loss of '{likelihood}', .* got .* of '(classif|regress)"):
+        train(builders.network(), [batch], epochs=1, loss=loss, likelihood=likelihood)
+
+
+def test_a_loss_that_names_no_likelihood_goes_with_any():
+    batch = builders.inputs(5), torch.zeros(5, 4)
+    history = train(
+        builders.network(),
+        [batch],
+        epochs=1,
+        likelihood="regression",
+        loss=lambda outputs, targets: sum(z.square().mean() for z in outputs),
+    )
+    assert len(history) == 1
+
+
+def test_a_model_without_exits_is_refused_with_what_gives_it_some():
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(TypeError, match=r"expected a suffice.ExitNetwork, got Sequential; .*suffice.attach_exits"):
+        train(model, [], epochs=1)
+    network, x = suffice.plain.as_exit_network(model, builders.inputs(5)), builders.inputs(64)
+    history = train(network, [(x, x[:, :2].argmax(dim=1))], epochs=20)
+    assert history[-1] < history[0]
+
+
 def trained(outputs, labels, likelihood):
     """Outputs of every exit of a small network on the 600 inputs that it was trained on."""
     network, x = builders.network(widths=(16, 16), classes=outputs, scale=0.2), builders.inputs(600)
@@ -262,7 +305,6 @@ def test_a_loss_and_a_schedule_made_again_are_the_same(tmp_path):
         {"epochs": 2},
         {"exits_only": True},
         {"nesterov": True},
-        {"likelihood": "regression"},
         {"loss": None},
         {"loss": losses.Distilled(temperature=2.0)},
         {"loss": losses.Weighted([1.0, 2.0])},
@@ -275,6 +317,12 @@ def test_a_checkpoint_of_another_training_is_refused(network, tmp_path, other):
     train(network, digits.load(0).train.batches(), **asked)
     with pytest.raises(ValueError, match="ask for the same training"):
         train(network, [], **{**asked, **other})
+
+
+def test_a_checkpoint_of_another_likelihood_is_refused(network, tmp_path):
+    train(network, digits.load(0).train.batches(), epochs=1, resume=tmp_path / "run")
+    with pytest.raises(ValueError, match="ask for the same training"):
+        train(network, [], epochs=1, likelihood="regression", resume=tmp_path / "run")
 
 
 PROGRAM = """

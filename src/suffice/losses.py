@@ -14,11 +14,13 @@
 
 Szegedy et al. 2016 (smoothed labels); Phuong and Lampert 2019 (distillation between exits; T² keeps its gradients on
 the scale of the others, Hinton et al. 2015); Nix and Weigend 1994 (heteroscedastic). A loss of your own that has
-parameters shows them in its `repr`, as these do: a checkpoint knows it by that.
+parameters shows them in its `repr`, as these do: a checkpoint knows it by that. Where it is of one likelihood only it
+says so in an attribute `likelihood`, as these do, and is refused for another.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +65,7 @@ class Smoothed:
         smoothing: ε.
     """
 
+    likelihood: ClassVar[likelihoods.Name] = "classification"
     smoothing: float = 0.1
 
     def __call__(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
@@ -79,6 +82,7 @@ class Distilled:
         temperature: T of both distributions.
     """
 
+    likelihood: ClassVar[likelihoods.Name] = "classification"
     weight: float = 1.0
     temperature: float = 3.0
 
@@ -89,6 +93,26 @@ class Distilled:
         apart = [kl_div(student, teacher, reduction="batchmean", log_target=True) for student in students]
         total = summed(logits, labels)
         return total + self.weight * self.temperature**2 * torch.stack(apart).sum() if apart else total
+
+
+def check(loss: object, likelihood: likelihoods.Name) -> None:
+    """Raise an error unless it is a loss, and of outputs of that likelihood if it is of one only.
+
+    Raises:
+        TypeError: for what cannot be called with outputs and labels.
+        ValueError: for a loss of another likelihood.
+    """
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(
+            f"expected a loss of the outputs of all exits and the labels, such as suffice.losses.Distilled(), got "
+            f"{loss!r}; leave it out for the likelihood's own"
+        )
+    own = "classification" if loss is summed else getattr(loss, "likelihood", likelihood)
+    if own != likelihood:
+        raise ValueError(
+            f"expected a loss of {likelihood!r}, as the training's likelihood is, got {loss!r} of {own!r}; pass "
+            "Weighted(weights, likelihood), or no loss for the likelihood's own"
+        )
 
 
 def _each(outputs: Sequence[Tensor], labels: Tensor, likelihood: likelihoods.Name) -> Tensor:

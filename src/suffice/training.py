@@ -99,7 +99,7 @@ def train(
         likelihood: what the outputs are, and so how labels are read, as in `calibrate`: "classification", "binary",
             "regression" or "heteroscedastic".
         loss: of the outputs of all exits and the labels as the likelihood reads them; `suffice.losses`. None for the
-            sum over the exits of the likelihood's own.
+            sum over the exits of the likelihood's own. One that has an attribute `likelihood` is held to it.
         learning_rate: before the schedule.
         momentum: of the gradient descent.
         weight_decay: of all trained parameters.
@@ -123,11 +123,15 @@ def train(
         Mean loss of each epoch.
 
     Raises:
-        ValueError: for an empty loader, labels or a number of outputs that the likelihood cannot have, or a
-            checkpoint of other settings.
+        TypeError: for a network without exits, what is no loss, or a loader that iterates no batches.
+        ValueError: for an empty loader, labels or a number of outputs that the likelihood cannot have, a loss of
+            another likelihood, or a checkpoint of other settings.
         FloatingPointError: if the loss of an epoch is not finite.
     """
+    _check_network(network)
     family = _family(likelihood, network.num_classes)
+    if loss is not None:
+        losses.check(loss, likelihood)
     minimised = partial(losses.summed, likelihood=likelihood) if loss is None else loss
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -175,6 +179,14 @@ def train(
                 on_epoch(keeper.position.epoch, keeper.position.history[-1])
         team.barrier()  # so that the checkpoint is there for every process
     return list(keeper.position.history)
+
+
+def _check_network(network: object) -> None:
+    if not isinstance(network, ExitNetwork):
+        raise TypeError(
+            f"expected a suffice.ExitNetwork, got {type(network).__name__}; give a model exits to be trained by "
+            "suffice.attach_exits, or take it as it is, with one exit, by suffice.plain.as_exit_network(model, x)"
+        )
 
 
 def _family(likelihood: str, outputs: int) -> likelihoods.Likelihood:
