@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import suffice
 
 
@@ -26,3 +28,17 @@ def test_importing_suffice_alone_imports_no_torch():
 def test_every_public_name_is_there():
     for name in suffice.__all__:
         assert getattr(suffice, name) is not None
+
+
+def test_modules_that_the_docs_name_are_there_without_an_import_of_their_own():
+    named = ["training.train", "losses.Smoothed", "evaluation.predict", "plain.as_exit_network", "ranking.by_score"]
+    deeper = ["variation.moments.propagate", "calibration.density.fit", "report.tables.all_tables", "budget.drift"]
+    program = f"import suffice; {'; '.join(f'suffice.{name}' for name in named + deeper)}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("package", [suffice, suffice.variation])
+def test_a_name_that_is_not_there_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match="has no attribute 'nosuch'"):
+        package.nosuch  # noqa: B018

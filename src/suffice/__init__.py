@@ -4,10 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suffice import budget as budget
+    from suffice import calibration as calibration
     from suffice import cost as cost
     from suffice import data as data
+    from suffice import evaluation as evaluation
+    from suffice import losses as losses
     from suffice import metrics as metrics
     from suffice import models as models
+    from suffice import plain as plain
+    from suffice import ranking as ranking
+    from suffice import report as report
+    from suffice import training as training
+    from suffice import variation as variation
     from suffice.artifact import load as load
     from suffice.artifact import save as save
     from suffice.attach import attach_exits as attach_exits
@@ -61,7 +70,21 @@ _HOMES = {
     "run_stream": "suffice.budget.stream",
     "save": "suffice.artifact",
 }
-_MODULES = {"cost", "data", "metrics", "models"}
+_MODULES = {
+    "budget",
+    "calibration",
+    "cost",
+    "data",
+    "evaluation",
+    "losses",
+    "metrics",
+    "models",
+    "plain",
+    "ranking",
+    "report",
+    "training",
+    "variation",
+}
 
 __all__ = sorted([*_HOMES, *_MODULES, "__version__"])
 
