@@ -93,6 +93,11 @@ def test_an_exit_sees_the_output_of_its_module():
     torch.testing.assert_close(phi, expected)
 
 
+def test_one_name_is_a_place():
+    _, _, net = attached(ResNet, "layer2")
+    assert len(net.exits) == 2
+
+
 def test_places_may_be_named_in_any_order():
     _, _, net = attached(ResNet, ["layer2", "layer1"])
     assert [net.exit(k).classifier.in_features for k in range(3)] == [6, 8, 10]

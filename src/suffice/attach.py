@@ -28,7 +28,7 @@ _STAGES = "give the stages yourself, at=[first, second, …]: modules from state
 
 def attach_exits(
     model: nn.Module,
-    at: Sequence[str] | Sequence[nn.Module],
+    at: str | Sequence[str] | Sequence[nn.Module],
     *,
     example: State,
     num_classes: int | None = None,
@@ -40,9 +40,10 @@ def attach_exits(
     Args:
         model: a classifier whose answer is that of one linear layer (`suffice.plain`). The network shares its
             modules and weights.
-        at: names of the modules (`model.named_modules()`) after which there are earlier exits; the model is traced
-            by `torch.fx`, as its pass goes for the example. For a model that cannot be traced: its stages, modules
-            from state to state that together are the model; there is an exit after each, the last being its own.
+        at: names of the modules (`model.named_modules()`), or one name, after which there are earlier exits; the
+            model is traced by `torch.fx`, as its pass goes for the example. For a model that cannot be traced: its
+            stages, modules from state to state that together are the model; there is an exit after each, the last
+            being its own.
         example: a batch of inputs on the model's device, two examples or more; a mapping becomes keyword arguments.
         num_classes: C, if you want it checked against the model's own classifier.
         pooling: how a state becomes φ at the new exits: "positions" averages (N, C, …) to (N, C), "tokens"
@@ -62,6 +63,7 @@ def attach_exits(
     """
     if isinstance(model, ExitNetwork):
         raise TypeError("expected a model without exits, got an ExitNetwork; attach them to the model itself")
+    at = [at] if isinstance(at, str) else at
     whole = as_exit_network(model, example)
     head = whole.exit(0).classifier
     if num_classes not in (None, head.out_features):
