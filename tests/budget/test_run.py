@@ -181,6 +181,18 @@ def test_a_policy_of_another_network_is_refused():
         run(calibrated, policy, X)
 
 
+def test_arguments_in_another_order_and_a_network_that_is_not_calibrated_are_refused():
+    calibrated = builders.untuned(NET, X)
+    policy = allocate(calibrated, [X], 0.6)
+    for wrong, found in [
+        ((policy, calibrated, X), "Policy and Calibrated"),
+        ((calibrated, X, policy), "Calibrated and Tensor"),
+        ((NET, policy, X), "ExitNetwork and Policy"),
+    ]:
+        with pytest.raises(TypeError, match=f"expected a Calibrated and then a Policy, got {found}"):
+            run(*wrong)
+
+
 def test_a_policy_with_another_number_of_thresholds_is_refused():
     calibrated = builders.untuned(NET, X)
     policy = replace(allocate(calibrated, [X], 0.6), thresholds=torch.zeros(5))

@@ -9,6 +9,7 @@ from suffice.data import digits
 from suffice.models import convnet
 from suffice.training import train
 from suffice.variation import regressor
+from suffice.variation.buckets import fit_buckets
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features import output_features
@@ -18,6 +19,7 @@ from suffice.variation.problem import Problem, bounds_of
 from suffice.variation.rows import Rows
 from suffice.variation.spreads import Variation
 from suffice.variation.strengths import capture
+from tests import builders
 
 TEACHER = MCDropout(passes=6)
 
@@ -254,6 +256,30 @@ def test_features_that_are_not_finite_are_refused_by_position():
     x[40, 0] = 1.0
     with pytest.raises(ValueError, match=r"finite outputs and activation strengths, .* at position 40"):
         fit_variation(Overflowing(), x.split(16), [x[:9]], teacher=TEACHER, layers=["relu"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"model": builders.untuned(builders.network(), rows(9))},
+            "expected a model, .* got Calibrated; pass its .network",
+        ),
+        ({"model": "tower"}, "expected a model, an nn.Module, got str; pass the model"),
+        ({"teacher": MCDropout}, r"such as suffice.MCDropout\(passes=10\), got the class MCDropout; make one"),
+        ({"teacher": "dropout"}, "expected a teacher such as .*, got 'dropout'"),
+        ({"val_loader": None}, "got NoneType; pass a DataLoader"),
+        ({"train_loader": (rows(9), torch.zeros(9))}, "got a pair of tensors"),
+    ],
+)
+def test_what_is_something_else_is_refused_before_the_teacher_is_asked(wrong, message):
+    def never(model, x, *, generator=None):
+        raise AssertionError("asked")
+
+    given = {"model": tower(), "train_loader": [rows(9)], "val_loader": [rows(9)], "teacher": never}
+    for fit_something in (fit_variation, fit_buckets):
+        with pytest.raises(TypeError, match=message):
+            fit_something(**{**given, **wrong})
 
 
 @pytest.mark.parametrize(("train_rows", "val_rows"), [([], [rows(5)]), ([rows(5)], [])])

@@ -57,3 +57,5 @@ def test_a_head_that_took_no_step_or_is_to_choose_layers_is_refused():
         JointHead(model, teacher=TEACHER).finish([rows(9)])
     with pytest.raises(ValueError, match="layers that are named, got 'auto'"):
         JointHead(model, teacher=TEACHER, layers="auto")
+    with pytest.raises(TypeError, match="got the class MCDropout; make one"):
+        JointHead(model, teacher=MCDropout)

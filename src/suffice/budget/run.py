@@ -108,6 +108,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
             larger than all of them stays as it is. Without, batches have the size that they come to have.
 
     Raises:
+        TypeError: for what is no calibrated network or no policy.
         ValueError: if the policy was made for another calibrated network, or logits are not finite (named by
             their position in x).
     """
@@ -148,7 +149,17 @@ def fitting(size: int, buckets: Sequence[int]) -> int:
 
 
 def check_policy(calibrated: Calibrated, policy: Policy) -> None:
-    """Raise a ValueError unless the policy was made for this network, calibrated in this way."""
+    """Raise an error unless the policy was made for this network, calibrated in this way.
+
+    Raises:
+        TypeError: for what is no calibrated network or no policy.
+        ValueError: for a policy of another network.
+    """
+    if not (isinstance(calibrated, Calibrated) and isinstance(policy, Policy)):
+        raise TypeError(
+            f"expected a Calibrated and then a Policy, got {type(calibrated).__name__} and {type(policy).__name__}; "
+            "suffice.calibrate gives the one, suffice.allocate the other"
+        )
     if policy.made_for != calibrated.digest:
         raise ValueError(
             f"expected a policy for this calibrated network ({calibrated.digest[:12]}…), got one for another "

@@ -84,6 +84,7 @@ def run_stream(
         An iterator of one `Served` for each batch, in order.
 
     Raises:
+        TypeError: for what is no calibrated network or no policy.
         ValueError: if the policy was made for another calibrated network, or size or delay make no sense.
     """
     check_policy(calibrated, policy)

@@ -82,6 +82,15 @@ class Left:
         return Left(self.positions[index], self.exit, self.prediction.take(index), self.scores[index])
 
 
+def check_calibrated(found: object) -> None:
+    """Raise a TypeError unless it is a calibrated network."""
+    if not isinstance(found, Calibrated):
+        raise TypeError(
+            f"expected a calibrated network, got {type(found).__name__}; make one with "
+            "suffice.calibrate(network, train_loader, val_loader)"
+        )
+
+
 def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: int = 0) -> Going:
     """A batch x before the first exit; its examples are number `start` and following."""
     size, device = batch_size(x), calibrated.network.exit(0).classifier.weight.device

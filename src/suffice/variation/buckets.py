@@ -112,10 +112,13 @@ def fit_buckets(
         generator: randomness of teacher and fit.
 
     Raises:
+        TypeError: as `fit_variation`.
         ValueError: for a share out of range, layers="auto", and as `fit_variation`.
     """
     if not 0 < share < 0.5 or layers == "auto":
         raise ValueError(f"expected a share in (0, 0.5) and layers that are named, got {share=}, {layers=}")
+    labels.check_asked(model, teacher)
+    batches.check_loader(val_loader)
     likelihood, train_loader = labels.likelihood_of(model, train_loader, teacher)
     reader = rows.reader(model, teacher, layers, strengths, False, likelihood)
     seen = rows.collected(rows.batchwise(model, labels.each(model, train_loader, teacher, target, generator), reader))

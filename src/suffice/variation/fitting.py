@@ -77,6 +77,7 @@ def fit_variation(
         generator: randomness of teacher and fit; the same state gives the same bytes.
 
     Raises:
+        TypeError: for what is no model, no teacher (its class, say) or no batches.
         ValueError: for another target, fewer than two training or four validation rows, labels or features that
             are not finite or labels that are all zero, an empty loader, or what `layer_names` and the teacher refuse.
     """

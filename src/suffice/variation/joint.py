@@ -59,6 +59,7 @@ class JointHead:
         learning_rate: float = 1e-3,
         generator: torch.Generator | None = None,
     ) -> None:
+        labels.check_asked(model, teacher)
         spreads.power(target)
         if layers == "auto":
             raise ValueError("expected layers that are named, got 'auto', which has to fit more than once")

@@ -64,13 +64,32 @@ def label(
     """Labels that are made as they are read, each loader once; arguments as for `fit_variation`.
 
     Raises:
+        TypeError: as `check_asked`, and for a loader that iterates no batches.
         ValueError: for another target; when read, for an empty loader, and for a label that is not finite.
     """
+    check_asked(model, teacher)
+    batches.check_loader(train_loader)
+    batches.check_loader(val_loader)
     spreads.power(target)
     likelihood, train_loader = likelihood_of(model, train_loader, teacher)
     train = each(model, train_loader, teacher, target, generator)
     validation = each(model, val_loader, teacher, target, generator, runs=2)
     return Labels(teacher, target, likelihood, train, validation)
+
+
+def check_asked(model: object, teacher: object) -> None:
+    """Raise a TypeError unless it is a model that is asked, and a teacher that can be asked."""
+    if not isinstance(model, nn.Module):
+        remedy = "pass its .network" if isinstance(getattr(model, "network", None), nn.Module) else "pass the model"
+        raise TypeError(f"expected a model, an nn.Module, got {type(model).__name__}; {remedy}")
+    check_teacher(teacher)
+
+
+def check_teacher(teacher: object) -> None:
+    """Raise a TypeError unless it is a teacher: an object to be called, and not its class."""
+    if isinstance(teacher, type) or not callable(teacher):
+        found = f"the class {teacher.__name__}" if isinstance(teacher, type) else repr(teacher)
+        raise TypeError(f"expected a teacher such as suffice.MCDropout(passes=10), got {found}; make one")
 
 
 def likelihood_of(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[Likelihood, Loader]:
