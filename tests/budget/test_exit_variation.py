@@ -127,7 +127,24 @@ def test_the_same_generator_gives_the_same_bytes_and_nested_states_are_read():
     assert fits[0][2].scaling.columns.max() >= 4 + 4 + 3 + 7
 
 
-def test_an_exit_behind_no_dropout_is_refused():
-    calibrated = builders.untuned(builders.network(), builders.inputs(20))
-    with pytest.raises(ValueError, match="expected a model that drops units"):
+def test_an_exit_behind_no_dropout_is_refused_and_named():
+    network = builders.network()
+    network.stages[1].append(torch.nn.Dropout(0.3))
+    calibrated = builders.untuned(network.eval(), builders.inputs(20))
+    with pytest.raises(ValueError, match=r"before exit 0: expected a model that drops units .* found nothing"):
         fit_exit_variation(calibrated, [builders.inputs(20)], [builders.inputs(20)], teacher=TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"calibrated": builders.network()}, "expected a calibrated network, got ExitNetwork"),
+        ({"teacher": suffice.MCDropout}, "got the class MCDropout; make one"),
+        ({"val_loader": None}, "got NoneType; pass a DataLoader"),
+    ],
+)
+def test_what_is_something_else_is_refused_before_anything_is_asked(wrong, message):
+    x = builders.inputs(20)
+    given = {"calibrated": builders.untuned(builders.network(), x), "train_loader": [x], "val_loader": [x]}
+    with pytest.raises(TypeError, match=message):
+        fit_exit_variation(**{**given, "teacher": TEACHER, **wrong})

@@ -201,11 +201,18 @@ class TestControlRisk:
     def test_too_few_examples_are_a_warning_and_nobody_stops_early(self):
         calibrated = self.calibrated()
         loader = builders.batched(self.X[:100], self.labels()[:100])
-        with pytest.warns(UserWarning, match="from 100 examples, .* at least 299 examples are needed") as seen:
+        with pytest.warns(
+            UserWarning,
+            match="promised a loss of 0.01 in accuracy from 100 examples, .* at least 299 examples are needed",
+        ) as seen:
             policy = control_risk(calibrated, loader, 0.01)
         assert seen[0].filename == __file__
         assert (policy.thresholds == math.inf).all()
         assert policy.shares.tolist() == [0, 0, 1]
+
+    def test_a_network_that_is_not_calibrated_is_refused(self):
+        with pytest.raises(TypeError, match="expected a calibrated network, got ExitNetwork"):
+            control_risk(builders.network(), [])
 
     def test_a_function_needs_levels(self):
         calibrated, loader = self.calibrated(), builders.batched(self.X, self.labels(), 200)

@@ -145,6 +145,16 @@ class TestAllocate:
         assert policy.shares.tolist() == [1.0]
         assert policy.expected == calibrated.costs.cumulative[0]
 
+    @pytest.mark.parametrize(("budget", "unit"), [(0.5, "fraction"), (1e6, "macs")])
+    def test_a_network_of_one_exit_has_no_other_budget(self, budget, unit):
+        calibrated = builders.untuned(builders.network(widths=(6,)), self.X)
+        with pytest.raises(ValueError, match=r"a single exit, where nothing can stop earlier; suffice.attach_exits"):
+            allocate(calibrated, [self.X], budget, unit)
+
+    def test_a_network_that_is_not_calibrated_is_refused(self):
+        with pytest.raises(TypeError, match=r"expected a calibrated network, got ExitNetwork; .* suffice.calibrate\("):
+            allocate(self.NET, [self.X], 0.6)
+
     def test_one_validation_example_is_enough(self):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from suffice import batches
 from suffice.batches import Loader
+from suffice.budget import walk
 from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork, State, check_finite
@@ -22,7 +23,7 @@ from suffice.prediction import AnyPrediction, Prediction
 from suffice.variation import problem, regressor, rows, spreads
 from suffice.variation.features import output_features
 from suffice.variation.fit import Fit
-from suffice.variation.labels import labelled
+from suffice.variation.labels import Labelled, check_teacher, labelled
 from suffice.variation.rows import Rows
 from suffice.variation.strengths import summary
 from suffice.variation.teachers import Teacher
@@ -108,8 +109,12 @@ def fit_exit_variation(
         generator: randomness of teacher and fits; the same state gives the same bytes.
 
     Raises:
-        ValueError: as `fit_variation`; also if nothing is dropped before the first exit.
+        TypeError: for a network that is not calibrated, or what `fit_variation` refuses.
+        ValueError: as `fit_variation`, naming the exit; also if nothing is dropped before one, such as the first.
     """
+    walk.check_calibrated(calibrated)
+    check_teacher(teacher)
+    batches.check_loader(val_loader)
     spreads.power(target)
     seen = _rows(calibrated, train_loader, teacher, target, generator, runs=1)
     unseen = _rows(calibrated, val_loader, teacher, target, generator, runs=2)
@@ -134,9 +139,17 @@ def _rows(
             features = torch.cat(found, dim=1)
             check_finite(features, f"answers and strengths at exit {k}", batch.start)
             cut = ExitNetwork([*network.stages[: k + 1]], [network.exit(i) for i in range(k + 1)])
-            own = labelled(cut, batch, teacher, target, generator, runs)
+            own = _asked(cut, k, batch, teacher, target, generator, runs)
             parts[k].append(Rows(features, tuple(part.shape[1] for part in found), own.labels, own.passes))
     return [rows.collected(iter(exit_)) for exit_ in parts]
+
+
+def _asked(cut: ExitNetwork, k: int, batch: batches.Batch, teacher: Teacher, *asked: Any) -> Labelled:
+    """What a teacher says of the network up to exit k; what it refuses names the exit."""
+    try:
+        return labelled(cut, batch, teacher, *asked)
+    except ValueError as error:
+        raise ValueError(f"before exit {k}: {error}") from error
 
 
 def _answers(calibrated: Calibrated, x: State) -> Iterator[tuple[AnyPrediction, State]]:

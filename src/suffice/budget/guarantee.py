@@ -75,12 +75,14 @@ def control_risk(
         levels: thresholds to try, from safest to boldest; chosen without val_loader. Needed unless score is a name.
 
     Raises:
+        TypeError: for a network that is not calibrated.
         ValueError: for a bound or a confidence outside (0, 1), levels that do not fall, or a regression.
 
     Warns:
         UserWarning: if no level can be promised, so that the policy never stops early; with how many examples the
             safest loss of 0 could have been.
     """
+    walk.check_calibrated(calibrated)
     _check(max_loss, confidence, loss)
     if calibrated.likelihood.name not in ("classification", "binary"):
         raise ValueError(f"expected classes, whose answers are right or wrong, got a {calibrated.likelihood.name}")
@@ -94,7 +96,7 @@ def control_risk(
     passed = certified(losses, max_loss, confidence, loss)
     if not passed:
         warnings.warn(
-            f"no level can be promised a {loss} loss of {max_loss:g} from {len(seen.losses[0])} examples, so no "
+            f"no level can be promised a loss of {max_loss:g} in {loss} from {len(seen.losses[0])} examples, so no "
             f"example stops early; at least {needed(max_loss, confidence, _GREATEST[loss])} examples are needed",
             stacklevel=2,
         )

@@ -172,11 +172,13 @@ def allocate(
         profile: made by `suffice.cost.profile` for this network; needed for "ms", and kept for `run`.
 
     Raises:
+        TypeError: for a network that is not calibrated.
         ValueError: if the budget is below the cost of the first exit or above that of the last.
 
     Warns:
         UserWarning: if there are too few examples to come within 0.5 % of the budget.
     """
+    walk.check_calibrated(calibrated)
     mean_cost, limit = _pricing(calibrated, budget, unit, profile, score)
     if method not in get_args(Method):
         raise ValueError(f"expected method to be one of {get_args(Method)}, got {method!r}")
@@ -234,6 +236,11 @@ def _pricing(
     each = [mean_cost(shares) for shares in torch.eye(len(costs), dtype=torch.float64)]
     scale = each[-1] if unit == "fraction" else 1
     low, high = each[0] / scale, each[-1] / scale
+    if len(each) == 1 and budget != low:
+        raise ValueError(
+            f"expected a network with two exits or more to spend a budget of {budget:.4g} on, got one with a single "
+            "exit, where nothing can stop earlier; suffice.attach_exits adds some"
+        )
     if not low <= budget <= high:
         raise ValueError(
             f"expected a budget between {low:.4g} (all stop at the first exit) and {high:.4g} (none stops "
