@@ -190,6 +190,52 @@ def test_measures_of_nothing_are_nan():
     assert metrics.ece(probs, labels, equal_mass=True).isnan()
 
 
+OF_CLASSES = (metrics.accuracy, metrics.correct, metrics.top_k_accuracy, metrics.nll, metrics.brier, metrics.ece)
+
+
+@pytest.mark.parametrize("measure", OF_CLASSES)
+@pytest.mark.parametrize(
+    ("rows", "labels"), [((6,), (6,)), ((6, 4), (6, 1)), ((6, 4), (5,)), ((6, 1, 4), (6,))], ids=str
+)
+def test_other_shapes_are_refused_with_both(measure, rows, labels):
+    values, given = -torch.rand(rows).log1p(), torch.zeros(labels, dtype=torch.long)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        measure(values, given)
+    assert f"(N, C), a number for each class, and labels (N,), got {rows} and {labels}" in str(refused.value)
+
+
+@pytest.mark.parametrize("measure", [metrics.brier, metrics.ece])
+@pytest.mark.parametrize("wrong", [lambda p: 5 * p.log() + 9, lambda p: p.log(), lambda p: 100 * p])
+def test_what_is_no_probability_is_refused_with_its_range(measure, wrong):
+    probs, labels = problem()
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got .* to .*; pass probabilities"):
+        measure(wrong(probs), labels)
+
+
+@pytest.mark.parametrize("wrong", [lambda p: 5 * p.log() + 9, lambda p: p])
+def test_what_is_no_log_probability_is_refused_with_its_range(wrong):
+    probs, labels = problem()
+    with pytest.raises(ValueError, match=r"in \[-inf, 0\], got .* to .*; pass log-probabilities"):
+        metrics.nll(wrong(probs), labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rounding_is_not_taken_for_a_mistake(dtype):
+    probs, labels = problem(sharpness=9.0)
+    rounded = probs.to(dtype) * (1 + torch.finfo(dtype).eps)
+    assert float(rounded.max()) > 1
+    assert float(metrics.brier(rounded, labels)) == pytest.approx(float(metrics.brier(probs, labels)), abs=0.02)
+    assert float(metrics.ece(rounded, labels)) == pytest.approx(float(metrics.ece(probs, labels)), abs=0.02)
+    assert metrics.nll(rounded.log(), labels).isfinite() or dtype == torch.float16
+
+
+def test_a_number_that_is_none_makes_the_measure_none():
+    probs, labels = problem()
+    probs[3, 2] = torch.nan
+    assert metrics.brier(probs, labels).isnan()
+    assert metrics.nll(torch.zeros(1, 2) - torch.inf, torch.zeros(1, dtype=torch.long)) == torch.inf
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_measure_is_a_float64_scalar(dtype):
     probs, labels = problem()

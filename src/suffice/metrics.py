@@ -2,7 +2,8 @@
 
 Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning surer; of a regression, means,
 variances and targets are (N, C). Every function returns a float64 scalar tensor, and NaN where the measure is not
-defined (no positive, no negative, no example).
+defined (no positive, no negative, no example). Other shapes, and logits in place of probabilities where those
+matter, are a ValueError.
 """
 
 import math
@@ -12,30 +13,37 @@ from torch import Tensor
 
 from suffice.regression import half_width
 
+_ROUNDING = 1e-2
+"""How far outside its range a probability, or its logarithm, may lie; bfloat16 has three digits."""
+
 
 def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose most probable class is the label."""
+    """Share of examples whose most probable class is the label; probs may be logits."""
     return correct(probs, labels).double().mean()
 
 
 def correct(probs: Tensor, labels: Tensor) -> Tensor:
-    """(N,) bool: whether the most probable class is the label."""
+    """(N,) bool: whether the most probable class is the label; probs may be logits."""
+    _check(probs, labels)
     return probs.argmax(dim=-1) == labels
 
 
 def top_k_accuracy(probs: Tensor, labels: Tensor, k: int = 5) -> Tensor:
-    """Share of examples whose label is among the k most probable classes; 1 where k ≥ C."""
+    """Share of examples whose label is among the k most probable classes; 1 where k ≥ C. Probs may be logits."""
+    _check(probs, labels)
     best = probs.topk(min(k, probs.shape[-1]), dim=-1).indices
     return (best == labels[:, None]).any(dim=-1).double().mean()
 
 
 def nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-probability of the label, in nats, from log-probabilities."""
+    _check(log_probs, labels, -math.inf, 0.0, "log-probabilities; take logits.log_softmax(-1), or probs.log()")
     return -log_probs.double().gather(-1, labels[:, None]).mean()
 
 
 def brier(probs: Tensor, labels: Tensor) -> Tensor:
     """Mean of Σ_c (p_c − [c = label])², in [0, 2] (Brier 1950)."""
+    _check(probs, labels, 0.0, 1.0)
     target = torch.nn.functional.one_hot(labels, probs.shape[-1])
     return (probs.double() - target).square().sum(dim=-1).mean()
 
@@ -62,9 +70,30 @@ def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bo
 
 def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Expected calibration error of the top class, Σ_b n_b/N |accuracy_b − confidence_b| (Naeini 2015)."""
+    _check(probs, labels, 0.0, 1.0)
     confidence = probs.amax(dim=-1)
     table = reliability(confidence, correct(probs, labels), bins, equal_mass)
     return (table[:, 1] - table[:, 2]).abs().sum() / len(labels)
+
+
+def _check(
+    values: Tensor,
+    labels: Tensor,
+    least: float = -math.inf,
+    greatest: float = math.inf,
+    what: str = "probabilities; take logits.softmax(-1), or log_probs.exp()",
+) -> None:
+    """Raise a ValueError unless values are (N, C) in [least, greatest], to rounding, and labels (N,); NaN passes."""
+    if values.ndim != 2 or labels.shape != values.shape[:1]:
+        raise ValueError(
+            f"expected (N, C), a number for each class, and labels (N,), got {tuple(values.shape)} and "
+            f"{tuple(labels.shape)}"
+        )
+    if (least == -math.inf and greatest == math.inf) or not values.numel():
+        return
+    low, high = (float(end) for end in values.aminmax())
+    if low < least - _ROUNDING or high > greatest + _ROUNDING:
+        raise ValueError(f"expected values in [{least:g}, {greatest:g}], got {low:.4g} to {high:.4g}; pass {what}")
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
