@@ -122,6 +122,30 @@ def test_fused_layers_are_counted_as_by_hand(stage, macs, dtype):
     assert cost.count(net, torch.zeros(7, T, E, dtype=dtype)).stages == (macs,)
 
 
+@pytest.mark.parametrize(
+    ("body", "macs"),
+    [
+        (nn.TransformerEncoderLayer(E, 2, 16, batch_first=True), PROJECTIONS + PAIRS + FEEDFORWARD),
+        (First(nn.LSTM(E, H, batch_first=True)), T * 4 * H * (E + H)),
+    ],
+    ids=["encoder", "lstm"],
+)
+def test_a_plain_model_is_counted_for_one_example_with_what_is_fused_in_it(body, macs):
+    width = H if isinstance(body, First) else E
+    model = nn.Sequential(body, nn.Flatten(), nn.Linear(T * width, 3)).train()
+    for size in (1, 7):
+        assert cost.macs(model, torch.zeros(size, T, E)) == macs + T * width * 3
+    assert all(module.training for module in model.modules())
+
+
+def test_a_mapping_becomes_the_arguments_of_a_plain_model():
+    class Both(nn.Linear):
+        def forward(self, left, right):
+            return super().forward(left) + super().forward(right)
+
+    assert cost.macs(Both(3, 4), {"left": torch.zeros(5, 3), "right": torch.zeros(5, 3)}) == 2 * 3 * 4
+
+
 def test_counting_leaves_the_fast_paths_as_they_were():
     def flags():
         backends = torch.backends

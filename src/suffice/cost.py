@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from suffice.network import ExitNetwork, State, batch_size, inference, select
+from suffice.network import ExitNetwork, State, batch_size, call, inference, select
 
 if TYPE_CHECKING:
     from suffice.calibration.calibrated import Calibrated
@@ -60,10 +60,20 @@ def count(network: ExitNetwork, x: State) -> Costs:
     stages, exits = [], []
     with inference(network):
         for k, stage in enumerate(network.stages):
-            state, macs = _counted(stage, state)
-            stages.append(macs)
+            state, spent = _counted(stage, state)
+            stages.append(spent)
             exits.append(_counted(network.exit(k), state)[1])
     return Costs(tuple(stages), tuple(exits), (0,) * len(exits))
+
+
+def macs(model: nn.Module, x: State) -> int:
+    """Multiply-adds of a model's pass for one example, the first of batch x, whatever is fused in it.
+
+    A mapping becomes the keyword arguments of a plain model. Its modules' modes come back.
+    """
+    one = select(x, torch.zeros(1, dtype=torch.long))
+    with inference(model):
+        return _counted(partial(call, model), one)[1]
 
 
 @dataclass(frozen=True)

@@ -334,6 +334,17 @@ def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_shows_what_i
     assert abs(estimator.fitted.r_squared - r2(estimator(rows(200, seed=3))[1], truth)) < 0.08
 
 
+def test_what_layers_cost_is_relative_to_all_that_the_model_computes():
+    class Recurrent(nn.LSTM):
+        def forward(self, x):
+            return super().forward(x[:, None])[0][:, 0]
+
+    model = nn.Sequential(Recurrent(3, 32), nn.Linear(32, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+    whole = 4 * 32 * (3 + 32) + 32 * 8 + 8 * 4
+    for row in fit(model=model, layers="auto").fitted.subsets:
+        assert row["cost"] == row["macs"] / whole
+
+
 @pytest.mark.parametrize("likelihood", ["regression", "binary"])
 def test_ridge_learns_on_a_stream_in_closed_form(likelihood):
     model = wide()

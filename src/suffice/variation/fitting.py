@@ -21,11 +21,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from suffice import batches
+from suffice import cost
 from suffice.batches import Loader
-from suffice.network import call, fingerprint, inference, select
+from suffice.network import fingerprint
 from suffice.variation import band, judgement, regressor, ridge, rows, spreads
 from suffice.variation.estimator import Fitted, VariationEstimator
 from suffice.variation.features import Reader
@@ -128,7 +127,7 @@ def fit_labels(
         assert unit is not None
         problem = Problem(seen, stopping, unit, target, hidden, epochs, drawn_seed(generator))
         if layers == "auto":
-            fit, chosen, subsets = smallest(problem, reader, _macs(model, first.batch))
+            fit, chosen, subsets = smallest(problem, reader, cost.macs(model, first.batch.inputs))
             reader = replace(reader, layers=tuple(reader.layers[i] for i in chosen))
             judging = replace(judging, features=judging.features[:, judging.columns(chosen)])
         else:
@@ -182,10 +181,3 @@ def judged(
     residuals = band.residuals(measured[:, 0], estimate)
     weights = tuple(weight.detach() for weight in fit.weights)
     return VariationEstimator(model, reader, fitted, fingerprint(model), fit.scaling, weights, residuals, teacher)
-
-
-def _macs(model: nn.Module, example: batches.Batch) -> int:
-    """Multiply-adds of the model for one example."""
-    with inference(model), FlopCounterMode(display=False) as counter:
-        call(model, select(example.inputs, torch.zeros(1, dtype=torch.long)))
-    return int(counter.get_total_flops() // 2)
