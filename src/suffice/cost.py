@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -93,10 +93,10 @@ class Profile:
     """
 
     sizes: tuple[int, ...]
-    stages: Tensor
-    exits: Tensor
-    uncertainty: Tensor
-    compaction: Tensor
+    stages: Tensor = field(repr=False)
+    exits: Tensor = field(repr=False)
+    uncertainty: Tensor = field(repr=False)
+    compaction: Tensor = field(repr=False)
     batch_size: int
     machine: str
 

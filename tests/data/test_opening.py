@@ -55,6 +55,16 @@ def test_the_official_test_part_has_no_size(cifar):
         load("cifar100", test=50)
 
 
+def test_data_sets_are_shown_in_one_line(cifar):
+    data = load("cifar100", validation=100)
+    assert repr(data.validation) == "Images(100 of (3, 32, 32), augment=None)"
+    assert repr(data).startswith("DataSet('cifar100', train=Images(100 of (3, 32, 32), augment=CropFlip(")
+    assert repr(data).endswith(f"100 classes, split={data.split[:12]}…)")
+    given = from_torch(TensorDataset(torch.randn(50, 3)), validation=10, judged=10)
+    assert repr(given.train) == "Examples(30 of TensorDataset, workers=0)"
+    assert "\n" not in repr(data) + repr(given)
+
+
 def test_digits_are_loaded_by_name_with_the_same_names():
     data = load("digits", validation=300, seed=2)
     assert (len(data.train), len(data.validation), len(data.test)) == (897, 300, 600)

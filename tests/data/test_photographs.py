@@ -130,6 +130,7 @@ def test_a_folder_of_ones_own_is_read_in_place_or_imported_with_the_same_splits(
     here = load("pets", validation=4, test=2, seed=3, size=16, workers=0)
     assert there.split == here.split
     assert there.classes == here.classes == ("cat", "dog")
+    assert repr(there.validation) == repr(here.validation) == "Encoded(4 of (3, 16, 16), workers=0, skip=False)"
     for a, b in zip(there.validation.batches(3), here.validation.batches(3), strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])

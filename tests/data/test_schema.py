@@ -54,6 +54,7 @@ def test_a_table_of_ones_own_is_imported_and_loaded(tmp_path, table, form):
     assert (len(data.train), len(data.validation), len(data.test)) == (96, 12, 12)
     assert data.train.sizes == (5,)
     assert data.classes == ("maybe", "no", "yes")
+    assert repr(data.test) == f"Table(12 of 2 numeric, 1 categorical, labels={data.test.columns.labels!r})"
     assert torch.bincount(data.test.labels).tolist() == [4, 4, 4]
     (batch,) = data.test.batches()
     prices = table["price"].to_numpy()

@@ -6,7 +6,7 @@ nothing else. What it learns is what a teacher says about the network cut off be
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,9 +40,9 @@ class VariationScore:
         r_squared: of each exit, noise-corrected R² on validation rows kept aside.
     """
 
-    made_for: str
+    made_for: str = field(repr=False)
     target: str
-    fits: tuple[Fit, ...]
+    fits: tuple[Fit, ...] = field(repr=False)
     r_squared: tuple[float, ...]
 
     @property

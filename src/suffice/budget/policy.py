@@ -6,7 +6,7 @@ it: a coin, made of each example's own bytes, says which of them judges it.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -68,7 +68,7 @@ class Policy:
     budget: float
     expected: float
     shares: Tensor
-    made_for: str
+    made_for: str = field(repr=False)
     unit: Literal["macs", "ms"] = "macs"
     alternative: Tensor | None = None
     portion: float = 0.0

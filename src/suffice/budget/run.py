@@ -40,6 +40,13 @@ class Answer:
     macs: Tensor
     scores: Tensor
 
+    def __repr__(self) -> str:
+        """One line: how many examples stopped where, and what they cost on average."""
+        exits, counts = (values.tolist() for values in self.exit.unique(return_counts=True))
+        stopped = ", ".join(f"{count:,} at exit {k}" for k, count in zip(exits, counts, strict=True))
+        mean = f", {float(self.macs.double().mean()):,.0f} multiply-adds each" if exits else ""
+        return f"Answer({len(self.exit):,} examples{': ' if stopped else ''}{stopped}{mean})"
+
     @property
     def probs(self) -> Tensor:
         """(N, C), probabilities."""

@@ -94,6 +94,10 @@ class Encoded:
     workers: int = 2
     skip: bool = False
 
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Encoded({len(self):,} of {(3, self.size, self.size)}, workers={self.workers}, skip={self.skip})"
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)

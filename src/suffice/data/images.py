@@ -34,6 +34,10 @@ class Images:
     std: Tensor | None = None
     augment: Augment | None = None
 
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Images({len(self):,} of {tuple(self.pixels.shape[1:])}, augment={self.augment})"
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)

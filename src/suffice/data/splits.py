@@ -39,6 +39,11 @@ class DataSet(Generic[Part]):
     classes: tuple[str, ...]
     split: str
 
+    def __repr__(self) -> str:
+        """One line: the splits, with how many classes there are."""
+        parts = f"train={self.train!r}, validation={self.validation!r}, test={self.test!r}"
+        return f"DataSet({self.name!r}, {parts}, {len(self.classes)} classes, split={self.split[:12]}…)"
+
 
 def draw(labels: Array | None, rows: int, validation: Size, test: Size, seed: int) -> Array:
     """A split (rows,) uint8 at random.

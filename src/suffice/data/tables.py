@@ -68,6 +68,11 @@ class Table:
     which: int
     refuse: bool = False
 
+    def __repr__(self) -> str:
+        """One line."""
+        columns = f"{len(self.columns.numeric)} numeric, {len(self.columns.categorical)} categorical"
+        return f"Table({len(self):,} of {columns}, labels={self.columns.labels!r})"
+
     def __len__(self) -> int:
         """Number of rows."""
         return int(np.count_nonzero(self.split == self.which))

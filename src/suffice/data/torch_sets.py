@@ -27,6 +27,10 @@ class Examples:
     rows: Sequence[int]
     workers: int = 0
 
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Examples({len(self):,} of {type(self.dataset).__name__}, workers={self.workers})"
+
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.rows)
