@@ -117,6 +117,7 @@ def test_bad_usage_is_status_2(run, arguments):
     [
         (["fetch", "imagenet"], "suffice: expected a file that may be downloaded freely"),
         (["fetch", "lost"], "suffice: expected one of cifar10"),
+        (["fetch", "cifar1oo"], "got 'cifar1oo'; nearest: cifar10, cifar100"),
         (["import", "cifar10", "/nowhere"], "found nothing there"),
         (["show", "cifar10"], "suffice: expected the data set 'cifar10'"),
     ],

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from suffice.data import from_torch, import_set, load
+from suffice.data import folder, from_torch, import_set, load
 from tests.data import miniatures
 
 
@@ -73,9 +73,25 @@ def test_digits_are_loaded_by_name_with_the_same_names():
     assert data.split == load("digits", validation=300, seed=2).split != load("digits", validation=300, seed=3).split
 
 
+def test_the_size_of_one_part_of_the_digits_leaves_the_other_as_it_is():
+    data = load("digits", test=100)
+    assert (len(data.validation), len(data.test)) == (400, 100)
+
+
 def test_a_choice_that_the_kind_does_not_have_is_refused(cifar):
-    with pytest.raises(TypeError, match="workers"):
+    with pytest.raises(TypeError, match="of 'cifar100' the choices validation, test, seed, augment, got 'workers'"):
         load("cifar100", workers=2)
+    with pytest.raises(TypeError, match="of 'digits' the choices validation, test, seed, share, got 'valid'"):
+        load("digits", valid=100)
+
+
+def test_a_choice_that_photographs_and_tables_do_not_have_is_refused(tmp_path):
+    archive, _ = miniatures.movielens(tmp_path / "ml-1m.zip", "1m")
+    import_set("movielens-1m", archive, any_checksum=True)
+    with pytest.raises(TypeError, match="test, seed, categories, least, buckets, unknown, got 'val'"):
+        load("movielens-1m", val=0.1)
+    with pytest.raises(TypeError, match="choices validation, test, seed, size, workers, skip, got 'val'"):
+        folder(tmp_path, val=0.1)
 
 
 @pytest.mark.parametrize("choice", [{"categories": "onehot"}, {"unknown": "maybe"}])

@@ -56,6 +56,23 @@ def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folde
         store.find("cifar10")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("imagenet", r"get its files at http.* run `suffice data import imagenet FOLDER`"),
+        ("cifar1o", r"no set of that name is known; nearest: cifar10.*`suffice data import NAME SOURCE`"),
+        ("thing", r"no set of that name is known; nearest: things;"),
+        ("nosuchset", r"no set of that name is known; for data of your own"),
+        ("digits", r"suffice.data.load\('digits'\)"),
+    ],
+)
+def test_only_what_can_work_is_advised_for_a_set_that_is_not_there(name, advice):
+    make()
+    with pytest.raises(FileNotFoundError, match=advice) as missing:
+        store.find(name)
+    assert "data fetch" not in str(missing.value)
+
+
 def test_a_truncated_file_is_refused_and_a_changed_one_is_found_by_its_hash():
     made = make()
     file = made.folder / "all_images.npy"

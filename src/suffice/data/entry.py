@@ -73,6 +73,11 @@ class Entry:
     convert: Convert
     defaults: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def free(self) -> bool:
+        """Whether all of its files may be downloaded without accepting terms first."""
+        return all(remote.url is not None for remote in self.remotes)
+
     def official(self, source: Path) -> list[Path]:
         """The official files at a source: itself, or those in the folder that it is."""
         if source.is_dir():

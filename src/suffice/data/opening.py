@@ -1,6 +1,6 @@
 """From the store to splits that yield batches: `load`, and image folders and PyTorch data sets as they are."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,13 @@ _AUGMENT: dict[str, Augment] = {
     "tiny-imagenet": tiny_imagenet.AUGMENT,
 }
 
+_CHOICES = {
+    "images": ("augment",),
+    "encoded": ("size", "workers", "skip"),
+    "table": ("categories", "least", "buckets", "unknown"),
+}
+"""Of `load`, by kind."""
+
 
 def load(
     name: str, *, validation: Size | None = None, test: Size | None = None, seed: int = 0, **choices: Any
@@ -37,9 +44,9 @@ def load(
         validation: how many (int) or which share (float) of the rows; None: the set's own.
         test: likewise; not where there is an official test part.
         seed: of the split.
-        **choices: for photographs `size`, `workers` and `skip` (`Encoded`); for tables `categories`
-            ("vocabulary", learned from the training rows, or "hashed"), `least` (times that a code of the
-            vocabulary must occur there), `buckets` and `unknown` ("zero" or "refuse").
+        **choices: for arrays of images `augment`; for photographs `size`, `workers` and `skip` (`Encoded`); for tables
+            `categories` ("vocabulary", learned from the training rows, or "hashed"), `least` (times that a code of
+            the vocabulary must occur there), `buckets` and `unknown` ("zero" or "refuse").
 
     Raises:
         FileNotFoundError: if it is not in the store, saying how to get it.
@@ -47,13 +54,16 @@ def load(
         TypeError: for a choice that its kind does not have.
     """
     if name == "digits":
-        return digits.load(seed, *(size for size in (validation, test) if size is not None), **choices)  # type: ignore[arg-type]
+        _check_choices(name, choices, ("share",))
+        sizes = {part: size for part, size in (("validation", validation), ("test", test)) if size is not None}
+        return digits.load(seed, **sizes, **choices)  # type: ignore[arg-type]
     stored = store.find(name)
+    _check_choices(name, choices, _CHOICES[stored.manifest["kind"]])
     defaults = catalogue.ENTRIES[name].defaults if name in catalogue.ENTRIES else {"validation": 0.1, "test": 0.1}
-    sizes = _sizes(stored, defaults, validation, test)
-    key = f"{sizes[0]}-{sizes[1]}-seed{seed}"
+    held = _sizes(stored, defaults, validation, test)
+    key = f"{held[0]}-{held[1]}-seed{seed}"
     kinds: dict[str, Callable[..., DataSet[Any]]] = {"images": _images, "encoded": _encoded, "table": _table}
-    return kinds[stored.manifest["kind"]](stored, sizes, seed, key, **choices)
+    return kinds[stored.manifest["kind"]](stored, held, seed, key, **choices)
 
 
 def folder(
@@ -70,7 +80,9 @@ def folder(
 
     Raises:
         ValueError: if there are no images.
+        TypeError: for another choice.
     """
+    _check_choices(str(path), choices, _CHOICES["encoded"])
     parts = packing.parts_of(Path(path))
     classes = packing.classes_in(parts.get("train", Path(path)))
     found = {part: packing.listed(place, classes) for part, place in parts.items()}
@@ -78,6 +90,13 @@ def folder(
     labels = found[_drawn(parts)][1]
     split = splits.draw(labels, len(labels), validation, 0 if "test" in parts else test, seed)
     return _cut(str(path), whole, split, splits.fingerprint(split), tuple(classes))
+
+
+def _check_choices(name: str, choices: Iterable[str], allowed: Sequence[str]) -> None:
+    known = ("validation", "test", "seed", *allowed)
+    for choice in choices:
+        if choice not in known:
+            raise TypeError(f"expected of {name!r} the choices {', '.join(known)}, got {choice!r}")
 
 
 def _sizes(stored: Stored, defaults: dict[str, Size], validation: Size | None, test: Size | None) -> tuple[Size, Size]:

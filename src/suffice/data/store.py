@@ -125,9 +125,11 @@ def find(name: str) -> Stored:
     check_name(name)
     folder = root() / name
     if not folder.is_dir():
+        from suffice.data import catalogue  # it holds what writes into the store
+
         raise FileNotFoundError(
-            f"expected the data set {name!r} in {root()}, found none; get it with `suffice data fetch {name}` or "
-            f"`suffice data import {name} FILE`, or point SUFFICE_DATA to where it is"
+            f"expected the data set {name!r} in {root()}, found none; {catalogue.how_to_get(name, names())}, or point "
+            "SUFFICE_DATA to where it is"
         )
     manifest = files.read_manifest(folder, _FOLDER)
     for file, entry in manifest["files"].items():
