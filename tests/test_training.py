@@ -120,7 +120,7 @@ def test_any_loss_of_the_exits_can_be_minimised(network):
     assert history[-1] < history[0]
 
 
-@pytest.mark.parametrize("loss", ["ce", 0.1, losses.Distilled])
+@pytest.mark.parametrize("loss", ["ce", 0.1, losses.Distilled, nn.CrossEntropyLoss(), nn.functional.cross_entropy])
 def test_what_is_no_loss_is_refused(network, loss):
     with pytest.raises(TypeError, match=r"expected a loss of the outputs of all exits .* such as suffice.losses"):
         train(network, [], epochs=1, loss=loss)

@@ -99,10 +99,11 @@ def check(loss: object, likelihood: likelihoods.Name) -> None:
     """Raise an error unless it is a loss, and of outputs of that likelihood if it is of one only.
 
     Raises:
-        TypeError: for what cannot be called with outputs and labels.
+        TypeError: for what cannot be called with the outputs of all exits, such as torch's losses of one output.
         ValueError: for a loss of another likelihood.
     """
-    if isinstance(loss, type) or not callable(loss):
+    of_one_output = str(getattr(loss, "__module__", "")).startswith("torch.nn.")
+    if isinstance(loss, type) or not callable(loss) or of_one_output:
         raise TypeError(
             f"expected a loss of the outputs of all exits and the labels, such as suffice.losses.Distilled(), got "
             f"{loss!r}; leave it out for the likelihood's own"
