@@ -62,7 +62,7 @@ def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folde
         ("imagenet", r"get its files at http.* run `suffice data import imagenet FOLDER`"),
         ("cifar1o", r"no set of that name is known; nearest: cifar10.*`suffice data import NAME SOURCE`"),
         ("thing", r"no set of that name is known; nearest: things;"),
-        ("nosuchset", r"no set of that name is known; for data of your own"),
+        ("visits", r"no set of that name is known; for data of your own"),
         ("digits", r"suffice.data.load\('digits'\)"),
     ],
 )

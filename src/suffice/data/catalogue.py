@@ -39,5 +39,5 @@ def how_to_get(name: str, stored: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Known names that are like another, to be put behind it in a message."""
-    near = difflib.get_close_matches(name, list(known))
+    near = difflib.get_close_matches(name, list(known), cutoff=0.7)
     return f"; nearest: {', '.join(near)}" if near else ""
