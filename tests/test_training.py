@@ -69,6 +69,19 @@ def test_a_compiled_training_learns_what_an_eager_one_does():
         torch.testing.assert_close(compiled.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
 
 
+def test_a_last_batch_of_another_size_is_not_compiled_for(network, monkeypatch):
+    sizes = []
+
+    def compiled(forward):
+        return lambda x: sizes.append(len(x)) or forward(x)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    x, y = digits.load(0).train.images[:100], digits.load(0).train.labels[:100]
+    history = train(network, list(zip(x.split(40), y.split(40), strict=True)), epochs=2, compiled=True)
+    assert sizes == [40, 40, 40, 40]
+    assert len(history) == 2
+
+
 def test_an_empty_loader_is_an_error(network):
     with pytest.raises(ValueError, match="empty loader"):
         train(network, [], epochs=1)

@@ -27,7 +27,7 @@ from suffice.calibration import likelihoods
 from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.checkpoint import Keeper, likeness
 from suffice.losses import Loss
-from suffice.network import ExitNetwork, State
+from suffice.network import ExitNetwork, State, batch_size
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -107,7 +107,8 @@ def train(
         schedule: factor on the learning rate, set before each epoch.
         exits_only: train the exits on stages that stay as they are, in evaluation mode.
         channels_last: keep images and convolutions channels last in memory.
-        compiled: run the network through `torch.compile`.
+        compiled: run the network through `torch.compile`; a batch of another size than the first, as an epoch's last
+            one, is run as it is, for it would be compiled again.
         fabric: a `lightning_fabric.Fabric` for the device, the precision and several processes (extra "train");
             then give a DataLoader, which is shared out: the batch of a step is that of all processes together.
             Without one, the network's own device and type.
@@ -157,7 +158,7 @@ def train(
         if fabric is not None:
             forward, optimiser, loader = _shared(fabric, network, optimiser, loader)
         if compiled:
-            forward = torch.compile(forward)
+            forward = _compiled(forward)
 
         def step(inputs: State, labels: Tensor) -> Tensor:
             if channels_last:
@@ -223,6 +224,19 @@ def _shared(
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = fabric.setup_dataloaders(loader)
     return forward, optimiser, loader
+
+
+def _compiled(forward: Callable[[State], list[Tensor]]) -> Callable[[State], list[Tensor]]:
+    """The network compiled for the size of the first batch, and as it is for others."""
+    fast, first = torch.compile(forward), 0
+
+    def run(inputs: State) -> list[Tensor]:
+        nonlocal first
+        size = batch_size(inputs)
+        first = first or size
+        return fast(inputs) if size == first else forward(inputs)
+
+    return run
 
 
 def _pass_over(loader: Any, epochs: int) -> None:
