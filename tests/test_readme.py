@@ -11,7 +11,8 @@ def test_the_program_in_the_readme_runs_as_printed(tmp_path):
     pinned = "import torch; torch.set_num_threads(1)\n" + program
     done = subprocess.run([sys.executable, "-c", pinned], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\d\d\.\d% right at [\d,]+ multiply-adds", done.stdout)
+    (share,) = re.findall(r"\d\d\.\d% right at [\d,]+ multiply-adds, (\d+)% of the last exit's", done.stdout)
+    assert 40 <= int(share) <= 60  # what was asked for, on other images than those that the thresholds were made on
     assert (tmp_path / "calibrated" / "manifest.json").is_file()
 
 
