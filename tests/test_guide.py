@@ -1,0 +1,63 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+PAGE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+PROGRAMS = dict(
+    re.findall(r"^## ([^\n]+)\n(?:(?!```|^## ).)*```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE)
+)
+
+PERCENT = r"\d+(\.\d)?%"
+PRINTED = {
+    "How sure is my classifier?": [
+        r"before: NLL 1\.\d+, ECE 0\.\d+",
+        r"after: NLL 0\.\d+, ECE 0\.\d+",
+    ],
+    "How do I stop early, within a budget?": [
+        r".+: [6-8]\d\.\d% right at [45]\d\.\d% of the cost, \[.+\] at each exit",
+    ]
+    * 3,
+    "A budget in milliseconds": [r"\d+\.\d+ to \d+\.\d+ ms an example, \d+\.\d+ expected"],
+    "How do I promise a loss?": [r"[0-4]\.\d% lost by stopping early, at [4-8]\d\.\d% of the cost"],
+    "How do I answer a stream?": [
+        *[r"batch [012]: 50 answered, .+, errors: \[\]"] * 3,
+        r"batch 3: 49 answered, .+, errors: \['stage 0 failed for example 7 of batch 3: .+'\]",
+        *[r"batch \d+: 50 answered, .+, errors: \[\]"] * 8,
+    ],
+    "How do I answer by a deadline?": [r"exit [012]: \d with a probability of 0\.\d\d", r"after at most 20 ms: \d"],
+    "How do I add data, or classes?": [
+        r"at first: logits have a mean deviation of 1\.\d+",
+        r"with more data: logits have a mean deviation of 0\.\d+",
+        r"9\d\.\d% right with five classes",
+    ],
+    "How do I calibrate numbers and clicks?": [
+        rf"clicks: {PERCENT} expected, {PERCENT} came",
+        r"one noise for all: (8[6-9]|9[0-4])\.\d% within 90 %",
+        r"a noise of its own: a deviation of 0\.1\d near 0 and 0\.3\d far from it",
+    ],
+    "Is this input like the training data?": [r"AUROC (0\.9\d|1\.00)"],
+    "A network that comes with the library": [r"\w+ with a probability of [01]\.\d\d, at exit [0-3]"] * 4,
+    "How do I save and load?": [
+        r"the same answers: True, exits: True",
+        r"other weights: expected a network whose weights .+",
+    ],
+}
+
+
+def test_every_program_has_lines_that_it_is_expected_to_print():
+    assert list(PROGRAMS) == list(PRINTED)
+    assert PAGE.count("```python") == len(PROGRAMS)
+
+
+@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:asked for .* per example")
+@pytest.mark.parametrize("task", PROGRAMS)
+def test_the_program_prints_what_is_expected(task, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        exec(PROGRAMS[task], {"__name__": "program"})
+    lines, expected = capsys.readouterr().out.splitlines(), PRINTED[task]
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line)
