@@ -37,6 +37,24 @@ PRINTED = {
         r"one noise for all: (8[6-9]|9[0-4])\.\d% within 90 %",
         r"a noise of its own: a deviation of 0\.1\d near 0 and 0\.3\d far from it",
     ],
+    "What would dropout say, from one pass?": [
+        r"one pass: off by 0\.0\d+ on average, of 0\.\d+",
+        r"ten passes of dropout: off by 0\.0\d+ on average, of 0\.\d+",
+    ],
+    "Can I trust that estimate?": [
+        r"R² 0\.9\d of 1000 inputs, bias [+-]\d%, 0% far outside",
+        r"(8[5-9]|9[0-5])% of what ten passes measure is in the band",
+        r"far outside what it was fitted on: \[8, 9, 10, 11\]",
+        r"([4-9]|10) of 12 were given real passes",
+    ],
+    "What would an ensemble say, or the posterior?": [
+        r".+: a deviation of 0\.\d+ on average, R² 0\.\d\d when fitted",
+    ]
+    * 2,
+    "Exits that stop on their dropout variation": [
+        r"R² 0\.\d\d, 0\.\d\d of the exits' estimates when fitted",
+        rf"{PERCENT} right, \[\d+, \d+\] at each exit",
+    ],
     "Is this input like the training data?": [r"AUROC (0\.9\d|1\.00)"],
     "A network that comes with the library": [r"\w+ with a probability of [01]\.\d\d, at exit [0-3]"] * 4,
     "How do I save and load?": [
