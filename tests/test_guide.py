@@ -15,6 +15,7 @@ PRINTED = {
         r"before: NLL 1\.\d+, ECE 0\.\d+",
         r"after: NLL 0\.\d+, ECE 0\.\d+",
     ],
+    "Which setting should I use?": [rf".+: {PERCENT} right, NLL \d\.\d+, ECE 0\.\d+"] * 4,
     "How do I stop early, within a budget?": [
         r".+: [6-8]\d\.\d% right at [45]\d\.\d% of the cost, \[.+\] at each exit",
     ]
