@@ -27,6 +27,10 @@ PRINTED = {
         r"batch 3: 49 answered, .+, errors: \['stage 0 failed for example 7 of batch 3: .+'\]",
         *[r"batch \d+: 50 answered, .+, errors: \[\]"] * 8,
     ],
+    "How do I keep the cost when inputs change?": [
+        r"frozen thresholds: 1[1-9]\d% of what the policy expects",
+        r"running thresholds: (9\d|10\d)% of what the policy expects",
+    ],
     "How do I answer by a deadline?": [r"exit [012]: \d with a probability of 0\.\d\d", r"after at most 20 ms: \d"],
     "How do I add data, or classes?": [
         r"at first: logits have a mean deviation of 1\.\d+",
