@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 import suffice
 from suffice.data import folder, load, store
-from suffice.data.store import quiet
+from suffice.progress import quiet
 
 IMAGES, BATCH = 50_000, 256
 PHOTOGRAPHS, PHOTOGRAPH = 400, (500, 375)

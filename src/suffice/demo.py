@@ -19,9 +19,10 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import interleaved
 from suffice.evaluation import ABLATION, Outcome
+from suffice.progress import Progress
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
-from suffice.subjects import Progress, Subject
+from suffice.subjects import Subject
 from suffice.variation import comparison
 from suffice.variation.estimator import VariationEstimator
 

@@ -12,11 +12,10 @@ from suffice import data
 from suffice.data import digits as handwritten
 from suffice.data.images import Images
 from suffice.network import ExitNetwork
+from suffice.progress import Progress
 from suffice.training import train
 from suffice.variation.dropout import MCDropout
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 Name = Literal["digits", "cifar100"]
 
 EPOCHS = 40

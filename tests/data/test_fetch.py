@@ -7,7 +7,7 @@ import pytest
 
 from suffice.data import fetch
 from suffice.data.entry import Entry, Remote
-from suffice.data.store import quiet
+from suffice.progress import quiet
 
 DATA = bytes(range(256)) * 20_000
 SHA256 = f"sha256:{hashlib.sha256(DATA).hexdigest()}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from suffice.data import store
-from suffice.data.store import quiet
+from suffice.progress import quiet
 
 
 def fill(rows, blocks):

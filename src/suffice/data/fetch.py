@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from suffice.data.entry import Entry, Remote
-from suffice.data.store import Progress, disk_full_is_said, need, root
+from suffice.data.store import disk_full_is_said, need, root
+from suffice.progress import Progress
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""

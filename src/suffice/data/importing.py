@@ -6,7 +6,8 @@ from typing import Any
 
 from suffice.data import archives, catalogue, fetch, packing, schema, store
 from suffice.data.entry import Convert, Entry, Faults, Remote
-from suffice.data.store import Progress, Stored, Writer, quiet
+from suffice.data.store import Stored, Writer
+from suffice.progress import Progress, quiet
 
 
 def fetch_set(name: str, *, progress: Progress = quiet) -> Stored:

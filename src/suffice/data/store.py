@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 import suffice
 from suffice import files
+from suffice.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,12 +37,6 @@ ROW_GROUP = 32_768
 _FOLDER = files.Kind("a data set", "suffice data import", "import it again", FORMAT)
 
 Array = npt.NDArray[Any]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (0: not known)."""
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 def root() -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from suffice.progress import Progress
 from suffice.reproduce import (
     dropout_tables,
     dynamic_tables,
@@ -18,7 +19,6 @@ from suffice.reproduce import (
 )
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.msdnets import SETUPS, Recipe
-from suffice.variation.comparison import Progress
 
 Run = Callable[[Path, Progress], Results]
 Table = Callable[[Results], str]

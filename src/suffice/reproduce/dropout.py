@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from suffice.network import State, answer, batch_size, call, inference, select
+from suffice.progress import Progress
 from suffice.reproduce.ledger import Ledger
 from suffice.variation import comparison
-from suffice.variation.comparison import Progress
 from suffice.variation.dropout import MCDropout
 from suffice.variation.spreads import Likelihood
 

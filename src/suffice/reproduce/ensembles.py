@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from suffice.network import ExitNetwork, State
+from suffice.progress import Progress
 from suffice.reproduce import dropout, ledger, recommenders
 from suffice.reproduce.dropout import ROWS, Setting
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.reproduce.markdown import spread, table
 from suffice.reproduce.recommenders import MOVIELENS, Rows
 from suffice.variation import judgement
-from suffice.variation.comparison import Progress
 from suffice.variation.fitting import fit_variation
 from suffice.variation.teachers import Ensemble
 

@@ -17,13 +17,13 @@ import suffice
 from suffice import data, evaluation, metrics, ranking
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
+from suffice.progress import Progress
 from suffice.reproduce import ledger
 from suffice.reproduce.dropout import drawn
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.reproduce.letters import CLASSES, SOURCE
 from suffice.reproduce.markdown import spread, table
 from suffice.training import cosine, train
-from suffice.variation.comparison import Progress
 
 SEEDS = (0, 1, 2)
 WIDTHS, DROPOUT, EPOCHS, BATCH = (8, 16, 32), 0.2, 2, 128

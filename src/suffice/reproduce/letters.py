@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from suffice import data, metrics
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
+from suffice.progress import Progress
 from suffice.reproduce import dropout
 from suffice.reproduce.dropout import Setting, Task
-from suffice.variation.comparison import Progress
 
 SOURCE, CLASSES = "emnist-byclass", 62
 CHANNELS, WIDTH, EPOCHS, BATCH = (8, 16), 128, 2, 128

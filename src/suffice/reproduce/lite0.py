@@ -19,11 +19,11 @@ import suffice
 from suffice import cost, data, evaluation
 from suffice.data.images import Images
 from suffice.network import ExitNetwork
+from suffice.progress import Progress
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.training import cosine, train
-from suffice.variation.comparison import Progress
 
 SOURCE, CLASSES, SIZE, SEED = "tiny-imagenet", 200, 128, 0
 PARTS = {"validation": 2000, "test": 3000}

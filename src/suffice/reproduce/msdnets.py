@@ -25,12 +25,12 @@ from suffice.data.strangers import PAIRS, fitted
 from suffice.losses import Loss
 from suffice.models.msdnet import SETTINGS
 from suffice.network import ExitNetwork
+from suffice.progress import Progress
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.training import cosine, steps
 from suffice.training import train as learn
-from suffice.variation.comparison import Progress
 
 Sets = DataSet[Images] | DataSet[Encoded]
 

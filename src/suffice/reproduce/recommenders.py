@@ -13,9 +13,9 @@ import suffice
 from suffice import data, metrics
 from suffice.data.tables import Table
 from suffice.network import ExitNetwork, State, select
+from suffice.progress import Progress
 from suffice.reproduce import dropout
 from suffice.reproduce.dropout import ROWS, Setting, Task
-from suffice.variation.comparison import Progress
 
 Rows = tuple[dict[str, Tensor], Tensor]
 """Inputs of a tower, and labels (N,) float32."""

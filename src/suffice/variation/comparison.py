@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from suffice.batches import Loader
 from suffice.models.tower import Embeddings
 from suffice.network import ExitNetwork, State
+from suffice.progress import Progress
 from suffice.variation import judgement, moments, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
@@ -30,9 +31,6 @@ PASSES = (10, 50, 100)
 
 ESTIMATORS: dict[str, dict[str, Any]] = {"prediction only": {"layers": []}, "estimator": {}}
 """Estimators by name, as arguments of `fit_labels`."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and how much there is."""
 
 
 @dataclass(frozen=True)
