@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -6,8 +8,8 @@ from suffice.reproduce import ledger
 from suffice.reproduce.ledger import Ledger
 
 
-def opened(folder, settings=None, data=None):
-    return Ledger(folder / "x.json", "suffice reproduce x", settings or {"rates": (0.1, 0.2)}, data or {"digits": "ab"})
+def opened(folder, settings=None, data=None, command="suffice reproduce x"):
+    return Ledger(folder / "x.json", command, settings or {"rates": (0.1, 0.2)}, data or {"digits": "ab"})
 
 
 def test_a_run_is_measured_once_and_found_again(tmp_path):
@@ -29,9 +31,47 @@ def test_runs_are_written_one_by_one_with_their_circumstances(tmp_path):
         book.run("seed 1", lambda: (_ for _ in ()).throw(RuntimeError("killed")))
     results = ledger.read(tmp_path / "x.json")
     assert list(results["runs"]) == ["seed 0"]
-    assert {"date", "machine", "versions", "seconds", "measured"} == results["runs"]["seed 0"].keys()
+    assert {"command", "date", "machine", "versions", "seconds", "measured"} == results["runs"]["seed 0"].keys()
     assert results["command"] == "suffice reproduce x"
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_each_run_keeps_the_command_that_made_it(tmp_path):
+    opened(tmp_path).run("seed 0", dict)
+    opened(tmp_path, command="suffice reproduce x --also y").run("y", dict)
+    results = ledger.read(tmp_path / "x.json")
+    assert ledger.commands(results) == ["suffice reproduce x", "suffice reproduce x --also y"]
+    del results["runs"]["seed 0"]["command"]  # as it was written before
+    assert ledger.commands(results) == ["suffice reproduce x", "suffice reproduce x --also y"]
+
+
+def test_two_that_write_one_file_keep_each_others_runs(tmp_path):
+    first, second = opened(tmp_path), opened(tmp_path)
+    first.run("seed 0", lambda: {"r2": 0.5})
+    second.run("seed 1", lambda: {"r2": 0.6})
+    assert second.run("seed 0", lambda: pytest.fail("measured again")) == {"r2": 0.5}
+    first.run("seed 2", lambda: {"r2": 0.7})
+    assert list(ledger.read(tmp_path / "x.json")["runs"]) == ["seed 0", "seed 1", "seed 2"]
+
+
+def test_of_two_that_measure_one_run_at_once_the_first_is_kept(tmp_path):
+    def overtaken():
+        opened(tmp_path).run("seed 0", lambda: {"r2": 0.5})
+        return {"r2": 0.6}
+
+    assert opened(tmp_path).run("seed 0", overtaken) == {"r2": 0.5}
+
+
+def test_a_run_waits_while_another_process_writes(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from suffice.reproduce.ledger import Ledger\n"
+        "book = Ledger(Path(sys.argv[1]), '', {'rates': [0.1, 0.2]}, {'digits': 'ab'})\n"
+        "with book._alone():\n print('in', flush=True); time.sleep(0.5); book.results['runs']['theirs'] = {}"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "x.json"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        opened(tmp_path).run("ours", dict)
+    assert list(ledger.read(tmp_path / "x.json")["runs"]) == ["theirs", "ours"]
 
 
 @pytest.mark.parametrize("other", [{"settings": {"rates": [0.1]}}, {"data": {"digits": "cd"}}])

@@ -161,7 +161,7 @@ def find(name: str, options: Options | None = None) -> Experiment:
 
 
 def made(folder: Path, name: str, table: str) -> str:
-    """A table of the results in a folder, and the command that makes it.
+    """A table of the results in a folder, and the commands that make them.
 
     Raises:
         ValueError: for an experiment or a table that there is not.
@@ -180,4 +180,5 @@ def made(folder: Path, name: str, table: str) -> str:
             (run["versions"]["torch"] for run in runs),
         )
     )
-    return f"{tables[table](results)}\n*`{results['command']}`; {dates}; torch {torches}; {machines}.*\n"
+    commands = "; ".join(f"`{command}`" for command in ledger.commands(results))
+    return f"{tables[table](results)}\n*{commands}; {dates}; torch {torches}; {machines}.*\n"

@@ -1,15 +1,17 @@
 """Results of an experiment, kept run by run in one JSON file, with all that is needed to make them again.
 
 The file is whole after each run. A run that it holds is not made again, so that an experiment that was killed
-goes on where it was.
+goes on where it was, and several processes may measure different runs of it at once.
 """
 
 import datetime
+import fcntl
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ class Ledger:
 
     Args:
         path: the JSON file, gone on with if it is there.
-        command: makes the file again.
+        command: makes the runs that are measured now.
         settings: of all runs; JSON values.
         data: by name, SHA-256 of each data set's split.
 
@@ -36,26 +38,51 @@ class Ledger:
 
     def __init__(self, path: Path, command: str, settings: Mapping[str, Any], data: Mapping[str, str]) -> None:
         self.path = path
-        asked = json.loads(json.dumps({"command": command, "settings": settings, "data": data}))
-        known = read(path) if path.exists() else {**asked, "runs": {}}
-        for name in ("settings", "data"):
-            if known[name] != asked[name]:
-                raise ValueError(
-                    f"expected {path} to be of {name} {asked[name]}, got {known[name]}; write to another folder, or "
-                    "take the file away"
-                )
-        self.results: Results = {**known, **asked}
+        self.command = command
+        self.results: Results = json.loads(
+            json.dumps({"command": command, "settings": settings, "data": data, "runs": {}})
+        )
+        self._reread()
 
     def run(self, key: str, measure: Callable[[], Results]) -> Results:
         """What a run measured: read if the file holds it, else measured and written with its circumstances."""
-        runs = self.results["runs"]
-        if key not in runs:
+        if key not in self.results["runs"]:
             began = time.monotonic()
             measured = measure()
-            runs[key] = {**circumstances(), "seconds": round(time.monotonic() - began, 1), "measured": measured}
+            about = {"command": self.command, **circumstances(), "seconds": round(time.monotonic() - began, 1)}
+            with self._alone():
+                self.results["runs"].setdefault(key, {**about, "measured": measured})
+        return dict(self.results["runs"][key]["measured"])
+
+    def _reread(self) -> None:
+        """Take what the file holds by now, if it is there."""
+        if self.path.exists():
+            known = read(self.path)
+            same(self.path, known, self.results)
+            self.results = known
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Change the results as the file holds them by now, and write them, while other processes wait."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._reread()
+            yield
             write(self.path, self.results)
-        measured = runs[key]["measured"]
-        return dict(measured)
+        finally:
+            os.close(folder)
+
+
+def same(path: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless what a file holds is of the settings and the data that are asked for."""
+    for name in ("settings", "data"):
+        if known[name] != asked[name]:
+            raise ValueError(
+                f"expected {path} to be of {name} {asked[name]}, got {known[name]}; write to another folder, or "
+                "take the file away"
+            )
 
 
 def circumstances() -> dict[str, Any]:
@@ -93,3 +120,8 @@ def read(path: Path) -> Results:
 def measured(results: Results) -> dict[str, Results]:
     """What each run measured, by its key."""
     return {key: run["measured"] for key, run in results["runs"].items()}
+
+
+def commands(results: Results) -> list[str]:
+    """Those that the runs were made by; of runs that do not say, the one that began the file."""
+    return list(dict.fromkeys(run.get("command", results["command"]) for run in results["runs"].values()))
