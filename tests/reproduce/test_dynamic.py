@@ -68,8 +68,8 @@ def test_scores_decide_at_equal_cost(case):
 
 
 def test_far_inputs_are_told_apart_by_their_density(case):
-    found = dynamic.strangers(case[0], {"far": features(case[1], 200, 3, move=6.0)})
-    assert found["far"]["density"]["auroc"] > 0.9
+    found = dynamic.strangers(case[0], features(case[1], 200, 3, move=6.0))
+    assert found["density"]["auroc"] > 0.9
 
 
 def test_running_quantiles_keep_the_cost_that_frozen_thresholds_lose(case):
@@ -100,13 +100,13 @@ def test_a_full_run_takes_six_operations_a_multiply_add_image_and_epoch():
 
 def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
-    for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
-        book.run(name, lambda choices=choices: dynamic.row(case[0], **choices))
-    book.run("added", lambda: dynamic.added(case[0]))
-    book.run("scores", lambda: {"rows": dynamic.by_score(case[0])})
-    book.run("strangers", lambda: dynamic.strangers(case[0], {"far": features(case[1], 200, 3, move=6.0)}))
+    book.fill("net", dynamic.measures(), lambda: (case[1], case[0]))
+    assert "|" not in dynamic_tables.strangers(book.results)
+    for far in ("far", "farther"):
+        book.run(f"strangers: {far}", lambda: dynamic.strangers(case[0], features(case[1], 200, 3, move=6.0)))
     book.run("corruptions", lambda: dynamic.under_corruption(case[0], {"moved": features(case[1], 500, 4, move=1.0)}))
     for make in dynamic_tables.OF_SMALL_IMAGES.values():
         lines = make(book.results).splitlines()
         assert len(lines) > 2
         assert len({line.count("|") for line in lines}) == 1
+    assert "| far | farther |" in dynamic_tables.strangers(book.results)

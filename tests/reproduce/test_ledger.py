@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from suffice.reproduce import ledger
 from suffice.reproduce.ledger import Ledger
@@ -72,6 +73,41 @@ def test_a_run_waits_while_another_process_writes(tmp_path):
         other.stdout.readline()
         opened(tmp_path).run("ours", dict)
     assert list(ledger.read(tmp_path / "x.json")["runs"]) == ["theirs", "ours"]
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(2, 2)
+
+
+MEASURES = {"row": lambda scale: {"r2": scale}, "other row": lambda scale: {"r2": 2 * scale}}
+
+
+def test_a_network_is_made_only_for_runs_that_are_missing(tmp_path):
+    opened(tmp_path).fill("net", MEASURES, lambda: (network(0), 0.5))
+    assert ledger.measured(ledger.read(tmp_path / "x.json")) == {"row": {"r2": 0.5}, "other row": {"r2": 1.0}}
+    opened(tmp_path).fill("net", MEASURES, lambda: pytest.fail("made again"))
+    more = {**MEASURES, "third row": lambda scale: {"r2": 3 * scale}}
+    opened(tmp_path).fill("net", more, lambda: (network(0), 0.5))
+    assert ledger.measured(ledger.read(tmp_path / "x.json"))["third row"] == {"r2": 1.5}
+
+
+def test_runs_of_one_name_are_of_one_network(tmp_path):
+    opened(tmp_path).fill("net", {"row": dict}, lambda: (network(0), ()))
+    before = (tmp_path / "x.json").read_text()
+    with pytest.raises(ValueError, match=r"expected the network net .* put back the weights of then"):
+        opened(tmp_path).fill("net", {"row": dict, "other row": dict}, lambda: (network(1), ()))
+    assert (tmp_path / "x.json").read_text() == before
+    opened(tmp_path).fill("second", {"other row": dict}, lambda: (network(1), ()))
+    assert ledger.read(tmp_path / "x.json")["networks"].keys() == {"net", "second"}
+
+
+def test_of_runs_from_before_networks_were_noted_none_is_claimed(tmp_path):
+    opened(tmp_path).run("row", dict)
+    opened(tmp_path).fill("net", {"row": dict, "other row": dict}, lambda: (network(0), ()))
+    results = ledger.read(tmp_path / "x.json")
+    assert list(results["runs"]) == ["row", "other row"]
+    assert "networks" not in results
 
 
 @pytest.mark.parametrize("other", [{"settings": {"rates": [0.1]}}, {"data": {"digits": "cd"}}])

@@ -6,18 +6,16 @@ import torch
 
 import suffice
 from suffice import evaluation
+from suffice.data import store
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.models.msdnet import SETTINGS
+from suffice.progress import quiet
 from suffice.reproduce import catalogue, dynamic, dynamic_tables, msdnets
-from suffice.reproduce.ledger import measured
+from suffice.reproduce.ledger import Ledger, measured
 from suffice.reproduce.msdnets import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* ended at the edge")
-
-
-def told(what, done, total):
-    del what, done, total
 
 
 def images(count, seed):
@@ -34,7 +32,7 @@ def images(count, seed):
 def small(monkeypatch):
     sets = DataSet("cifar100", images(96, 0), images(48, 1), images(48, 2), ("a", "b", "c", "d"), "abc")
     monkeypatch.setattr(suffice.data, "load", lambda name, seed: sets)
-    monkeypatch.setattr(msdnets, "_strangers", lambda source, inside: {"far": images(48, 3)})
+    monkeypatch.setattr(msdnets, "_strangers", lambda source: ["far"])
     monkeypatch.setattr(dynamic, "VARIANTS", {"all, product of exits": {"ensemble": "product"}})
 
 
@@ -55,24 +53,41 @@ def test_every_recipe_names_a_network_that_there_is():
 
 @pytest.mark.slow
 def test_one_command_trains_and_makes_every_table_once(small, tmp_path, monkeypatch):
-    results = msdnets.run(RECIPE, tmp_path, told, also=["smoothed", "distilled"])
+    results = msdnets.run(RECIPE, tmp_path, quiet, also=["smoothed", "distilled"])
     others = [row for other in dynamic.OTHERS.values() for row in other.choices]
-    assert {*evaluation.ABLATION, *others, "scores", "strangers"} < measured(results).keys()
+    assert {*evaluation.ABLATION, *others, "scores", "strangers: far"} < measured(results).keys()
+    assert results["networks"].keys() == {RECIPE.name, f"{RECIPE.name}-smoothed", f"{RECIPE.name}-distilled"}
     for make in dynamic_tables.OF_SMALL_IMAGES.values():
         assert len(make(results).splitlines()) > 2
     monkeypatch.setattr(dynamic, "row", lambda case, **choices: pytest.fail("measured again"))
-    assert msdnets.run(RECIPE, tmp_path, told)["runs"] == json.loads(json.dumps(results["runs"]))
+    assert msdnets.run(RECIPE, tmp_path, quiet)["runs"] == json.loads(json.dumps(results["runs"]))
+
+
+def test_where_the_results_are_all_there_nothing_is_trained(small, tmp_path, monkeypatch):
+    sets = RECIPE.load()
+    book = Ledger(tmp_path / f"{RECIPE.name}.json", "", RECIPE.settings(sets), {"cifar100": "abc"})
+    for key in (*dynamic.measures(), "strangers: far", "corruptions"):
+        book.run(key, dict)
+    monkeypatch.setattr(msdnets, "trained", lambda *_: pytest.fail("trained again"))
+    assert msdnets.run(RECIPE, tmp_path, quiet)["runs"].keys() == book.results["runs"].keys()
+
+
+def test_strangers_are_runs_of_their_own_once_they_are_in_the_store(monkeypatch):
+    monkeypatch.setattr(store, "names", lambda: ["cifar100"])
+    assert list(msdnets._of_small_images("cifar100", images(4, 0))) == ["corruptions"]
+    monkeypatch.setattr(store, "names", lambda: ["cifar100", "tiny-imagenet"])
+    assert list(msdnets._of_small_images("cifar100", images(4, 0))) == ["strangers: tiny-imagenet", "corruptions"]
 
 
 def test_a_loss_that_is_not_known_is_refused_before_any_training(small, tmp_path):
     with pytest.raises(ValueError, match=r"among smoothed, distilled, got sharpened"):
-        msdnets.run(RECIPE, tmp_path, told, also=["sharpened"])
+        msdnets.run(RECIPE, tmp_path, quiet, also=["sharpened"])
     assert not list(tmp_path.iterdir())
 
 
 def test_the_last_exit_learns_what_the_images_show(small, tmp_path):
     sets = RECIPE.load()
-    network = msdnets.trained(replace(RECIPE, epochs=12), sets, tmp_path / "weights", told)
+    network = msdnets.trained(replace(RECIPE, epochs=12), sets, tmp_path / "weights", quiet)
     x, y = next(iter(sets.test.batches(48)))
     with torch.no_grad():
         assert (network(x)[-1].argmax(dim=1) == y).double().mean() > 0.5

@@ -5,7 +5,9 @@ Everything is fitted on training features, tuned on validation features, and jud
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,6 +79,9 @@ SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
 WINDOW, BATCH = 500, 100
 """Of the running quantiles: scores remembered, and examples in a batch of the stream."""
 
+STRANGERS = "strangers: "
+"""Before the name of a data set, what a run against it is called."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -117,6 +122,12 @@ class Case:
         return torch.Generator().manual_seed(self.seed)
 
 
+def measures() -> dict[str, Callable[[Case], dict[str, Any]]]:
+    """What is measured of every network, by the name of the run."""
+    rows = {name: partial(row, **choices) for name, choices in {**evaluation.ABLATION, **VARIANTS}.items()}
+    return {**rows, "added": added, "scores": lambda case: {"rows": by_score(case)}}
+
+
 def row(case: Case, **choices: Any) -> dict[str, Any]:
     """A row of the ablation: measures at each exit and over the ladder of budgets, with intervals."""
     calibrated, notes = case.calibrated(**choices)
@@ -150,8 +161,8 @@ def by_score(case: Case) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "curve"} for row in ranking.by_score(test, ranked)]
 
 
-def strangers(case: Case, others: dict[str, Features]) -> dict[str, dict[str, dict[str, float]]]:
-    """AUROC and FPR95 of each score between the test data and others, of the last exit, by name of the others."""
+def strangers(case: Case, others: Features) -> dict[str, dict[str, float]]:
+    """AUROC and FPR95 of each score between the test data and others, of the last exit."""
     vanilla, _ = case.calibrated(**evaluation.ABLATION["vanilla"])
     calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
     familiar = density.fit(case.network, case.train)
@@ -167,11 +178,8 @@ def strangers(case: Case, others: dict[str, Features]) -> dict[str, dict[str, di
             "density": torch.cat([familiar(phi) for phi, _ in features]),
         }
 
-    inside, found = values(case.test), {}
-    for name, features in others.items():
-        outside = values(features)
-        found[name] = {score: _apart(inside[score], outside[score]) for score in inside}
-    return found
+    inside, outside = values(case.test), values(others)
+    return {score: _apart(inside[score], outside[score]) for score in inside}
 
 
 def _apart(inside: torch.Tensor, outside: torch.Tensor) -> dict[str, float]:

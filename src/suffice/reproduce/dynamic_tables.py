@@ -117,8 +117,12 @@ def scores(results: Results) -> str:
 
 
 def strangers(results: Results) -> str:
-    """Which score tells other data apart."""
-    measured = ledger.measured(results)["strangers"]
+    """Which score tells other data apart; a sentence where there were no other data."""
+    runs = ledger.measured(results)
+    known = dynamic.STRANGERS
+    measured = {name.removeprefix(known): run for name, run in runs.items() if name.startswith(known)}
+    if not measured:
+        return "None of the data sets to be told apart was in the store.\n"
     names = list(next(iter(measured.values())))
     rows = [[name, *(_apart(found[name]) for found in measured.values())] for name in names]
     return table(["AUROC / FPR95, %", *measured], rows)

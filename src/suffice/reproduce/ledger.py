@@ -1,7 +1,8 @@
 """Results of an experiment, kept run by run in one JSON file, with all that is needed to make them again.
 
 The file is whole after each run. A run that it holds is not made again, so that an experiment that was killed
-goes on where it was, and several processes may measure different runs of it at once.
+goes on where it was, and several processes may measure different runs of it at once. Runs of one trained network stay
+runs of one network: its hash is kept with them.
 """
 
 import datetime
@@ -10,17 +11,21 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 import suffice
 from suffice.files import write_synced
+from suffice.network import fingerprint
 
 Results = dict[str, Any]
+Subject = TypeVar("Subject")
 
 
 class Ledger:
@@ -53,6 +58,42 @@ class Ledger:
             with self._alone():
                 self.results["runs"].setdefault(key, {**about, "measured": measured})
         return dict(self.results["runs"][key]["measured"])
+
+    def fill(
+        self,
+        name: str,
+        measures: Mapping[str, Callable[[Subject], Results]],
+        make: Callable[[], tuple[nn.Module, Subject]],
+    ) -> None:
+        """Measure those runs of one network that the file lacks; if it lacks none, the network is not made.
+
+        Args:
+            name: of the network.
+            measures: all runs of it, each from what is measured.
+            make: the network, and what is measured.
+
+        Raises:
+            ValueError: if runs of that name were measured on another network.
+        """
+        missing = [key for key in measures if key not in self.results["runs"]]
+        if not missing:
+            return
+        network, subject = make()
+        self._bind(name, fingerprint(network), measures)
+        for key in missing:
+            self.run(key, partial(measures[key], subject))
+
+    def _bind(self, name: str, hashed: str, keys: Iterable[str]) -> None:
+        """Note the hash of a network before its first run; runs of before it was noted may be of any."""
+        with self._alone():
+            networks = self.results.get("networks", {})
+            if name not in networks and self.results["runs"].keys().isdisjoint(keys):
+                self.results["networks"] = networks = {**networks, name: hashed}
+            if (known := networks.get(name, hashed)) != hashed:
+                raise ValueError(
+                    f"expected the network {name} that {self.path} was measured on, whose weights have the hash "
+                    f"{known[:12]}…, got {hashed[:12]}…; put back the weights of then, or write to another folder"
+                )
 
     def _reread(self) -> None:
         """Take what the file holds by now, if it is there."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import suffice
-from suffice import cost, data, evaluation
+from suffice import cost, data
 from suffice.data.images import Images
+from suffice.data.splits import DataSet
 from suffice.network import ExitNetwork
 from suffice.progress import Progress
 from suffice.reproduce import cached, dynamic
@@ -44,6 +45,12 @@ def run(out: Path, progress: Progress) -> Results:
     book = Ledger(
         out / "tiny-imagenet-lite0.json", "suffice reproduce tiny-imagenet-lite0", settings, {SOURCE: sets.split}
     )
+    book.fill("tiny-imagenet-lite0", dynamic.measures(), partial(made, sets, progress))
+    return book.results
+
+
+def made(sets: DataSet[Images], progress: Progress) -> tuple[ExitNetwork, Case]:
+    """The network with its exits trained, and its features."""
     network = attached(backbone(), torch.zeros(2, 3, SIZE, SIZE))
     parts = {}
     for done, split in enumerate(("train", "validation", "test"), start=1):
@@ -52,11 +59,7 @@ def run(out: Path, progress: Progress) -> Results:
     costs = cost.count(network, torch.zeros(1, 3, SIZE, SIZE))
     case = Case(cached.over(network), costs, parts["train"], parts["validation"], parts["test"], SEED)
     learn(case)
-    for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
-        book.run(name, partial(dynamic.row, case, **choices))
-    book.run("added", lambda: dynamic.added(case))
-    book.run("scores", lambda: {"rows": dynamic.by_score(case)})
-    return book.results
+    return network, case
 
 
 def backbone() -> nn.Module:

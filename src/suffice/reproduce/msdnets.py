@@ -7,7 +7,7 @@ trained the same way with other losses, for rows of their own.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import suffice
-from suffice import cost, data, evaluation
-from suffice.data import corruptions
+from suffice import cost, data
+from suffice.data import corruptions, store
 from suffice.data.encoded import Encoded
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
@@ -145,41 +145,79 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = 
     """Train, or go on training, then measure everything; results in `out/NAME.json`, weights in `out/NAME-weights`.
 
     With `also`, names in `dynamic.OTHERS`, a network for each of these losses too, its weights in
-    `out/NAME-OTHER-weights`. Strangers and corruptions are of small images only.
+    `out/NAME-OTHER-weights`. Strangers and corruptions are of small images only. Where the results are all there,
+    nothing is trained.
 
     Raises:
         FileNotFoundError: if the data set is not in the store.
-        ValueError: if `out` holds another training or other results; for another loss that is not known.
+        ValueError: if `out` holds another training, other results, or results of another network; for another loss
+            that is not known.
     """
     if unknown := set(also) - dynamic.OTHERS.keys():
         raise ValueError(f"expected other losses among {', '.join(dynamic.OTHERS)}, got {', '.join(sorted(unknown))}")
     sets = recipe.load()
     command = " ".join([recipe.command, *(f"--also {other}" for other in also)])
     ledger = Ledger(out / f"{recipe.name}.json", command, recipe.settings(sets), {recipe.source: sets.split})
-    network = trained(recipe, sets, out / f"{recipe.name}-weights", progress)
-    case = _case(network, sets, recipe.seed)
-    for name, choices in {**evaluation.ABLATION, **dynamic.VARIANTS}.items():
-        ledger.run(name, partial(dynamic.row, case, **choices))
-    for name in also:
-        _measure_other(name, recipe, sets, out, ledger, progress)
-    ledger.run("added", lambda: dynamic.added(case))
-    ledger.run("scores", lambda: {"rows": dynamic.by_score(case)})
-    test = sets.test
-    if isinstance(test, Encoded):
+
+    def fill(name: str, measures: Mapping[str, Measure], loss: Loss | None = None) -> None:
+        ledger.fill(name, measures, lambda: _made(recipe, sets, out / f"{name}-weights", progress, loss))
+
+    ours = {name: partial(_of_case, measure) for name, measure in dynamic.measures().items()}
+    if isinstance(sets.test, Encoded):
+        fill(recipe.name, ours)
         ledger.run("full run", lambda: full_run(recipe.setup))
     else:
-        ledger.run("strangers", lambda: dynamic.strangers(case, _features(network, _strangers(recipe.source, test))))
-        ledger.run("corruptions", lambda: dynamic.under_corruption(case, _features(network, _corrupted(test))))
+        fill(recipe.name, {**ours, **_of_small_images(recipe.source, sets.test)})
+    for name in also:
+        other = dynamic.OTHERS[name]
+        theirs = {row: partial(_of_case, partial(dynamic.row, **choices)) for row, choices in other.choices.items()}
+        fill(f"{recipe.name}-{name}", theirs, other.loss)
     return ledger.results
 
 
-def _measure_other(name: str, recipe: Recipe, sets: Sets, out: Path, ledger: Ledger, progress: Progress) -> None:
-    """Rows of a network that is trained with another loss."""
-    other = dynamic.OTHERS[name]
-    network = trained(recipe, sets, out / f"{recipe.name}-{name}-weights", progress, other.loss)
-    case = _case(network, sets, recipe.seed)
-    for row, choices in other.choices.items():
-        ledger.run(row, partial(dynamic.row, case, **choices))
+@dataclass(frozen=True)
+class Made:
+    """A trained network, and its features."""
+
+    network: ExitNetwork
+    case: Case
+
+
+Measure = Callable[[Made], Results]
+
+
+def _made(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: Loss | None) -> tuple[ExitNetwork, Made]:
+    network = trained(recipe, sets, folder, progress, loss)
+    return network, Made(network, _case(network, sets, recipe.seed))
+
+
+def _of_case(measure: Callable[[Case], Results], made: Made) -> Results:
+    return measure(made.case)
+
+
+def _of_small_images(source: str, test: Images) -> dict[str, Measure]:
+    """What needs images that are made to fit: strangers, those that are in the store, and corruptions."""
+    strangers = {f"{dynamic.STRANGERS}{name}": partial(_against, name, test) for name in _strangers(source)}
+    return {**strangers, "corruptions": partial(_under_corruption, test)}
+
+
+def _strangers(source: str) -> list[str]:
+    """Those that are in the store."""
+    return [name for name in PAIRS[source] if name in store.names()]
+
+
+def _against(stranger: str, test: Images, made: Made) -> Results:
+    images = fitted(data.load(stranger, seed=0).test, test)
+    return dynamic.strangers(made.case, cached.compute(made.network, images.batches(JUDGED)))
+
+
+def _under_corruption(test: Images, made: Made) -> Results:
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for kind in sorted(corruptions.KINDS):
+        images = corruptions.corrupted(test, kind, STRENGTH, generator=generator)
+        found[kind] = cached.compute(made.network, images.batches(JUDGED))
+    return dynamic.under_corruption(made.case, found)
 
 
 def trained(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: Loss | None = None) -> ExitNetwork:
@@ -232,25 +270,3 @@ def full_run(setup: Setup) -> dict[str, Any]:
             network = suffice.models.msdnet(name, num_classes=1000).eval()
             macs[size] = cost.count(network, torch.zeros(1, 3, 224, 224)).cumulative[-1]
     return {"macs": macs, "images": setup.images, "epochs": setup.epochs}
-
-
-def _strangers(source: str, inside: Images) -> dict[str, Images]:
-    """The strangers that are in the store, made to fit."""
-    found = {}
-    for name in PAIRS[source]:
-        try:
-            found[name] = fitted(data.load(name).test, inside)
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def _corrupted(inside: Images) -> dict[str, Images]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        kind: corruptions.corrupted(inside, kind, STRENGTH, generator=generator) for kind in sorted(corruptions.KINDS)
-    }
-
-
-def _features(network: ExitNetwork, sets: dict[str, Images]) -> dict[str, cached.Features]:
-    return {name: cached.compute(network, images.batches(JUDGED)) for name, images in sets.items()}
