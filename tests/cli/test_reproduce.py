@@ -11,11 +11,14 @@ runner = CliRunner()
 
 
 def test_without_a_name_everything_is_listed_with_its_state(tmp_path):
-    Ledger(tmp_path / "criteo.json", "", {}, {}).run("seed 0", dict)
+    for name, runs in (("criteo", catalogue.find("criteo").keys), ("emnist", ["p = 0.1; seed 0"])):
+        for key in runs:
+            Ledger(tmp_path / f"{name}.json", "", {}, {}).run(key, dict)
     result = runner.invoke(app, ["reproduce", "--out", str(tmp_path), "--json"])
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert rows.keys() == catalogue.EXPERIMENTS.keys()
     assert rows["movielens"]["state"] == "not run"
+    assert (rows["emnist"]["state"], rows["emnist"]["because"]) == ("partial", "1 of 12 runs")
     assert rows["criteo"]["state"] == "reduced"
     assert "of 45,840,617 rows" in rows["criteo"]["because"]
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from suffice.reproduce import catalogue
@@ -26,8 +28,29 @@ def test_the_state_of_an_experiment_says_what_reduced_it(name, settings, state, 
     path = tmp_path / f"{name}.json"
     experiment = catalogue.find(name)
     assert experiment.state(path) == ("not run", "")
-    Ledger(path, "", settings, {}).run("seed 0", dict)
+    book = Ledger(path, "", settings, {})
+    for done, key in enumerate(experiment.keys):
+        book.run(key, dict)
+        if done == 0:
+            assert experiment.state(path) == ("partial", f"1 of {len(experiment.keys)} runs")
     assert experiment.state(path) == state
+
+
+@pytest.mark.parametrize("name", catalogue.EXPERIMENTS)
+def test_a_table_of_results_that_lack_runs_is_refused(name, tmp_path):
+    book = Ledger(tmp_path / f"{name}.json", f"suffice reproduce {name}", {"epochs": 1}, {})
+    first, second, *_ = catalogue.find(name).keys
+    book.run(first, dict)
+    for table in catalogue.find(name).tables:
+        with pytest.raises(ValueError, match=re.escape(f"{second!r} the first; go on with `suffice reproduce {name}")):
+            catalogue.made(tmp_path, name, table)
+
+
+def test_the_commands_of_all_runs_stand_under_a_table(tmp_path):
+    row = {"rows": [{"name": "estimator", "r2": 0.5}]}
+    for number, key in enumerate(catalogue.find("movielens").keys):
+        Ledger(tmp_path / "movielens.json", f"command {min(number, 1)}", {}, {}).run(key, lambda: row)
+    assert "\n*`command 0`; `command 1`; " in catalogue.made(tmp_path, "movielens", "estimates")
 
 
 def test_an_unknown_table_is_refused(tmp_path):

@@ -1,13 +1,15 @@
 """Every experiment by name: what it shows, what reduces it, how it is run and which tables it makes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from suffice.progress import Progress
 from suffice.reproduce import (
+    dropout,
     dropout_tables,
+    dynamic,
     dynamic_tables,
     ensembles,
     exits,
@@ -23,7 +25,7 @@ from suffice.reproduce.msdnets import SETUPS, Recipe
 Run = Callable[[Path, Progress], Results]
 Table = Callable[[Results], str]
 State = tuple[str, str]
-"""Of results: "full", "reduced", "smoke" (worth nothing beyond that the command works) or "not run"; and why."""
+"""Of results, and why: "full", "reduced", "smoke" (only the command works), "partial" (runs lack) or "not run"."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Experiment:
         title: one line.
         source: the data set, by its name in the store.
         run: makes `out/NAME.json`, and tells what it is doing.
+        keys: of the runs that the tables need.
         tables: from the results, Markdown.
         judged: from the results, their state beside the paper's setting.
         configured: for `Options`, another `run`; None where there is nothing to choose.
@@ -63,13 +66,22 @@ class Experiment:
     title: str
     source: str
     run: Run
+    keys: Collection[str]
     tables: Mapping[str, Table]
     judged: Callable[[Results], State]
     configured: Callable[[Options], Run] | None = None
 
     def state(self, path: Path) -> State:
         """Of the results in a file."""
-        return self.judged(ledger.read(path)) if path.exists() else ("not run", "")
+        if not path.exists():
+            return "not run", ""
+        results = ledger.read(path)
+        there = len(self.keys) - len(self.missing(results))
+        return self.judged(results) if there == len(self.keys) else ("partial", f"{there} of {len(self.keys)} runs")
+
+    def missing(self, results: Results) -> list[str]:
+        """Keys of the runs that tables need and the results lack."""
+        return [key for key in self.keys if key not in results["runs"]]
 
 
 def _full(results: Results) -> State:
@@ -82,7 +94,7 @@ def _reduced(because: str) -> Callable[[Results], State]:
 
 
 def _dropout(title: str, source: str, run: Run, judged: Callable[[Results], State] = _full) -> Experiment:
-    return Experiment(f"dropout variation of {title}", source, run, dropout_tables.TABLES, judged)
+    return Experiment(f"dropout variation of {title}", source, run, dropout.keys(), dropout_tables.TABLES, judged)
 
 
 def _msdnet(source: str, data: str, size: str) -> Experiment:
@@ -101,9 +113,11 @@ def _msdnet(source: str, data: str, size: str) -> Experiment:
             return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {because}"
         return "reduced", because
 
-    tables = dynamic_tables.OF_SMALL_IMAGES if source == "cifar100" else dynamic_tables.OF_PHOTOGRAPHS
+    small = source == "cifar100"
+    keys = [*dynamic.measures(), "corruptions" if small else "full run"]
+    tables = dynamic_tables.OF_SMALL_IMAGES if small else dynamic_tables.OF_PHOTOGRAPHS
     title = f"calibrated exits and budgets, {data}, MSDNet {size}"
-    return Experiment(title, source, configured(Options()), tables, judged, configured)
+    return Experiment(title, source, configured(Options()), keys, tables, judged, configured)
 
 
 _EMNIST = _reduced("the published test part, cut in three; the training part is not used")
@@ -121,6 +135,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "disagreement of eight networks from one of them, MovieLens 1M",
         "movielens-1m",
         ensembles.run,
+        ensembles.KEYS,
         ensembles.TABLES,
         _full,
     ),
@@ -128,6 +143,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "which score stops best, dropout variation among them, EMNIST ByClass",
         "emnist-byclass",
         exits.run,
+        exits.KEYS,
         exits.TABLES,
         _EMNIST,
     ),
@@ -138,6 +154,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "exits attached to a frozen EfficientNet-Lite0, Tiny ImageNet",
         "tiny-imagenet",
         lite0.run,
+        dynamic.measures().keys(),
         dynamic_tables.TABLES,
         _reduced("a trained network of another kind, frozen; 10,000 images of 200 classes"),
     ),
@@ -164,13 +181,18 @@ def made(folder: Path, name: str, table: str) -> str:
     """A table of the results in a folder, and the commands that make them.
 
     Raises:
-        ValueError: for an experiment or a table that there is not.
+        ValueError: for an experiment or a table that there is not, or results that lack runs.
         FileNotFoundError: if the folder does not hold the results.
     """
-    tables = find(name).tables
-    if table not in tables:
-        raise ValueError(f"expected one of the tables {', '.join(tables)} of {name}, got {table!r}")
+    experiment = find(name)
+    if table not in experiment.tables:
+        raise ValueError(f"expected one of the tables {', '.join(experiment.tables)} of {name}, got {table!r}")
     results = ledger.read(folder / f"{name}.json")
+    if missing := experiment.missing(results):
+        raise ValueError(
+            f"expected all runs of {name} in {folder}, found {len(missing)} missing, {missing[0]!r} the first; go on "
+            f"with `{results['command']} --out {folder}`"
+        )
     runs = results["runs"].values()
     dates, machines, torches = (
         ", ".join(sorted({str(value) for value in values}))
@@ -181,4 +203,4 @@ def made(folder: Path, name: str, table: str) -> str:
         )
     )
     commands = "; ".join(f"`{command}`" for command in ledger.commands(results))
-    return f"{tables[table](results)}\n*{commands}; {dates}; torch {torches}; {machines}.*\n"
+    return f"{experiment.tables[table](results)}\n*{commands}; {dates}; torch {torches}; {machines}.*\n"

@@ -53,6 +53,16 @@ class Setting:
 SETTINGS = (Setting(0.1), Setting(0.2), Setting(0.5), Setting(0.2, inputs=0.2))
 
 
+def key(setting: Setting, seed: int) -> str:
+    """What a run is called."""
+    return f"{setting.name}; seed {seed}"
+
+
+def keys() -> list[str]:
+    """Of all runs that the tables need."""
+    return [key(setting, seed) for seed in SEEDS for setting in SETTINGS]
+
+
 @dataclass(frozen=True)
 class Task:
     """A trained network and what it meets.
@@ -85,8 +95,8 @@ def run(
     ledger = Ledger(out / f"{name}.json", f"suffice reproduce {name}", {**fixed, **settings}, data)
     for seed in SEEDS:
         for setting in SETTINGS:
-            key = f"{setting.name}; seed {seed}"
-            ledger.run(key, partial(_one, make, setting, seed, partial(_told, progress, key)))
+            name = key(setting, seed)
+            ledger.run(name, partial(_one, make, setting, seed, partial(_told, progress, name)))
     return ledger.results
 
 
@@ -97,8 +107,8 @@ def _one(make: Callable[[Setting, int], Task], setting: Setting, seed: int, prog
     return measure(task, seed, progress)
 
 
-def _told(progress: Progress, key: str, what: str, done: int, total: int) -> None:
-    progress(f"{key}: {what}", done, total)
+def _told(progress: Progress, run: str, what: str, done: int, total: int) -> None:
+    progress(f"{run}: {what}", done, total)
 
 
 def measure(task: Task, seed: int, progress: Progress) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from suffice.reproduce import ledger
-from suffice.reproduce.dropout import SEEDS, SETTINGS
+from suffice.reproduce.dropout import SEEDS, SETTINGS, key
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import spread, table
 
@@ -29,7 +29,7 @@ def subsets(results: Results) -> str:
     """Which layers were tried, greedily, and what each subset is worth and costs; the first seed."""
     rows = []
     for setting in SETTINGS:
-        for tried in ledger.measured(results)[f"{setting.name}; seed {SEEDS[0]}"]["subsets"]:
+        for tried in ledger.measured(results)[key(setting, SEEDS[0])]["subsets"]:
             layers = ", ".join(tried["layers"]) or "the prediction alone"
             cost = f"{100 * tried['cost']:.2f} %"
             rows.append([setting.name, layers, str(tried["strengths"]), cost, f"{tried['r_squared']:.3f}"])
@@ -42,7 +42,7 @@ def quality(results: Results) -> str:
     names = list(next(iter(runs.values()))["quality"])
     rows = []
     for setting in SETTINGS:
-        found = [runs[f"{setting.name}; seed {seed}"]["quality"] for seed in SEEDS]
+        found = [runs[key(setting, seed)]["quality"] for seed in SEEDS]
         rows.append([setting.name, *(spread([one[name] for one in found], 4) for name in names)])
     return table(["network", *names], rows)
 
@@ -52,7 +52,7 @@ def _by_setting(results: Results, corner: str, cell: Callable[[list[dict[str, An
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for setting in SETTINGS:
         for seed in SEEDS:
-            for row in runs[f"{setting.name}; seed {seed}"]["rows"]:
+            for row in runs[key(setting, seed)]["rows"]:
                 found.setdefault(row["name"], {}).setdefault(setting.name, []).append(row)
     names = [setting.name for setting in SETTINGS]
     rows = [[estimate, *(cell(of[name]) if name in of else "–" for name in names)] for estimate, of in found.items()]

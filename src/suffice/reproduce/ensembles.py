@@ -28,6 +28,8 @@ from suffice.variation.teachers import Ensemble
 MEMBERS, ENSEMBLES = 8, 3
 SEEDS = (0, 1, 2)
 """Which member of the first ensemble is read."""
+KEYS = [f"seed {seed}" for seed in SEEDS]
+"""Of the runs."""
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     name: choices for name, choices in dropout.ESTIMATORS.items() if "delta" not in choices
@@ -45,8 +47,8 @@ def run(out: Path, progress: Progress) -> Results:
     book = Ledger(out / "ensembles.json", "suffice reproduce ensembles", settings, {MOVIELENS.source: digest})
     if len(book.results["runs"]) < len(SEEDS):
         networks = _networks(sizes, splits, progress)
-        for seed in SEEDS:
-            book.run(f"seed {seed}", partial(measure, networks, recommenders.drawn(splits, seed), seed, progress))
+        for key, seed in zip(KEYS, SEEDS, strict=True):
+            book.run(key, partial(measure, networks, recommenders.drawn(splits, seed), seed, progress))
     return book.results
 
 

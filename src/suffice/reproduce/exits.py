@@ -26,6 +26,8 @@ from suffice.reproduce.markdown import spread, table
 from suffice.training import cosine, train
 
 SEEDS = (0, 1, 2)
+KEYS = [f"seed {seed}" for seed in SEEDS]
+"""Of the runs."""
 WIDTHS, DROPOUT, EPOCHS, BATCH = (8, 16, 32), 0.2, 2, 128
 PASSES, ROWS = 10, 12_000
 """Of the teacher, and training images that it labels."""
@@ -49,8 +51,8 @@ def run(out: Path, progress: Progress) -> Results:
         "seeds": SEEDS,
     }
     book = Ledger(out / "exit-scores.json", "suffice reproduce exit-scores", settings, {SOURCE: sets.split})
-    for done, seed in enumerate(SEEDS, start=1):
-        book.run(f"seed {seed}", partial(measure, sets, seed))
+    for done, (key, seed) in enumerate(zip(KEYS, SEEDS, strict=True), start=1):
+        book.run(key, partial(measure, sets, seed))
         progress("networks trained, calibrated and judged", done, len(SEEDS))
     return book.results
 
