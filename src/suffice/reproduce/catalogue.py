@@ -20,10 +20,10 @@ from suffice.reproduce import (
     recommenders,
 )
 from suffice.reproduce.ledger import Results
+from suffice.reproduce.markdown import Table
 from suffice.reproduce.msdnets import SETUPS, Recipe
 
 Run = Callable[[Path, Progress], Results]
-Table = Callable[[Results], str]
 State = tuple[str, str]
 """Of results, and why: "full", "reduced", "smoke" (only the command works), "partial" (runs lack) or "not run"."""
 

@@ -1,6 +1,6 @@
 """Paper one's tables in Markdown, from what `dynamic` measured."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from suffice.evaluation import ABLATION
 from suffice.reproduce import dynamic, ledger
 from suffice.reproduce.ledger import Results
-from suffice.reproduce.markdown import table
+from suffice.reproduce.markdown import Table, table
 
 _SHOWN = ("accuracy", "top5", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc", "eefp")
 _FRONTIER = (15e6, 25e6, 35e6, 65e6)
@@ -184,8 +184,6 @@ def _apart(found: Mapping[str, float]) -> str:
 def _streamed(found: Mapping[str, float]) -> str:
     return f"{100 * found['cost']:.1f} % / {100 * found['accuracy']:.2f} / {found['ece']:.3f}"
 
-
-Table = Callable[[Any], str]
 
 TABLES: dict[str, Table] = {
     function.__name__: function for function in (averaged, intervals, added, exits, budgets, variants, scores)

@@ -6,7 +6,7 @@ measurements. An ensemble of eight is itself only an estimate, and is the row to
 (arXiv 2008.07032).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from suffice.progress import Progress
 from suffice.reproduce import dropout, ledger, recommenders
 from suffice.reproduce.dropout import ROWS, Setting
 from suffice.reproduce.ledger import Ledger, Results
-from suffice.reproduce.markdown import spread, table
+from suffice.reproduce.markdown import Table, spread, table
 from suffice.reproduce.recommenders import MOVIELENS, Rows
 from suffice.variation import judgement
 from suffice.variation.fitting import fit_variation
@@ -99,4 +99,4 @@ def spreads(results: Results) -> str:
     return table(["estimate", "R²", "R² of log", "Spearman", "AUC, lowest 10 %", "AUC, highest 10 %"], rows)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"spreads": spreads}
+TABLES: dict[str, Table] = {"spreads": spreads}

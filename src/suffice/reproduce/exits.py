@@ -6,7 +6,6 @@ exit on the validation images.
 """
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from suffice.reproduce import ledger
 from suffice.reproduce.dropout import drawn
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.reproduce.letters import CLASSES, SOURCE
-from suffice.reproduce.markdown import spread, table
+from suffice.reproduce.markdown import Table, spread, table
 from suffice.training import cosine, train
 
 SEEDS = (0, 1, 2)
@@ -92,4 +91,4 @@ def scores(results: Results) -> str:
     return table(["score", "EEFP", "AURC", "top-1, %", "multiply-adds, M"], rows)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"scores": scores}
+TABLES: dict[str, Table] = {"scores": scores}

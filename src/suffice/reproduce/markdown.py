@@ -11,6 +11,11 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
+from suffice.reproduce.ledger import Results
+
+Table = Callable[[Results], str]
+"""Makes one from results."""
+
 _BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
