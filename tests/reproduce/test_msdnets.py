@@ -85,6 +85,33 @@ def test_a_loss_that_is_not_known_is_refused_before_any_training(small, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("other", "split"), [(replace(RECIPE, seed=1), "abc"), (replace(RECIPE, compiled=True), "abc"), (RECIPE, "abd")]
+)
+def test_weights_of_another_training_are_refused(small, tmp_path, monkeypatch, other, split):
+    monkeypatch.setattr(msdnets, "learn", lambda *_, resume, **__: resume.mkdir(exist_ok=True))
+    sets, folder = RECIPE.load(), tmp_path / "weights"
+    msdnets.trained(RECIPE, sets, folder, quiet)
+    msdnets.trained(RECIPE, sets, folder, quiet)
+    with pytest.raises(ValueError, match=r"weights to be of (settings|data)"):
+        msdnets.trained(other, replace(sets, split=split), folder, quiet)
+
+
+def test_weights_of_before_this_was_written_beside_them_are_taken(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(msdnets, "learn", lambda *_, **__: None)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    msdnets.trained(RECIPE, RECIPE.load(), folder, quiet)
+    with pytest.raises(ValueError, match="weights to be of settings"):
+        msdnets.trained(replace(RECIPE, seed=1), RECIPE.load(), folder, quiet)
+
+
+def test_a_seed_and_a_split_of_its_own_have_weights_of_their_own(tmp_path):
+    assert msdnets.weights(RECIPE, tmp_path, "net") == tmp_path / "net-weights"
+    own = replace(RECIPE, seed=1, validation=300)
+    assert msdnets.weights(own, tmp_path, "net") == tmp_path / "net-seed1-validation300-weights"
+
+
 def test_the_last_exit_learns_what_the_images_show(small, tmp_path):
     sets = RECIPE.load()
     network = msdnets.trained(replace(RECIPE, epochs=12), sets, tmp_path / "weights", quiet)

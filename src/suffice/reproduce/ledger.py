@@ -122,7 +122,7 @@ def same(path: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None
         if known[name] != asked[name]:
             raise ValueError(
                 f"expected {path} to be of {name} {asked[name]}, got {known[name]}; write to another folder, or "
-                "take the file away"
+                "take it away"
             )
 
 

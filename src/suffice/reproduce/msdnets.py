@@ -7,6 +7,7 @@ trained the same way with other losses, for rows of their own.
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from suffice.network import ExitNetwork
 from suffice.progress import Progress
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
-from suffice.reproduce.ledger import Ledger, Results
+from suffice.reproduce.ledger import Ledger, Results, same, write
 from suffice.training import cosine, steps
 from suffice.training import train as learn
 
@@ -142,11 +143,10 @@ class Recipe:
 
 
 def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = ()) -> Results:
-    """Train, or go on training, then measure everything; results in `out/NAME.json`, weights in `out/NAME-weights`.
+    """Train, or go on training, then measure everything; results in `out/NAME.json`, weights beside it (`weights`).
 
-    With `also`, names in `dynamic.OTHERS`, a network for each of these losses too, its weights in
-    `out/NAME-OTHER-weights`. Strangers and corruptions are of small images only. Where the results are all there,
-    nothing is trained.
+    With `also`, names in `dynamic.OTHERS`, a network for each of these losses too, NAME-OTHER. Strangers and
+    corruptions are of small images only. Where the results are all there, nothing is trained.
 
     Raises:
         FileNotFoundError: if the data set is not in the store.
@@ -160,7 +160,7 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = 
     ledger = Ledger(out / f"{recipe.name}.json", command, recipe.settings(sets), {recipe.source: sets.split})
 
     def fill(name: str, measures: Mapping[str, Measure], loss: Loss | None = None) -> None:
-        ledger.fill(name, measures, lambda: _made(recipe, sets, out / f"{name}-weights", progress, loss))
+        ledger.fill(name, measures, lambda: _made(recipe, sets, weights(recipe, out, name), progress, loss))
 
     ours = {name: partial(_of_case, measure) for name, measure in dynamic.measures().items()}
     if isinstance(sets.test, Encoded):
@@ -220,8 +220,20 @@ def _under_corruption(test: Images, made: Made) -> Results:
     return dynamic.under_corruption(made.case, found)
 
 
+def weights(recipe: Recipe, out: Path, name: str) -> Path:
+    """The folder of a network's weights; a seed or a split of its own is in its name."""
+    seed = f"-seed{recipe.seed}" if recipe.seed else ""
+    validation = "" if recipe.validation is None else f"-validation{recipe.validation}"
+    return out / f"{name}{seed}{validation}-weights"
+
+
 def trained(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: Loss | None = None) -> ExitNetwork:
-    """The network, in evaluation mode; trained from the last checkpoint in the folder, if there is one."""
+    """The network, in evaluation mode; trained from the last checkpoint in the folder, if there is one.
+
+    Raises:
+        ValueError: if that is of another training.
+    """
+    _claim(recipe, sets, folder)
     torch.manual_seed(recipe.seed)
     network = suffice.models.msdnet(f"{recipe.setup.family}-{recipe.size}", num_classes=len(sets.classes))
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -240,6 +252,19 @@ def trained(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: 
         on_step=lambda step: progress("epochs of training", step.epoch - 1, step.epochs),
     )
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
+
+
+def _claim(recipe: Recipe, sets: Sets, folder: Path) -> None:
+    """Refuse weights of other settings or data, so that none are calibrated by the images that they learned from.
+
+    What they are of stands in a file beside them. Those without one are older than such files, and taken as they are.
+    """
+    beside = folder.with_name(f"{folder.name}.json")
+    asked = {"settings": recipe.settings(sets), "data": {recipe.source: sets.split}}
+    if folder.exists() and beside.exists():
+        same(folder, json.loads(beside.read_text()), asked)
+    else:
+        write(beside, asked)
 
 
 def _fabric() -> Any:
