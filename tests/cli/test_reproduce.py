@@ -7,7 +7,7 @@ from suffice.cli import app
 from suffice.reproduce import catalogue
 from suffice.reproduce.ledger import Ledger
 
-runner = CliRunner()
+runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
 
 def test_without_a_name_everything_is_listed_with_its_state(tmp_path):
@@ -25,12 +25,40 @@ def test_without_a_name_everything_is_listed_with_its_state(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nothing"], "expected one of movielens"), (["criteo", "--epochs", "3"], "expected no options with criteo")],
+    [
+        (["nothing"], "expected one of movielens"),
+        (["criteo", "--epochs", "3"], "whose settings are fixed, got epochs=3"),
+        (["cifar100-msdnet-small", "--epochs", "0"], "'--epochs'"),
+        (["cifar100-msdnet-small", "--validation", "-1"], "'--validation'"),
+        (["cifar100-msdnet-small", "--also", "sharpened"], "among smoothed, distilled, got sharpened"),
+        (["criteo", "--threads", "0"], "'--threads'"),
+        (["--epochs", "3"], "expected the name of an experiment"),
+        (["--raw", "folder"], "expected the name of an experiment"),
+        (["--threads", "1"], "expected the name of an experiment"),
+    ],
 )
-def test_what_cannot_be_asked_for_is_refused(tmp_path, arguments, message):
-    result = runner.invoke(app, ["reproduce", *arguments, "--out", str(tmp_path)])
-    assert message in str(result.exception)
+def test_what_cannot_be_asked_for_is_bad_usage_before_anything_is_imported(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("suffice.data.import_set", lambda *_, **__: pytest.fail("imported"))
+    monkeypatch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
+    raw = [] if arguments[0].startswith("-") else ["--raw", str(tmp_path)]
+    result = runner.invoke(app, ["reproduce", *arguments, *raw, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", "").split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [([], "300 epochs; --epochs takes fewer."), (["--epochs", "20"], "20 epochs.")]
+)
+def test_what_will_be_trained_is_said_before(tmp_path, monkeypatch, options, told):
+    monkeypatch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
+    arguments = ["reproduce", "cifar100-msdnet-small", *options, "--out", str(tmp_path)]
+    assert f"Weights that are not there are trained: {told}\n" in runner.invoke(app, arguments).stderr
+    book = Ledger(tmp_path / "cifar100-msdnet-small.json", "", {}, {})
+    for key in catalogue.find("cifar100-msdnet-small").keys:
+        book.run(key, dict)
+    assert "trained" not in runner.invoke(app, arguments).stderr
+    assert "trained" in runner.invoke(app, [*arguments, "--also", "smoothed"]).stderr
 
 
 def test_data_that_are_not_there_are_named(tmp_path, monkeypatch):

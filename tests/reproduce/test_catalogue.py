@@ -16,6 +16,7 @@ def test_an_unknown_experiment_is_refused_with_those_there_are():
     [
         ("cifar100-msdnet-small", {"epochs": 20}, ("reduced", "20 of 300 epochs, one seed")),
         ("cifar100-msdnet-small", {"epochs": 300}, ("reduced", "one seed")),
+        ("cifar100-msdnet-small", {"epochs": 400}, ("reduced", "400 in place of 300 epochs, one seed")),
         (
             "imagenet-msdnet-4",
             {"epochs": 1, "images": 1000, "classes": 200},

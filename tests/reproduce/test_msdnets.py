@@ -44,6 +44,17 @@ def test_the_command_of_a_recipe_finds_it_again():
     assert Recipe("imagenet", "4", seed=1).command == "suffice reproduce imagenet-msdnet-4 --seed 1"
 
 
+@pytest.mark.parametrize(
+    ("epochs", "schedule", "flag"),
+    [(None, "steps", ""), (300, "steps", ""), (299, "cosine", " --epochs 299"), (400, "steps", " --epochs 400")],
+)
+def test_only_fewer_epochs_than_the_papers_go_down_a_cosine(small, epochs, schedule, flag):
+    recipe = Recipe("cifar100", "small", epochs)
+    settings = recipe.settings(recipe.load())
+    assert (settings["epochs"], settings["schedule"]) == (epochs or 300, schedule)
+    assert recipe.command == f"suffice reproduce cifar100-msdnet-small{flag}"
+
+
 def test_every_recipe_names_a_network_that_there_is():
     for name in catalogue.EXPERIMENTS:
         if "msdnet" in name:

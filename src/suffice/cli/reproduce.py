@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -11,18 +11,21 @@ from rich.table import Table
 
 from suffice.cli.bars import Bars, bars
 
+if TYPE_CHECKING:
+    from suffice.reproduce.catalogue import Experiment, Options
+
 
 def command(
     name: Annotated[str | None, typer.Argument(help="What to measure; without it, everything there is.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file each.")] = Path("experiments"),
-    epochs: Annotated[int | None, typer.Option(help="Of training, where the paper's are too many.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the network that is trained.")] = 0,
-    validation: Annotated[int | None, typer.Option(help="Images held out to calibrate by.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of training, in place of the paper's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the network that is trained.")] = 0,
+    validation: Annotated[int | None, typer.Option(min=1, help="Images held out to calibrate by.")] = None,
     raw: Annotated[Path | None, typer.Option(help="Official files, imported if the store lacks the data.")] = None,
     float32: Annotated[bool, typer.Option("--float32", help="Train in float32, not in bfloat16.")] = False,
     eager: Annotated[bool, typer.Option("--eager", help="Train without torch.compile.")] = False,
     also: Annotated[list[str] | None, typer.Option(help="Train one more: smoothed or distilled; repeatable.")] = None,
-    threads: Annotated[int, typer.Option(help="Of the processor.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; one if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Run an experiment of the two papers and print its tables as Markdown.
@@ -36,11 +39,16 @@ def command(
     from suffice.data import import_set, store
     from suffice.reproduce import catalogue
 
+    options = catalogue.Options(epochs, seed, validation, float32, eager, tuple(also or ()))
     if name is None:
+        if options != catalogue.Options() or raw is not None or threads is not None:
+            raise typer.BadParameter("expected the name of an experiment with these options, got none")
         _list(out, as_json)
         return
-    experiment = catalogue.find(name, catalogue.Options(epochs, seed, validation, float32, eager, tuple(also or ())))
-    torch.set_num_threads(threads)
+    experiment = _found(name, options)
+    if experiment.plan and experiment.state(out / f"{name}.json")[0] in ("not run", "partial"):
+        typer.echo(f"Weights that are not there are trained: {experiment.plan}.", err=True)
+    torch.set_num_threads(threads or 1)
     with bars(Console(stderr=True)) as shown:
         if raw is not None and experiment.source not in store.names():
             import_set(experiment.source, raw, progress=Bars(shown))
@@ -50,6 +58,15 @@ def command(
         return
     for table in experiment.tables:
         print(f"{table}\n\n{catalogue.made(out, name, table)}")
+
+
+def _found(name: str, options: "Options") -> "Experiment":
+    from suffice.reproduce import catalogue
+
+    try:
+        return catalogue.find(name, options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _list(out: Path, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Every experiment by name: what it shows, what reduces it, how it is run and which tables it makes."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from suffice.reproduce import (
 )
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import Table
-from suffice.reproduce.msdnets import SETUPS, Recipe
+from suffice.reproduce.msdnets import Recipe, Setup
 
 Run = Callable[[Path, Progress], Results]
 State = tuple[str, str]
@@ -60,7 +60,8 @@ class Experiment:
         keys: of the runs that the tables need.
         tables: from the results, Markdown.
         judged: from the results, their state beside the paper's setting.
-        configured: for `Options`, another `run`; None where there is nothing to choose.
+        plan: what is trained if its weights are not there; empty where that takes minutes.
+        configured: the same as it is asked for; None where there is nothing to choose.
     """
 
     title: str
@@ -69,7 +70,8 @@ class Experiment:
     keys: Collection[str]
     tables: Mapping[str, Table]
     judged: Callable[[Results], State]
-    configured: Callable[[Options], Run] | None = None
+    plan: str = ""
+    configured: "Callable[[Options], Experiment] | None" = None
 
     def state(self, path: Path) -> State:
         """Of the results in a file."""
@@ -97,27 +99,33 @@ def _dropout(title: str, source: str, run: Run, judged: Callable[[Results], Stat
     return Experiment(f"dropout variation of {title}", source, run, dropout.keys(), dropout_tables.TABLES, judged)
 
 
-def _msdnet(source: str, data: str, size: str) -> Experiment:
+def _msdnet(source: str, data: str, size: str, options: Options | None = None) -> Experiment:
     """Paper one's recipe on a data set."""
-
-    def configured(options: Options) -> Run:
-        precise, eager = options.float32, options.eager
-        recipe = Recipe(source, size, options.epochs, options.seed, options.validation, not precise, not eager)
-        return partial(msdnets.run, recipe, also=options.also)
-
-    def judged(results: Results) -> State:
-        settings, setup = results["settings"], SETUPS[source]
-        short = settings["epochs"] != setup.epochs
-        because = f"{settings['epochs']} of {setup.epochs} epochs, one seed" if short else "one seed"
-        if settings.get("images", setup.images) < setup.images / 2:
-            return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {because}"
-        return "reduced", because
-
+    asked = options or Options()
+    precise, eager = asked.float32, asked.eager
+    recipe = Recipe(source, size, asked.epochs, asked.seed, asked.validation, not precise, not eager)
     small = source == "cifar100"
-    keys = [*dynamic.measures(), "corruptions" if small else "full run"]
-    tables = dynamic_tables.OF_SMALL_IMAGES if small else dynamic_tables.OF_PHOTOGRAPHS
-    title = f"calibrated exits and budgets, {data}, MSDNet {size}"
-    return Experiment(title, source, configured(Options()), keys, tables, judged, configured)
+    others = [row for other in dynamic.others(asked.also).values() for row in other.choices]
+    return Experiment(
+        f"calibrated exits and budgets, {data}, MSDNet {size}",
+        source,
+        partial(msdnets.run, recipe, also=asked.also),
+        [*dynamic.measures(), "corruptions" if small else "full run", *others],
+        dynamic_tables.OF_SMALL_IMAGES if small else dynamic_tables.OF_PHOTOGRAPHS,
+        partial(_judged, recipe.setup),
+        f"{recipe.trained_epochs} epochs" + ("; --epochs takes fewer" if asked.epochs is None else ""),
+        partial(_msdnet, source, data, size),
+    )
+
+
+def _judged(setup: Setup, results: Results) -> State:
+    settings = results["settings"]
+    epochs, because = settings["epochs"], "one seed"
+    if epochs != setup.epochs:
+        because = f"{epochs} {'of' if epochs < setup.epochs else 'in place of'} {setup.epochs} epochs, {because}"
+    if settings.get("images", setup.images) < setup.images / 2:
+        return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {because}"
+    return "reduced", because
 
 
 _EMNIST = _reduced("the published test part, cut in three; the training part is not used")
@@ -165,7 +173,7 @@ def find(name: str, options: Options | None = None) -> Experiment:
     """The experiment of a name, as it is asked for.
 
     Raises:
-        ValueError: for another name, or options where there is nothing to choose.
+        ValueError: for another name, a loss that there is not, or options where there is nothing to choose.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
@@ -173,8 +181,9 @@ def find(name: str, options: Options | None = None) -> Experiment:
     if options is None or options == Options():
         return experiment
     if experiment.configured is None:
-        raise ValueError(f"expected no options with {name}, whose settings are fixed, got {options}")
-    return replace(experiment, run=experiment.configured(options))
+        chosen = (f"{key}={value}" for key, value in vars(options).items() if value != getattr(Options(), key))
+        raise ValueError(f"expected no options with {name}, whose settings are fixed, got {', '.join(chosen)}")
+    return experiment.configured(options)
 
 
 def made(folder: Path, name: str, table: str) -> str:

@@ -5,7 +5,7 @@ Everything is fitted on training features, tuned on validation features, and jud
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -62,6 +62,18 @@ OTHERS = {
     "distilled": Other("self-distillation", Distilled(), ("vanilla", "temperature", "all", PRODUCT)),
 }
 """By the name that they are asked for by."""
+
+
+def others(names: Iterable[str]) -> dict[str, Other]:
+    """Those of these names.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    if unknown := set(names) - OTHERS.keys():
+        raise ValueError(f"expected other losses among {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
+    return {name: OTHERS[name] for name in names}
+
 
 ADDED = {
     "Laplace to temperature": ("temperature", "Laplace + temperature"),

@@ -2,8 +2,8 @@
 
 The paper's recipe is stochastic gradient descent with momentum 0.9, weight decay 1e-4, a learning rate of 0.1 divided
 by ten at half and at three quarters of the epochs, the sum of the exits' cross-entropies, random crops and mirror
-images. Fewer epochs than the paper's go down a cosine instead, and the results say so. If asked for, more networks are
-trained the same way with other losses, for rows of their own.
+images. Fewer epochs than the paper's go down a cosine instead, and the results say so; more go down by steps as the
+paper's do. If asked for, more networks are trained the same way with other losses, for rows of their own.
 """
 
 import importlib.util
@@ -75,7 +75,7 @@ class Recipe:
     Attributes:
         source: a data set of `SETUPS`.
         size: "small", "medium" or "large" for small images, "4", "6" or "7" for photographs.
-        epochs: the paper's, if None, or fewer.
+        epochs: the paper's, if None.
         seed: of weights, order and augmentation; of the split of the data too.
         validation: images held out of the training part; None for the data set's own number.
         bfloat16: in mixed precision, through Lightning Fabric (extra "train").
@@ -103,20 +103,20 @@ class Recipe:
     @property
     def shortened(self) -> bool:
         """Whether there are fewer epochs than the paper's."""
-        return self.epochs not in (None, self.setup.epochs)
+        return self.trained_epochs < self.setup.epochs
 
     @property
     def trained_epochs(self) -> int:
         """Epochs of this training."""
-        return self.epochs or self.setup.epochs
+        return self.setup.epochs if self.epochs is None else self.epochs
 
     @property
     def command(self) -> str:
         """That trains by it."""
         flags = [
-            f"--epochs {self.epochs}" if self.shortened else "",
+            f"--epochs {self.epochs}" if self.trained_epochs != self.setup.epochs else "",
             f"--seed {self.seed}" if self.seed else "",
-            f"--validation {self.validation}" if self.validation else "",
+            f"--validation {self.validation}" if self.validation is not None else "",
             "" if self.bfloat16 else "--float32",
             "" if self.compiled else "--eager",
         ]
@@ -153,8 +153,7 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = 
         ValueError: if `out` holds another training, other results, or results of another network; for another loss
             that is not known.
     """
-    if unknown := set(also) - dynamic.OTHERS.keys():
-        raise ValueError(f"expected other losses among {', '.join(dynamic.OTHERS)}, got {', '.join(sorted(unknown))}")
+    others = dynamic.others(also)
     sets = recipe.load()
     command = " ".join([recipe.command, *(f"--also {other}" for other in also)])
     ledger = Ledger(out / f"{recipe.name}.json", command, recipe.settings(sets), {recipe.source: sets.split})
@@ -168,8 +167,7 @@ def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = 
         ledger.run("full run", lambda: full_run(recipe.setup))
     else:
         fill(recipe.name, {**ours, **_of_small_images(recipe.source, sets.test)})
-    for name in also:
-        other = dynamic.OTHERS[name]
+    for name, other in others.items():
         theirs = {row: partial(_of_case, partial(dynamic.row, **choices)) for row, choices in other.choices.items()}
         fill(f"{recipe.name}-{name}", theirs, other.loss)
     return ledger.results
