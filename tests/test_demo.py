@@ -17,6 +17,21 @@ def test_the_same_seed_gives_the_same_results_twice_timings_aside(tmp_path):
     assert first == second
 
 
+def test_the_closing_words_say_what_the_errors_were_even_where_one_rose():
+    rows = zip(("vanilla", "temperature", "all"), (0.02, 0.03, 0.04), strict=True)
+    results = {
+        "ablation": [{"name": name, "averaged": {"ece": ece, "accuracy": 0.9}} for name, ece in rows],
+        "budget": {"realised_macs": 1, "full_macs": 2, "accuracy": 0.9, "full_accuracy": 0.9},
+        "timing": {"run_ms": 1.0, "full_ms": 2.0},
+        "variation": {
+            "rows": [{"name": name, "r2": 0.5} for name in ("estimator", "dropout, T = 10", "dropout, T = 100")]
+        },
+    }
+    text = demo._closing(results)
+    assert "was 0.020 as trained, 0.040 with everything on and 0.030 with a temperature per exit alone" in text
+    assert "fell" not in text
+
+
 def test_rows_whose_intervals_are_below_vanillas_are_named():
     rows = [
         {"name": "vanilla", "intervals": {"ece": (0.10, 0.14)}},

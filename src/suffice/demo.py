@@ -167,8 +167,8 @@ def _closing(results: Results) -> str:
     estimates = {row["name"]: row["r2"] for row in results["variation"]["rows"]}
     fraction = spent["realised_macs"] / spent["full_macs"]
     return (
-        f"Averaged over budgets the calibration error fell from {rows['vanilla']['ece']:.3f} to "
-        f"{rows['all']['ece']:.3f} with everything on and to {rows['temperature']['ece']:.3f} with a temperature "
+        f"Averaged over budgets the calibration error was {rows['vanilla']['ece']:.3f} as trained, "
+        f"{rows['all']['ece']:.3f} with everything on and {rows['temperature']['ece']:.3f} with a temperature "
         f"per exit alone, at {rows['vanilla']['accuracy']:.1%}, {rows['all']['accuracy']:.1%} and "
         f"{rows['temperature']['accuracy']:.1%} top-1. At {fraction:.0%} of the multiply-adds the network was "
         f"right on {spent['accuracy']:.1%} of the test images, against {spent['full_accuracy']:.1%} in full, in "
