@@ -4,7 +4,7 @@
     python experiments/ship.py
 
 reads the weights that the first command left beside its results, and CIFAR-100 from the store; writes
-`src/suffice/weights/cifar100-msdnet-small`. The split is that of the training.
+`src/suffice/weights/cifar100-msdnet-small`. It trains nothing, and takes no other weights or split than the results'.
 """
 
 import json
@@ -16,11 +16,11 @@ import suffice
 from suffice import evaluation, pretrained
 from suffice.calibration.calibrated import Calibrated
 from suffice.data.images import Batches
-from suffice.network import ExitNetwork
+from suffice.network import ExitNetwork, check_fingerprint
 from suffice.pretrained import Pretrained
 from suffice.reproduce import msdnets
 from suffice.reproduce.markdown import table
-from suffice.reproduce.msdnets import Recipe
+from suffice.reproduce.msdnets import Recipe, Sets
 
 RESULTS = Path(__file__).parent
 BUDGET = 0.5
@@ -33,29 +33,49 @@ def main() -> None:
     chosen = {name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")}
     recipe = Recipe("cifar100", **chosen)
     sets = recipe.load()
-    network = msdnets.trained(recipe, sets, RESULTS / f"{recipe.name}-weights", lambda what, done, total: None)
-    network = pretrained.rounded(network)
+    network = pretrained.rounded(_trained(recipe, sets, results))
     train, validation, test = (part.batches(500) for part in (sets.train, sets.validation, sets.test))
-    calibrated = _calibrated(network, train, validation, recipe.seed)
+    calibrated, ensemble = _calibrated(network, train, validation, recipe.seed)
     policy = suffice.allocate(calibrated, validation, budget=BUDGET)
     outcome = evaluation.predict(calibrated, test)
     answers = [suffice.run(calibrated, policy, x) for x, _ in test]
     exits = evaluation.per_exit(outcome)
-    card = _card(recipe, results, str(calibrated.ensemble), exits, calibrated.costs.cumulative, answers, outcome.labels)
+    card = _card(recipe, results, ensemble, exits, calibrated.costs.cumulative, answers, outcome.labels)
     made = Pretrained(network, calibrated, policy, sets.classes, sets.train.mean, sets.train.std, card)
     pretrained.ship(pretrained.FOLDER / recipe.name, made, f"cifar-{recipe.size}")
     print(card)
 
 
-def _calibrated(network: ExitNetwork, train: Batches, validation: Batches, seed: int) -> Calibrated:
-    """With the average or with the product of the exits, whichever suits the validation images better."""
+def _trained(recipe: Recipe, sets: Sets, results: dict) -> ExitNetwork:
+    """The network that the results are of.
+
+    Raises:
+        FileNotFoundError: if its weights are not there.
+        ValueError: for another split, weights of another network, or a training that is not over.
+    """
+    folder = msdnets.weights(recipe, RESULTS, recipe.name)
+    if (split := results["data"][recipe.source]) != sets.split:
+        raise ValueError(f"expected the split {split[:16]}… of the results, got {sets.split[:16]}…; train on it first")
+    if not folder.exists():
+        raise FileNotFoundError(f"expected weights at {folder}, found none; make them by `{results['command']}`")
+
+    def refuse(what: str, done: int, total: int) -> None:
+        raise ValueError(f"expected a training that is over at {folder}, found {done} of {total} epochs; go on first")
+
+    network = msdnets.trained(recipe, sets, folder, refuse)
+    check_fingerprint(network, results["networks"][recipe.name])
+    return network
+
+
+def _calibrated(network: ExitNetwork, train: Batches, validation: Batches, seed: int) -> tuple[Calibrated, str]:
+    """With the average or with the product of the exits, whichever suits the validation images better; and its name."""
     found = {}
     for ensemble in ("average", "product"):
         made = suffice.calibrate(
             network, train, validation, ensemble=ensemble, generator=torch.Generator().manual_seed(seed)
         )
         exits = evaluation.per_exit(evaluation.predict(made, validation))
-        found[sum(at["nll"] for at in exits)] = made
+        found[sum(at["nll"] for at in exits)] = made, ensemble
     return found[min(found)]
 
 
