@@ -16,8 +16,9 @@ def small(monkeypatch):
 
 
 def rows(count, numeric, seed):
+    """The second column is the seed, as a mark."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.stack([torch.randint(size, (count,), generator=generator) for size in (7, 5)], dim=1)
+    ids = torch.stack([torch.randint(7, (count,), generator=generator), torch.full((count,), seed)], dim=1)
     x = {"categorical": ids} | ({"numeric": torch.randn(count, 3, generator=generator)} if numeric else {})
     return x, (ids[:, 0] > 3).float()
 
@@ -33,6 +34,8 @@ def test_a_tower_learns_and_its_rows_come_from_their_splits(recipe):
     assert {split: len(x["categorical"]) for split, x in task.inputs.items()} == {
         split: min(count, 400) for split, count in recommenders.ROWS.items()
     }
+    for mark, split in enumerate(dropout.ROWS):
+        assert (task.inputs[split]["categorical"][:, 1] == mark).all()
     rates = sorted(module.p for module in task.model.modules() if isinstance(module, nn.Dropout))
     assert rates == [0.1] + [0.2] * len(recipe.hidden)
     assert task.quality.keys() == ({"rmse"} if recipe is MOVIELENS else {"auc", "log loss, nats"})

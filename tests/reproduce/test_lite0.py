@@ -1,10 +1,14 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from suffice import cost
 from suffice.data.images import Images
-from suffice.reproduce import cached, lite0
+from suffice.data.splits import DataSet
+from suffice.progress import quiet
+from suffice.reproduce import cached, dynamic, lite0
 from suffice.reproduce.dynamic import Case
 
 
@@ -13,7 +17,9 @@ class Blocks(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self._blocks = nn.ModuleList(nn.Conv2d(3 if i == 0 else 16, 16, 3, padding=1) for i in range(16))
+        self._blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3 if i == 0 else 16, 16, 3, padding=1), nn.BatchNorm2d(16)) for i in range(16)
+        )
         self._fc = nn.Linear(16, 10)
 
     def forward(self, x):
@@ -45,15 +51,48 @@ def features(network, seed):
     return cached.Features(phi, labels)
 
 
-def test_classifiers_learn_from_features_and_trained_layers_stay(network):
-    before = {name: weight.clone() for name, weight in network.stages.state_dict().items()}
+def test_classifiers_learn_from_features(network):
     train, test = features(network, 0), features(network, 1)
     case = Case(cached.over(network), cost.count(network, torch.randn(1, 3, 16, 16)), train, test, test, 0)
     lite0.learn(case)
     with torch.no_grad():
         right = (network.exit(0).classifier(test.phi[0]).argmax(dim=1) == test.labels).double().mean()
     assert right > 0.1, f"{right:.3f}, by chance {1 / lite0.CLASSES}"
-    assert all(torch.equal(weight, before[name]) for name, weight in network.stages.state_dict().items())
+
+
+def images(count):
+    pixels = torch.randint(256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Images(pixels, torch.arange(count))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Few images and a small network, which is given back."""
+    model = Blocks().eval()
+    monkeypatch.setattr(lite0, "backbone", lambda: model)
+    monkeypatch.setattr(lite0, "SIZE", 16)
+    sets = DataSet("tiny-imagenet", images(6), images(4), images(4), (), "abc")
+    monkeypatch.setattr(lite0.data, "load", lambda name, **_: sets)
+    return model, sets
+
+
+def test_trained_layers_stay_and_all_classifiers_learn(tiny):
+    model, sets = tiny
+    before = lite0.attached(copy.deepcopy(model), torch.zeros(2, 3, lite0.SIZE, lite0.SIZE)).state_dict()
+    network, case = lite0.made(sets, quiet)
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if ".classifier." in name}
+    again = cached.compute(network, lite0.Enlarged(sets.test))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.phi, case.test.phi, strict=True))
+
+
+def test_where_the_results_are_all_there_no_features_are_computed(tiny, tmp_path, monkeypatch):
+    measure = dict.fromkeys(dynamic.measures(), lambda case: {"seen": len(case.test.labels)})
+    monkeypatch.setattr(dynamic, "measures", lambda: measure)
+    results = lite0.run(tmp_path, quiet)
+    assert {run["measured"]["seen"] for run in results["runs"].values()} == {4}
+    monkeypatch.setattr(lite0, "made", lambda *_: pytest.fail("computed again"))
+    assert lite0.run(tmp_path, quiet) == results
 
 
 def test_images_are_enlarged_and_scaled_as_the_network_was_trained(network):
