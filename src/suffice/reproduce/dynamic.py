@@ -32,8 +32,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Other choices than the default, as arguments of `calibrate`."""
 
-PRODUCT = "all, product of exits"
-"""The variant that is shown beside the ablation."""
+PRODUCT, TUNED, TUNED_PRODUCT = "all, product of exits", "all, tuned weights", "all, product, tuned weights"
+
+BEYOND: dict[str, dict[str, Any]] = {
+    PRODUCT: VARIANTS[PRODUCT],
+    TUNED: {"ensemble_weights": "tuned"},
+    TUNED_PRODUCT: {"ensemble": "product", "ensemble_weights": "tuned"},
+}
+"""What the paper does not have, shown beside the ablation where it was measured."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Other:
     Attributes:
         title: as rows are called.
         loss: of the training.
-        rows: to measure, of the ablation or the variants.
+        rows: to measure, of the ablation or beyond it.
     """
 
     title: str
@@ -53,13 +59,13 @@ class Other:
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
         """Arguments of `calibrate`, by the name of the row."""
-        known = {**evaluation.ABLATION, **VARIANTS}
+        known = {**evaluation.ABLATION, **BEYOND}
         return {f"{self.title}, {name}": known[name] for name in self.rows}
 
 
 OTHERS = {
     "smoothed": Other("label smoothing", Smoothed(0.1), ("vanilla", "all")),
-    "distilled": Other("self-distillation", Distilled(), ("vanilla", "temperature", "all", PRODUCT)),
+    "distilled": Other("self-distillation", Distilled(), ("vanilla", "temperature", "all", *BEYOND)),
 }
 """By the name that they are asked for by."""
 
@@ -82,8 +88,13 @@ ADDED = {
     "Laplace to ensemble + temperature": ("ensemble + temperature", "all"),
     "temperature to Laplace + ensemble": ("Laplace + ensemble", "all"),
     "product for average": ("all", PRODUCT),
+    "tuned weights for costs, average": ("all", TUNED),
+    "tuned weights for costs, product": (PRODUCT, TUNED_PRODUCT),
 }
 """Pairs of rows: what the second has more than the first, or in place of it."""
+
+KEYS = (*evaluation.ABLATION, *VARIANTS, "added", "scores")
+"""Runs that every table can be made from."""
 
 SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
 """Built-in scores that may decide where an example leaves."""
@@ -136,7 +147,8 @@ class Case:
 
 def measures() -> dict[str, Callable[[Case], dict[str, Any]]]:
     """What is measured of every network, by the name of the run."""
-    rows = {name: partial(row, **choices) for name, choices in {**evaluation.ABLATION, **VARIANTS}.items()}
+    choices = {**evaluation.ABLATION, **VARIANTS, **BEYOND}
+    rows = {name: partial(row, **chosen) for name, chosen in choices.items()}
     return {**rows, "added": added, "scores": lambda case: {"rows": by_score(case)}}
 
 
@@ -149,7 +161,7 @@ def row(case: Case, **choices: Any) -> dict[str, Any]:
 
 def added(case: Case) -> dict[str, dict[str, Any]]:
     """For each pair of `ADDED` and each measure the difference, averaged over the budgets, and its paired interval."""
-    choices = {**evaluation.ABLATION, **VARIANTS, "Laplace + ensemble": {"temperature": False}}
+    choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {"temperature": False}}
     drawn = {name: _resampled(case, choices[name]) for name in dict.fromkeys(sum(ADDED.values(), ()))}
     found: dict[str, dict[str, Any]] = {}
     for what, (without, having) in ADDED.items():

@@ -39,9 +39,9 @@ def variants(results: Results) -> str:
 
 
 def _shown(results: Results) -> list[str]:
-    """Rows of the ablation; the product of exits, and networks trained with other losses, where they were measured."""
+    """Rows of the ablation; what is beyond it, and networks trained with other losses, where they were measured."""
     others = [name for other in dynamic.OTHERS.values() for name in other.choices]
-    return [*ABLATION, *(name for name in (dynamic.PRODUCT, *others) if name in results["runs"])]
+    return [*ABLATION, *(name for name in (*dynamic.BEYOND, *others) if name in results["runs"])]
 
 
 def _averaged(results: Results, names: Iterable[str]) -> str:

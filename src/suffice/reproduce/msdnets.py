@@ -6,6 +6,7 @@ images. Fewer epochs than the paper's go down a cosine instead, and the results 
 paper's do. If asked for, more networks are trained the same way with other losses, for rows of their own.
 """
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -280,8 +281,9 @@ def _case(network: ExitNetwork, sets: Sets, seed: int) -> Case:
         cached.compute(network, part.batches(JUDGED))
         for part in (sets.train.subset(chosen), sets.validation, sets.test)
     )
+    here = copy.deepcopy(network).cpu()  # as the features are
     first, _ = next(iter(sets.test.batches(1)))
-    return Case(cached.over(network), cost.count(network, first), train, validation, test, seed)
+    return Case(cached.over(here), cost.count(here, first), train, validation, test, seed)
 
 
 def full_run(setup: Setup) -> dict[str, Any]:
