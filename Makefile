@@ -23,7 +23,7 @@ $(PEERS): $(READY)
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
-demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (about a minute)
+demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (a minute or two)
 	$(BIN)/suffice demo --out demo-out
 
 test: $(READY)  ## Run the fast tests

@@ -58,3 +58,12 @@ def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):
         main()
     assert stop.value.code == 1
     assert capsys.readouterr().err.strip().endswith("suffice: expected this, got that")
+
+
+def test_without_the_packages_of_the_report_it_says_so_before_any_work(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(suffice.demo, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr("suffice.report.page.find_spec", lambda name: None)
+    result = quick.invoke(app, ["demo", "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, ImportError)
+    assert "expected plotly and jinja2 for the report" in str(result.exception)
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`suffice demo`: the whole path, on handwritten digits in about a minute."""
+"""`suffice demo`: the whole path, on handwritten digits in a minute or two."""
 
 import json
 from pathlib import Path
@@ -33,8 +33,9 @@ def command(
     import torch
 
     from suffice import demo, subjects
-    from suffice.report.page import write
+    from suffice.report.page import check_packages, write
 
+    check_packages()
     torch.set_num_threads(1)  # images this small gain nothing from more, and two busy programs would crawl
 
     out.mkdir(parents=True, exist_ok=True)

@@ -2,26 +2,32 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from suffice.report.tables import Table
 
 
+def check_packages() -> None:
+    """Raise an ImportError without the extra "report"."""
+    missing = [name for name in ("plotly", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"expected {' and '.join(missing)} for the report, found none; pip install 'suffice[report]'")
+
+
 def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
     """Write the report of `results` (as `suffice demo --json` prints them) to an HTML file, whole or absent.
 
     Raises:
-        ImportError: without the extra "report".
+        ImportError: as `check_packages`.
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
+    check_packages()
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
 
-        from suffice.report.figures import FIGURES
-    except ImportError as error:
-        raise ImportError("the report needs plotly and jinja2: pip install 'suffice[report]'") from error
+    from suffice.report.figures import FIGURES
 
     figures = [
         {
