@@ -15,21 +15,22 @@ class Seal:
     Args:
         model: what something was learned about.
         network_hash: `fingerprint` of its weights then.
-        trusted: whether they are known to be those now, or the same in another type; else the first check hashes them.
+        trusted: whether they are known to be those now, or the same in another type; else the first check hashes them,
+            and each check those that do not count their changes.
 
     Attributes:
         modules: all of the model's, when it was last seen to be right.
     """
 
     def __init__(self, model: nn.Module, network_hash: str, *, trusted: bool = False) -> None:
-        self._model, self._hash = model, network_hash
+        self._model, self._hash, self._trusted = model, network_hash, trusted
         self.modules = list(model.modules())
         self._seen = self._state() if trusted else None
 
     def check(self) -> None:
         """Raise a ValueError unless the model's weights have the hash."""
         now = self._state()
-        if now is None or now != self._seen:
+        if now != self._seen or (now is None and not self._trusted):
             check_fingerprint(self._model, self._hash)
             self.modules = list(self._model.modules())
             self._seen = self._state()

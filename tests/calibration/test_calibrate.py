@@ -219,6 +219,14 @@ def test_a_plain_model_put_into_training_mode_does_not_answer():
     assert torch.equal(calibrated(X)[-1].probs, answer)
 
 
+def test_weights_that_do_not_count_their_changes_are_not_hashed_at_every_call(monkeypatch):
+    with torch.inference_mode():
+        net = builders.network()
+    calibrated = fit(net, structure=None, temperature=False)
+    monkeypatch.setattr("suffice.seal.check_fingerprint", lambda *_: pytest.fail("hashed"))
+    assert len(calibrated(X)) == 3
+
+
 def test_weights_that_changed_since_are_noticed_by_every_use(tmp_path):
     calibrated = fit(builders.network(), structure=None, temperature=False)
     loader = data(calibrated.network)
