@@ -50,7 +50,7 @@ class Policy:
     """An example stops at the first exit whose score reaches its threshold, and at the last in any case.
 
     Attributes:
-        thresholds: (K − 1,), float64; −inf stops everything, +inf nothing.
+        thresholds: (K − 1,), float64, on the score's scale, of "confidence" log-odds; −inf stops all, +inf nothing.
         score: name, function `(prediction, state) -> (N,)`, higher is surer, or `VariationScore`.
         budget: mean cost asked for, per example; NaN where a loss was asked for instead.
         expected: mean cost on the validation data, per example.
