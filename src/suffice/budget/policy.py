@@ -164,8 +164,9 @@ def allocate(
             cost of the last exit; in "macs", multiply-adds; or in "ms", milliseconds by the profile, when batches
             of its size are run and survivors take the time of a batch as small as they are.
         unit: of the budget.
-        score: name of a score, a function `(prediction, state) -> (N,)`, higher is surer, or what `fit_exit_variation`
-            gives, whose multiply-adds count.
+        score: "confidence", "margin", "entropy", "aleatoric", "epistemic" or "patience" (of a regression, "variance" or
+            "epistemic"), a function `(prediction, state) -> (N,)`, higher is surer, or what `fit_exit_variation` gives,
+            whose multiply-adds count.
         method: "geometric" is the paper's, shares proportional to q^k; "optimal" takes the thresholds under which
             the mean calibrated probability of being right is greatest on the validation data, and spends less
             than the budget if more would not help.
