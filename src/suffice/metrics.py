@@ -91,7 +91,7 @@ def _check(
         )
     if (least == -math.inf and greatest == math.inf) or not values.numel():
         return
-    low, high = (float(end) for end in values.aminmax())
+    low, high = (float(end) for end in values.detach().aminmax())
     if low < least - _ROUNDING or high > greatest + _ROUNDING:
         raise ValueError(f"expected values in [{least:g}, {greatest:g}], got {low:.4g} to {high:.4g}; pass {what}")
 
