@@ -49,7 +49,7 @@ def brute_force(values, gains):
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 25), penalty=st.floats(0.0, 0.5), coarse=st.booleans())
 def test_two_thresholds_are_nearly_as_good_as_trying_all(seed, n, penalty, coarse):
-    """The ascent is exact in each threshold; together they may stop at a local best, seldom far off."""
+    """The ascent is exact in each threshold; together they may stop at a local best, less than an example away."""
     chances = synthetic(n, seed)
     if coarse:
         chances = (8 * chances).round() / 8
@@ -58,7 +58,7 @@ def test_two_thresholds_are_nearly_as_good_as_trying_all(seed, n, penalty, coars
     exits = choose(list(chances), thresholds)
     reached = float(gains[exits, torch.arange(n)].mean())
     assert reached <= brute_force(chances, gains) + 1e-12
-    assert reached >= brute_force(chances, gains) - 0.03
+    assert reached >= brute_force(chances, gains) - 0.5 / n
 
 
 @settings(deadline=None, max_examples=60)
