@@ -24,7 +24,7 @@ def case():
     x = inputs(400)
     labels = sampled_labels(2 * x[:, :1] * torch.arange(4.0))
     net = trained(network(), x, lambda logits: torch.nn.functional.cross_entropy(logits, labels)).eval()
-    splits = (features(net, 400, 0), features(net, 300, 1), features(net, 1500, 2))
+    splits = (features(net, 400, 0), features(net, 300, 1), features(net, 500, 2))
     return Case(cached.over(net), cost.count(net, x[:1]), *splits, seed=0), net
 
 
@@ -98,6 +98,7 @@ def test_a_full_run_takes_six_operations_a_multiply_add_image_and_epoch():
     assert "| MSDNet 4 | 1.00 | 0.54 | 3 |" in dynamic_tables.full_run({"runs": {"full run": {"measured": measured}}})
 
 
+@pytest.mark.slow
 def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
     book.fill("net", dynamic.measures(), lambda: (case[1], case[0]))
