@@ -14,6 +14,7 @@ def seconds(statement: str) -> float:
     )
 
 
+@pytest.mark.slow
 def test_importing_the_whole_public_api_costs_less_than_twice_importing_torch():
     names = ", ".join(name for name in suffice.__all__ if not name.startswith("_"))
     assert seconds(f"from suffice import {names}") < 2 * seconds("import torch")

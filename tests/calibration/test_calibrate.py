@@ -485,7 +485,9 @@ class TestBadInput:
 
 
 @pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
-@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank"])
+@pytest.mark.parametrize(
+    "structure", ["kronecker", "full", "diagonal", pytest.param("lowrank", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("link", ["sampled", "meanfield", "probit", "plugin"])
 def test_every_structure_goes_with_every_link_and_survives_saving(structure, link, tmp_path):
     net, x = builders.network(), builders.inputs(200)

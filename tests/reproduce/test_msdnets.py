@@ -123,6 +123,7 @@ def test_a_seed_and_a_split_of_its_own_have_weights_of_their_own(tmp_path):
     assert msdnets.weights(own, tmp_path, "net") == tmp_path / "net-seed1-validation300-weights"
 
 
+@pytest.mark.slow
 def test_the_last_exit_learns_what_the_images_show(small, tmp_path):
     sets = RECIPE.load()
     network = msdnets.trained(replace(RECIPE, epochs=12), sets, tmp_path / "weights", quiet)

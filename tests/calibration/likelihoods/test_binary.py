@@ -110,7 +110,9 @@ def test_the_variance_of_the_logit_is_that_of_the_dense_posterior(bias):
     torch.testing.assert_close(exit_.posterior.variance(exit_.posterior.spectrum(phi)), expected)
 
 
-@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank", None])
+@pytest.mark.parametrize(
+    "structure", ["kronecker", "full", "diagonal", None, pytest.param("lowrank", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("link", ["sampled", "meanfield", "plugin"])
 def test_every_structure_and_link_calibrates_and_survives_saving(net, loaders, structure, link, tmp_path):
     calibrated = calibrate(net, *loaders, likelihood="binary", structure=structure, link=link)

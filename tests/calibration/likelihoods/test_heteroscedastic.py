@@ -89,7 +89,9 @@ def test_noise_follows_the_input(setting):
     assert float(torch.corrcoef(torch.stack([noise, X[:, 0]]))[0, 1]) > 0.5
 
 
-@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank", None])
+@pytest.mark.parametrize(
+    "structure", ["kronecker", "full", "diagonal", None, pytest.param("lowrank", marks=pytest.mark.slow)]
+)
 def test_every_structure_runs_and_survives_saving(setting, structure, tmp_path):
     net, train, val, _ = setting
     calibrated = calibrate(net, train, val, likelihood="heteroscedastic", structure=structure)
