@@ -1,11 +1,7 @@
-"""When to stop: a score and a threshold per exit, chosen so that the mean cost meets a budget.
-
-Where tied scores keep every set of thresholds off the budget, a policy is mixed of the two sets on either side of
-it: a coin, made of each example's own bytes, says which of them judges it.
-"""
+"""When to stop: a score and a threshold per exit, chosen so that the mean cost meets a budget."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -18,6 +14,7 @@ from suffice.budget import optimal, thresholds, walk
 from suffice.budget import scores as scoring
 from suffice.budget.coin import toss
 from suffice.budget.exit_variation import VariationScore
+from suffice.budget.mixture import TOLERANCE, mix
 from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
@@ -26,8 +23,6 @@ from suffice.prediction import AnyPrediction, Prediction
 
 Unit = Literal["fraction", "macs", "ms"]
 Method = Literal["geometric", "optimal"]
-_EXACT = 0.005
-"""Relative distance of the mean validation cost from the budget that is neither mended nor warned of."""
 
 
 @dataclass(frozen=True)
@@ -185,10 +180,10 @@ def allocate(
         raise ValueError(f"expected method to be one of {get_args(Method)}, got {method!r}")
     seen = _validation(calibrated, val_loader, scoring.resolve(score, calibrated.digest))
     pair = _pair(seen, method, mean_cost, limit)
-    mixed = _mixed(seen, pair, mean_cost, limit)
-    expected = mean_cost(mixed.shares)
+    found = mix(seen.scores, seen.coin, pair, mean_cost, limit)
+    expected = mean_cost(found.shares)
     short = limit - expected if method == "geometric" else 0.0
-    if max(short, expected - limit) > _EXACT * limit:
+    if max(short, expected - limit) > TOLERANCE * limit:
         warnings.warn(
             f"asked for {limit:.4g} {_NAMES[unit]} per example, the nearest on the validation data is "
             f"{expected:.4g}: too few examples, or too many alike, to cut finer",
@@ -196,8 +191,8 @@ def allocate(
         )
     unit = "ms" if unit == "ms" else "macs"
     return Policy(
-        mixed.thresholds, score, limit, expected, mixed.shares, calibrated.digest, unit, mixed.alternative,
-        mixed.portion, profile,
+        found.thresholds, score, limit, expected, found.shares, calibrated.digest, unit, found.alternative,
+        found.portion, profile,
     )  # fmt: skip
 
 
@@ -211,14 +206,6 @@ class _Seen:
     scores: list[Tensor]
     chances: list[Tensor]
     coin: Tensor
-
-
-@dataclass(frozen=True)
-class _Mixed:
-    thresholds: Tensor
-    shares: Tensor
-    alternative: Tensor | None = None
-    portion: float = 0.0
 
 
 def _pricing(
@@ -292,35 +279,3 @@ def _pair(seen: _Seen, method: Method, mean_cost: Callable[[Tensor], float], bud
         return mean_cost(shares_of(choose(seen.scores, found), exits))
 
     return thresholds.bracket(family, realised, budget, ends)
-
-
-def _mixed(seen: _Seen, pair: Sequence[Tensor], mean_cost: Callable[[Tensor], float], budget: float) -> _Mixed:
-    """The nearer of two sets of thresholds where it is near enough, else a mixture that meets the budget."""
-    exits = [choose(seen.scores, found) for found in pair]
-    shares = [shares_of(taken, len(seen.scores)) for taken in exits]
-    costs = [mean_cost(each) for each in shares]
-    nearer = min(range(2), key=lambda side: abs(costs[side] - budget))
-    if abs(costs[nearer] - budget) <= _EXACT * budget or costs[1] <= budget:
-        nearer = 1 if costs[1] <= budget else nearer
-        return _Mixed(pair[nearer], shares[nearer])
-    cheap = _portion(seen, exits, mean_cost, budget)
-    if cheap in (0, 1):
-        return _Mixed(pair[nearer], shares[nearer])
-    mixed = shares_of(torch.where(seen.coin < cheap, exits[0], exits[1]), len(seen.scores))
-    return _Mixed(pair[1], mixed, pair[0], cheap)
-
-
-def _portion(seen: _Seen, exits: Sequence[Tensor], mean_cost: Callable[[Tensor], float], budget: float) -> float:
-    """The portion of coins for the cheaper thresholds at which the mean cost is nearest to the budget."""
-    coins = seen.coin[exits[0] != exits[1]].sort().values
-    edges = torch.cat([coins.new_zeros(1), (coins[1:] + coins[:-1]) / 2, coins.new_ones(1)])
-
-    def realised(at: int) -> float:
-        mixed = torch.where(seen.coin < edges[at], exits[0], exits[1])
-        return mean_cost(shares_of(mixed, len(seen.scores)))
-
-    low, high = 0, len(edges) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if realised(middle) <= budget else (middle, high)
-    return float(edges[min(low, high, key=lambda at: abs(realised(at) - budget))])

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from suffice.budget.mixture import TOLERANCE, mix
+from suffice.budget.thresholds import choose, shares_of
+
+COSTS = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
+
+
+def mean_cost(shares):
+    return float(shares @ COSTS)
+
+
+def tied(seed, examples=40):
+    """Scores of three values only at two exits and none at the last, and a coin for each example."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = [torch.randint(3, (examples,), generator=generator).double() for _ in range(3)]
+    return scores, torch.rand(examples, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("part", [0.1, 0.37, 0.5, 0.9])
+def test_no_other_portion_comes_nearer_to_the_budget(seed, part):
+    scores, coin = tied(seed)
+    pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
+    exits = [choose(scores, thresholds) for thresholds in pair]
+    low, high = (mean_cost(shares_of(taken, 3)) for taken in exits)
+    budget = low + part * (high - low)
+
+    found = mix(scores, coin, pair, mean_cost, budget)
+
+    cuts = [0.0, *coin.sort().values.tolist(), 1.0]
+    each = [mean_cost(shares_of(torch.where(coin < cut, *exits), 3)) for cut in cuts]
+    assert abs(mean_cost(found.shares) - budget) <= min(abs(cost - budget) for cost in each) + 1e-9
+    assert torch.equal(found.shares, shares_of(torch.where(coin < found.portion, *exits), 3))
+    assert torch.equal(found.thresholds, pair[1])
+    assert torch.equal(found.alternative, pair[0])
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_set_that_is_near_enough_is_taken_alone(side):
+    scores, coin = tied(0)
+    pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
+    shares = shares_of(choose(scores, pair[side]), 3)
+    found = mix(scores, coin, pair, mean_cost, mean_cost(shares) * (1 + (1 - 2 * side) * TOLERANCE / 2))
+    assert torch.equal(found.thresholds, pair[side])
+    assert torch.equal(found.shares, shares)
+    assert found.alternative is None
+
+
+def test_a_budget_beyond_both_sets_takes_the_dearer_one():
+    scores, coin = tied(0)
+    pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
+    found = mix(scores, coin, pair, mean_cost, 100.0)
+    assert torch.equal(found.thresholds, pair[1])
+    assert found.alternative is None
+
+
+def test_examples_of_one_coin_cannot_be_parted():
+    scores, _ = tied(0)
+    pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
+    low, high = (mean_cost(shares_of(choose(scores, thresholds), 3)) for thresholds in pair)
+    found = mix(scores, torch.full((40,), 0.5, dtype=torch.float64), pair, mean_cost, low + 0.8 * (high - low))
+    assert found.alternative is None
+    assert torch.equal(found.thresholds, pair[1])
