@@ -22,7 +22,8 @@ import suffice
 from benchmarks.machine import ceilings, peak_bytes, peak_of_a_process
 from suffice import Exit, ExitNetwork
 from suffice.calibration import links
-from suffice.calibration.calibrated import Calibrated, member_weights
+from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
 from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import kronecker, lowrank
@@ -237,8 +238,8 @@ def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
         caches = [Cache(z, exit_.spectrum(phi)) for exit_, (phi, z) in zip(exits, outputs, strict=True)]
         one_pass = interleaved({"pass": lambda: [network(x) for x, _ in loader]}, repeats=1)["pass"]
     ways = {
-        "gradient": lambda: validation.tune(exits, caches, labels, member_weights(ours.costs), temperature=True),
-        "grid": lambda: grid.tune(exits, caches, labels, member_weights(ours.costs), temperature=True),
+        "gradient": lambda: validation.tune(exits, caches, labels, shares_of_cost(ours.costs), temperature=True),
+        "grid": lambda: grid.tune(exits, caches, labels, shares_of_cost(ours.costs), temperature=True),
     }
     times = interleaved(ways, repeats=1)
     name = f"tune 4 exits of MSDNet small, {examples:,} examples"

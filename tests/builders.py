@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from suffice import cost
-from suffice.calibration.calibrated import Calibrated, serving_placement
+from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.posterior import kronecker
+from suffice.calibration.served import serving_placement
 from suffice.network import Exit, ExitNetwork, fingerprint
 
 

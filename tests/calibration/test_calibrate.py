@@ -6,7 +6,8 @@ from torch import nn
 
 import suffice
 from suffice import Exit, ExitNetwork, calibrate, metrics
-from suffice.calibration.calibrated import Calibrated, member_weights
+from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
 from suffice.network import fingerprint
 from tests import builders
@@ -194,54 +195,6 @@ def test_it_says_in_a_few_lines_what_it_is(calibrated):
         assert line.startswith(f"  exit {k}: {calibrated.costs.cumulative[k]:,} multiply-adds, ")
         assert line.endswith(f"T {exit_.temperature:.3g}, δ {exit_.prior_precision:.3g} (sampled)")
     assert "δ" not in repr(fit(builders.network(), structure=None))
-
-
-def test_a_network_put_into_training_mode_does_not_answer():
-    calibrated = fit(builders.network(), structure=None, temperature=False)
-    policy = suffice.allocate(calibrated, data(calibrated.network), 0.7)
-    calibrated.network.train()
-    for ask in (calibrated, lambda x: suffice.run(calibrated, policy, x), lambda x: next(calibrated.anytime(x))):
-        with pytest.raises(RuntimeError, match=r"got training mode; call eval\(\) on the model"):
-            ask(X)
-
-
-def test_a_plain_model_put_into_training_mode_does_not_answer():
-    """It does not know of the network that was made of it, whose own mode stays as it was."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4)).eval()
-    loader = builders.batched(X, torch.arange(120) % 4)
-    calibrated = calibrate(model, loader, loader, structure=None)
-    answer = calibrated(X)[-1].probs
-    model.train()
-    with pytest.raises(RuntimeError, match=r"evaluation mode, got its module .* in training"):
-        calibrated(X)
-    model.eval()
-    assert torch.equal(calibrated(X)[-1].probs, answer)
-
-
-def test_weights_that_do_not_count_their_changes_are_not_hashed_at_every_call(monkeypatch):
-    with torch.inference_mode():
-        net = builders.network()
-    calibrated = fit(net, structure=None, temperature=False)
-    monkeypatch.setattr("suffice.seal.check_fingerprint", lambda *_: pytest.fail("hashed"))
-    assert len(calibrated(X)) == 3
-
-
-def test_weights_that_changed_since_are_noticed_by_every_use(tmp_path):
-    calibrated = fit(builders.network(), structure=None, temperature=False)
-    loader = data(calibrated.network)
-    policy = suffice.allocate(calibrated, loader, 0.7)
-    with torch.no_grad():
-        calibrated.network.exit(0).classifier.weight.add_(1e-3)
-    for ask in (
-        lambda: calibrated(X),
-        lambda: suffice.run(calibrated, policy, X),
-        lambda: suffice.allocate(calibrated, loader, 0.7),
-        lambda: suffice.save(calibrated, tmp_path / "c"),
-    ):
-        with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
-            ask()
-    assert not (tmp_path / "c").exists()
 
 
 def test_a_plain_classifier_is_a_network_of_one_exit():
@@ -528,7 +481,7 @@ def test_a_product_of_exits_is_tuned_answered_run_and_saved_as_one(tmp_path):
     }
     product = made["product"](x)
     for k, answer in enumerate(product):
-        weights = torch.tensor(member_weights(made["product"].costs)[: k + 1])
+        weights = torch.tensor(shares_of_cost(made["product"].costs)[: k + 1])
         logs = torch.stack([member.log_probs for member in answer.members])
         expected = ((weights / weights.sum())[:, None, None] * logs).sum(dim=0).log_softmax(dim=1)
         torch.testing.assert_close(answer.log_probs, expected)
@@ -584,7 +537,7 @@ def test_tuned_weights_are_answered_with_run_with_and_saved(tmp_path):
         for choice in ("cost", "tuned")
     }
     tuned, answers = made["tuned"], made["tuned"](x)
-    assert made["cost"].weights == member_weights(tuned.costs)
+    assert made["cost"].weights == shares_of_cost(tuned.costs)
     assert made["cost"].digest != tuned.digest
     for k, answer in enumerate(answers):
         share = torch.tensor(tuned.weights[: k + 1])

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suffice.calibration import ensemble
-from suffice.calibration.calibrated import member_weights
+from suffice.calibration.ensemble import shares_of_cost
 from suffice.cost import Costs
 from suffice.prediction import Prediction, entropy
 from suffice.regression import Regression
@@ -50,7 +50,7 @@ def test_probabilities_below_the_smallest_number_survive_the_average():
 
 def test_weights_are_cumulative_multiply_adds_of_the_network_alone():
     costs = Costs(stages=(10, 20), exits=(2, 8), uncertainty=(1000, 1))
-    assert member_weights(costs) == [12 / 40, 1.0]
+    assert shares_of_cost(costs) == [12 / 40, 1.0]
 
 
 def gaussian(seed, n=6, outputs=2, offset=0.0):

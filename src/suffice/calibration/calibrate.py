@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from suffice import batches, cost
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
-from suffice.calibration.calibrated import Calibrated, member_weights, serving_placement
-from suffice.calibration.ensemble import Ensemble, Weights
+from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.ensemble import Ensemble, Weights, shares_of_cost
 from suffice.calibration.exits import CalibratedExit, weights_with_bias
 from suffice.calibration.likelihoods import LIKELIHOODS, linear, regression
 from suffice.calibration.links import Link
 from suffice.calibration.moments import check_samples
 from suffice.calibration.posterior import STRUCTURES, Posterior, Structure, kronecker
 from suffice.calibration.posterior.kronecker import Prior
+from suffice.calibration.served import serving_placement
 from suffice.calibration.statistics import bias_constants, exit_pass, no_examples, residuals, with_examples
 from suffice.calibration.tuning import Tuning, evidence, grid, validation
 from suffice.calibration.tuning.cache import Cache
@@ -134,7 +135,7 @@ def calibrate(
     exits = [exit_.to(*serving_placement(network)) for exit_ in exits]
     if val_loader is not None:
         caches, targets, costs = _tuning_pass(network, exits, val_loader, costs)
-        weights, product = member_weights(costs) if ensemble else None, ensemble == "product"
+        weights, product = shares_of_cost(costs) if ensemble else None, ensemble == "product"
         if tuning == "grid":
             exits = grid.tune(exits, caches, targets, weights, temperature, product)
         else:

@@ -16,18 +16,12 @@ from suffice.calibration.deadline import in_time
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.moments import Moments
+from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
-from suffice.network import (
-    ExitNetwork,
-    State,
-    check_fingerprint,
-    check_finite,
-    fingerprint,
-)
+from suffice.network import ExitNetwork, State, check_fingerprint, fingerprint
 from suffice.plain import as_described, described, restored
 from suffice.prediction import AnyPrediction, Prediction
-from suffice.seal import Seal
 
 
 class Calibrated:
@@ -52,18 +46,18 @@ class Calibrated:
         costs: Costs,
         network_hash: str,
     ) -> None:
-        self.network = network.eval()
+        self.network = network
         self.exits = tuple(exits)
         self.ensemble = True if ensemble == "average" else ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
         self.weights = [
             share if exit_.weight is None else float(exit_.weight)
-            for exit_, share in zip(self.exits, member_weights(costs), strict=True)
+            for exit_, share in zip(self.exits, mie.shares_of_cost(costs), strict=True)
         ]
         self.network_hash = network_hash
         self.num_classes = network.num_classes
         self.digest = self._digest()
-        self._seal = Seal(self.network, network_hash, trusted=True)
+        self._served = Served(network, network_hash)
 
     def __repr__(self) -> str:
         """The choices, and of each exit what was tuned and the multiply-adds up to it."""
@@ -106,8 +100,9 @@ class Calibrated:
     @torch.no_grad()
     def _answers(self, x: State) -> Iterator[Any]:
         members: list[Any] = []
-        before = None
-        for member, running in self._walk(x):
+        state, running, before = x, None, None
+        for k in range(len(self.exits)):
+            state, member, running = self._advance(k, state, running)
             members.append(member)
             answer = member if running is None else running.prediction(tuple(members))
             if isinstance(answer, Prediction):
@@ -309,16 +304,10 @@ class Calibrated:
         ]
         return hashlib.sha256(json.dumps([self.parts()[0], tuned]).encode()).hexdigest()
 
-    def _walk(self, x: State) -> Iterator[tuple[AnyPrediction, mie.Running | None]]:
-        state, running = x, None
-        for k in range(len(self.exits)):
-            state, member, running = self._advance(k, state, running)
-            yield member, running
-
     def _advance(
         self, k: int, state: State, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[State, AnyPrediction, mie.Running | None]:
-        state, phi, outputs = self._output(k, state, positions)
+        state, phi, outputs = self._served.output(k, state, positions)
         member, running = self.answer(k, phi, outputs, running)
         return state, member, running
 
@@ -336,34 +325,5 @@ class Calibrated:
         """Every exit with its φ (N, D), the bias's constant behind it, and the outputs (N, C) with a posterior."""
         state, latents = x, self.likelihood.latents(self.num_classes)
         for k, exit_ in enumerate(self.exits):
-            state, phi, outputs = self._output(k, state)
+            state, phi, outputs = self._served.output(k, state)
             yield exit_, with_bias(phi, exit_.bias), outputs[:, :latents]
-
-    def _check_network(self) -> None:
-        """The network as it was calibrated; asked at every call, so it must cost next to nothing."""
-        if any(module.training for module in self._seal.modules):
-            name = next(name for name, module in self.network.named_modules() if module.training)
-            where = f"its module {name!r} in training mode" if name else "training mode"
-            raise RuntimeError(f"expected the network in evaluation mode, got {where}; call eval() on the model")
-        self._seal.check()
-
-    def _output(self, k: int, state: State, positions: Tensor | None = None) -> tuple[State, Tensor, Tensor]:
-        """The state after stage k, and φ and outputs of exit k in the type that posteriors are served in."""
-        if k == 0:
-            self._check_network()
-        state, phi = self.network.advance(k, state)
-        logits = self.network.exit(k).classifier(phi)
-        check_finite(logits, f"logits at exit {k}", positions=positions)
-        dtype = torch.promote_types(phi.dtype, torch.float32)
-        return state, phi.to(dtype), logits.to(dtype)
-
-
-def member_weights(costs: Costs) -> list[float]:
-    """Weights of the ensemble's members, if not tuned: cumulative multiply-adds, as a share of the last exit's."""
-    return [macs / costs.network[-1] for macs in costs.network]
-
-
-def serving_placement(network: ExitNetwork) -> tuple[torch.device, torch.dtype]:
-    """Where posteriors are served: the network's device, and its type but no less than float32."""
-    device, dtype = batches.placement(network)
-    return device, torch.promote_types(dtype, torch.float32)

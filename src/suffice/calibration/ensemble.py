@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from suffice.cost import Costs
 from suffice.prediction import AnyPrediction, Prediction, entropy
 from suffice.regression import Regression
 
@@ -182,6 +183,11 @@ def join(parts: Sequence[Running]) -> Running:
     """Sums of different examples over the same exits, the reverse of `take`."""
     others = {name: [getattr(part, name) for part in parts] for name in _tensors(parts[0])}
     return replace(parts[0], **{name: torch.cat(tensors) for name, tensors in others.items()})  # type: ignore[type-var]
+
+
+def shares_of_cost(costs: Costs) -> list[float]:
+    """Weights of the exits where they are not tuned: cumulative multiply-adds, as a share of the last exit's."""
+    return [macs / costs.network[-1] for macs in costs.network]
 
 
 def _log(share: Weight) -> Weight:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from suffice.calibration.calibrated import member_weights
+from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.tuning.cache import Cache
 from suffice.calibration.tuning.validation import SPREAD
 from tests import builders
@@ -28,7 +28,7 @@ def setting(widths=(6, 5, 7), n=240, prior="exact", seed=0, planted=1.7):
         for k, exit_ in enumerate(exits):
             state, phi = net.advance(k, state)
             caches.append(Cache(net.exit(k).classifier(phi), exit_.spectrum(phi)))
-    return exits, caches, labels, member_weights(calibrated.costs)
+    return exits, caches, labels, shares_of_cost(calibrated.costs)
 
 
 def objective(exits, caches, labels, weights, spread=SPREAD):

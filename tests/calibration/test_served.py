@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+
+import suffice
+from tests import builders
+
+X = builders.inputs(120)
+LOADER = builders.batched(X, torch.arange(120) % 4)
+
+
+def calibrated_network(net=None):
+    net = builders.network() if net is None else net
+    return suffice.calibrate(net, LOADER, LOADER, structure=None, temperature=False)
+
+
+def test_a_network_put_into_training_mode_does_not_answer():
+    calibrated = calibrated_network()
+    policy = suffice.allocate(calibrated, LOADER, 0.7)
+    calibrated.network.train()
+    for ask in (calibrated, lambda x: suffice.run(calibrated, policy, x), lambda x: next(calibrated.anytime(x))):
+        with pytest.raises(RuntimeError, match=r"got training mode; call eval\(\) on the model"):
+            ask(X)
+
+
+def test_a_plain_model_put_into_training_mode_does_not_answer():
+    """It does not know of the network that was made of it, whose own mode stays as it was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4)).eval()
+    calibrated = suffice.calibrate(model, LOADER, LOADER, structure=None)
+    answer = calibrated(X)[-1].probs
+    model.train()
+    with pytest.raises(RuntimeError, match=r"evaluation mode, got its module .* in training"):
+        calibrated(X)
+    model.eval()
+    assert torch.equal(calibrated(X)[-1].probs, answer)
+
+
+def test_weights_that_do_not_count_their_changes_are_not_hashed_at_every_call(monkeypatch):
+    with torch.inference_mode():
+        net = builders.network()
+    calibrated = calibrated_network(net)
+    monkeypatch.setattr("suffice.seal.check_fingerprint", lambda *_: pytest.fail("hashed"))
+    assert len(calibrated(X)) == 3
+
+
+def test_weights_that_changed_since_are_noticed_by_every_use(tmp_path):
+    calibrated = calibrated_network()
+    policy = suffice.allocate(calibrated, LOADER, 0.7)
+    with torch.no_grad():
+        calibrated.network.exit(0).classifier.weight.add_(1e-3)
+    for ask in (
+        lambda: calibrated(X),
+        lambda: suffice.run(calibrated, policy, X),
+        lambda: suffice.allocate(calibrated, LOADER, 0.7),
+        lambda: suffice.save(calibrated, tmp_path / "c"),
+    ):
+        with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
+            ask()
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_example_without_its_batch_dimension_is_refused():
+    calibrated = calibrated_network()
+    with pytest.raises(ValueError, match=r"logits of shape \(N, 4\) at exit 0, got \(4,\); .* pass x\[None\]"):
+        calibrated(X[0])
+    torch.testing.assert_close(calibrated(X[0][None])[-1].probs, calibrated(X)[-1].probs[:1])
