@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,16 +135,8 @@ def test_an_audit_of_few_passes_agrees_with_many(estimator, truth):
 
 
 def test_an_audit_sees_a_biased_estimator(estimator):
-    biased = VariationEstimator(
-        estimator.model,
-        estimator.reader,
-        type(estimator.fitted)(**{**vars(estimator.fitted), "unit": 4 * estimator.fitted.unit, "bounds": (0.0, 9.0)}),
-        estimator.network_hash,
-        estimator.scaling,
-        estimator.weights,
-        estimator.residuals,
-        estimator.teacher,
-    )
+    fit = replace(estimator.fit, unit=4 * estimator.fit.unit, bounds=(0.0, 9.0))
+    biased = replace(estimator, fit=fit)
     audit = biased.audit(rows(500, seed=2), generator=seeded())
     assert audit.bias == pytest.approx(1, abs=0.1)
     assert audit.r_squared < 0 < 0.8 < audit.squared_correlation

@@ -111,7 +111,8 @@ def test_parts_pass_through_json_and_give_the_same_estimator_back():
     configuration = json.loads(json.dumps(configuration))
     restored = VariationEstimator.from_parts(configuration, tensors, estimator.model)
     assert torch.equal(restored(rows(20))[1], estimator(rows(20))[1])
-    assert (restored.layers, restored.fitted, restored.teacher) == (("1",), estimator.fitted, TEACHER)
+    assert (restored.layers, restored.quality, restored.teacher) == (("1",), estimator.quality, TEACHER)
+    assert repr(restored.fit) == repr(estimator.fit)
 
 
 def test_the_variance_of_noisy_labels_is_learned_without_bias():
@@ -135,7 +136,7 @@ def test_the_variance_of_noisy_labels_is_learned_without_bias():
 
 def test_answers_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
     estimator = fit(teacher=fixed, epochs=40)
-    low, high = estimator.fitted.bounds
+    low, high = estimator.fit.bounds
     labels = rows(64)[:, 0].abs()
     far = estimator.estimate(100 * rows(200, seed=3)).variation
     assert labels.min() <= low < high <= labels.max()
@@ -186,7 +187,7 @@ def test_fits_to_the_same_labels_differ_in_their_choices_alone():
     first = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
     fit_labels(model, labels, layers="auto", generator=seeded(), **choices)
     again = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
-    assert all(torch.equal(a, b) for a, b in zip(first.weights, again.weights, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first.fit.weights, again.fit.weights, strict=True))
 
 
 def test_a_problem_fits_the_same_layers_alike_whatever_was_fitted_before():
@@ -300,7 +301,7 @@ def test_the_strengths_of_the_layers_named_are_what_is_read():
     strengths = capture(model, rows(64), ["1"])[1]["1"]
     active = int(((strengths != 0).float().mean(dim=0) >= 0.01).sum())
     estimators = fit(model=model, layers=["1"]), fit(model=model, layers=[])
-    widths = [estimator.scaling.columns.numel() for estimator in estimators]
+    widths = [estimator.fit.scaling.columns.numel() for estimator in estimators]
     assert widths[0] - widths[1] == active
 
 
@@ -319,19 +320,19 @@ def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_shows_what_i
     model, x = wide(), rows(3000)
     choices = {"teacher": REGRESSION, "generator": seeded(), "epochs": 25}
     estimator = fit_variation(model, [x], [rows(1000, seed=1)], layers="auto", **choices)
-    table = estimator.fitted.subsets
+    table = estimator.quality.subsets
     assert table[0]["layers"] == []
     assert table[-1]["layers"] == ["1", "3"]
     chosen = next(row for row in table if row["layers"] == list(estimator.layers))
     limit = 0.99 * table[-1]["r_squared"]
     assert chosen["r_squared"] >= limit
     assert all(row["r_squared"] < limit for row in table[: table.index(chosen)])
-    assert chosen["macs"] == estimator.macs == estimator.weights[0].numel() + 64 * 64 + 64
+    assert chosen["macs"] == estimator.macs == estimator.fit.weights[0].numel() + 64 * 64 + 64
     assert chosen["cost"] == pytest.approx(estimator.macs / (3 * 16 + 16 * 16 + 16))
     assert estimator(rows(50, seed=2))[1].shape == (50,)
     truth = MCDropout(passes=2000, likelihood="regression")(model, rows(200, seed=3), generator=seeded(1))["std"]
     assert r2(estimator(rows(200, seed=3))[1], truth) > 0.9
-    assert abs(estimator.fitted.r_squared - r2(estimator(rows(200, seed=3))[1], truth)) < 0.08
+    assert abs(estimator.quality.r_squared - r2(estimator(rows(200, seed=3))[1], truth)) < 0.08
 
 
 def test_what_layers_cost_is_relative_to_all_that_the_model_computes():
@@ -341,7 +342,7 @@ def test_what_layers_cost_is_relative_to_all_that_the_model_computes():
 
     model = nn.Sequential(Recurrent(3, 32), nn.Linear(32, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
     whole = 4 * 32 * (3 + 32) + 32 * 8 + 8 * 4
-    for row in fit(model=model, layers="auto").fitted.subsets:
+    for row in fit(model=model, layers="auto").quality.subsets:
         assert row["cost"] == row["macs"] / whole
 
 
@@ -351,7 +352,7 @@ def test_ridge_learns_on_a_stream_in_closed_form(likelihood):
     teacher = MCDropout(passes=8, likelihood=likelihood)
     parts = (part for part in rows(3000).split(100))
     estimator = fit_variation(model, parts, [rows(500, seed=1)], teacher=teacher, method="ridge", generator=seeded())
-    assert len(estimator.weights) == 2
+    assert len(estimator.fit.weights) == 2
     truth = MCDropout(passes=2000, likelihood=likelihood)(model, rows(200, seed=3), generator=seeded(1))["std"]
     assert r2(estimator(rows(200, seed=3))[1], truth) > 0.8
 
@@ -367,8 +368,8 @@ def test_strengths_on_and_off_can_be_learned_from(strengths):
         epochs=15,
         generator=seeded(),
     )
-    assert estimator.fitted.r_squared > 0.5
-    kept = estimator.scaling.columns
+    assert estimator.quality.r_squared > 0.5
+    kept = estimator.fit.scaling.columns
     assert int((kept > 0).sum()) > (16 if strengths == "both" else 4)
 
 
@@ -377,7 +378,7 @@ def test_the_delta_rule_can_be_a_feature():
     choices = {"teacher": teacher, "layers": [], "epochs": 15, "generator": seeded()}
     with_rule = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], delta=True, **choices)
     without = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], **choices)
-    assert with_rule.fitted.r_squared > 0.95 > without.fitted.r_squared
+    assert with_rule.quality.r_squared > 0.95 > without.quality.r_squared
     restored = VariationEstimator.from_parts(*json_parts(with_rule), with_rule.model)
     assert torch.equal(restored(rows(20))[1], with_rule(rows(20))[1])
     with pytest.raises(ValueError, match="expected MCDropout as the teacher for delta=True, got function"):

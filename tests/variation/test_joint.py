@@ -40,7 +40,7 @@ def test_a_head_trained_along_learns_what_the_trained_model_varies():
     truth = MCDropout(passes=2000, likelihood="regression")(model, x, generator=seeded(1))["std"]
     _, variation = estimator(x)
     assert float(1 - (variation - truth).square().mean() / truth.var()) > 0.85
-    assert estimator.fitted.r_squared > 0.8
+    assert estimator.quality.r_squared > 0.8
 
 
 def test_the_model_is_what_it_would_be_without():

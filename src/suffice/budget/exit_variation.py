@@ -20,7 +20,7 @@ from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork, State, check_finite
 from suffice.prediction import AnyPrediction, Prediction
-from suffice.variation import problem, regressor, rows, spreads
+from suffice.variation import problem, rows, spreads
 from suffice.variation.features import output_features
 from suffice.variation.fit import Fit
 from suffice.variation.labels import Labelled, check_teacher, labelled
@@ -35,20 +35,23 @@ class VariationScore:
 
     Attributes:
         made_for: `digest` of the calibrated network.
-        target: which spread of each exit's own output.
-        fits: of each exit.
+        fits: of each exit, to a spread of its own output.
         r_squared: of each exit, noise-corrected R² on validation rows kept aside.
     """
 
     made_for: str = field(repr=False)
-    target: str
     fits: tuple[Fit, ...] = field(repr=False)
     r_squared: tuple[float, ...]
 
     @property
+    def target(self) -> str:
+        """Which spread of each exit's own output."""
+        return self.fits[0].target
+
+    @property
     def macs(self) -> tuple[int, ...]:
         """Multiply-adds per example at each exit, beyond those of the network and its uncertainty."""
-        return tuple(regressor.macs(fit.weights) for fit in self.fits)
+        return tuple(fit.macs for fit in self.fits)
 
     def at(self, k: int) -> Score:
         """The score of exit k, `(prediction, state) -> (N,)`."""
@@ -58,7 +61,7 @@ class VariationScore:
     def variation(self, k: int, prediction: AnyPrediction, state: State) -> Tensor:
         """The estimated spread (N,) float32 at exit k, of its answer and the state behind stage k."""
         features = torch.cat(_features(prediction, state), dim=1)
-        return self.fits[k].to(features.device).estimate(features, self.target)
+        return self.fits[k].to(features.device)(features)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
@@ -69,7 +72,6 @@ class VariationScore:
             tensors |= {f"exit{k}.{name}": tensor for name, tensor in own.items()}
         return {
             "made_for": self.made_for,
-            "target": self.target,
             "exits": exits,
             "r_squared": self.r_squared,
         }, tensors
@@ -82,7 +84,7 @@ class VariationScore:
             prefix = f"exit{k}."
             mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             fits.append(Fit.from_parts(own, mine))
-        return cls(configuration["made_for"], configuration["target"], tuple(fits), tuple(configuration["r_squared"]))
+        return cls(configuration["made_for"], tuple(fits), tuple(configuration["r_squared"]))
 
 
 def fit_exit_variation(
@@ -123,8 +125,8 @@ def fit_exit_variation(
         stopping, judging = rows.halves(others)
         fit = problem.fit_rows(own, stopping, target, hidden, epochs, generator)
         fits.append(fit)
-        quality.append(problem.r_squared(fit.estimate(judging.features, target), judging, target))
-    return VariationScore(calibrated.digest, target, tuple(fits), tuple(quality))
+        quality.append(problem.r_squared(fit(judging.features), judging, target))
+    return VariationScore(calibrated.digest, tuple(fits), tuple(quality))
 
 
 def _rows(

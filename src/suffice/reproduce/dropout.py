@@ -124,7 +124,7 @@ def measure(task: Task, seed: int, progress: Progress) -> dict[str, Any]:
     return {
         "quality": task.quality,
         "rows": rows,
-        "subsets": list(compared.estimators["estimator, auto layers"].fitted.subsets),
+        "subsets": list(compared.estimators["estimator, auto layers"].quality.subsets),
         "left_out": compared.left_out,
     }
 

@@ -79,7 +79,7 @@ class Buckets:
         network = unchanged(network, network_hash)
         scaling, weights = from_named(tensors, batches.placement(network)[0])
         reader = Reader.restored(configuration["reader"])
-        return cls(network, reader, configuration["share"], network_hash, scaling, tuple(weights))
+        return cls(network, reader, configuration["share"], network_hash, scaling, weights)
 
 
 def fit_buckets(

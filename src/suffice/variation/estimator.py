@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.network import State, batch_size, check_finite, select
 from suffice.seal import Seal, unchanged
-from suffice.variation import band, judgement, regressor, spreads
+from suffice.variation import band, judgement, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.features import Reader
-from suffice.variation.fit import from_named, named
-from suffice.variation.scaling import Scaling
+from suffice.variation.fit import Fit
 from suffice.variation.teachers import Teacher
 
 
@@ -64,25 +63,15 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What was chosen and found out when the estimator was fitted.
+class Quality:
+    """How good an estimator was on validation rows kept aside.
 
     Attributes:
-        target: which spread it estimates.
-        passes: T of the labels that it learned from.
-        unit: mean of the training labels, deviations squared.
-        bounds: least and greatest answer.
-        limit: root mean square of standard scores above which an input is outside.
-        r_squared: noise-corrected R² on validation rows kept aside.
-        log_error: τ² there, the variance of log(truth/estimate).
+        r_squared: noise-corrected R².
+        log_error: τ², the variance of log(truth/estimate).
         subsets: of layers="auto", a row for each subset tried: layers, strengths, macs, cost, r_squared.
     """
 
-    target: str
-    passes: int
-    unit: float
-    bounds: tuple[float, float]
-    limit: float
     r_squared: float
     log_error: float
     subsets: tuple[dict[str, Any], ...] = ()
@@ -95,20 +84,18 @@ class VariationEstimator:
     Attributes:
         model: the model, its weights untouched.
         reader: what is read of a pass.
-        fitted: what was chosen and found out at fitting.
+        fit: what was learned: from what is read to the spread.
+        quality: how good that was on rows that it did not learn from.
         network_hash: `fingerprint` of the model's weights at fitting.
-        scaling: how features become inputs.
-        weights: of the small network: matrix, bias, matrix, bias, ….
         residuals: sorted log(measured/estimated) of calibration rows.
         teacher: what it learned from; None after loading, unless that was `MCDropout`.
     """
 
     model: nn.Module = field(repr=False)
     reader: Reader
-    fitted: Fitted
+    fit: Fit
+    quality: Quality
     network_hash: str
-    scaling: Scaling = field(repr=False)
-    weights: tuple[Tensor, ...] = field(repr=False)
     residuals: Tensor = field(repr=False)
     teacher: Teacher | None = None
     _seal: Seal = field(init=False, repr=False)
@@ -124,7 +111,7 @@ class VariationEstimator:
     @property
     def macs(self) -> int:
         """Multiply-adds per example, beyond the model's own."""
-        return regressor.macs(self.weights)
+        return self.fit.macs
 
     def __call__(self, x: State) -> tuple[Any, Tensor]:
         """The model's own output, bit for bit, and the variation (N,) float32 of the target, in one pass.
@@ -148,12 +135,9 @@ class VariationEstimator:
         """The same with what was clipped and which inputs are outside, and no warning."""
         self._seal.check()
         output, parts = self.reader.read(self.model, x)
-        scaled = self.scaling.apply(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
-        low, high = self.fitted.bounds
-        value = regressor.variance(regressor.forward(self.weights, scaled.inputs)).mul_(self.fitted.unit)
-        variation = value.pow_(1 / spreads.power(self.fitted.target)).clamp_(low, high)
+        variation, scaled = self.fit.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         check_finite(parts[0] if bool(variation.isfinite().all()) else variation, "outputs")
-        return Estimate(output, variation, scaled.clipped, scaled.distance > self.fitted.limit)
+        return Estimate(output, variation, scaled.clipped, scaled.distance > self.fit.limit)
 
     def band(self, variation: Tensor, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
         """Bounds (N,) that hold what the teacher would measure with stated coverage, for inputs like those of fitting.
@@ -187,7 +171,7 @@ class VariationEstimator:
             raise ValueError(f"expected at least 4 passes, got {passes}; each of two halves needs two")
         found = self.estimate(x)
         (a, half_passes), (b, _) = (self._measured(x, passes // 2, teacher, generator) for _ in range(2))
-        power = spreads.power(self.fitted.target)
+        power = spreads.power(self.fit.target)
         estimated = found.variation.double().pow(power).mean()
         measured = torch.stack([half.pow(power) for half in (a, b)]).mean()
         if power == 2.0:
@@ -226,15 +210,15 @@ class VariationEstimator:
         Raises:
             ValueError: if there is no teacher, or the target is not a standard deviation.
         """
-        if spreads.power(self.fitted.target) != 2.0:
-            raise ValueError(f"expected a standard deviation as the target, got {self.fitted.target!r}")
+        if spreads.power(self.fit.target) != 2.0:
+            raise ValueError(f"expected a standard deviation as the target, got {self.fit.target!r}")
         found = self.estimate(x)
         flagged = found.outside if when is None else found.outside | when(found)
         index = flagged.nonzero()[:, 0]
         if not len(index):
             return found
         measured, passes = self._measured(select(x, index), passes, teacher, generator)
-        own, error = found.variation[index], self.fitted.log_error
+        own, error = found.variation[index], self.quality.log_error
         merged = judgement.combined(own, error, measured, passes)
         alone = judgement.unbiased(measured, passes)
         mended = torch.where(found.outside[index], alone, merged).to(own)
@@ -250,17 +234,19 @@ class VariationEstimator:
         if isinstance(teacher, MCDropout):
             teacher = replace(teacher, passes=passes)
         found = teacher(self.model, x, generator=generator)
-        return found[self.fitted.target], found.passes
+        return found[self.fit.target], found.passes
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
+        fit, tensors = self.fit.parts()
         configuration = {
             "network_hash": self.network_hash,
             "reader": asdict(self.reader),
-            "fitted": asdict(self.fitted),
+            "fit": fit,
+            "quality": asdict(self.quality),
             "teacher": asdict(self.teacher) if isinstance(self.teacher, MCDropout) else None,
         }
-        return configuration, {**named(self.scaling, self.weights), "residuals": self.residuals}
+        return configuration, {**tensors, "residuals": self.residuals}
 
     @classmethod
     def from_parts(
@@ -274,21 +260,13 @@ class VariationEstimator:
         """
         network = unchanged(network, configuration["network_hash"])
         device, _ = batches.placement(network)
-        scaling, weights = from_named(tensors, device)
-        teacher = configuration["teacher"]
+        quality, teacher = configuration["quality"], configuration["teacher"]
         return cls(
             network,
             Reader.restored(configuration["reader"]),
-            _fitted(configuration["fitted"]),
+            Fit.from_parts(configuration["fit"], tensors, device),
+            Quality(**{**quality, "subsets": tuple(quality["subsets"])}),
             configuration["network_hash"],
-            scaling,
-            tuple(weights),
             tensors["residuals"].to(device),
             None if teacher is None else MCDropout(**teacher),
         )
-
-
-def _fitted(configuration: dict[str, Any]) -> Fitted:
-    low, high = configuration["bounds"]
-    subsets = tuple(configuration["subsets"])
-    return Fitted(**{**configuration, "bounds": (low, high), "subsets": subsets})

@@ -26,7 +26,7 @@ from suffice import cost
 from suffice.batches import Loader
 from suffice.network import fingerprint
 from suffice.variation import band, judgement, regressor, ridge, rows, spreads
-from suffice.variation.estimator import Fitted, VariationEstimator
+from suffice.variation.estimator import Quality, VariationEstimator
 from suffice.variation.features import Reader
 from suffice.variation.fit import Fit
 from suffice.variation.labels import Labels, label
@@ -132,7 +132,7 @@ def fit_labels(
             judging = replace(judging, features=judging.features[:, judging.columns(chosen)])
         else:
             fit = problem.fit(range(len(reader.layers)))
-    return judged(model, reader, teacher, target, fit, judging, subsets)
+    return judged(model, reader, teacher, fit, judging, subsets)
 
 
 def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
@@ -153,31 +153,24 @@ def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
     weights = ridge.fit(statistics, (new.inputs, unseen.labels.mean(dim=1) / unit))
     fitted = regressor.variance(regressor.forward(weights, new.inputs)) * unit
     bounds = bounds_of(fitted, torch.tensor([least, greatest]), target)
-    return Fit(scaling, weights, unit, bounds, limit, passes)
+    return Fit(target, scaling, tuple(weights), unit, bounds, limit, passes)
 
 
 def judged(
     model: nn.Module,
     reader: Reader,
     teacher: Teacher,
-    target: str,
     fit: Fit,
     judging: Rows,
-    subsets: tuple[dict[str, Any], ...],
+    subsets: tuple[dict[str, Any], ...] = (),
 ) -> VariationEstimator:
     """The estimator, with what it is worth on rows that it has not seen in any way."""
-    estimate = fit.estimate(judging.features, target)
-    measured = judging.labels.pow(1 / spreads.power(target))
-    fitted = Fitted(
-        target,
-        fit.passes,
-        fit.unit,
-        fit.bounds,
-        fit.limit,
-        r_squared(estimate, judging, target),
+    estimate = fit(judging.features)
+    measured = judging.labels.pow(1 / spreads.power(fit.target))
+    quality = Quality(
+        r_squared(estimate, judging, fit.target),
         judgement.log_error(estimate, measured[:, 0], measured[:, 1]),
         subsets,
     )
     residuals = band.residuals(measured[:, 0], estimate)
-    weights = tuple(weight.detach() for weight in fit.weights)
-    return VariationEstimator(model, reader, fitted, fingerprint(model), fit.scaling, weights, residuals, teacher)
+    return VariationEstimator(model, reader, fit, quality, fingerprint(model), residuals, teacher)

@@ -112,8 +112,9 @@ class JointHead:
         scaled = scaling.apply(known.features)
         fitted = regressor.variance(regressor.forward(self.average, scaled.inputs)) * self.unit
         bounds = bounds_of(fitted, known.labels, self.target)
-        fit = Fit(scaling, self.average, self.unit, bounds, limit_of(scaled), known.passes)
-        return judged(self.model, self.reader, judge, self.target, fit, judging, ())
+        weights = tuple(self.average)
+        fit = Fit(self.target, scaling, weights, self.unit, bounds, limit_of(scaled), known.passes)
+        return judged(self.model, self.reader, judge, fit, judging)
 
     def _start(self, seen: Rows) -> None:
         self.unit, self.outputs = rows.mean_label(seen.labels, self.target), seen.widths[0]

@@ -40,7 +40,8 @@ class Problem:
         weights = regressor.train(weights, (inputs, labels), validation, regressor.qlike, self.epochs, generator)
         fitted = regressor.variance(regressor.forward(weights, inputs)) * self.unit
         bounds = bounds_of(fitted, self.seen.labels, self.target)
-        return Fit(scaling, weights, self.unit, bounds, limit_of(known, new), self.seen.passes)
+        kept = tuple(weight.detach() for weight in weights)
+        return Fit(self.target, scaling, kept, self.unit, bounds, limit_of(known, new), self.seen.passes)
 
     def quality(self, estimate: Tensor) -> float:
         """Noise-corrected R² of an estimate (M,) of the rows to stop on."""

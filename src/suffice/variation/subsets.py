@@ -20,15 +20,12 @@ def smallest(problem: Problem, reader: Reader, macs: int) -> tuple[Fit, list[int
 
     def tried(layers: Sequence[int]) -> tuple[Fit, float, dict[str, Any]]:
         fit = problem.fit(layers)
-        quality = problem.quality(
-            fit.estimate(problem.unseen.features[:, problem.unseen.columns(layers)], problem.target)
-        )
-        own = regressor.macs(fit.weights)
+        quality = problem.quality(fit(problem.unseen.features[:, problem.unseen.columns(layers)]))
         row = {
             "layers": [reader.layers[i] for i in layers],
             "strengths": sum(problem.seen.widths[1 + i] for i in layers),
-            "macs": own,
-            "cost": own / max(macs, 1),
+            "macs": fit.macs,
+            "cost": fit.macs / max(macs, 1),
             "r_squared": quality,
         }
         return fit, quality, row
