@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from suffice.network import ExitNetwork, State, batch_size, call, inference, select
-
-if TYPE_CHECKING:
-    from suffice.calibration.calibrated import Calibrated
 
 
 @dataclass(frozen=True)
@@ -133,8 +130,17 @@ class Profile:
         return float(np.interp(size, (0, *self.sizes), (0.0, *times)))
 
 
+class Profiled(Protocol):
+    """A network with exits, and what saying how sure it is takes at each: as `suffice.Calibrated`."""
+
+    network: ExitNetwork
+
+    def answer(self, k: int, phi: Tensor, outputs: Tensor, running: Any) -> tuple[Any, Any]:
+        """The exit's own prediction and the ensemble's sums up to it, from φ, outputs and the sums so far."""
+
+
 def profile(
-    calibrated: "Calibrated", x: State, batch_sizes: Sequence[int] = (1, 8, 64, 256), repeats: int = 5
+    calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 64, 256), repeats: int = 5
 ) -> Profile:
     """Measure a calibrated network on this machine: medians of parts taken in turn, after a warm-up.
 
@@ -160,7 +166,7 @@ def profile(
     return Profile(sizes, stages, exits, uncertainty, compaction, n, machine)
 
 
-def _timed(calibrated: "Calibrated", x: State, repeats: int) -> list[list[float]]:
+def _timed(calibrated: Profiled, x: State, repeats: int) -> list[list[float]]:
     """Milliseconds of stages, exits, uncertainties and copies for one batch, 4 × K."""
     network, running, state = calibrated.network, None, x
     rows = torch.arange(batch_size(x), device=network.exit(0).classifier.weight.device)
