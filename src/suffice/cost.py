@@ -139,9 +139,7 @@ class Profiled(Protocol):
         """The exit's own prediction and the ensemble's sums up to it, from φ, outputs and the sums so far."""
 
 
-def profile(
-    calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 64, 256), repeats: int = 5
-) -> Profile:
+def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 64, 256), repeats: int = 5) -> Profile:
     """Measure a calibrated network on this machine: medians of parts taken in turn, after a warm-up.
 
     A batch is given no more time than a larger one took. Pin the threads as in use. It takes some (repeats + 1)

@@ -49,23 +49,21 @@ class Other:
     Attributes:
         title: as rows are called.
         loss: of the training.
-        rows: to measure, of the ablation or beyond it.
     """
 
     title: str
     loss: Loss
-    rows: tuple[str, ...]
 
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
         """Arguments of `calibrate`, by the name of the row."""
         known = {**evaluation.ABLATION, **BEYOND}
-        return {f"{self.title}, {name}": known[name] for name in self.rows}
+        return {f"{self.title}, {name}": known[name] for name in ("vanilla", "temperature", "all", *BEYOND)}
 
 
 OTHERS = {
-    "smoothed": Other("label smoothing", Smoothed(0.1), ("vanilla", "all")),
-    "distilled": Other("self-distillation", Distilled(), ("vanilla", "temperature", "all", *BEYOND)),
+    "smoothed": Other("label smoothing", Smoothed(0.1)),
+    "distilled": Other("self-distillation", Distilled()),
 }
 """By the name that they are asked for by."""
 
