@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -83,8 +84,12 @@ def test_running_quantiles_keep_the_cost_that_frozen_thresholds_lose(case):
 def test_rows_of_another_loss_are_shown_where_they_were_measured(case, other):
     runs = {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in evaluation.ABLATION.items()}
     assert other.title not in dynamic_tables.averaged({"runs": runs})
+    assert "|" not in dynamic_tables.losses({"runs": runs})
     runs |= {name: {"measured": dynamic.row(case[0], **choices)} for name, choices in other.choices.items()}
     assert f"| {other.title}, vanilla |" in dynamic_tables.averaged({"runs": runs})
+    compared = dynamic_tables.losses({"runs": runs})
+    for row in ("vanilla", "temperature", "all", *other.choices):
+        assert f"| {row} | {100 * runs[row]['measured']['averaged']['accuracy']:.2f} [" in compared
 
 
 def test_the_frontier_is_read_between_two_budgets():
@@ -103,6 +108,8 @@ def test_every_table_is_made_from_the_results(case, tmp_path):
     book = Ledger(tmp_path / "x.json", "", {}, {})
     book.fill("net", dynamic.measures(), lambda: (case[1], case[0]))
     assert "|" not in dynamic_tables.strangers(book.results)
+    for name, choices in dynamic.OTHERS["smoothed"].choices.items():
+        book.run(name, partial(dynamic.row, case[0], **choices))
     for far in ("far", "farther"):
         book.run(f"strangers: {far}", lambda: dynamic.strangers(case[0], features(case[1], 200, 3, move=6.0)))
     book.run("corruptions", lambda: dynamic.under_corruption(case[0], {"moved": features(case[1], 500, 4, move=1.0)}))

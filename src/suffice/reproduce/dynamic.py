@@ -41,6 +41,9 @@ BEYOND: dict[str, dict[str, Any]] = {
 }
 """What the paper does not have, shown beside the ablation where it was measured."""
 
+COMPARED = ("vanilla", "temperature", "all", *BEYOND)
+"""Rows that are measured of networks trained with other losses too."""
+
 
 @dataclass(frozen=True)
 class Other:
@@ -58,7 +61,7 @@ class Other:
     def choices(self) -> dict[str, dict[str, Any]]:
         """Arguments of `calibrate`, by the name of the row."""
         known = {**evaluation.ABLATION, **BEYOND}
-        return {f"{self.title}, {name}": known[name] for name in ("vanilla", "temperature", "all", *BEYOND)}
+        return {f"{self.title}, {name}": known[name] for name in COMPARED}
 
 
 OTHERS = {

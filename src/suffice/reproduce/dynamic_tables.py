@@ -29,8 +29,9 @@ _NAMES = {
 
 
 def averaged(results: Results) -> str:
-    """Every row of the ablation and what is best beside it, averaged over the 39 budgets."""
-    return _averaged(results, _shown(results))
+    """Every row of the ablation, what is beyond it and networks trained with other losses, over the 39 budgets."""
+    vanilla = [f"{other.title}, vanilla" for other in dynamic.OTHERS.values()]
+    return _averaged(results, [*_shown(results), *_known(results, vanilla)])
 
 
 def variants(results: Results) -> str:
@@ -38,10 +39,34 @@ def variants(results: Results) -> str:
     return _averaged(results, ["all", *dynamic.VARIANTS])
 
 
+def losses(results: Results) -> str:
+    """Networks trained with other losses beside the paper's, with intervals; a sentence where there are none."""
+    rows = _known(results, [name for other in dynamic.OTHERS.values() for name in other.choices])
+    if not rows:
+        return "No network was trained with another loss.\n"
+    runs = ledger.measured(results)
+    header = ["top-1, % [95 %]", "NLL [95 %]", "ECE [95 %]", "AURC", "top-1 of each exit, %"]
+    return table(
+        ["mean over 39 budgets", *header],
+        [
+            [
+                name,
+                *(_with_interval(measure, runs[name]) for measure in ("accuracy", "nll", "ece")),
+                _cell("aurc", runs[name]["averaged"]["aurc"]),
+                " / ".join(f"{100 * at['accuracy']:.1f}" for at in runs[name]["exits"]),
+            ]
+            for name in (*_known(results, dynamic.COMPARED), *rows)
+        ],
+    )
+
+
 def _shown(results: Results) -> list[str]:
-    """Rows of the ablation; what is beyond it, and networks trained with other losses, where they were measured."""
-    others = [name for other in dynamic.OTHERS.values() for name in other.choices]
-    return [*ABLATION, *(name for name in (*dynamic.BEYOND, *others) if name in results["runs"])]
+    """Rows of the ablation, and of what is beyond it where that was measured."""
+    return [*ABLATION, *_known(results, dynamic.BEYOND)]
+
+
+def _known(results: Results, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name in results["runs"]]
 
 
 def _averaged(results: Results, names: Iterable[str]) -> str:
@@ -163,6 +188,10 @@ def _cell(measure: str, value: float) -> str:
     return f"{100 * value:.2f}" if measure in ("accuracy", "top5") else f"{value:.4f}"
 
 
+def _with_interval(measure: str, run: Results) -> str:
+    return f"{_cell(measure, run['averaged'][measure])} {_interval(measure, run['intervals'][measure])}"
+
+
 def _interval(measure: str, ends: tuple[float, float]) -> str:
     return f"[{_cell(measure, ends[0])}, {_cell(measure, ends[1])}]"
 
@@ -186,7 +215,7 @@ def _streamed(found: Mapping[str, float]) -> str:
 
 
 TABLES: dict[str, Table] = {
-    function.__name__: function for function in (averaged, intervals, added, exits, budgets, variants, scores)
+    function.__name__: function for function in (averaged, intervals, added, exits, losses, budgets, variants, scores)
 }
 OF_PHOTOGRAPHS: dict[str, Table] = {**TABLES, "full_run": full_run}
 OF_SMALL_IMAGES: dict[str, Table] = {**TABLES, "frontier": frontier, "strangers": strangers, "corruptions": corruptions}
