@@ -40,10 +40,8 @@ def variants(results: Results) -> str:
 
 
 def losses(results: Results) -> str:
-    """Networks trained with other losses beside the paper's, with intervals; a sentence where there are none."""
-    rows = _known(results, [name for other in dynamic.OTHERS.values() for name in other.choices])
-    if not rows:
-        return "No network was trained with another loss.\n"
+    """Means over the budgets with intervals; networks trained with other losses beside, where there are any."""
+    others = [name for other in dynamic.OTHERS.values() for name in other.choices]
     runs = ledger.measured(results)
     header = ["top-1, % [95 %]", "NLL [95 %]", "ECE [95 %]", "AURC", "top-1 of each exit, %"]
     return table(
@@ -55,7 +53,7 @@ def losses(results: Results) -> str:
                 _cell("aurc", runs[name]["averaged"]["aurc"]),
                 " / ".join(f"{100 * at['accuracy']:.1f}" for at in runs[name]["exits"]),
             ]
-            for name in (*_known(results, dynamic.COMPARED), *rows)
+            for name in _known(results, [*dynamic.COMPARED, *others])
         ],
     )
 
