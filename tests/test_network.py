@@ -116,6 +116,15 @@ def test_the_fingerprint_does_not_depend_on_the_layout_in_memory():
     assert fingerprint(net.to(memory_format=torch.channels_last)) == before
 
 
+def test_the_fingerprint_of_compiled_modules_is_that_of_their_weights():
+    net = builders.network()
+    before = fingerprint(net)
+    for k, stage in enumerate(net.stages):
+        net.stages[k] = torch.compile(stage, backend="eager")
+    assert fingerprint(net) == before
+    assert fingerprint(torch.compile(net, backend="eager")) == before
+
+
 def test_the_fingerprint_reads_bfloat16():
     net = nn.Linear(3, 2).bfloat16()
     before = fingerprint(net)

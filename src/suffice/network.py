@@ -175,7 +175,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's weights and buffers: names, shapes, types, bytes; whatever the device."""
+    """SHA-256 of a model's weights and buffers: names, shapes, types, bytes; whatever the device, compiled or not."""
     return _digest(model.state_dict())
 
 
@@ -189,9 +189,14 @@ def fingerprint_of_classes(network: ExitNetwork, classes: int) -> str:
     return _digest(state)
 
 
+_COMPILED = "_orig_mod."
+"""What `torch.compile` puts into the names of a module's weights."""
+
+
 def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
+    plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
+    for name, tensor in sorted(plain.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().tobytes())
