@@ -60,6 +60,11 @@ class Prediction:
         """(N,), entropy minus aleatoric in nats, at least 0."""
         return (self.entropy - self.aleatoric).clamp_min(0)
 
+    @property
+    def soundness(self) -> Tensor:
+        """(N,), a number that is finite where the prediction is one."""
+        return self.log_probs.amax(dim=-1) + self.aleatoric
+
     def __len__(self) -> int:
         """N, the number of examples."""
         return len(self.log_probs)

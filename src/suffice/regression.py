@@ -56,6 +56,11 @@ class Regression:
         terms = (targets - self.mean).square() / variance + variance.log() + math.log(2 * math.pi)
         return -terms.sum(dim=-1) / 2
 
+    @property
+    def soundness(self) -> Tensor:
+        """(N,), a number that is finite where the prediction is one."""
+        return (self.mean.abs() + self.variance).amax(dim=-1)
+
     def __len__(self) -> int:
         """N, the number of examples."""
         return len(self.mean)

@@ -73,6 +73,7 @@ def test_a_number_of_samples_that_is_not_even_and_positive_is_refused(count):
         standard_normals(count, 3)
 
 
-def test_offsets_change_type_as_a_whole():
-    offsets = Offsets(torch.ones(3, 2), torch.ones(2, 4, 3)).to(torch.device("cpu"), torch.float64)
-    assert offsets.basis.dtype == offsets.values.dtype == torch.float64
+def test_offsets_for_logits_of_another_type_are_read_off_in_float64_all_the_same():
+    offsets = Offsets(torch.ones(3, 2).double(), torch.ones(2, 4, 3).double())
+    offsets = offsets.to(torch.device("cpu"), torch.float32)
+    assert (offsets.basis.dtype, offsets.values.dtype) == (torch.float64, torch.float32)

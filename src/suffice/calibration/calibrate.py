@@ -29,7 +29,7 @@ from suffice.calibration.statistics import bias_constants, exit_pass, no_example
 from suffice.calibration.tuning import Tuning, evidence, grid, validation
 from suffice.calibration.tuning.cache import Cache
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, fingerprint, inference
+from suffice.network import ExitNetwork, check_finite, fingerprint, inference
 from suffice.plain import from_loader
 
 
@@ -269,7 +269,9 @@ def _tuning_pass(
                 dtype = torch.promote_types(phi.dtype, torch.float32)
                 logits[k].append(z.to(dtype))
                 if exits[k].asks_posterior:
-                    spectra[k].append(exits[k].spectrum(phi.to(dtype)))
+                    spectrum = exits[k].spectrum(phi.to(dtype))
+                    check_finite(spectrum, f"squared features at exit {k}", batch.start)
+                    spectra[k].append(spectrum)
     assert costs is not None
     caches = [Cache(torch.cat(z), torch.cat(s) if s else None) for z, s in zip(logits, spectra, strict=True)]
     return caches, torch.cat(labels), costs

@@ -19,7 +19,7 @@ from suffice.calibration.moments import Moments
 from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, State, check_fingerprint, fingerprint
+from suffice.network import ExitNetwork, State, check_fingerprint, check_finite, fingerprint
 from suffice.plain import as_described, described, restored
 from suffice.prediction import AnyPrediction, Prediction
 
@@ -47,9 +47,9 @@ class Calibrated:
         network_hash: str,
     ) -> None:
         self.network = network
-        self.exits = tuple(exits)
+        self.exits = tuple(exit_.to(*serving_placement(network)) for exit_ in exits)
         self.ensemble = True if ensemble == "average" else ensemble
-        self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in exits))
+        self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in self.exits))
         self.weights = [
             share if exit_.weight is None else float(exit_.weight)
             for exit_, share in zip(self.exits, mie.shares_of_cost(costs), strict=True)
@@ -177,15 +177,13 @@ class Calibrated:
             loader: batches as in `calibrate`, of new data only; read once. Labels are not used.
 
         Returns:
-            A new `Calibrated`. Earlier data are taken from the posterior, which is kept in the network's type but
-            no less than float32: variances are those of fitting at once to that type's rounding.
+            A new `Calibrated`. Earlier data are taken from the posterior, which is kept in float64.
 
         Raises:
             ValueError: for exits without a posterior, weights that changed since, and as `calibrate` does.
         """
         self.check_weights()
-        exits = with_more_data(self.exits, self.network, loader)
-        return self._with([exit_.to(*serving_placement(self.network)) for exit_ in exits])
+        return self._with(with_more_data(self.exits, self.network, loader))
 
     def with_classes(self, network: nn.Module, *, generator: torch.Generator | None = None) -> "Calibrated":
         """The same for a network whose classifiers have further classes behind those that they had.
@@ -210,7 +208,7 @@ class Calibrated:
             )
         wider = as_described(network, described(self.network))
         check_wider(wider, self.num_classes, self.network_hash)
-        exits = [exit_.to(*serving_placement(wider)) for exit_ in with_more_classes(self.exits, wider, generator)]
+        exits = with_more_classes(self.exits, wider, generator)
         costs = wider_costs(self.costs, wider, wider.num_classes - self.num_classes)
         return Calibrated(wider, exits, self.ensemble, costs, fingerprint(wider))
 
@@ -233,9 +231,8 @@ class Calibrated:
 
     def to(self, device: torch.device | str) -> "Calibrated":
         """The same, on another device; the network is moved in place, as `nn.Module.to` does."""
-        network = self.network.to(device)
-        place, dtype = serving_placement(network)
-        return self._with([exit_.to(place, dtype) for exit_ in self.exits])
+        self.network.to(device)
+        return self._with(self.exits)
 
     def check_weights(self) -> None:
         """Raise a ValueError unless the network's weights are, to the byte, those that were calibrated."""
@@ -273,12 +270,11 @@ class Calibrated:
             ValueError: if its weights are not those that were calibrated.
         """
         network = restored(network, configuration)
-        device, dtype = serving_placement(network)
         exits = []
         for k, own in enumerate(configuration["exits"]):
             prefix = f"exit{k}."
             mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            exits.append(CalibratedExit.from_parts(own, mine).to(device, dtype))
+            exits.append(CalibratedExit.from_parts(own, mine))
         costs = configuration["multiply_adds_per_example"]
         stages, answers = tuple(costs["stages"]), tuple(costs["exits"])
         return cls(
@@ -308,15 +304,20 @@ class Calibrated:
         self, k: int, state: State, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[State, AnyPrediction, mie.Running | None]:
         state, phi, outputs = self._served.output(k, state, positions)
-        member, running = self.answer(k, phi, outputs, running)
+        member, running = self.answer(k, phi, outputs, running, positions)
         return state, member, running
 
     def answer(
-        self, k: int, phi: Tensor, outputs: Tensor, running: mie.Running | None
+        self, k: int, phi: Tensor, outputs: Tensor, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[AnyPrediction, mie.Running | None]:
-        """What the posterior, its link and the ensemble add at exit k: its own prediction and the sums up to it."""
+        """What the posterior, its link and the ensemble add at exit k: its own prediction and the sums up to it.
+
+        Raises:
+            ValueError: for a prediction that is not finite, as where squares of features are beyond their type.
+        """
         dtype = torch.promote_types(phi.dtype, torch.float32)
         member = self.exits[k].predict(phi.to(dtype), outputs.to(dtype))
+        check_finite(member.soundness, f"predictions at exit {k}", positions=positions)
         if self.ensemble:
             running = mie.extend(running, member, self.weights[k], self.ensemble == "product")
         return member, running

@@ -105,7 +105,10 @@ class CalibratedExit:
 
     def with_same_samples(self, posterior: Posterior) -> "CalibratedExit":
         """The same exit under another posterior of as many weights, with the same randomness."""
-        offsets = None if self.normals is None else self.likelihood.offsets(posterior, self.normals)
+        if self.normals is None or self.offsets is None:
+            return replace(self, posterior=posterior)
+        like = self.offsets.values
+        offsets = self.likelihood.offsets(posterior, self.normals).to(like.device, like.dtype)
         return replace(self, posterior=posterior, offsets=offsets)
 
     def with_posterior(
@@ -120,10 +123,10 @@ class CalibratedExit:
         return replace(self, posterior=posterior, link=link, normals=normals, offsets=offsets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "CalibratedExit":
-        """The same exit on another device and in another floating type."""
+        """The same exit on another device, for outputs of another floating type."""
         return replace(
             self,
-            posterior=self.posterior and self.posterior.to(device, dtype),
+            posterior=self.posterior and self.posterior.to(device),
             offsets=self.offsets and self.offsets.to(device, dtype),
             likelihood=self.likelihood.to(device, dtype),
         )

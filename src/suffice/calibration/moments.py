@@ -29,7 +29,7 @@ class Offsets:
     """Fixed randomness of S joint samples.
 
     Attributes:
-        basis: what `coefficients` are read off with; its shape and meaning are the posterior's own.
+        basis: what `coefficients` are read off with, float64; its shape and meaning are the posterior's own.
         values: (R, S, C), additions to the logits, centred over the classes, which no softmax can see.
     """
 
@@ -37,8 +37,8 @@ class Offsets:
     values: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Offsets":
-        """The same offsets on another device and in another type."""
-        return Offsets(self.basis.to(device, dtype), self.values.to(device, dtype))
+        """The same offsets on another device, for logits of another type."""
+        return Offsets(self.basis.to(device), self.values.to(device, dtype))
 
 
 def standard_normal_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:

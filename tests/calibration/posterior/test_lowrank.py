@@ -162,15 +162,14 @@ def test_above_the_sketch_width_sums_merge_and_the_same_data_give_the_same_bytes
         assert torch.equal(tensor, again[name])
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("columns", [8, 40])
-def test_examples_added_to_a_posteriors_statistics_equal_fitting_at_once(columns, dtype, rtol):
+def test_examples_added_to_a_posteriors_statistics_equal_fitting_at_once(columns):
     phi, logits = problem(900, 6, 40)
-    first = lowrank.Posterior.fit(sums(phi[:400], logits[:400], columns)).to(torch.device("cpu"), dtype)
+    first = lowrank.Posterior.fit(sums(phi[:400], logits[:400], columns))
     later = lowrank.Posterior.fit(lowrank.update(first.statistics(), phi[400:], logits[400:]))
     whole = lowrank.Posterior.fit(sums(phi, logits, columns))
     got, expected = (posterior.covariance(phi[:5]) for posterior in (later, whole))
-    torch.testing.assert_close(got, expected, rtol=rtol, atol=rtol * float(expected.max()))
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
 
 
 @pytest.mark.parametrize(("classes", "wider"), [(30, 34), (254, 260), (300, 301)])
@@ -227,12 +226,11 @@ def test_nothing_of_the_size_of_the_classes_squared_is_made():
     normals = standard_normals(8, classes)
     with Largest() as largest:
         posterior = lowrank.Posterior.fit(lowrank.update(lowrank.init(16, classes), phi, logits))
-        posterior = posterior.to(torch.device("cpu"), torch.float32)
         posterior.moments(phi, logits)
         posterior.log_marginal_likelihood(torch.zeros(classes, 16))
         spectrum = posterior.spectrum(phi)
         assert posterior.visible_variance(spectrum).shape == (20, classes)
-        offsets = posterior.sample_offsets(normals)
+        offsets = posterior.sample_offsets(normals).to(torch.device("cpu"), torch.float32)
         coefficients = posterior.coefficients(spectrum, offsets)
         log_probs, _ = links.sampled(logits, coefficients, offsets.values, 1.0)
     assert log_probs.isfinite().all()

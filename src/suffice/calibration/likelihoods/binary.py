@@ -89,9 +89,8 @@ class Likelihood(Stateless):
 
     def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
         """(0, z_s) for a logit of deviation 1, from standard normals (S, 1)."""
-        like = posterior.prior_precision
-        values = torch.nn.functional.pad(normals, (1, 0))[None].to(like)
-        return Offsets(torch.ones(1, 1, dtype=like.dtype, device=like.device), values)
+        like = posterior.prior_precision.detach()
+        return Offsets(like.new_ones(1, 1), torch.nn.functional.pad(normals, (1, 0))[None].to(like))
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """The variance, and S products with it."""
@@ -113,7 +112,7 @@ class Likelihood(Stateless):
         """From logits (N, 1) by a link; where there are offsets, by their samples."""
         pair, variance = _pair(outputs), posterior.variance(spectrum)
         if offsets is not None:
-            return Prediction(*links.sampled(pair, variance.sqrt() @ offsets.basis, offsets.values, temperature))
+            return Prediction(*links.sampled(pair, variance.sqrt(), offsets.values, temperature))
         return Prediction(*links.probit(pair, variance, temperature))
 
     def nll(self, prediction: Prediction, targets: Tensor) -> Tensor:

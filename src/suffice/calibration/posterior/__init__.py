@@ -25,7 +25,10 @@ STRUCTURES: dict[str, ModuleType] = {
 
 
 class Posterior(Protocol):
-    """What a calibrated exit asks of a posterior, whatever its structure."""
+    """What a calibrated exit asks of a posterior, whatever its structure.
+
+    A posterior is float64; what it returns about φ is in the type of φ.
+    """
 
     @property
     def structure(self) -> Structure:
@@ -55,8 +58,8 @@ class Posterior(Protocol):
     def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
         """Laplace's evidence at the trained weights W (C, D), in nats; differentiable in δ."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """The same posterior on another device and in another type, for serving."""
+    def to(self, device: torch.device) -> Self:
+        """The same posterior on another device."""
 
     def compressed(self) -> Self:
         """A posterior for serving at this δ, as near as serving needs; itself where there is nothing to save."""

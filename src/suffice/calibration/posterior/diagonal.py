@@ -9,6 +9,7 @@ The cheapest to keep, C·D numbers; it forgets all that features and classes sha
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -60,7 +61,7 @@ def memory(features: int, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Posterior:
-    """An independent Gaussian for each of the classifier's weights.
+    """An independent Gaussian for each of the classifier's weights. float64.
 
     Attributes:
         hessian: h, (C, D).
@@ -101,22 +102,17 @@ class Posterior:
         return self.fit(statistics, self.prior_precision, gamma)
 
     def statistics(self) -> Statistics:
-        """The sums that it was fitted to; as exact as the type it is kept in."""
-        return Statistics(self.hessian.double(), self.count)
+        """The sums that it was fitted to."""
+        return Statistics(self.hessian, self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0."""
-        delta = torch.as_tensor(prior_precision, dtype=self.hessian.dtype, device=self.hessian.device)
+        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.hessian.device)
         return replace(self, prior_precision=delta)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
-        """The same posterior on another device and in another type, for serving."""
-        return Posterior(
-            self.hessian.to(device, dtype),
-            self.class_precision.to(device, dtype),
-            self.count,
-            self.prior_precision.to(device, dtype),
-        )
+    def to(self, device: torch.device) -> "Posterior":
+        """The same posterior on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def compressed(self) -> "Posterior":
         """Itself: there is nothing to save."""
@@ -129,7 +125,7 @@ class Posterior:
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
         """The reverse of `parts`."""
-        return cls(count=configuration["count"], **{name: tensors[name] for name in _TENSORS})
+        return cls(count=configuration["count"], **{name: tensors[name].double() for name in _TENSORS})
 
     @property
     def noise(self) -> int:
@@ -146,10 +142,9 @@ class Posterior:
         Returns:
             A scalar, float64; differentiable in δ.
         """
-        exact = self.to(self.hessian.device, torch.float64)
-        prior = exact.prior_precision * exact.class_precision
+        prior = self.prior_precision * self.class_precision
         length = prior @ weights.to(prior).square().sum(dim=1)
-        log_det = (exact.hessian / prior[:, None]).log1p().sum()
+        log_det = (self.hessian / prior[:, None]).log1p().sum()
         return log_likelihood - (length + log_det) / 2
 
     def spectrum(self, phi: Tensor) -> Tensor:
@@ -166,7 +161,7 @@ class Posterior:
 
     def variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits, from the spectrum of φ."""
-        return spectrum.square() @ (1 / self._precision).T
+        return spectrum.square() @ self._variances.to(spectrum.dtype).T
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
@@ -175,13 +170,13 @@ class Posterior:
 
     def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
-        deviation = self._precision.rsqrt()
+        deviation = self._variances.sqrt()
         weights = (deviation * standard_normal_like(deviation, generator) for _ in range(samples))
-        return torch.stack([phi @ drawn.T for drawn in weights], dim=1)
+        return torch.stack([phi.double() @ drawn.T for drawn in weights], dim=1).to(phi.dtype)
 
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves."""
-        deviation = self._precision.rsqrt()
+        deviation = self._variances.sqrt()
         drawn = normals.to(deviation).reshape(-1, *deviation.shape)
         values = (drawn * deviation).permute(2, 0, 1)
         basis = torch.eye(len(values), dtype=values.dtype, device=values.device)
@@ -195,9 +190,10 @@ class Posterior:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
         return self.hessian.numel() if offsets is None else offsets.values.numel()
 
-    @property
-    def _precision(self) -> Tensor:
-        return self.hessian + self.prior_precision * self.class_precision[:, None]
+    @cached_property
+    def _variances(self) -> Tensor:
+        """Of the weights, (C, D)."""
+        return 1 / (self.hessian + self.prior_precision * self.class_precision[:, None])
 
 
 _TENSORS = ("hessian", "class_precision", "prior_precision")

@@ -7,10 +7,12 @@ H = V diag(λ) Vᵀ, and a new δ only shifts λ:
 
 A relative precision γ_c of each class, prior δ diag(γ) ⊗ I, is the same in units of Γ^-½: H ← Γ^-½HΓ^-½ before and
 V_p ← Γ^-½V_p after. What the other structures approximate, for heads of up to a few thousand weights: (CD)² numbers
-are kept.
+are kept. φ is multiplied by them in float64 whatever its type: along a direction that the training features lack,
+rounding would be multiplied by 1/δ (`kronecker` has more on this).
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -70,7 +72,7 @@ def memory(features: int, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Posterior:
-    """A Gaussian over the classifier's weights, in its eigenbasis.
+    """A Gaussian over the classifier's weights, in its eigenbasis. float64.
 
     Attributes:
         values: λ, (P,), P = C·D, in units of Γ^-½.
@@ -117,25 +119,18 @@ class Posterior:
         return self.fit(statistics, self.prior_precision, gamma)
 
     def statistics(self) -> Statistics:
-        """The sums that it was fitted to, put together again; as exact as the type it is kept in."""
-        exact = self.to(self.values.device, torch.float64)
-        V = exact.class_precision[:, None, None] * exact.vectors
-        return Statistics(torch.einsum("cip,p,djp->cidj", V, exact.values, V), self.count)
+        """The sums that it was fitted to, put together again to rounding."""
+        V = self.class_precision[:, None, None] * self.vectors
+        return Statistics(torch.einsum("cip,p,djp->cidj", V, self.values, V), self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(prior_precision, dtype=self.values.dtype, device=self.values.device)
+        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.values.device)
         return replace(self, prior_precision=delta)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
-        """The same posterior on another device and in another type, for serving."""
-        return Posterior(
-            self.values.to(device, dtype),
-            self.vectors.to(device, dtype),
-            self.class_precision.to(device, dtype),
-            self.count,
-            self.prior_precision.to(device, dtype),
-        )
+    def to(self, device: torch.device) -> "Posterior":
+        """The same posterior on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def compressed(self) -> "Posterior":
         """Itself: there is nothing to save."""
@@ -148,7 +143,7 @@ class Posterior:
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
         """The reverse of `parts`."""
-        return cls(count=configuration["count"], **{name: tensors[name] for name in _TENSORS})
+        return cls(count=configuration["count"], **{name: tensors[name].double() for name in _TENSORS})
 
     @property
     def noise(self) -> int:
@@ -165,10 +160,9 @@ class Posterior:
         Returns:
             A scalar, float64; differentiable in δ.
         """
-        exact = self.to(self.values.device, torch.float64)
-        length = exact.class_precision @ weights.to(exact.class_precision).square().sum(dim=1)
-        log_det = (exact.values / exact.prior_precision).log1p().sum()
-        return log_likelihood - (exact.prior_precision * length + log_det) / 2
+        length = self.class_precision @ weights.to(self.class_precision).square().sum(dim=1)
+        log_det = (self.values / self.prior_precision).log1p().sum()
+        return log_likelihood - (self.prior_precision * length + log_det) / 2
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""
@@ -176,8 +170,8 @@ class Posterior:
 
     def covariance(self, phi: Tensor) -> Tensor:
         """Covariance of the logits, (N, C, C)."""
-        directions = torch.einsum("nd,cdp->ncp", phi, self.vectors)
-        return (directions / (self.values + self.prior_precision)) @ directions.mT
+        directions = torch.einsum("nd,cdp->ncp", phi.double(), self.vectors)
+        return ((directions / (self.values + self.prior_precision)) @ directions.mT).to(phi.dtype)
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
@@ -185,38 +179,47 @@ class Posterior:
 
     def variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits, from the spectrum of φ."""
-        directions = torch.einsum("nd,cdp->ncp", spectrum, self.vectors)
-        return directions.square() @ (1 / (self.values + self.prior_precision))
+        return self._variance_along(spectrum, self.vectors)
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
-        directions = torch.einsum("nd,cdp->ncp", spectrum, self.vectors - self.vectors.mean(dim=0))
-        return directions.square() @ (1 / (self.values + self.prior_precision))
+        return self._variance_along(spectrum, self.vectors - self.vectors.mean(dim=0))
+
+    def _variance_along(self, phi: Tensor, vectors: Tensor) -> Tensor:
+        directions = torch.einsum("nd,cdp->ncp", phi.double(), vectors)
+        return (directions.square() @ (1 / (self.values + self.prior_precision))).to(phi.dtype)
 
     def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
         deviation = (self.values + self.prior_precision).rsqrt()
         weights = (self.vectors @ (deviation * standard_normal_like(deviation, generator)) for _ in range(samples))
-        return torch.stack([phi @ drawn.T for drawn in weights], dim=1)
+        return torch.stack([phi.double() @ drawn.T for drawn in weights], dim=1).to(phi.dtype)
 
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves.
 
-        Sample s is Π^-½ z_s with the symmetric root, which is free of the signs of V's columns.
+        Sample s is Π^-½ z_s with the symmetric root, which is free of the signs of V's columns. The basis is the
+        features' own, in which directions that they lack stand apart.
         """
         orthonormal = self.class_precision.sqrt()[:, None, None] * self.vectors
         scaled = normals.to(self.values) @ orthonormal.flatten(0, 1) / (self.values + self.prior_precision).sqrt()
-        values = torch.einsum("cdp,sp->dsc", self.vectors, scaled)
-        basis = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        return Offsets(basis, values - values.mean(dim=-1, keepdim=True))
+        values = torch.einsum("di,cdp,sp->isc", self._feature_vectors, self.vectors, scaled)
+        return Offsets(self._feature_vectors, values - values.mean(dim=-1, keepdim=True))
+
+    @cached_property
+    def _feature_vectors(self) -> Tensor:
+        """Eigenvectors (D, D), in columns, of Σ_n φ_n φ_nᵀ weighted by the curvature."""
+        moment = torch.einsum("cip,p,cjp->ij", self.vectors, self.values, self.vectors)
+        vectors: Tensor = torch.linalg.eigh(moment)[1]
+        return vectors
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
-        """Coordinates (N, D) in the basis of the offsets: φ."""
-        return spectrum
+        """Coordinates (N, D) in the basis of the offsets."""
+        return (spectrum.double() @ offsets.basis).to(spectrum.dtype)
 
     def macs(self, offsets: Offsets | None) -> int:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
-        return self.vectors.numel() if offsets is None else offsets.values.numel()
+        return self.vectors.numel() if offsets is None else offsets.basis.numel() + offsets.values.numel()
 
 
 _TENSORS = ("values", "vectors", "class_precision", "prior_precision")

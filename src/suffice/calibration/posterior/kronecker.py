@@ -11,9 +11,14 @@ Both are diagonal in the product of the eigenbases, U = Q diag(u) Qᵀ and A = R
 
 so no Jacobian is formed, no example needs a factorisation, and a new δ only needs a new M. A relative precision
 γ_c of each class, prior δ diag(γ) ⊗ I, is the same in units of Γ^-½: U ← Γ^-½UΓ^-½ before and Q ← Γ^-½Q after.
+
+Along a direction that the training features lack, M is 1/δ, up to κ = (u_max a_max + δ)/δ times as much as along the
+strongest. So φ is projected in float64 whatever its type: in float32 what rounding leaves of ‖φ‖ there would count as
+variance. What follows are sums of squares, which lose nothing in the type of φ.
 Ritter et al. 2018 (Kronecker Laplace); Meronen et al. 2024 (the factored prior on exits).
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -78,7 +83,7 @@ def memory(features: int, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Posterior:
-    """A Gaussian over the classifier's weights, in its eigenbasis.
+    """A Gaussian over the classifier's weights, in its eigenbasis. float64.
 
     Attributes:
         class_values: u, (C,), eigenvalues of the summed Hessian, in units of Γ^-½.
@@ -133,35 +138,27 @@ class Posterior:
         return self.fit(statistics, self.prior_precision, self.prior, gamma)
 
     def statistics(self) -> Statistics:
-        """The sums that it was fitted to, put together again; as exact as the type it is kept in."""
-        exact = self.to(self.class_values.device, torch.float64)
-        Q, R = exact.class_precision[:, None] * exact.class_vectors, exact.feature_vectors
-        moment = (R * exact.feature_values) @ R.T
-        return Statistics(self.count * moment, (Q * exact.class_values) @ Q.T, self.count)
+        """The sums that it was fitted to, put together again to rounding."""
+        Q, R = self.class_precision[:, None] * self.class_vectors, self.feature_vectors
+        moment = (R * self.feature_values) @ R.T
+        return Statistics(self.count * moment, (Q * self.class_values) @ Q.T, self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(prior_precision, dtype=self.class_values.dtype, device=self.class_values.device)
+        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.class_values.device)
         return replace(self, prior_precision=delta)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
-        """The same posterior on another device and in another type, for serving."""
-        return Posterior(
-            self.class_values.to(device, dtype),
-            self.class_vectors.to(device, dtype),
-            self.feature_values.to(device, dtype),
-            self.feature_vectors.to(device, dtype),
-            self.class_precision.to(device, dtype),
-            self.count,
-            self.prior_precision.to(device, dtype),
-            self.prior,
-        )
+    def to(self, device: torch.device) -> "Posterior":
+        """The same posterior on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def compressed(self) -> "Posterior":
-        """A posterior for serving at this δ, whose variances differ by at most 5 %: fewer features are projected.
+        """A posterior for serving at this δ, whose variances differ by at most 2 %: fewer features are projected.
 
         The widest window of feature eigenvalues that hardly change M is replaced by its mean; the energy of φ in
-        it is what is left of ‖φ‖². Where u a ≪ δ for most a, few features remain.
+        it is what is left of ‖φ‖². Where u a ≪ δ for most a, few features remain. The difference is rounded by at
+        most D ε ‖φ‖², which counts M_window where the variance is at least ‖φ‖² M_ij at the greatest a: where that
+        could be seen, nothing is compressed.
         """
         largest = self._variances[:, -1].contiguous()  # of the greatest u, which a moves most; descending
         last = torch.searchsorted(-largest, -largest / _COMPRESSION, right=True)
@@ -172,6 +169,9 @@ class Posterior:
         kept = torch.ones_like(a, dtype=torch.bool)
         kept[window] = False
         values = torch.cat([a[kept], a[window].mean()[None]])
+        amplified = (self._variances_at(values[-1:]) / self._variances[-1]).max()
+        if len(a) * torch.finfo(a.dtype).eps * float(amplified) > _ROUNDING:
+            return self
         return replace(self, feature_values=values, feature_vectors=R[:, kept].contiguous())
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -182,7 +182,7 @@ class Posterior:
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
         """The reverse of `parts`."""
-        own = {name: tensors[name] for name in _TENSORS}
+        own = {name: tensors[name].double() for name in _TENSORS}
         return cls(count=configuration["count"], prior=configuration["prior"], **own)
 
     @property
@@ -200,14 +200,28 @@ class Posterior:
         Returns:
             A scalar, float64; differentiable in δ.
         """
-        exact = self.to(self.class_values.device, torch.float64)
-        length = exact.class_precision @ weights.to(exact.class_precision).square().sum(dim=1)
-        log_det = -(exact.prior_precision * exact._variances).log().sum()
-        return log_likelihood - (exact.prior_precision * length + log_det) / 2
+        length = self.class_precision @ weights.to(self.class_precision).square().sum(dim=1)
+        log_det = -(self.prior_precision * self._variances).log().sum()
+        return log_likelihood - (self.prior_precision * length + log_det) / 2
 
     @cached_property
     def _variances(self) -> Tensor:
         return self._variances_at(self.feature_values)
+
+    @cached_property
+    def _exact_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """M, and the squares of the class vectors as they are and centred over the classes, transposed."""
+        Q = self.class_vectors
+        return self._variances, Q.square().T, (Q - Q.mean(dim=0)).square().T
+
+    @cached_property
+    def _single_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        M, squares, visible = (factor.float() for factor in self._exact_factors)
+        return M, squares, visible
+
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """`_exact_factors` in the type of a spectrum."""
+        return self._single_factors if dtype == torch.float32 else self._exact_factors
 
     def _variances_at(self, a: Tensor) -> Tensor:
         """M (len(a), C): variance along each class eigenvector for a unit feature of eigenvalue a."""
@@ -218,17 +232,18 @@ class Posterior:
         return torch.outer(1 / (n * a + root), 1 / (u / n + root))
 
     def spectrum(self, phi: Tensor) -> Tensor:
-        """ψ², (N, D): all that the posterior needs of φ (N, D), whatever the prior."""
-        squares = (phi @ self.feature_vectors).square()
-        if squares.shape[1] == len(self.feature_values):
-            return squares
-        rest = phi.square().sum(dim=1) - squares.sum(dim=1)
-        return torch.cat([squares, rest.clamp_min(0)[:, None]], dim=1)
+        """ψ², (N, D), in the type of φ (N, D): all that the posterior needs of it, whatever the prior."""
+        exact = phi.double()
+        squares = (exact @ self.feature_vectors).square()
+        if squares.shape[1] < len(self.feature_values):
+            rest = exact.square().sum(dim=1) - squares.sum(dim=1)
+            squares = torch.cat([squares, rest.clamp_min(0)[:, None]], dim=1)
+        return squares.to(phi.dtype)
 
     def covariance(self, phi: Tensor) -> Tensor:
         """Covariance of the logits, (N, C, C)."""
-        g = self.spectrum(phi) @ self._variances
-        return torch.einsum("ij,nj,kj->nik", self.class_vectors, g, self.class_vectors)
+        g, Q = self.spectrum(phi) @ self._variances.to(phi.dtype), self.class_vectors.to(phi.dtype)
+        return torch.einsum("ij,nj,kj->nik", Q, g, Q)
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
@@ -236,18 +251,19 @@ class Posterior:
 
     def variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits, from the spectrum of φ."""
-        return (spectrum @ self._variances) @ self.class_vectors.square().T
+        M, squares, _ = self._factors(spectrum.dtype)
+        return (spectrum @ M) @ squares
 
     def visible_variance(self, spectrum: Tensor) -> Tensor:
         """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
-        centred = self.class_vectors - self.class_vectors.mean(dim=0)
-        return (spectrum @ self._variances) @ centred.square().T
+        M, _, visible = self._factors(spectrum.dtype)
+        return (spectrum @ M) @ visible
 
     def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
-        psi, deviation = phi @ self.feature_vectors, self._variances.sqrt()
+        psi, deviation = phi.double() @ self.feature_vectors, self._variances.sqrt()
         draws = [psi @ (deviation * standard_normal_like(deviation, generator)) for _ in range(samples)]
-        return torch.stack(draws, dim=1) @ self.class_vectors.T
+        return (torch.stack(draws, dim=1) @ self.class_vectors.T).to(phi.dtype)
 
     def sample_offsets(self, normals: Tensor) -> Offsets:
         """Offsets of joint samples from standard normals (S, noise).
@@ -265,7 +281,8 @@ class Posterior:
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
         """Coordinates (N, R) of √g in the basis of the offsets; differentiable in δ."""
-        return (spectrum @ self._variances).sqrt() @ offsets.basis
+        M, _, _ = self._factors(spectrum.dtype)
+        return (spectrum @ M).sqrt() @ offsets.basis.to(spectrum.dtype)
 
     def macs(self, offsets: Offsets | None) -> int:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
@@ -283,17 +300,17 @@ class Posterior:
         all-ones direction, whose variance is the greatest and which no softmax can see. Taken over feature
         eigenvalues from 0 to the largest. Differentiable in δ through the size; the directions hardly move.
         """
-        exact = self.to(self.feature_values.device, torch.float64)
-        a, Q = exact.feature_values, exact.class_vectors
+        a, Q = self.feature_values, self.class_vectors
         visible = ((Q - Q.mean(dim=0)).norm(dim=0) / Q.norm(dim=0)).clamp_min(1e-3)
-        size = (a.clamp_min(1e-30) @ exact._variances).sqrt() / visible
-        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63).to(a)])
-        curves = exact._variances_at(grid).sqrt() / size
+        size = (a.clamp_min(1e-30) @ self._variances).sqrt() / visible
+        contrast = float((1 + self.class_values.max() * a.max() / self.prior_precision).detach())
+        least = min(-8.0, -2 - math.log10(contrast))  # well below where u a = δ
+        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(least, 0, 63).to(a)])
+        curves = self._variances_at(grid).sqrt() / size
         curves = curves / curves.norm(dim=1, keepdim=True)
         _, strengths, directions = torch.linalg.svd(curves.detach(), full_matrices=False)
         rank = int((strengths > _BASIS_TOLERANCE * strengths[0]).sum())
-        dtype = self.class_values.dtype
-        return size[:, None].to(dtype), directions[:rank].T.contiguous().to(dtype)
+        return size[:, None], directions[:rank].T
 
 
 _TENSORS = (
@@ -305,8 +322,11 @@ _TENSORS = (
     "prior_precision",
 )
 
-_COMPRESSION = 1.05
+_COMPRESSION = 1.02
 """Greatest ratio of variances that are served as one."""
+
+_ROUNDING = 1e-6
+"""Greatest share of a variance that may be rounding: a probability moves by less than a tenth of that."""
 
 _BASIS_TOLERANCE = 1e-3
 """Singular values of the normalised √M kept: far below the sampling error of any affordable S."""

@@ -9,7 +9,8 @@ and interpolated (`resolvents`):
 
     B(τ) = (diag(γ) + τU)⁻¹,   Cov[f(x)] = Σ_i ψ_i² B(a_i/δ)/δ ≈ Σ_r w_r(x) B(τ_r),   ψ = Rᵀφ,   A = R diag(a) Rᵀ
 
-Each is a diagonal plus rank K by Woodbury, so that nothing of size C² is ever held.
+Each is a diagonal plus rank K by Woodbury, so that nothing of size C² is ever held. φ is projected in float64, as in
+`kronecker`.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -86,7 +87,7 @@ def memory(features: int, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Posterior:
-    """A Gaussian over the classifier's weights, in the features' eigenbasis.
+    """A Gaussian over the classifier's weights, in the features' eigenbasis. float64.
 
     Attributes:
         diagonal: h, (C,), and
@@ -138,19 +139,18 @@ class Posterior:
         return self.fit(statistics, self.prior_precision, gamma)
 
     def statistics(self) -> Statistics:
-        """The sums that it was fitted to, to the accuracy of its own type."""
-        R = self.feature_vectors.double()
-        features = self.count * (R * self.feature_values.double()) @ R.T
-        return Statistics(features, self.diagonal.double(), self.sketch.double(), self.count)
+        """The sums that it was fitted to, to rounding."""
+        features = self.count * (self.feature_vectors * self.feature_values) @ self.feature_vectors.T
+        return Statistics(features, self.diagonal, self.sketch, self.count)
 
     def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
         """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(prior_precision, dtype=self.feature_values.dtype, device=self.feature_values.device)
+        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.feature_values.device)
         return replace(self, prior_precision=delta)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Posterior":
-        """The same posterior on another device and in another type, for serving."""
-        return replace(self, **{name: getattr(self, name).to(device, dtype) for name in _TENSORS})
+    def to(self, device: torch.device) -> "Posterior":
+        """The same posterior on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def compressed(self) -> "Posterior":
         """Itself: beside that many classes, the projection of the features costs little."""
@@ -163,7 +163,7 @@ class Posterior:
     @classmethod
     def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
         """The reverse of `parts`."""
-        return cls(count=configuration["count"], **{name: tensors[name] for name in _TENSORS})
+        return cls(count=configuration["count"], **{name: tensors[name].double() for name in _TENSORS})
 
     @property
     def noise(self) -> int:
@@ -182,14 +182,14 @@ class Posterior:
         Returns:
             A scalar, float64; differentiable in δ.
         """
-        gamma = self.class_precision.double()
+        gamma = self.class_precision
         length = gamma @ weights.to(gamma).square().sum(dim=1)
         log_det: Tensor = (self._resolvents.weights @ (self._resolvents.log_dets - gamma.log().sum())).sum()
-        return log_likelihood - (self.prior_precision.double() * length + log_det) / 2
+        return log_likelihood - (self.prior_precision * length + log_det) / 2
 
     def spectrum(self, phi: Tensor) -> Tensor:
-        """ψ², (N, D): all that the posterior needs of φ (N, D), whatever the prior."""
-        return (phi @ self.feature_vectors).square()
+        """ψ², (N, D), in the type of φ (N, D): all that the posterior needs of it, whatever the prior."""
+        return (phi.double() @ self.feature_vectors).square().to(phi.dtype)
 
     def covariance(self, phi: Tensor) -> Tensor:
         """Covariance of the logits, (N, C, C)."""
@@ -216,16 +216,16 @@ class Posterior:
         """
         at_once = max(1, _DRAWN // (len(self.feature_values) * self.noise))
         counts = [min(at_once, samples - first) for first in range(0, samples, at_once)]
-        psi = (phi @ self.feature_vectors).double()
+        psi = phi.double() @ self.feature_vectors
         return torch.cat([self._draws(psi, count, generator) for count in counts], dim=1).to(phi.dtype)
 
     def _draws(self, psi: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """A few joint samples (N, S, C) at ψ (N, D)."""
-        resolvents, delta = self._resolvents, self.prior_precision.double()
+        resolvents, delta = self._resolvents, self.prior_precision
         pulls = psi.new_empty(self.noise, len(self.feature_values), count)
         z, pulled = standard_normal_like(pulls, generator), standard_normal_like(pulls, generator)
-        y = (delta * self.class_precision.double()).sqrt()[:, None, None] * z
-        y += self.feature_values.double().sqrt()[:, None] * resolvents.rooted(pulled.flatten(1)).view_as(pulled)
+        y = (delta * self.class_precision).sqrt()[:, None, None] * z
+        y += self.feature_values.sqrt()[:, None] * resolvents.rooted(pulled.flatten(1)).view_as(pulled)
         total = psi.new_zeros(self.noise, len(psi) * count)
         for weight, resolvent in zip(resolvents.weights.T / delta, resolvents, strict=True):
             total += resolvent.apply(torch.einsum("nd,cds->cns", psi * weight, y).flatten(1))
@@ -239,14 +239,14 @@ class Posterior:
         1/(1 + τu): `basis` reads its coordinates off √g on a grid of u.
         """
         basis, shares = self._basis()
-        z = (normals.to(basis) * self.class_precision.double().sqrt()).T
+        z = (normals.to(basis) * self.class_precision.sqrt()).T
         values = self._resolvents.combined(shares, z)
-        values, dtype = (values - values.mean(dim=1, keepdim=True)).mT, self.feature_values.dtype
-        return Offsets(basis.to(dtype), values.to(dtype))
+        return Offsets(basis, (values - values.mean(dim=1, keepdim=True)).mT)
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
         """Coordinates (N, R) of √g in the basis of the offsets; differentiable in δ."""
-        return (spectrum @ self._variances_at(self.feature_values)).sqrt() @ offsets.basis
+        M = self._variances_at(self.feature_values).to(spectrum.dtype)
+        return (spectrum @ M).sqrt() @ offsets.basis.to(spectrum.dtype)
 
     def macs(self, offsets: Offsets | None) -> int:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
@@ -260,16 +260,15 @@ class Posterior:
     def _resolvents(self) -> Resolvents:
         """B(τ) and how it is interpolated at each a/δ; float64."""
         own = (self.class_precision, self.class_diagonal, self.class_vectors, self.class_values)
-        tau = self.feature_values.double() / self.prior_precision.double()
-        return Resolvents.between(tau, *(tensor.double() for tensor in own))
+        return Resolvents.between(self.feature_values / self.prior_precision, *own)
 
     def _weights(self, spectrum: Tensor) -> Tensor:
         """w, (N, V): weights of the resolvents in the covariance, from the spectrum of φ."""
-        return spectrum @ (self._resolvents.weights / self.prior_precision.double()).to(spectrum.dtype)
+        return spectrum @ (self._resolvents.weights / self.prior_precision).to(spectrum.dtype)
 
     def _variances_at(self, a: Tensor) -> Tensor:
         """M (len(a), J): variance at the eigenvalues of the grid for a unit feature of eigenvalue a."""
-        return 1 / (torch.outer(a, self._resolvents.grid.to(a)) + self.prior_precision.to(a))
+        return 1 / (torch.outer(a, self._resolvents.grid) + self.prior_precision)
 
     def _basis(self) -> tuple[Tensor, Tensor]:
         """What reads the coordinates of √g (J, R), and what each coordinate takes of the resolvents (nodes, R).
@@ -277,7 +276,7 @@ class Posterior:
         As in `kronecker`, √M is taken relative to the size of √g on the training data, and its leading directions
         kept. Not differentiated in δ: the coefficients are, and hardly anything lies outside the directions.
         """
-        a = self.feature_values.double()
+        a = self.feature_values
         size = (a.clamp_min(1e-30) @ self._variances_at(a)).sqrt().detach()
         nodes, grid = self._resolvents.nodes, self._resolvents.grid
         resolvents = 1 / (1 + torch.outer(nodes, grid))
