@@ -28,6 +28,9 @@ from queue import Queue
 FOLDERS = ("calibration", "budget", "variation")
 """Packages whose modules are mutated."""
 
+_STRUCTURE = "tests/test_structure.py"
+"""Tests of all modules."""
+
 _NEAREST = 4
 """Test files that stand in for a mirror."""
 
@@ -64,7 +67,11 @@ def modules(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, module: str) -> list[str]:
-    """The test file that mirrors a module; where there is none, those beside its place that name it most, or all."""
+    """The test file that mirrors a module, or those beside its place that name it most; and what holds of every module."""
+    return [*_near(root, module), _STRUCTURE]
+
+
+def _near(root: Path, module: str) -> list[str]:
     parts = Path(module).with_suffix("").parts[2:]
     folder = root.joinpath("tests", *parts[:-1])
     mirror = folder / f"test_{parts[-1]}.py"
