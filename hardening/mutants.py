@@ -67,7 +67,7 @@ def modules(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, module: str) -> list[str]:
-    """The test file that mirrors a module, or those beside its place that name it most; and what holds of every module."""
+    """The test file that mirrors a module, or those near it that name it most, and what holds of every module."""
     return [*_near(root, module), _STRUCTURE]
 
 

@@ -15,11 +15,8 @@ CHANGING = {"Faults", "Writer", "_Batch", "_Plan", "_Stream"}
 
 
 def modules():
-    found = [suffice]
-    for info in pkgutil.walk_packages(suffice.__path__, "suffice."):
-        if not info.name.endswith("__main__"):
-            found.append(importlib.import_module(info.name))
-    return found
+    names = [info.name for info in pkgutil.walk_packages(suffice.__path__, "suffice.")]
+    return [suffice, *(importlib.import_module(name) for name in names if not name.endswith("__main__"))]
 
 
 @pytest.fixture(scope="module")
