@@ -53,6 +53,28 @@ def test_networks_without_a_posterior_have_neither_moments_nor_joint_samples():
             ask(X)
 
 
+def test_the_fixed_samples_of_the_last_exit_are_those_that_its_answers_average():
+    calibrated = fit(ensemble=False)
+    drawn = calibrated.logit_samples(X[:6])
+    assert drawn.shape == (8, 6, 4)
+    averaged = (drawn / calibrated.exits[-1].temperature).softmax(dim=-1).mean(dim=0)
+    torch.testing.assert_close(averaged, calibrated(X[:6])[-1].probs)
+    for other in (fit(link="probit"), fit(structure=None)):
+        with pytest.raises(ValueError, match="expected a sampled posterior at the last exit"):
+            other.logit_samples(X)
+
+
+def test_its_repr_has_the_choices_and_what_was_tuned_of_each_exit():
+    calibrated = fit().with_prior([0.25, 4.0, 4.0]).with_temperature([1.5, 2.0, 2.0])
+    first, *exits = repr(calibrated).splitlines()
+    assert first == "Calibrated(classification, 4 outputs, ensemble='average')"
+    assert exits[0] == f"  exit 0: {calibrated.costs.cumulative[0]:,} multiply-adds, T 1.5, δ 0.25 (sampled)"
+    assert exits[1] == f"  exit 1: {calibrated.costs.cumulative[1]:,} multiply-adds, T 2, δ 4 (sampled)"
+    bare = repr(fit(structure=None, ensemble="product"))
+    assert bare.startswith("Calibrated(classification, 4 outputs, ensemble='product')")
+    assert "δ" not in bare
+
+
 def test_no_joint_sample_is_refused():
     with pytest.raises(ValueError, match="at least 1 sample, got 0"):
         fit().joint_samples(X, 0)

@@ -279,3 +279,10 @@ def test_updates_at_a_known_noise_take_its_precision_for_curvature():
     noise = torch.tensor([0.5, 2.0])
     curvature = regression.Likelihood(noise).curvature(torch.zeros(7, 2))
     torch.testing.assert_close(curvature.summed(), torch.diag(7 / noise.double()))
+
+
+def test_the_prior_to_begin_with_is_that_of_weights_as_large_as_the_heads():
+    weights = torch.tensor([[3.0, -1.0], [1.0, 1.0]])
+    assert regression.Likelihood.prior_precision(weights) == pytest.approx(1 / 3)
+    assert regression.Likelihood.prior_precision(1e-8 * weights) == pytest.approx(1e16 / 3)
+    assert regression.Likelihood.prior_precision(0 * weights) == pytest.approx(1e30)
