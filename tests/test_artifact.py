@@ -1,12 +1,11 @@
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 import suffice
-from suffice import artifact, files
+from suffice import artifact, exchange, syncing
 from suffice.data import digits
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
@@ -99,7 +98,7 @@ def test_a_truncated_tensor_file_is_refused(calibrated, tmp_path):
 def test_a_missing_tensor_file_is_refused(policy, tmp_path):
     suffice.save(policy, tmp_path / "p")
     (tmp_path / "p" / "tensors.safetensors").unlink()
-    with pytest.raises(ValueError, match="0 bytes"):
+    with pytest.raises(ValueError, match=r"tensors.safetensors, found none; the artifact is damaged"):
         suffice.load(tmp_path / "p")
 
 
@@ -142,23 +141,26 @@ def test_a_failed_write_leaves_the_old_artifact_and_no_half_written_folder(polic
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "sync", full)
+    monkeypatch.setattr(syncing, "tree", full)
     with pytest.raises(OSError, match="no space"):
         suffice.save(policy, tmp_path / "p")
     assert os.listdir(tmp_path) == ["p"]
     assert suffice.load(tmp_path / "p").budget == policy.budget
 
 
-def test_a_failed_rename_puts_the_old_artifact_back(policy, calibrated, tmp_path, monkeypatch):
+def test_where_names_cannot_be_swapped_a_failed_rename_puts_the_old_artifact_back(
+    policy, calibrated, tmp_path, monkeypatch
+):
     suffice.save(policy, tmp_path / "p")
-    rename = Path.rename
+    rename = os.rename
 
-    def fail_into_place(self, target):
-        if target == tmp_path / "p" and self.name != "old":
+    def fail_into_place(source, target):
+        if target == tmp_path / "p" and not source.name.endswith("-old"):
             raise OSError("interrupted")
-        return rename(self, target)
+        return rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", fail_into_place)
+    monkeypatch.setattr(exchange, "exchange", lambda first, second: False)
+    monkeypatch.setattr(os, "rename", fail_into_place)
     with pytest.raises(OSError, match="interrupted"):
         suffice.save(calibrated, tmp_path / "p")
     assert os.listdir(tmp_path) == ["p"]

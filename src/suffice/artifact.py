@@ -1,15 +1,17 @@
 """Save and load what was learned: a folder with `manifest.json` and `tensors.safetensors`, whole or absent.
 
-A crash leaves the old artifact or the new one, never a part (`suffice.files`). The manifest holds digests of the
-tensors and of itself, and the hash of the network's weights; the weights stay with the network. There is no pickle
-anywhere.
+A crash leaves the old artifact or the new one, never a part, and nothing but an artifact is replaced (`suffice.files`,
+`suffice.manifests`). The manifest holds digests of the tensors and of itself, and the hash of the network's weights;
+the weights stay with the network. There is no pickle anywhere.
 
 What can be saved has `parts() -> (configuration, tensors)` and `from_parts(configuration, tensors, network)`.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,21 @@ from typing import Any
 from torch import Tensor, nn
 
 import suffice
-from suffice import files
+from suffice import files, manifests, places, reading
+from suffice.places import shown
 
 FORMAT = 1
 """Version of the layout; an artifact of another version is refused."""
 
-_FOLDER = files.Kind("an artifact", "suffice.save", "save it again", FORMAT)
+_TENSORS = "tensors.safetensors"
+_FOLDER = manifests.Kind(
+    "an artifact",
+    "suffice.save",
+    "move it away and save it again",
+    FORMAT,
+    entries={"what": str, "configuration": dict, "tensors_sha256": str},
+    files=lambda manifest: [re.escape(_TENSORS)],
+)
 
 _KINDS = {
     "buckets": ("suffice.variation.buckets", "Buckets"),
@@ -34,17 +45,19 @@ _KINDS = {
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Write what was learned as a folder, replacing one there.
+    """Write what was learned as a folder, replacing an artifact that is there.
 
     Args:
         obj: a `Calibrated`, `DensityScore`, `Policy`, `VariationEstimator` or `Buckets`. The weights of its network
             are not saved, their hash is.
-        path: the folder.
+        path: the folder. A link is written through, and stays.
 
     Raises:
         TypeError: for anything else.
         ValueError: for a policy whose score is a function; for a network whose weights have changed since.
-        FileExistsError: if the path is there and is not such a folder.
+        FileExistsError: if something is there that is no artifact, or one with files of yours in it; nothing is then
+            changed. An artifact whose tensors are damaged is replaced, one whose manifest is changed is not.
+        OSError: if it cannot be written, or the disk is full.
     """
     kind = _kind_of(obj)
     if kind == "calibrated":
@@ -56,13 +69,22 @@ def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any]
     """Write a folder of some kind: a configuration for JSON and tensors by name.
 
     Raises:
-        FileExistsError: if the path is there and is not such a folder.
+        FileExistsError: if something is there that is no such folder, or not all of it is.
+        OSError: if it cannot be written, or the disk is full.
     """
-    target = Path(path)
-    if target.exists() and not (target / files.MANIFEST).is_file():
-        raise FileExistsError(f"expected a new folder or an artifact to replace, got {target}; choose another path")
-    with files.whole(target) as temporary:
+    with files.whole(path, owned) as temporary:
         _write(temporary, what, configuration, tensors)
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Raise a FileExistsError if something is there that `write` would not replace."""
+    target = places.resolved(path)
+    if os.path.lexists(target):
+        owned(target)
+
+
+owned = partial(manifests.owned, kind=_FOLDER)
+"""Paths of all that is in an artifact; a FileExistsError for another folder, or one with other files in it."""
 
 
 def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Module] | None = None) -> Any:
@@ -77,7 +99,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
         FileNotFoundError: if there is no artifact.
         ValueError: if it is damaged, of another format, or was made for other weights.
     """
-    manifest, tensors = _read(Path(path))
+    manifest, tensors = reading.steadily(Path(path), _read)
     _check_kind(path, manifest["what"], _KINDS)
     module, name = _KINDS[manifest["what"]]
     kind = getattr(import_module(module), name)
@@ -93,19 +115,19 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[
         FileNotFoundError: if there is no artifact.
         ValueError: if it is damaged, of another format, or of another kind.
     """
-    manifest, tensors = _read(Path(path))
+    manifest, tensors = reading.steadily(Path(path), _read)
     _check_kind(path, manifest["what"], [what])
     return manifest["configuration"], tensors
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    manifest = files.read_manifest(folder, _FOLDER)
+    manifest = manifests.read_manifest(folder, _FOLDER)
     return manifest, _read_tensors(folder, manifest["tensors_sha256"])
 
 
 def _check_kind(path: str | os.PathLike[str], what: str, expected: Collection[str]) -> None:
     if what not in expected:
-        raise ValueError(f"expected an artifact that holds one of {sorted(expected)}, got a {what} at {path}")
+        raise ValueError(f"expected an artifact that holds one of {sorted(expected)}, got a {what} at {shown(path)}")
 
 
 def _kind_of(obj: object) -> str:
@@ -126,19 +148,27 @@ def _write(folder: Path, what: str, configuration: dict[str, Any], tensors: dict
         "configuration": configuration,
         "tensors_sha256": hashlib.sha256(payload).hexdigest(),
     }
-    files.write_synced(folder / "tensors.safetensors", payload)
-    files.write_manifest(folder, manifest)
+    (folder / _TENSORS).write_bytes(payload)
+    manifests.write_manifest(folder, manifest)
 
 
 def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    file = folder / "tensors.safetensors"
-    payload = file.read_bytes() if file.is_file() else b""
+    file = folder / _TENSORS
+    try:
+        with reading.open_file(file) as stream:
+            payload = stream.read()
+    except FileNotFoundError as error:
+        raise ValueError(f"expected {shown(file)}, found none; the artifact is damaged") from error
     found = hashlib.sha256(payload).hexdigest()
     if found != sha256:
         raise ValueError(
-            f"expected {file} with SHA-256 {sha256[:12]}…, got {len(payload)} bytes with {found[:12]}…; "
+            f"expected {shown(file)} with SHA-256 {shown(sha256[:12])}…, got {len(payload)} bytes with {found[:12]}…; "
             "the file is truncated or was changed"
         )
-    return from_bytes(payload)
+    try:
+        return from_bytes(payload)
+    except SafetensorError as error:
+        raise ValueError(f"expected tensors in {shown(file)}, got something else: {error}") from error

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice import artifact
+from suffice import artifact, reading
 
 _WHAT = "training"
 
@@ -53,7 +53,8 @@ class Keeper:
         writes: whether this process writes.
 
     Raises:
-        ValueError: if the folder is no checkpoint of such a training.
+        FileNotFoundError, ValueError: if the path is there and is no checkpoint of such a training.
+        FileExistsError: if something else is in the folder too, so that it could not be replaced.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Keeper:
         self._written = time.monotonic()
         self._began: dict[str, Tensor] = {}
         self._last: Tensor | None = None
-        if self._path is not None and self._path.exists():
+        if self._path is not None and os.path.lexists(reading.there(self._path)):
             self._load(self._path)
+            if writes:
+                artifact.check(self._path)
 
     def begin_epoch(self) -> Position:
         """The position; the generators are as they were when its epoch began."""

@@ -1,121 +1,230 @@
-"""Folders that are whole or absent, and manifests that notice when they were changed.
+"""Two verbs after which the old or the new is there, whole, whatever happens meanwhile: for a folder, and for a file.
 
-A folder is written under a temporary name beside its place, synced to disk and renamed, so that a crash leaves
-the old one or the new one, never a part. Its `manifest.json` holds a digest of itself.
+What is written goes into a hidden name beside its place (`suffice.places`), is synced to disk, and takes the place in
+one step (`suffice.exchange`). One writer of a place is at work at a time (`suffice.locks`); what a dead one left is
+removed by the next.
 """
 
-import hashlib
-import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-MANIFEST = "manifest.json"
+from suffice import exchange, oserrors, places, reading, syncing
+from suffice.locks import locked
+from suffice.places import described, shown
+
+ADVICE = "choose another path"
+_BEGINNING = 4096
+"""Bytes of a file among which its mark is."""
+
+Owned = Callable[[Path], list[str]]
+"""Paths of all that is in a folder, as `manifests.owned` has them; a FileExistsError where not all of it is ours."""
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `target` at the end of the block, or vanishes if it fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
-    try:
+def whole(path: str | os.PathLike[str], owned: Owned, *, wait: bool = True, advice: str = ADVICE) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` at the end of the block, or vanishes if it fails.
+
+    Args:
+        path: of the folder; a link is written through, and stays.
+        owned: lists the folder that is there, if it is ours.
+        wait: for another writer.
+        advice: what to do if it cannot be written.
+
+    Raises:
+        FileExistsError: if something is there that is not all ours.
+        BlockingIOError: unless it waits: if somebody else is writing there.
+        OSError: if it cannot be written, or the disk is full.
+    """
+    with alone(path, wait=wait, advice=advice) as place, place.folder(owned) as temporary:
         yield temporary
-        sync(temporary)
-        replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace(new: Path, target: Path) -> None:
-    """Put folder `new` in the place of `target`; the old one goes last, and comes back if that fails."""
-    if not target.exists():
-        new.rename(target)
-        sync(target.parent)
-        return
-    aside = _beside(target)
-    try:
-        target.rename(aside / "old")
-        try:
-            new.rename(target)
-        except OSError:
-            (aside / "old").rename(target)
-            raise
-        sync(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def write(path: str | os.PathLike[str], payload: bytes, mark: bytes = b"") -> None:
+    """Write a file: the old one or the new one is there, whole.
+
+    Args:
+        path: of the file; a link is written through, and stays.
+        payload: its bytes.
+        mark: what a file of ours has among its first bytes; one without it is not replaced.
+
+    Raises:
+        FileExistsError: if something else is there.
+        OSError: if it cannot be written, or the disk is full.
+    """
+    with alone(path) as place, place.file(mark) as stream:
+        stream.write(payload)
 
 
-def _beside(target: Path) -> Path:
-    """A new folder next to the target, with the permissions of any folder, which `tempfile` would keep to its owner."""
-    folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
-    return folder
+def check(path: str | os.PathLike[str], mark: bytes = b"") -> None:
+    """Raise a FileExistsError if something is there that `write` would not replace."""
+    Place(places.resolved(path), ADVICE).replaces(mark)
+
+
+@contextmanager
+def alone(
+    path: str | os.PathLike[str], *, wait: bool = True, parents: bool = True, advice: str = ADVICE
+) -> Iterator["Place"]:
+    """The place that a path leads to, while no other writer is there.
+
+    Args:
+        path: of a folder or a file.
+        wait: for another writer.
+        parents: make folders that are missing above it; if not, that is a FileNotFoundError.
+        advice: what to do if it cannot be written.
+
+    Raises:
+        FileExistsError: for a link that leads nowhere.
+        BlockingIOError: unless it waits: if somebody else is writing there.
+        OSError: if it cannot be written, or the disk is full.
+    """
+    place = Place(places.resolved(path), advice)
+    with oserrors.disk_full_is_said(place.path.parent, advice), ExitStack() as held:
+        with place.said():
+            if not place.path.name:
+                raise FileExistsError(f"expected a new path, got {shown(place.path)}; {advice}")
+            if parents:
+                syncing.make(place.path.parent)
+            os.stat(place.path.parent)  # the lock would make a folder that was removed
+            held.enter_context(locked(place.path, wait))
+            place.recover()
+        yield place
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a folder is, for the messages: `what` it holds, who it was `written_by`, and the `remedy` if damaged."""
+class Place:
+    """Where something is written.
 
-    what: str
-    written_by: str
-    remedy: str
-    format: int
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest, with its own digest under `manifest_sha256`."""
-    signed = {**manifest, "manifest_sha256": digest(manifest)}
-    write_synced(folder / MANIFEST, json.dumps(signed, indent=2).encode())
-
-
-def read_manifest(folder: Path, kind: Kind) -> dict[str, Any]:
-    """The manifest of a folder, without its digest.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged, was changed, or is of another format.
+    Attributes:
+        path: without links.
+        advice: what to do if it cannot be written.
     """
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise FileNotFoundError(f"expected {kind.what} with {MANIFEST}, found none at {folder}")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_bytes())
-        stated = manifest.pop("manifest_sha256")
-        intact = stated == digest(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"expected a manifest written by {kind.written_by}, got a damaged {file}: {error}") from error
-    if not intact:
-        raise ValueError(f"expected {file} as it was written, got one that was changed; {kind.remedy}")
-    if manifest["format"] != kind.format:
-        raise ValueError(
-            f"expected format {kind.format}, got format {manifest['format']} written by {manifest['library']}; "
-            "read it with that version"
-        )
-    return manifest
 
+    path: Path
+    advice: str
 
-def digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a mapping, by its sorted JSON."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    @contextmanager
+    def folder(self, owned: Owned) -> Iterator[Path]:
+        """A temporary folder that takes the place at the end of the block, or vanishes if it fails.
 
+        Raises:
+            FileExistsError: if something is there that is not all ours.
+        """
+        temporary = places.fresh(self.path)
+        with self.said():
+            self._ours(owned)  # before the work, and again after it
+            temporary.mkdir()
+        try:
+            yield temporary
+            with self.said():
+                syncing.tree(temporary)
+                ours = self._ours(owned)
+                old = self._take(temporary, first=ours is None)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        with self.said():
+            syncing.folder(self.path.parent)  # if it fails, the old folder stays beside until the next write
+        if ours is not None:
+            self._retire(old, ours)
 
-def write_synced(file: Path, payload: bytes) -> None:
-    """Write a file and wait until it is on disk."""
-    with file.open("wb") as stream:
-        stream.write(payload)
-        stream.flush()
-        os.fsync(stream.fileno())
+    @contextmanager
+    def file(self, mark: bytes = b"") -> Iterator[BinaryIO]:
+        """A stream into a file that takes the place at the end of the block, or vanishes if it fails.
 
+        Raises:
+            FileExistsError: if something is there that is no file, or one without the mark.
+        """
+        temporary = places.fresh(self.path)
+        with self.said():
+            there = self.replaces(mark)
+            stream = temporary.open("xb")
+        try:
+            yield stream
+            with self.said():
+                stream.flush()
+                os.fsync(stream.fileno())
+                stream.close()
+                (os.replace if there else exchange.rename_new)(temporary, self.path)
+        except BaseException:
+            with suppress(OSError):
+                stream.close()
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        with self.said():
+            syncing.folder(self.path.parent)
 
-def sync(folder: Path) -> None:
-    """Wait until the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def said(self) -> AbstractContextManager[None]:
+        """Name the place in errors of the system."""
+        return oserrors.said(self.path, self.advice)
+
+    def recover(self) -> None:
+        """Put back what a crash took out of its place, and remove what dead writers left beside it."""
+        old = places.aside(self.path)
+        if old.is_dir() and not old.is_symlink() and not os.path.lexists(self.path):
+            old.rename(self.path)
+            syncing.folder(self.path.parent)
+        for left in (old, *places.leftovers(self.path)):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            elif left.is_file() and not left.is_symlink():
+                with suppress(OSError):
+                    left.unlink()
+
+    def _ours(self, owned: Owned) -> list[str] | None:
+        return owned(self.path) if os.path.lexists(self.path) else None
+
+    def replaces(self, mark: bytes) -> bool:
+        """Whether there is a file to replace, and not nothing.
+
+        Raises:
+            FileExistsError: if something is there that is no file, or one without the mark.
+        """
+        if not os.path.lexists(self.path):
+            return False
+        mode = os.lstat(self.path).st_mode
+        if not stat.S_ISREG(mode):
+            raise FileExistsError(
+                f"expected a new path or a file to replace, got {described(self.path)}; {self.advice}"
+            )
+        if mark:
+            with reading.open_file(self.path) as stream:
+                if mark not in stream.read(_BEGINNING):
+                    raise FileExistsError(
+                        f"expected a new path, or a file of ours to replace, got {shown(self.path)}, which suffice did "
+                        f"not write; {self.advice}"
+                    )
+        return True
+
+    def _take(self, new: Path, first: bool) -> Path:
+        """Put a new folder in the place, and return where the old one is now."""
+        if first:
+            exchange.rename_new(new, self.path)
+            return new
+        if exchange.exchange(new, self.path):
+            return new
+        old = places.aside(self.path)
+        os.rename(self.path, old)
+        try:
+            os.rename(new, self.path)
+        except BaseException:
+            os.rename(old, self.path)
+            raise
+        return old
+
+    def _retire(self, old: Path, ours: list[str]) -> None:
+        """Remove of the old folder what was ours; what came into it since goes on into the new one."""
+        with suppress(OSError):
+            for path in reversed(ours):
+                (os.rmdir if path.endswith("/") else os.unlink)(old / path)
+        with suppress(OSError):
+            for name in os.listdir(old):
+                if not {name, f"{name}/"} & set(ours):
+                    exchange.rename_new(old / name, self.path / name)
+            os.rmdir(old)

@@ -4,6 +4,7 @@ A folder for each: `network` (weights in float16, how to build it, how to prepar
 artifacts as any other, and `card.md`.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice import artifact, files
+from suffice import artifact, files, manifests, reading
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.models.msdnet import msdnet
@@ -19,6 +20,8 @@ from suffice.network import ExitNetwork
 
 FOLDER = Path(__file__).parent / "weights"
 _WHAT = "pretrained"
+_PARTS = ("network", "calibrated", "policy")
+_CARD = "card.md"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ def pretrained(name: str) -> Pretrained:
 
 def load(folder: Path) -> Pretrained:
     """A folder that `ship` wrote."""
+    return reading.steadily(folder, _read, hashed=False)
+
+
+def _read(folder: Path) -> Pretrained:
     configuration, tensors = artifact.read(folder / "network", _WHAT)
     network = msdnet(configuration["setting"], num_classes=len(configuration["classes"]))
     network.load_state_dict(
@@ -74,7 +81,7 @@ def load(folder: Path) -> Pretrained:
     network.eval()
     mean, std = (torch.tensor(configuration[key]) for key in ("mean", "std"))
     calibrated, policy = (artifact.load(folder / part, network=network) for part in ("calibrated", "policy"))
-    classes, card = tuple(configuration["classes"]), (folder / "card.md").read_text()
+    classes, card = tuple(configuration["classes"]), reading.read_file(folder / _CARD).decode()
     return Pretrained(network, calibrated, policy, classes, mean, std, card)
 
 
@@ -87,12 +94,13 @@ def ship(folder: Path, made: Pretrained, setting: str) -> None:
     """Write a folder that `load` reads, whole or not at all.
 
     Args:
-        folder: replaced if it is there.
+        folder: replaced if it is one that was shipped, and holds nothing else.
         made: its network `rounded` before it was calibrated.
         setting: of `models.msdnet`.
 
     Raises:
         ValueError: if the weights are not numbers of half precision.
+        FileExistsError: if something else is there.
     """
     weights = made.network.state_dict()
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
@@ -104,8 +112,15 @@ def ship(folder: Path, made: Pretrained, setting: str) -> None:
         "mean": made.mean.tolist(),
         "std": made.std.tolist(),
     }
-    with files.whole(folder) as temporary:
+    with files.whole(folder, _owned) as temporary:
         artifact.write(temporary / "network", _WHAT, configuration, halves)
         artifact.save(made.calibrated, temporary / "calibrated")
         artifact.save(made.policy, temporary / "policy")
-        files.write_synced(temporary / "card.md", made.card.encode())
+        (temporary / _CARD).write_bytes(made.card.encode())
+
+
+def _owned(folder: Path) -> list[str]:
+    ours = [re.escape(_CARD)]
+    for part in _PARTS:
+        ours += [f"{part}/", *(re.escape(f"{part}/{path}") for path in artifact.owned(folder / part))]
+    return manifests.contents(folder, ours, "suffice.pretrained.ship")
