@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from suffice.data.store import Array
+from suffice.reading import open_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pixels / 255, as pretrained networks have it."""
@@ -67,7 +68,8 @@ class Files:
 
     def read(self, index: int) -> bytes:
         """The bytes of an image."""
-        return self.paths[index].read_bytes()
+        with open_file(self.paths[index]) as stream:
+            return stream.read()
 
     def name(self, index: int) -> str:
         """Its path."""

@@ -2,14 +2,16 @@
 
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from suffice import files, reading, syncing
 from suffice.data.entry import Entry, Remote
-from suffice.data.store import disk_full_is_said, need, root
+from suffice.data.store import ADVICE, need, root
 from suffice.progress import Progress
 
 TIMEOUT = 30.0
@@ -28,6 +30,7 @@ def fetch(entry: Entry, progress: Progress) -> Path:
     Raises:
         ValueError: if a file must be fetched by hand, or has a wrong checksum (it is then removed).
         ConnectionError: if there is no network, or it broke off; run again to resume.
+        BlockingIOError: if another download of a file is running.
         OSError: if the disk is full.
     """
     for remote in entry.remotes:
@@ -49,7 +52,7 @@ def check(file: Path, remote: Remote, progress: Progress) -> str:
     """
     algorithm = remote.checksum.partition(":")[0] if remote.checksum else "sha256"
     digest, done, total = hashlib.new(algorithm), 0, file.stat().st_size
-    with file.open("rb") as stream:
+    with reading.open_file(file) as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
             done += len(block)
@@ -64,18 +67,19 @@ def check(file: Path, remote: Remote, progress: Progress) -> str:
 
 
 def _download(remote: Remote, entry: Entry, progress: Progress) -> None:
-    folder = downloads()
-    folder.mkdir(parents=True, exist_ok=True)
-    file, part = folder / remote.file, folder / f"{remote.file}.part"
-    if not file.exists():
-        with disk_full_is_said():
-            _transfer(remote, entry, part, progress)
+    file = downloads() / remote.file
+    part = file.with_name(f"{remote.file}.part")
+    with files.alone(file, wait=False, advice=ADVICE):
+        if file.exists():
+            return
+        _transfer(remote, entry, part, progress)
         try:
             check(part, remote, progress)
         except ValueError:
             part.unlink()
             raise
-        part.rename(file)
+        os.replace(part, file)
+        syncing.folder(file.parent)
 
 
 def _transfer(remote: Remote, entry: Entry, part: Path, progress: Progress) -> None:
@@ -94,6 +98,8 @@ def _transfer(remote: Remote, entry: Entry, part: Path, progress: Progress) -> N
                 for done in _copy(response, stream, start):
                     progress(f"fetch {remote.file}", done, total)
                 done = stream.tell()
+                stream.flush()
+                os.fsync(stream.fileno())
         if total and done != total:
             raise ConnectionError(f"it broke off after {done:,} of {total:,} bytes")
     except urllib.error.HTTPError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from suffice.data import archives, catalogue, fetch, packing, schema, store
 from suffice.data.entry import Convert, Entry, Faults, Remote
 from suffice.data.store import Stored, Writer
+from suffice.places import described
 from suffice.progress import Progress, quiet
 
 
@@ -51,7 +52,9 @@ def import_set(
     if bad not in ("refuse", "skip"):
         raise ValueError(f"expected bad as refuse or skip, got {bad!r}")
     if not source.exists():
-        raise FileNotFoundError(f"expected {_wanted(name)} at {source.absolute()}, found nothing there")
+        raise FileNotFoundError(f"expected {_wanted(name)} at {described(source.absolute())}, found nothing there")
+    if not source.is_dir() and not source.is_file():  # to open it might wait for ever
+        raise ValueError(f"expected {_wanted(name)}, a file or a folder, got {described(source)}")
     store.check_name(name)
     faults = Faults(skip=bad == "skip")
     entry = catalogue.ENTRIES.get(name)

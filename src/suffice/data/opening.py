@@ -57,7 +57,12 @@ def load(
         _check_choices(name, choices, ("share",))
         sizes = {part: size for part, size in (("validation", validation), ("test", test)) if size is not None}
         return digits.load(seed, **sizes, **choices)  # type: ignore[arg-type]
-    stored = store.find(name)
+    return store.steadily(name, lambda stored: _loaded(name, stored, validation, test, seed, choices))
+
+
+def _loaded(
+    name: str, stored: Stored, validation: Size | None, test: Size | None, seed: int, choices: dict[str, Any]
+) -> DataSet[Any]:
     _check_choices(name, choices, _CHOICES[stored.manifest["kind"]])
     defaults = catalogue.ENTRIES[name].defaults if name in catalogue.ENTRIES else {"validation": 0.1, "test": 0.1}
     held = _sizes(stored, defaults, validation, test)
@@ -178,7 +183,7 @@ def _table(
     if categories not in ("vocabulary", "hashed") or unknown not in ("zero", "refuse"):
         raise ValueError(f"expected vocabulary or hashed, and zero or refuse, got {categories!r} and {unknown!r}")
     columns = Columns.of(stored.manifest["columns"])
-    file = stored.folder / "rows.parquet"
+    file = stored.parquet("rows")
     hashed = Hashed(len(columns.categorical), buckets)
     everything = Table(file, columns, hashed, np.zeros(stored.manifest["parts"]["all"], np.uint8), TRAIN)
     split, digest = _assigned(stored, lambda: everything.labels.numpy(), sizes, seed, key)

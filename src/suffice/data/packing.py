@@ -11,6 +11,7 @@ import numpy as np
 from suffice.data import encoded
 from suffice.data.entry import Faults
 from suffice.data.store import Array, Stored, Writer
+from suffice.reading import open_file
 
 _TOGETHER = 256
 
@@ -44,8 +45,9 @@ def pack(writer: Writer, part: str, images: Iterable[Item], where: str, faults: 
 
 def unpack(stored: Stored, part: str) -> tuple[encoded.Packed, Array]:
     """What `pack` wrote, memory-mapped: the images, and their labels (N,) int64."""
+    with stored.open(f"{part}.bin") as stream:
+        data = np.memmap(stream, dtype=np.uint8, mode="r")
     file = stored.folder / f"{part}.bin"
-    data = np.memmap(file, dtype=np.uint8, mode="r")
     source = encoded.Packed(data, stored.array(f"{part}_offsets"), stored.array(f"{part}_names"), file)
     return source, stored.array(f"{part}_labels")
 
@@ -85,7 +87,8 @@ def listed(folder: Path, classes: list[str]) -> tuple[list[Path], Array]:
 def read_listed(folder: Path, classes: list[str]) -> Iterator[Item]:
     """The images of an ImageNet-style folder, for `pack`."""
     for path, label in zip(*listed(folder, classes), strict=True):
-        yield path.relative_to(folder).as_posix(), int(label), path.read_bytes()
+        with open_file(path) as stream:
+            yield path.relative_to(folder).as_posix(), int(label), stream.read()
 
 
 def _sound(images: Iterable[Item], where: str, faults: Faults) -> Iterator[Item]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from suffice import reading
 from suffice.data import text
 from suffice.data.entry import Faults
 from suffice.data.store import Writer
@@ -37,8 +38,8 @@ def read_schema(file: Path) -> dict[str, Any]:
         ValueError: for anything that it should not say.
     """
     try:
-        schema = tomllib.loads(file.read_text())
-    except tomllib.TOMLDecodeError as error:
+        schema = tomllib.loads(reading.read_file(file).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"expected a schema in TOML, got {file}: {error}") from error
     for key, value in schema.items():
         if key not in _KEYS or not isinstance(value, _KEYS[key]):

@@ -1,16 +1,20 @@
 """A look at a data set: its facts, a few rows, a contact sheet."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from suffice import files
 from suffice.data import encoded, packing
 from suffice.data.store import Array, Stored
 
 _SIDE = 96
 """Pixels of a photograph in a contact sheet."""
 _ACROSS = 10
+_MARK = b"suffice data show"
+"""Near the beginning of every sheet."""
 
 
 def facts(stored: Stored) -> dict[str, Any]:
@@ -26,13 +30,10 @@ def facts(stored: Stored) -> dict[str, Any]:
 
 def rows(stored: Stored, count: int) -> dict[str, list[Any]]:
     """The first rows of a table, by column, as they are stored; categories of one's own by name."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(stored.folder / "rows.parquet") as file:
+    with stored.parquet("rows").open() as file:
         first: dict[str, list[Any]] = next(file.iter_batches(batch_size=count)).to_pydict()
     for name, values in first.items():
-        known = stored.folder / f"categories-{name}.parquet"
-        if known.is_file():
+        if f"categories-{name}.parquet" in stored.manifest["files"]:
             names = stored.table(f"categories-{name}")["value"].to_pylist()
             first[name] = [None if value is None else names[value] for value in values]
     return first
@@ -43,14 +44,22 @@ def write_sheet(stored: Stored, down: int, out: Path) -> Path:
 
     Raises:
         ImportError: without the extra `data`.
+        FileExistsError: if something is there that is no such sheet.
     """
+    files.check(out, _MARK)
     pillow = encoded.require_pillow()
+    from PIL.PngImagePlugin import PngInfo
+
     images = _some_images(stored, down * _ACROSS)
     channels, height, width = images.shape[1:]
     blank = np.zeros((-len(images) % _ACROSS, channels, height, width), dtype=np.uint8)
     tiles = np.concatenate([images, blank]).reshape(-1, _ACROSS, channels, height, width)
     sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(len(tiles) * height, _ACROSS * width, channels)
-    pillow.fromarray(np.ascontiguousarray(sheet.repeat(3, axis=2) if channels == 1 else sheet)).save(out, format="PNG")
+    picture = pillow.fromarray(np.ascontiguousarray(sheet.repeat(3, axis=2) if channels == 1 else sheet))
+    about, written = PngInfo(), io.BytesIO()
+    about.add_text("Software", _MARK.decode())
+    picture.save(written, format="PNG", pnginfo=about)
+    files.write(out, written.getvalue(), _MARK)
     return out
 
 

@@ -1,28 +1,32 @@
 """Where data sets live: `$SUFFICE_DATA/<name>/`, memory-mapped arrays or Parquet with a manifest that hashes them.
 
-An import is written beside its place and renamed (`suffice.files`), so that a set is whole or absent; one import of
-a name runs at a time, and what an interrupted one left is removed by the next. What is made from a set later
-(splits, vocabularies) is recorded in its folder under `derived/`, once.
+An import is written beside its place and takes it in one step (`suffice.files`), so that a set is whole or absent; one
+import of a name runs at a time, and what an interrupted one left is removed by the next. Every file is checked when it
+is opened (`suffice.data.stamps`). What is made from a set later (splits, vocabularies) is recorded in its folder under
+`derived/`, once (`suffice.data.records`).
 """
 
-import errno
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import uuid
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 import suffice
-from suffice import files
+from suffice import files, manifests, oserrors, reading
+from suffice.data import records, stamps
+from suffice.data.stored import Array as Array
+from suffice.data.stored import Stored as Stored
+from suffice.places import shown
 from suffice.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,9 +38,22 @@ FORMAT = 1
 ROW_GROUP = 32_768
 """Rows of a Parquet row group: what is read at once."""
 
-_FOLDER = files.Kind("a data set", "suffice data import", "import it again", FORMAT)
+ADVICE = "point SUFFICE_DATA to another disk"
+"""Where the store cannot be written to."""
 
-Array = npt.NDArray[Any]
+Read = TypeVar("Read")
+
+
+def _files(manifest: manifests.Manifest) -> list[str]:
+    """Patterns of what may be in the folder of a set, beside its manifest."""
+    hidden = r"\.[^/]*\.suffice-(lock|[0-9a-f]{16})"
+    made = [re.escape(stamps.FILE), hidden, f"{records.FOLDER}/", rf"{records.FOLDER}/([^/]+\.npz|{hidden})"]
+    return [*map(re.escape, manifest["files"]), *made]
+
+
+_FOLDER = manifests.Kind(
+    "a data set", "suffice data import", "move it away and import it again", FORMAT, {"files": dict}, _files
+)
 
 
 def root() -> Path:
@@ -50,66 +67,6 @@ def check_name(name: str) -> None:
         raise ValueError(f"expected a name of small letters, digits, '.', '-' and '_', got {name!r}")
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A data set on disk."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def size(self) -> int:
-        """Bytes of its files, those derived left out."""
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
-
-    def array(self, name: str) -> Array:
-        """An array, memory-mapped; what is written to it stays in memory."""
-        array: Array = np.load(self.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-        return array
-
-    def table(self, name: str) -> "pa.Table":
-        """A whole Parquet file, in memory."""
-        import pyarrow.parquet as pq
-
-        return pq.read_table(self.folder / f"{name}.parquet")
-
-    def derived(self, key: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-        """The arrays recorded under `key`, made and recorded if they are not there yet.
-
-        Where the folder cannot be written to they are made anew each time.
-
-        Raises:
-            ValueError: if the record is damaged.
-        """
-        file = self.folder / "derived" / f"{key}.npz"
-        if file.is_file():
-            try:
-                with np.load(file, allow_pickle=False) as arrays:
-                    return dict(arrays)
-            except Exception as error:  # zipfile, zlib and NumPy each raise their own
-                raise ValueError(f"expected arrays of this library, got a damaged {file}; remove it") from error
-        arrays = make()
-        try:
-            _record(file, arrays)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
-                raise
-        return arrays
-
-
-def _record(file: Path, arrays: dict[str, Array]) -> None:
-    file.parent.mkdir(exist_ok=True)
-    part = file.parent / f".{file.name}.{uuid.uuid4().hex}"  # with the permissions of any file, unlike `tempfile`'s
-    try:
-        with part.open("xb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]  # none of the names is allow_pickle
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def find(name: str) -> Stored:
     """The data set of that name.
 
@@ -117,45 +74,78 @@ def find(name: str) -> Stored:
         FileNotFoundError: if it is not there.
         ValueError: if a file is missing or of another length, or the manifest was changed.
     """
+    return steadily(name, lambda stored: stored)
+
+
+def steadily(name: str, read: Callable[[Stored], Read]) -> Read:
+    """What `read` makes of one version of a data set, from the next one if it is imported again meanwhile.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if a file is missing, of another length or changed, or the manifest was changed.
+    """
     check_name(name)
-    folder = root() / name
+    return reading.steadily(root() / name, lambda folder: read(_found(name, folder)))
+
+
+def _found(name: str, folder: Path) -> Stored:
     if not folder.is_dir():
         from suffice.data import catalogue  # it holds what writes into the store
 
         raise FileNotFoundError(
-            f"expected the data set {name!r} in {root()}, found none; {catalogue.how_to_get(name, names())}, or point "
-            "SUFFICE_DATA to where it is"
+            f"expected the data set {name!r} in {shown(root())}, found none; {catalogue.how_to_get(name, names())}, or "
+            "point SUFFICE_DATA to where it is"
         )
-    manifest = files.read_manifest(folder, _FOLDER)
+    manifest = manifests.read_manifest(folder, _FOLDER)
     for file, entry in manifest["files"].items():
-        found = (folder / file).stat().st_size if (folder / file).is_file() else 0
+        _check_entry(folder, file, entry)
+        found = _length(folder / file)
         if found != entry["bytes"]:
-            raise ValueError(f"expected {folder / file} with {entry['bytes']} bytes, got {found}; import {name} again")
-    return Stored(folder, manifest)
+            raise ValueError(
+                f"expected {shown(folder / file)} with {entry['bytes']} bytes, got {found}; import {name} again"
+            )
+    return Stored(root() / name, manifest)
 
 
-def need(size: int) -> None:
-    """Raise OSError if fewer than `size` bytes are free for data."""
-    free = shutil.disk_usage(root()).free
-    if free < size:
-        raise _full(f"{size / 1e9:,.2f} GB", free)
+def _check_entry(folder: Path, file: str, entry: object) -> None:
+    """Refuse what no import writes: a file elsewhere, a length or a hash that is none."""
+    known = isinstance(entry, dict) and type(entry.get("bytes")) is int and type(entry.get("sha256")) is str
+    if not known or file in ("", ".", "..") or "/" in file or "\0" in file:
+        raise ValueError(f"expected files by name with bytes and sha256 in {shown(folder)}, got {file!r}: {entry!r}")
+
+
+def _length(file: Path) -> int:
+    """Bytes of a file; 0 of what is none."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def need(size: int, folder: Path | None = None) -> None:
+    """Raise OSError if fewer than `size` bytes are free for a folder, or for the store."""
+    folder = folder or root()
+    if shutil.disk_usage(folder).free < size:
+        raise oserrors.disk_full(folder, f"{size / 1e9:,.2f} GB", ADVICE)
 
 
 def names() -> list[str]:
     """Names of the folders that hold a data set, sorted."""
     if not root().is_dir():
         return []
-    return sorted(f.name for f in root().iterdir() if not f.name.startswith(".") and (f / files.MANIFEST).is_file())
+    return sorted(f.name for f in root().iterdir() if not f.name.startswith(".") and (f / manifests.MANIFEST).is_file())
 
 
 def damaged(stored: Stored) -> list[str]:
     """Files whose SHA-256 is not the manifest's; reads everything."""
-    return [f for f, entry in stored.manifest["files"].items() if sha256(stored.folder / f) != entry["sha256"]]
+    folder = reading.there(stored.folder)
+    return [f for f, entry in stored.manifest["files"].items() if sha256(folder / f) != entry["sha256"]]
 
 
 def sha256(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
+    with reading.open_file(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -174,7 +164,7 @@ class Writer:
         Written in order, not through a memory map: a full disk is then an error and not a crash.
         """
         kind = np.dtype(dtype)
-        need(int(np.prod(shape)) * kind.itemsize)
+        need(int(np.prod(shape)) * kind.itemsize, self.folder.parent)
         written = 0
         with (self.folder / f"{name}.npy").open("wb") as stream:
             _write_header(stream, shape, kind)
@@ -195,7 +185,10 @@ class Writer:
         """A function that appends the columns of a schema to a new Parquet file, in groups of `ROW_GROUP` rows."""
         import pyarrow.parquet as pq
 
-        with pq.ParquetWriter(self.folder / f"{name}.parquet", schema, write_statistics=False) as out:
+        with (
+            (self.folder / f"{name}.parquet").open("wb") as stream,
+            pq.ParquetWriter(stream, schema, write_statistics=False) as out,
+        ):
             yield lambda table: out.write_table(table.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
 
     def save(self, name: str, values: npt.ArrayLike, dtype: npt.DTypeLike) -> None:
@@ -215,63 +208,27 @@ def create(name: str, progress: Progress) -> Iterator[Writer]:
     """A writer of the data set `name`, which takes the place of any of that name when the block ends.
 
     Raises:
+        FileExistsError: if something of that name is there that is no data set, or one with other files in it.
         BlockingIOError: if another import of that name is running.
         OSError: if the disk is full, saying how much is free.
     """
     check_name(name)
-    root().mkdir(parents=True, exist_ok=True)
-    with _alone(name), disk_full_is_said():
-        for left in root().glob(f".{name}.????????"):
-            shutil.rmtree(left, ignore_errors=True)
-        with files.whole(root() / name) as folder:
-            writer = Writer(folder, progress)
-            yield writer
-            _finish(writer, name)
+    owned = partial(manifests.owned, kind=_FOLDER)
+    with files.whole(root() / name, owned, wait=False, advice=ADVICE) as folder:
+        writer = Writer(folder, progress)
+        yield writer
+        _finish(writer, name)
 
 
 def _finish(writer: Writer, name: str) -> None:
-    """Hash and sync every file, and write the manifest."""
-    entries = {}
+    """Hash every file, note what the hashes were found for, and write the manifest."""
+    entries, known = {}, {}
     for file in sorted(writer.folder.iterdir()):
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
-        entries[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            known[file.name] = [sha256, *stamps.stamp(stream)]
+        entries[file.name] = {"bytes": file.stat().st_size, "sha256": sha256}
     head = {"format": FORMAT, "library": f"suffice {suffice.__version__}", "name": name}
-    files.write_manifest(writer.folder, {**head, **writer.manifest, "files": entries})
-
-
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
-    lock = root() / f".{name}.lock"
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"another import of {name} is running; wait for it to end") from error
-        yield
-
-
-@contextmanager
-def disk_full_is_said() -> Iterator[None]:
-    """Turn the system's error of a full disk into one that says where, and how much is free."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, _DiskFullError):
-            raise
-        raise _full("more space", shutil.disk_usage(root()).free) from error
-
-
-class _DiskFullError(OSError):
-    """The message that says how much there is, and what to do."""
-
-    def __str__(self) -> str:
-        return str(self.args[1])
-
-
-def _full(needed: str, free: int) -> _DiskFullError:
-    message = (
-        f"expected {needed} on the disk of {root()}, found {free / 1e9:,.2f} GB free; "
-        "free some, or point SUFFICE_DATA to another disk"
-    )
-    return _DiskFullError(errno.ENOSPC, message)
+    manifests.write_manifest(writer.folder, {**head, **writer.manifest, "files": entries})
+    stamps.remember(writer.folder, known)

@@ -5,6 +5,7 @@ columns of a kind yields no such key. Memory holds one block of row groups, what
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from suffice.data import categories
 from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.store import Array
+from suffice.data.stored import Array, Parquet
 
 Batch = dict[str, Tensor]
 
@@ -53,7 +54,7 @@ class Table:
     """A split of a table.
 
     Attributes:
-        file: Parquet.
+        file: Parquet, of a stored set or by itself.
         columns: what they are for.
         encoding: of the categories.
         split: (rows of the file,) uint8, the split of each row.
@@ -61,7 +62,7 @@ class Table:
         refuse: raise an error for a category that is not in the vocabulary, instead of giving it index 0.
     """
 
-    file: Path
+    file: Path | Parquet
     columns: Columns
     encoding: Hashed | Vocabulary
     split: Array = field(repr=False)
@@ -136,9 +137,7 @@ class Table:
 
     def _groups(self, names: list[str], groups: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
         """Columns of the rows of this split, a row group at a time."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self.file) as file:
+        with opened(self.file) as file:
             starts = group_starts(file)
             for group in range(file.num_row_groups) if groups is None else groups:
                 chosen = self.split[starts[group] : starts[group + 1]] == self.which
@@ -179,9 +178,7 @@ class Streamed:
 
     def _order(self) -> list[list[int]]:
         """Blocks of row groups that hold rows of the split."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self.table.file) as file:
+        with opened(self.table.file) as file:
             starts = group_starts(file)
         mine = self.table.split == self.table.which
         groups = torch.tensor([g for g in range(len(starts) - 1) if mine[starts[g] : starts[g + 1]].any()])
@@ -199,6 +196,16 @@ def vocabulary(table: Table, least: int) -> Vocabulary:
             yield codes[~missing]
 
     return Vocabulary(tuple(categories.frequent(blocks(name), least) for name in table.columns.categorical))
+
+
+def opened(file: Path | Parquet) -> AbstractContextManager[Any]:
+    """A `pyarrow.parquet.ParquetFile`."""
+    import pyarrow.parquet as pq
+
+    if isinstance(file, Parquet):
+        return file.open()
+    alone: AbstractContextManager[Any] = pq.ParquetFile(file)
+    return alone
 
 
 def group_starts(file: Any) -> Array:
