@@ -11,7 +11,6 @@ mean over examples of Σ_c |Δp_c|. Some twenty minutes on one core, most of the
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -22,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import suffice
-from suffice import Exit, ExitNetwork
+from suffice import Exit, ExitNetwork, reading
 from suffice.calibration.exits import CalibratedExit
 from suffice.data import digits
 from suffice.plain import as_exit_network
+from suffice.reproduce import ledger
 from suffice.training import cosine, train
 
 DELTAS = (0.1, 1.0, 10.0, 100.0)
@@ -174,7 +174,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     found = {name: [asdict(row) for row in rows(*HEADS[name]())] for name in chosen}
     file = Path(__file__).with_suffix(".json")
-    kept = json.loads(file.read_text())["heads"] if file.exists() else {}
+    kept = reading.read_json(file)["heads"] if file.exists() else {}
     stamp = {
         "command": f"python experiments/links.py {' '.join(chosen)}",
         "date": date.today().isoformat(),
@@ -183,7 +183,7 @@ def main() -> None:
     }
     known = {**kept, **{name: {**stamp, "rows": found[name]} for name in chosen}}
     heads = {name: known[name] for name in HEADS if name in known}
-    file.write_text(json.dumps({"heads": heads}, indent=1) + "\n")
+    ledger.write(file, {"heads": heads})
     print(markdown([Row(**row) for head in heads.values() for row in head["rows"]]))
 
 

@@ -7,7 +7,6 @@ reads the weights that the first command left beside its results, and CIFAR-100 
 `src/suffice/weights/cifar100-msdnet-small`. It trains nothing, and takes no other weights or split than the results'.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.data.images import Batches
 from suffice.network import ExitNetwork, check_fingerprint
 from suffice.pretrained import Pretrained
-from suffice.reproduce import msdnets
+from suffice.reproduce import ledger, msdnets
 from suffice.reproduce.markdown import table
 from suffice.reproduce.msdnets import Recipe, Sets
 
@@ -28,7 +27,7 @@ BUDGET = 0.5
 
 def main() -> None:
     """Write the folder, and print the card."""
-    results = json.loads((RESULTS / "cifar100-msdnet-small.json").read_text())
+    results = ledger.read(RESULTS / "cifar100-msdnet-small.json")
     settings = results["settings"]
     chosen = {name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")}
     recipe = Recipe("cifar100", **chosen)

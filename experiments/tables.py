@@ -7,6 +7,7 @@ rewrites what stands between `<!-- table EXPERIMENT TABLE -->` and `<!-- end -->
 
 from pathlib import Path
 
+from suffice import files
 from suffice.reproduce import catalogue, markdown
 
 RESULTS = Path(__file__).parent
@@ -23,7 +24,7 @@ def main() -> None:
     for page in PAGES:
         text = renewed(page)
         if text != page.read_text():
-            page.write_text(text)
+            files.write(page, text.encode())
             print(page.name)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import suffice
-from suffice import cost, evaluation, metrics
+from suffice import artifact, cost, evaluation, metrics
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import interleaved
@@ -30,13 +30,20 @@ Results = dict[str, Any]
 
 BUDGET = 0.5
 TRUTH_PASSES = 1000
+ARTIFACTS = ("calibrated", "policy", "variation")
+"""Folders that are written."""
 
 
 def run(subject: Subject, seed: int, out: Path, progress: Progress) -> Results:
     """All steps, with the artifacts written under `out`.
 
     Everything but `timing` is the same for the same seed on the same machine and versions.
+
+    Raises:
+        FileExistsError: if something else is where an artifact is to be written.
     """
+    for name in ARTIFACTS:
+        artifact.check(out / name)
     rows = _ablation(subject, seed, progress)
     validation, generator = subject.validation.batches(), torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
@@ -144,7 +151,7 @@ def _save_and_reload(
     calibrated: Calibrated, policy: Policy, estimator: VariationEstimator, images: list[Tensor], out: Path
 ) -> Results:
     """Save everything, read it back, and compare the answers to a batch of test images."""
-    saved = {"calibrated": calibrated, "policy": policy, "variation": estimator}
+    saved = dict(zip(ARTIFACTS, (calibrated, policy, estimator), strict=True))
     for name, what in saved.items():
         suffice.save(what, out / name)
     again = {name: suffice.load(out / name, network=calibrated.network) for name in saved}

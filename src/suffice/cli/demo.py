@@ -12,6 +12,9 @@ from rich.table import Table as RichTable
 from suffice.cli.bars import Bars, bars
 from suffice.report.tables import Table, all_tables
 
+_MARK = b'"suffice": "'
+"""Among the first bytes of results: the version that they were made with."""
+
 
 def command(
     data: Annotated[
@@ -32,19 +35,20 @@ def command(
     """
     import torch
 
-    from suffice import demo, subjects
-    from suffice.report.page import check_packages, write
+    from suffice import demo, files, subjects
+    from suffice.report.page import MARK, check_packages, write
 
     check_packages()
     torch.set_num_threads(1)  # images this small gain nothing from more, and two busy programs would crawl
 
-    out.mkdir(parents=True, exist_ok=True)
+    files.check(out / "results.json", _MARK)
+    files.check(out / "report.html", MARK)
     console, errors = Console(), Console(stderr=True)
     with bars(errors) as shown:
         progress = Bars(shown)
         results = demo.run(subjects.SUBJECTS[data](seed, progress), seed, out, progress)
     tables = all_tables(results)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    files.write(out / "results.json", json.dumps(results, indent=1).encode(), _MARK)
     write(results, tables, out / "report.html")
     if as_json:
         print(json.dumps(results))

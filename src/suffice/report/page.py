@@ -1,11 +1,12 @@
 """One page that needs nothing but itself: pictures, tables and what was found; no network access."""
 
 from collections.abc import Sequence
-from importlib.resources import files
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from suffice.files import write as write_file
 from suffice.report.tables import Table
 
 
@@ -21,6 +22,7 @@ def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
 
     Raises:
         ImportError: as `check_packages`.
+        FileExistsError: if something is there that is no report of ours.
     """
     check_packages()
     import jinja2
@@ -37,7 +39,7 @@ def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
         for i, (title, figure) in enumerate(FIGURES.items())
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("suffice.report").joinpath("page.html.j2").read_text())
+    template = environment.from_string(resources.files("suffice.report").joinpath("page.html.j2").read_text("utf-8"))
     html = template.render(
         plotly_js=Markup(get_plotlyjs()),
         figures=[{**figure, "html": Markup(figure["html"])} for figure in figures],
@@ -45,9 +47,9 @@ def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
         about=results["about"],
         closing=results["closing"],
     )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, html.encode(), MARK)
 
 
+MARK = b"<title>suffice: report</title>"
+"""Near the beginning of every report."""
 _PLAIN = {"displayModeBar": False, "responsive": True}

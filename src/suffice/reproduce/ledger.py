@@ -1,12 +1,12 @@
 """Results of an experiment, kept run by run in one JSON file, with all that is needed to make them again.
 
-The file is whole after each run. A run that it holds is not made again, so that an experiment that was killed
-goes on where it was, and several processes may measure different runs of it at once. Runs of one trained network stay
-runs of one network: its hash is kept with them.
+The file is whole after each run (`suffice.files`). A run that it holds is not made again, so that an experiment that
+was killed goes on where it was, and several processes may measure different runs of it at once. Runs of one trained
+network stay runs of one network: its hash is kept with them.
 """
 
+import copy
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.files import write_synced
+from suffice import files, reading
 from suffice.network import fingerprint
+from suffice.places import shown
 
 Results = dict[str, Any]
 Subject = TypeVar("Subject")
@@ -97,7 +98,7 @@ class Ledger:
 
     def _reread(self) -> None:
         """Take what the file holds by now, if it is there."""
-        if self.path.exists():
+        if os.path.lexists(self.path):
             known = read(self.path)
             same(self.path, known, self.results)
             self.results = known
@@ -105,15 +106,16 @@ class Ledger:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Change the results as the file holds them by now, and write them, while other processes wait."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        with files.alone(self.path) as place:
             self._reread()
-            yield
-            write(self.path, self.results)
-        finally:
-            os.close(folder)
+            before = copy.deepcopy(self.results)
+            try:
+                yield
+                with place.file() as stream:
+                    stream.write(_written(self.results))
+            except BaseException:
+                self.results = before  # so that what was not written counts as missing
+                raise
 
 
 def same(path: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -121,7 +123,7 @@ def same(path: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None
     for name in ("settings", "data"):
         if known[name] != asked[name]:
             raise ValueError(
-                f"expected {path} to be of {name} {asked[name]}, got {known[name]}; write to another folder, or "
+                f"expected {shown(path)} to be of {name} {asked[name]}, got {known[name]}; write to another folder, or "
                 "take it away"
             )
 
@@ -137,24 +139,28 @@ def circumstances() -> dict[str, Any]:
 
 def write(path: Path, results: Results) -> None:
     """Write results as JSON: the old file or the new one is there, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    write_synced(beside, (json.dumps(results, indent=1) + "\n").encode())
-    os.replace(beside, path)
+    files.write(path, _written(results))
+
+
+def _written(results: Results) -> bytes:
+    return (json.dumps(results, indent=1) + "\n").encode()
 
 
 def read(path: Path) -> Results:
     """Results as they were written.
 
     Raises:
-        ValueError: if the file is no such thing.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such thing.
     """
     try:
-        results: Results = json.loads(path.read_text())
+        results: Results = reading.read_json(path)
         if not {"command", "settings", "data", "runs"} <= results.keys():
             raise ValueError(f"its keys are {sorted(results)}")
+        if not all(isinstance(results[name], dict) for name in ("settings", "data", "runs")):
+            raise ValueError("its settings, data or runs are no mapping")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"expected results written by `suffice reproduce`, got {path}: {error}") from error
+        raise ValueError(f"expected results written by `suffice reproduce`, got {shown(path)}: {error}") from error
     return results
 
 

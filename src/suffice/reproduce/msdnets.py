@@ -8,7 +8,7 @@ paper's do. If asked for, more networks are trained the same way with other loss
 
 import copy
 import importlib.util
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import suffice
-from suffice import cost, data
+from suffice import cost, data, reading
 from suffice.data import corruptions, store
 from suffice.data.encoded import Encoded
 from suffice.data.images import Images
@@ -27,6 +27,7 @@ from suffice.data.strangers import PAIRS, fitted
 from suffice.losses import Loss
 from suffice.models.msdnet import SETTINGS
 from suffice.network import ExitNetwork
+from suffice.places import shown
 from suffice.progress import Progress
 from suffice.reproduce import cached, dynamic
 from suffice.reproduce.dynamic import Case
@@ -260,8 +261,11 @@ def _claim(recipe: Recipe, sets: Sets, folder: Path) -> None:
     """
     beside = folder.with_name(f"{folder.name}.json")
     asked = {"settings": recipe.settings(sets), "data": {recipe.source: sets.split}}
-    if folder.exists() and beside.exists():
-        same(folder, json.loads(beside.read_text()), asked)
+    known = reading.read_json(beside) if os.path.lexists(beside) else asked
+    if not isinstance(known, dict) or known.keys() != asked.keys():
+        raise ValueError(f"expected {shown(beside)} to say what weights are of, got something else; move it away")
+    if reading.there(folder).exists() and os.path.lexists(beside):
+        same(folder, known, asked)
     else:
         write(beside, asked)
 
