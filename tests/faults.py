@@ -1,0 +1,140 @@
+"""Fail, or die, at the n-th call of the system that a piece of code makes.
+
+Patched are the functions of `os` that reach the file system, `open` with the methods of the files that it returns (also
+those that NumPy, zipfile and Arrow are given), the calls of `suffice.exchange` and the lock's `fcntl.flock`. What
+escapes: memory maps once they are made, and what a library opens by itself; nothing of what is written here does.
+`tests/test_traced.py` has the kernel's own list instead.
+"""
+
+import builtins
+import errno
+import fcntl
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+from suffice import exchange
+
+CALLS = (
+    *("open", "close", "read", "write", "fsync", "stat", "lstat", "fstat", "mkdir", "rmdir", "unlink", "remove"),
+    *("rename", "replace", "scandir", "listdir", "readlink", "truncate", "ftruncate", "statvfs", "chmod", "fchmod"),
+    *("utime", "access", "link", "symlink", "lseek"),
+)
+METHODS = {"write", "flush", "read", "readinto", "readline", "seek", "tell", "truncate"}
+
+
+class Calls:
+    """Counts calls and, at the n-th, calls `strike`; each has a name, for messages."""
+
+    def __init__(self, n: int, strike: Callable[[], None]) -> None:
+        self.n, self.strike, self.made = n, strike, []
+
+    @property
+    def struck(self) -> bool:
+        return len(self.made) >= self.n
+
+    def note(self, name: str) -> None:
+        self.made.append(name)
+        if len(self.made) == self.n:
+            self.strike()
+
+
+class File:
+    """A file whose methods are counted."""
+
+    def __init__(self, file: object, calls: Calls) -> None:
+        self.__dict__.update(_file=file, _calls=calls)
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._file, name)
+        return _counted(f"file.{name}", found, self._calls) if name in METHODS else found
+
+    def close(self) -> None:
+        try:
+            if not self._file.closed:
+                self._calls.note("file.close")
+        finally:
+            self._file.close()  # as the system does, whatever it says
+
+    def __enter__(self) -> "File":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._file)
+
+
+@contextmanager
+def at(n: int, strike: Callable[[], None]) -> Iterator[Calls]:
+    """Strike at the n-th call in the block; n = 0: never."""
+    calls = Calls(n, strike) if n else Calls(1 << 60, strike)
+    opened = builtins.open
+
+    def counted_open(*arguments: object, **named: object) -> object:
+        calls.note("open()")
+        return File(opened(*arguments, **named), calls)
+
+    def counted_close(descriptor: int) -> None:
+        try:
+            calls.note("os.close")
+        finally:
+            close(descriptor)
+
+    close, system = os.close, exchange._system()
+    with ExitStack() as stack:
+        for name in CALLS:
+            wrapped = _counted(f"os.{name}", getattr(os, name), calls)
+            stack.enter_context(mock.patch.object(os, name, wrapped))
+        for module, name, wrapped in (
+            (os, "fsync", lambda descriptor: calls.note("os.fsync")),  # the test is no power cut
+            (os, "close", counted_close),
+            (io, "open", counted_open),
+            (builtins, "open", counted_open),
+            (fcntl, "flock", _counted("flock", fcntl.flock, calls)),
+        ):
+            stack.enter_context(mock.patch.object(module, name, wrapped))
+        if system is not None:
+            counted = (_counted("renameat2", system[0], calls), *system[1:])
+            stack.enter_context(mock.patch.object(exchange, "_system", lambda: counted))
+        yield calls
+
+
+def _counted(name: str, call: Callable[..., object], calls: Calls) -> Callable[..., object]:
+    def counted(*arguments: object, **named: object) -> object:
+        calls.note(name)
+        return call(*arguments, **named)
+
+    return counted
+
+
+def fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_fork(work: Callable[[], object]) -> int:
+    """Do something in a copy of this process, and return how that ended."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]

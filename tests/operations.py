@@ -1,0 +1,158 @@
+"""Everything that is written, as operations of one kind, to be failed, killed and read while they run."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from suffice import artifact, files
+from suffice.checkpoint import Keeper
+from suffice.data import store
+from suffice.progress import quiet
+from suffice.report import figures, page
+from suffice.reproduce import ledger
+from tests.report.results import RESULTS
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that is written under a folder, in versions.
+
+    Attributes:
+        write: a version into the folder.
+        read: the version that is in the folder, or None if there is none.
+        left: names, of the folder and of those in it, once all is done.
+    """
+
+    write: Callable[[Path, int], object]
+    read: Callable[[Path], int | None]
+    left: set[str]
+
+
+def save(folder: Path, version: int) -> None:
+    artifact.write(folder / "art", "x", {"version": version}, {"t": torch.full((version % 7 + 1, 50), float(version))})
+
+
+def load(folder: Path) -> int | None:
+    try:
+        configuration, tensors = artifact.read(folder / "art", "x")
+    except FileNotFoundError:
+        return None
+    version = configuration["version"]
+    assert torch.equal(tensors["t"], torch.full((version % 7 + 1, 50), float(version)))
+    return version
+
+
+SETTINGS = {"epochs": 1000}
+
+
+def keeper(folder: Path) -> Keeper:
+    torch.manual_seed(0)
+    network = nn.Linear(2, 2)
+    return Keeper(folder / "point", network, torch.optim.SGD(network.parameters(), lr=0.1), SETTINGS, -1.0, None)
+
+
+def checkpoint(folder: Path, version: int) -> None:
+    kept = keeper(folder)
+    kept.after_step(version, torch.tensor(float(version)), 1)
+
+
+def resumed(folder: Path) -> int | None:
+    return keeper(folder).position.step or None
+
+
+def opened(folder: Path) -> ledger.Ledger:
+    return ledger.Ledger(folder / "x.json", "command", {}, {})
+
+
+def measure(folder: Path, version: int) -> None:
+    opened(folder).run(f"{version}", lambda: {"value": version})
+
+
+def measured(folder: Path) -> int | None:
+    return max(map(int, opened(folder).results["runs"]), default=None)
+
+
+def report(folder: Path, version: int) -> None:
+    kept, figures.FIGURES = figures.FIGURES, {}  # they take a second
+    try:
+        page.write({**RESULTS, "closing": f"version {version}."}, [], folder / "report.html")
+    finally:
+        figures.FIGURES = kept
+
+
+def shown(folder: Path) -> int | None:
+    try:
+        text = (folder / "report.html").read_text()
+    except FileNotFoundError:
+        return None
+    assert text.endswith("</html>")
+    return int(text.rpartition("version ")[2].partition(".")[0])
+
+
+def results(folder: Path, version: int) -> None:
+    files.write(folder / "deep" / "results.json", json.dumps({"suffice": version}).encode(), b'"suffice"')
+
+
+def kept(folder: Path) -> int | None:
+    try:
+        return json.loads((folder / "deep" / "results.json").read_text())["suffice"]
+    except FileNotFoundError:
+        return None
+
+
+def imported(folder: Path, version: int) -> None:
+    os.environ["SUFFICE_DATA"] = str(folder)
+    with store.create("things", quiet) as writer:
+        writer.save("all_images", np.full((version % 5 + 1, 8), version), np.int64)
+        writer.manifest |= {"parts": {"all": version % 5 + 1}, "version": version}
+
+
+def found(folder: Path) -> int | None:
+    """The version of a set, which must be that of its files and of what was derived from it."""
+    os.environ["SUFFICE_DATA"] = str(folder)
+    try:
+        return store.steadily("things", _version)
+    except FileNotFoundError:
+        return None
+
+
+def _version(stored: store.Stored) -> int:
+    version = stored.manifest["version"]
+    assert stored.array("all_images").tolist() == [[version] * 8] * (version % 5 + 1)
+    assert int(derived(stored)["of"]) == version
+    return version
+
+
+def derived(stored: store.Stored) -> dict[str, np.ndarray]:
+    return stored.derived("split-1", lambda: {"of": stored.array("all_images")[0, 0].copy()})
+
+
+def derive(folder: Path, version: int) -> None:
+    """Record what is made from a set that is there."""
+    del version
+    os.environ["SUFFICE_DATA"] = str(folder)
+    if not (folder / "things").exists():
+        imported(folder, 1)
+        return
+    derived(store.find("things"))
+
+
+OPERATIONS = {
+    "save": Operation(save, load, {"art", "manifest.json", "tensors.safetensors"}),
+    "checkpoint": Operation(checkpoint, resumed, {"point", "manifest.json", "tensors.safetensors"}),
+    "ledger": Operation(measure, measured, {"x.json"}),
+    "report": Operation(report, shown, {"report.html"}),
+    "results": Operation(results, kept, {"deep", "results.json"}),
+    "import": Operation(imported, found, {"things", "manifest.json", "all_images.npy", "verified.json"}),
+    "record": Operation(
+        derive,
+        found,
+        {"things", "manifest.json", "all_images.npy", "verified.json", "derived", "split-1.npz"},
+    ),
+}

@@ -1,0 +1,132 @@
+"""Whatever call of the system fails, or is the last one: the old or the new is there, and nothing stays behind."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from suffice import exchange
+from tests import faults
+from tests.operations import OPERATIONS, Operation
+
+OLD, NEW, NEXT = 11, 12, 13
+
+
+@pytest.fixture(params=["exchanged", "renamed twice"])
+def way(request, monkeypatch):
+    """How a folder is replaced: as this system can, or as any can."""
+    if request.param == "renamed twice":
+        monkeypatch.setattr(exchange, "_system", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("SUFFICE_DATA", "")  # operations set it; this puts it back
+
+
+def names(folder):
+    return {name for _, folders, files in os.walk(folder) for name in folders + files}
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def check(operation: Operation, folder, old, *, returned, what):
+    """After a fault: old or new, readable; and after the next write nothing else is left."""
+    version = operation.read(folder)
+    assert version in ({NEW} if returned else {old, NEW}), what
+    operation.write(folder, NEXT)
+    assert operation.read(folder) == NEXT, what
+    extra = names(folder) - operation.left
+    assert extra <= {"derived", "split-1.npz"}, what  # reading derives
+
+
+def prepared(operation, folder, first):
+    folder.mkdir()
+    if not first:
+        operation.write(folder, OLD)
+    return None if first else OLD
+
+
+def steps(stride):
+    n = 1
+    while True:
+        yield n
+        n += stride
+
+
+def every_fault(operation, tmp_path, strike, first, stride, expected):
+    """Fail at each call in turn until there are no more of them."""
+    for n in steps(stride):
+        folder = tmp_path / f"{n}"
+        old = prepared(operation, folder, first)
+        before = descriptors()
+        returned = False
+        with faults.at(n, strike) as calls:
+            try:
+                operation.write(folder, NEW)
+                returned = True
+            except expected:
+                pass
+        assert descriptors() == before, calls.made[-3:]
+        if not calls.struck:
+            assert n > stride
+            break
+        check(operation, folder, old, returned=returned, what=f"call {n}, {calls.made[n - 1]}")
+        shutil.rmtree(folder)
+
+
+def every_death(operation, tmp_path, first, stride):
+    """Die at each call in turn."""
+    for n in steps(stride):
+        folder = tmp_path / f"{n}"
+        old = prepared(operation, folder, first)
+
+        def work(n=n, folder=folder):
+            with faults.at(n, faults.die):
+                operation.write(folder, NEW)
+
+        status = faults.in_fork(work)
+        if status == 0:
+            assert n > stride
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        check(operation, folder, old, returned=False, what=f"call {n}")
+        shutil.rmtree(folder)
+
+
+WRITERS = [name for name in OPERATIONS if name != "record"]
+EACH = pytest.mark.parametrize("name", WRITERS)
+FIRST = pytest.mark.parametrize("first", [False, True], ids=["replaced", "new"])
+STRIKES = {
+    "an error": (faults.fail, OSError),
+    "a full disk": (faults.full, OSError),
+    "Ctrl-C": (faults.interrupt, KeyboardInterrupt),
+}
+
+
+@EACH
+def test_whichever_of_some_calls_fails_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path):
+    every_fault(OPERATIONS[name], tmp_path, faults.fail, False, 7, OSError)
+
+
+@EACH
+def test_whichever_of_some_calls_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path):
+    every_death(OPERATIONS[name], tmp_path, False, 11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strike", STRIKES)
+@FIRST
+@EACH
+def test_whichever_call_fails_the_old_or_the_new_is_there_and_nothing_else(name, first, strike, way, tmp_path):
+    every_fault(OPERATIONS[name], tmp_path, STRIKES[strike][0], first, 1, STRIKES[strike][1])
+
+
+@pytest.mark.slow
+@FIRST
+@EACH
+def test_whichever_call_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, first, way, tmp_path):
+    every_death(OPERATIONS[name], tmp_path, first, 1)
