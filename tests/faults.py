@@ -100,7 +100,7 @@ def at(n: int, strike: Callable[[], None]) -> Iterator[Calls]:
             stack.enter_context(mock.patch.object(module, name, wrapped))
         if system is not None:
             counted = (_counted("renameat2", system[0], calls), *system[1:])
-            stack.enter_context(mock.patch.object(exchange, "_system", lambda: counted))
+            stack.enter_context(mock.patch.object(exchange, "_system", return_value=counted))
         yield calls
 
 
