@@ -4,7 +4,8 @@ A crash leaves the old artifact or the new one, never a part, and nothing but an
 `suffice.manifests`). The manifest holds digests of the tensors and of itself, and the hash of the network's weights;
 the weights stay with the network. There is no pickle anywhere.
 
-What can be saved has `parts() -> (configuration, tensors)` and `from_parts(configuration, tensors, network)`.
+What can be saved has `parts() -> (configuration, tensors)` and `from_parts(parts, network)`, derives from
+`stored.Stored`, and so computes with just what its parts are.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 import suffice
 from suffice import files, manifests, places, reading
+from suffice.parts import Parts
 from suffice.places import shown
 
 FORMAT = 1
@@ -97,37 +99,35 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
 
     Raises:
         FileNotFoundError: if there is no artifact.
-        ValueError: if it is damaged, of another format, or was made for other weights.
+        ValueError: if it is damaged, of another format, was made for other weights, or holds what cannot be.
     """
-    manifest, tensors = reading.steadily(Path(path), _read)
-    _check_kind(path, manifest["what"], _KINDS)
-    module, name = _KINDS[manifest["what"]]
+    what, parts = reading.steadily(Path(path), partial(_read, kinds=_KINDS))
+    module, name = _KINDS[what]
     kind = getattr(import_module(module), name)
     if network is not None and not isinstance(network, nn.Module):
         network = network()
-    return kind.from_parts(manifest["configuration"], tensors, network)
+    loaded = kind.from_parts(parts, network)
+    parts.finish()
+    return loaded
 
 
-def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of a folder of that kind.
+def read(path: str | os.PathLike[str], what: str) -> Parts:
+    """What a folder of that kind holds, to be taken part by part and finished.
 
     Raises:
         FileNotFoundError: if there is no artifact.
         ValueError: if it is damaged, of another format, or of another kind.
     """
-    manifest, tensors = reading.steadily(Path(path), _read)
-    _check_kind(path, manifest["what"], [what])
-    return manifest["configuration"], tensors
+    parts: Parts = reading.steadily(Path(path), partial(_read, kinds=[what]))[1]
+    return parts
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    manifest = manifests.read_manifest(folder, _FOLDER)
-    return manifest, _read_tensors(folder, manifest["tensors_sha256"])
-
-
-def _check_kind(path: str | os.PathLike[str], what: str, expected: Collection[str]) -> None:
-    if what not in expected:
-        raise ValueError(f"expected an artifact that holds one of {sorted(expected)}, got a {what} at {shown(path)}")
+def _read(folder: Path, kinds: Collection[str]) -> tuple[str, Parts]:
+    """Which of these kinds a folder is, and what it holds."""
+    manifest = Parts(manifests.read_manifest(folder, _FOLDER), {}, shown(folder / manifests.MANIFEST))
+    what = manifest.choice("what", sorted(kinds))
+    tensors = _read_tensors(folder, manifest.text("tensors_sha256"))
+    return what, Parts(manifest.take("configuration"), tensors, shown(folder))
 
 
 def _kind_of(obj: object) -> str:
@@ -170,5 +170,7 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
         )
     try:
         return from_bytes(payload)
-    except SafetensorError as error:
-        raise ValueError(f"expected tensors in {shown(file)}, got something else: {error}") from error
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"expected tensors as safetensors writes them, got a damaged {shown(file)}: {error}"
+        ) from error

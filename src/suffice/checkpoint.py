@@ -5,6 +5,7 @@ after the last step, and both, torch's own and the loader's, as they were when t
 be read again up to that step. Written as every artifact is: no pickle, whole or absent.
 """
 
+import math
 import os
 import re
 import time
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice import artifact, reading
+from suffice.parts import Parts, prefixed
 
 _WHAT = "training"
 
@@ -38,6 +40,15 @@ class Position:
     total: float = 0.0
     count: int = 0
     history: tuple[float, ...] = ()
+
+    @classmethod
+    def from_parts(cls, parts: Parts, epochs: int) -> "Position":
+        """From the fields of one, of a training of so many epochs."""
+        epoch, step, total = parts.count("epoch", most=epochs), parts.count("step"), parts.number("total")
+        count = parts.count("count", least=step)
+        if (step == 0) != (count == 0) or (step and epoch == epochs) or (not step and total):
+            parts.refuse("step", f"within an epoch of {epochs}, with the examples so far", [epoch, step, total, count])
+        return cls(epoch, step, total, count, tuple(parts.numbers("history", epoch)))
 
 
 class Keeper:
@@ -114,10 +125,11 @@ class Keeper:
         self._written = time.monotonic()
         if self._path is None or not self._writes:
             return
-        tensors = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
+        tensors = prefixed("network.", self._network.state_dict())
         for index, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if value is not None}
-        tensors |= {f"began.{name}": state for name, state in self._generators_at_begin().items()}
+            if state.get(_REMEMBERED) is not None:
+                tensors[f"optimiser.{index}.{_REMEMBERED}"] = state[_REMEMBERED]
+        tensors |= prefixed("began.", self._generators_at_begin())
         tensors["last"] = torch.get_rng_state()
         configuration = {"position": vars(self.position), "settings": self._settings}
         artifact.write(self._path, _WHAT, configuration, tensors)
@@ -129,24 +141,38 @@ class Keeper:
         return {"default": torch.get_rng_state(), **loader}
 
     def _load(self, path: Path) -> None:
-        configuration, tensors = artifact.read(path, _WHAT)
-        if configuration["settings"] != self._settings:
+        """Go on from a checkpoint; all of it is read before anything is changed."""
+        parts = artifact.read(path, _WHAT)
+        written = parts.take("settings")
+        if written != self._settings:
             raise ValueError(
-                f"expected the settings that {path} was written with, {configuration['settings']}, got "
-                f"{self._settings}; ask for the same training, or for another folder"
+                f"expected the settings that {path} was written with, {written}, got {self._settings}; ask for the "
+                "same training, or for another folder"
             )
-        self._network.load_state_dict(_under("network.", tensors))
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under("optimiser.", tensors).items():
-            index, name = key.split(".", 1)
-            states.setdefault(int(index), {})[name] = value
+        position = Position.from_parts(parts.inner("position"), self._settings["epochs"])
+        weights, held = parts.under("network."), self._network.state_dict()
+        network = {name: weights.tensor_like(name, tensor, _INFINITE) for name, tensor in held.items()}
+        states = _optimiser_states(parts.under("optimiser."), self._optimiser)
+        began = self._read_generators(parts, over=position.epoch == self._settings["epochs"])
+        last = _generator_state(parts, "last", torch.default_generator)
+        parts.finish()
+        self._network.load_state_dict(network)
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
-        where = configuration["position"]
-        self.position = Position(**{**where, "history": tuple(where["history"])})
-        self._began, self._last = _under("began.", tensors), tensors["last"]
-        torch.set_rng_state(self._last)
+        self.position, self._began, self._last = position, began, last
+        torch.set_rng_state(last)
         if self._generator is not None:
-            self._generator.set_state(self._began["loader"])
+            self._generator.set_state(began["loader"])
+
+    def _read_generators(self, parts: Parts, over: bool) -> dict[str, Tensor]:
+        """States of the generators when the epoch began; a training that is over does without the loader's own."""
+        began = {"default": _generator_state(parts, "began.default", torch.default_generator)}
+        if self._generator is not None:
+            began["loader"] = _generator_state(parts, "began.loader", self._generator)
+        elif "began.loader" in parts:
+            parts.tensor("began.loader", "*", dtype=torch.uint8)
+            if not over:
+                raise ValueError("expected the generator that the loader drew from before, got none; pass generator=…")
+        return began
 
 
 def likeness(function: Callable[..., Any] | None) -> str:
@@ -158,5 +184,27 @@ def likeness(function: Callable[..., Any] | None) -> str:
     return re.sub(" at 0x[0-9a-fA-F]+", "", repr(function))
 
 
-def _under(prefix: str, entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in entries.items() if name.startswith(prefix)}
+def _optimiser_states(parts: Parts, optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What an optimiser remembers of each parameter, laid out as the parameter: steps then are the same to the byte."""
+    states: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(parameters):
+        if (name := f"{index}.{_REMEMBERED}") in parts:
+            value = parts.tensor_like(name, parameter)
+            states[index] = {_REMEMBERED: torch.empty_like(parameter, requires_grad=False).copy_(value)}
+    return states
+
+
+def _generator_state(parts: Parts, name: str, generator: torch.Generator) -> Tensor:
+    """The state of a generator of the same kind."""
+    state = parts.tensor_like(name, generator.get_state())
+    try:
+        torch.Generator(generator.device).set_state(state)
+    except RuntimeError as error:
+        parts.refuse_tensor(name, "the state of a random generator", error)
+    return state
+
+
+_REMEMBERED = "momentum_buffer"
+_INFINITE = (math.inf, -math.inf)
+"""What buffers may hold, such as a mask."""

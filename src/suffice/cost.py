@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from suffice.network import ExitNetwork, State, batch_size, call, inference, select
+from suffice.parts import LARGEST, NOT_NEGATIVE, Parts
+from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Costs:
     def cumulative(self) -> tuple[int, ...]:
         """Cumulative cost of reaching and answering at each exit, all included."""
         return tuple(accumulate(map(sum, zip(self.stages, self.exits, self.uncertainty, strict=True))))
+
+    @classmethod
+    def from_parts(cls, parts: Parts, exits: int) -> "Costs":
+        """Those that an artifact keeps of a network with so many exits, without uncertainty."""
+        found = cls(parts.counts("stages", exits), parts.counts("exits", exits), (0,) * exits)
+        if not 1 <= found.network[0] <= found.network[-1] <= LARGEST:
+            parts.refuse("exits", f"with the stages from 1 to {LARGEST} in all", found.network)
+        return found
 
     def with_uncertainty(self, uncertainty: tuple[int, ...]) -> "Costs":
         """The same network with another cost of uncertainty per exit."""
@@ -74,7 +84,7 @@ def macs(model: nn.Module, x: State) -> int:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Stored):
     """Milliseconds of each part of a network for batches of several sizes, on the machine where it was measured.
 
     Between the sizes times are interpolated, down to 0 for no example; above them they grow in proportion.
@@ -117,11 +127,14 @@ class Profile:
         return {"sizes": self.sizes, "batch_size": self.batch_size, "machine": self.machine}, {"milliseconds": times}
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Profile":
+    def from_parts(cls, parts: Parts) -> "Profile":
         """The reverse of `parts`."""
-        stages, exits, uncertainty, compaction = tensors["milliseconds"]
-        sizes, batch_size, machine = (configuration[name] for name in ("sizes", "batch_size", "machine"))
-        return cls(tuple(sizes), stages, exits, uncertainty, compaction, batch_size, machine)
+        sizes = parts.counts("sizes", least=1)
+        if sizes[:1] != (1,) or any(one >= other for one, other in pairwise(sizes)):
+            parts.refuse("sizes", "rising from 1", sizes)
+        times = parts.tensor("milliseconds", f"4 {len(sizes)} K", NOT_NEGATIVE, dtype=torch.float64)
+        stages, exits, uncertainty, compaction = times
+        return cls(sizes, stages, exits, uncertainty, compaction, parts.count("batch_size", 1), parts.text("machine"))
 
     def _at(self, table: Tensor, k: int, size: float) -> float:
         largest, times = self.sizes[-1], table[:, k].tolist()

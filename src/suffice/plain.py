@@ -32,6 +32,7 @@ from suffice.network import (
     inference,
     select,
 )
+from suffice.parts import Parts
 
 _REMEDY = (
     "let the model return the logits of an nn.Linear that takes (N, D), "
@@ -126,20 +127,23 @@ def described(network: ExitNetwork) -> dict[str, str]:
     return {"classifier": stage.classifier} if isinstance(stage, UpToClassifier) else {}
 
 
-def restored(network: nn.Module | None, configuration: Mapping[str, Any]) -> ExitNetwork:
-    """The network that an artifact was made from: itself, or the plain model.
+def restored(network: nn.Module | None, parts: Parts) -> tuple[ExitNetwork, str]:
+    """The network that an artifact was made from, itself or the plain model, and the hash of its weights.
 
     Args:
         network: what was given to `load`.
-        configuration: of the artifact, with what `described` said and the `network_hash`.
+        parts: of the artifact, with what `described` said and the `network_hash`.
 
     Raises:
         TypeError: if the network is missing or is not an `ExitNetwork` where that was calibrated.
-        ValueError: if its weights are others.
+        ValueError: if its weights are others, or it was cut at another classifier.
     """
-    network = as_described(network, configuration)
-    check_fingerprint(network, configuration["network_hash"])
-    return network
+    stated = {"classifier": parts.text("classifier")} if "classifier" in parts else {}
+    network_hash, found = parts.text("network_hash"), as_described(network, stated)
+    if described(found) != stated:
+        parts.refuse("classifier", f"that of the network, {described(found) or 'none'}", stated or "none")
+    check_fingerprint(found, network_hash)
+    return found, network_hash
 
 
 def as_described(network: nn.Module | None, configuration: Mapping[str, Any]) -> ExitNetwork:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from suffice import artifact, files, manifests, reading
 from suffice.budget.policy import Policy
+from suffice.budget.run import check_policy
 from suffice.calibration.calibrated import Calibrated
-from suffice.models.msdnet import msdnet
+from suffice.models.msdnet import SETTINGS, msdnet
 from suffice.network import ExitNetwork
+from suffice.parts import INVERTIBLE
 
 FOLDER = Path(__file__).parent / "weights"
 _WHAT = "pretrained"
@@ -73,16 +75,24 @@ def load(folder: Path) -> Pretrained:
 
 
 def _read(folder: Path) -> Pretrained:
-    configuration, tensors = artifact.read(folder / "network", _WHAT)
-    network = msdnet(configuration["setting"], num_classes=len(configuration["classes"]))
-    network.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    )
+    parts = artifact.read(folder / "network", _WHAT)
+    setting, classes = parts.choice("setting", tuple(SETTINGS)), parts.texts("classes")
+    if len(classes) < 2:
+        parts.refuse("classes", "names of two classes or more", classes)
+    network = msdnet(setting, num_classes=len(classes))
+    held = {key: _halved(value) for key, value in network.state_dict().items()}
+    weights = {key: parts.tensor_like(key, value) for key, value in held.items()}
+    mean, std = torch.tensor(parts.numbers("mean", 3)), torch.tensor(parts.numbers("std", 3, INVERTIBLE))
+    parts.finish()
+    network.load_state_dict(weights)
     network.eval()
-    mean, std = (torch.tensor(configuration[key]) for key in ("mean", "std"))
     calibrated, policy = (artifact.load(folder / part, network=network) for part in ("calibrated", "policy"))
-    classes, card = tuple(configuration["classes"]), reading.read_file(folder / _CARD).decode()
-    return Pretrained(network, calibrated, policy, classes, mean, std, card)
+    check_policy(calibrated, policy)
+    return Pretrained(network, calibrated, policy, classes, mean, std, reading.read_file(folder / _CARD).decode())
+
+
+def _halved(value: Tensor) -> Tensor:
+    return value.half() if value.is_floating_point() else value
 
 
 def rounded(network: ExitNetwork) -> ExitNetwork:
@@ -103,7 +113,7 @@ def ship(folder: Path, made: Pretrained, setting: str) -> None:
         FileExistsError: if something else is there.
     """
     weights = made.network.state_dict()
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    halves = {key: _halved(value) for key, value in weights.items()}
     if not all(torch.equal(halves[key].to(value.dtype), value) for key, value in weights.items()):
         raise ValueError("expected weights of half precision, got others; round them, then calibrate")
     configuration: dict[str, Any] = {

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from suffice.network import fingerprint
+from suffice.parts import Parts
 from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_variation
@@ -81,9 +82,9 @@ def test_another_network_or_none_is_refused_on_loading(estimator):
     other = tower()
     other[0].weight.data += 1
     with pytest.raises(ValueError, match=f"{estimator.network_hash[:12]}…, got {fingerprint(other)[:12]}…"):
-        VariationEstimator.from_parts(configuration, tensors, other)
+        VariationEstimator.from_parts(Parts(configuration, tensors), other)
     with pytest.raises(TypeError, match="expected the model that this was fitted for, got None"):
-        VariationEstimator.from_parts(configuration, tensors, None)
+        VariationEstimator.from_parts(Parts(configuration, tensors), None)
 
 
 def test_inputs_far_outside_are_flagged_with_a_warning(estimator):
@@ -178,7 +179,7 @@ def test_a_cascade_runs_passes_for_flagged_examples_only(estimator):
 
 def test_real_passes_need_a_teacher_and_enough_of_them(estimator):
     configuration, tensors = estimator.parts()
-    loaded = VariationEstimator.from_parts({**configuration, "teacher": None}, tensors, estimator.model)
+    loaded = VariationEstimator.from_parts(Parts({**configuration, "teacher": None}, tensors), estimator.model)
     with pytest.raises(ValueError, match=r"expected a teacher for real passes, got none .* pass teacher=…"):
         loaded.audit(rows(9))
     with pytest.raises(ValueError, match="at least 4 passes, got 3"):

@@ -7,6 +7,7 @@ from torch import nn
 from suffice import metrics
 from suffice.data import digits
 from suffice.models import convnet
+from suffice.parts import Parts
 from suffice.training import train
 from suffice.variation import regressor
 from suffice.variation.buckets import fit_buckets
@@ -109,7 +110,7 @@ def test_parts_pass_through_json_and_give_the_same_estimator_back():
     estimator = fit(layers=["1"])
     configuration, tensors = estimator.parts()
     configuration = json.loads(json.dumps(configuration))
-    restored = VariationEstimator.from_parts(configuration, tensors, estimator.model)
+    restored = VariationEstimator.from_parts(Parts(configuration, tensors), estimator.model)
     assert torch.equal(restored(rows(20))[1], estimator(rows(20))[1])
     assert (restored.layers, restored.quality, restored.teacher) == (("1",), estimator.quality, TEACHER)
     assert repr(restored.fit) == repr(estimator.fit)
@@ -379,7 +380,7 @@ def test_the_delta_rule_can_be_a_feature():
     with_rule = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], delta=True, **choices)
     without = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], **choices)
     assert with_rule.quality.r_squared > 0.95 > without.quality.r_squared
-    restored = VariationEstimator.from_parts(*json_parts(with_rule), with_rule.model)
+    restored = VariationEstimator.from_parts(Parts(*json_parts(with_rule)), with_rule.model)
     assert torch.equal(restored(rows(20))[1], with_rule(rows(20))[1])
     with pytest.raises(ValueError, match="expected MCDropout as the teacher for delta=True, got function"):
         fit(teacher=fixed, delta=True)

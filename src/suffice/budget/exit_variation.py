@@ -5,6 +5,7 @@ stage k, and estimates how much dropout up to there would vary that exit's own o
 nothing else. What it learns is what a teacher says about the network cut off behind exit k.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from suffice.budget import walk
 from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork, State, check_finite
+from suffice.parts import Parts, prefixed
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.variation import problem, rows, spreads
 from suffice.variation.features import output_features
@@ -69,7 +71,7 @@ class VariationScore:
         for k, fit in enumerate(self.fits):
             configuration, own = fit.parts()
             exits.append(configuration)
-            tensors |= {f"exit{k}.{name}": tensor for name, tensor in own.items()}
+            tensors |= prefixed(f"exit{k}.", own)
         return {
             "made_for": self.made_for,
             "exits": exits,
@@ -77,14 +79,12 @@ class VariationScore:
         }, tensors
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "VariationScore":
+    def from_parts(cls, parts: Parts) -> "VariationScore":
         """The reverse of `parts`."""
-        fits = []
-        for k, own in enumerate(configuration["exits"]):
-            prefix = f"exit{k}."
-            mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            fits.append(Fit.from_parts(own, mine))
-        return cls(configuration["made_for"], tuple(fits), tuple(configuration["r_squared"]))
+        fits = tuple(map(Fit.from_parts, parts.each("exits", "exit")))
+        if len(fits) != parts.sizes.setdefault("K", len(fits)) or len({fit.target for fit in fits}) != 1:
+            parts.refuse("exits", f"{parts.sizes['K']}, one for each exit, of one target", [fit.target for fit in fits])
+        return cls(parts.text("made_for"), fits, tuple(parts.numbers("r_squared", len(fits), also=(math.nan,))))
 
 
 def fit_exit_variation(

@@ -1,5 +1,6 @@
 """When to stop: a score and a threshold per exit, chosen so that the mean cost meets a budget."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,9 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
+from suffice.parts import INSIDE, POSITIVE, SHARE, Parts, Range, prefixed
 from suffice.prediction import AnyPrediction, Prediction
+from suffice.stored import Stored
 
 Unit = Literal["fraction", "macs", "ms"]
 Method = Literal["geometric", "optimal"]
@@ -39,9 +42,15 @@ class Promise:
     max_loss: float
     confidence: float | None
 
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "Promise":
+        """From the fields of one."""
+        confidence = None if parts.none("confidence") else parts.number("confidence", INSIDE)
+        return cls(parts.choice("loss", ("accuracy", "brier")), parts.number("max_loss", INSIDE), confidence)
+
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Stored):
     """An example stops at the first exit whose score reaches its threshold, and at the last in any case.
 
     Attributes:
@@ -98,27 +107,33 @@ class Policy:
             tensors["alternative"] = self.alternative
         if self.profile is not None:
             configuration["profile"], times = self.profile.parts()
-            tensors |= {f"profile.{name}": tensor for name, tensor in times.items()}
+            tensors |= prefixed("profile.", times)
         return configuration, tensors
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: object = None) -> "Policy":
+    def from_parts(cls, parts: Parts, network: object = None) -> "Policy":
         """The reverse of `parts`; the network is checked when the policy is run."""
-        times, learned = (_under(prefix, tensors) for prefix in ("profile.", "score."))
-        score = configuration["score"]
-        budget, promise = configuration["budget"], configuration["promise"]
+        shares = parts.tensor("shares", "K", SHARE)
+        if not abs(float(shares.double().sum()) - 1) <= len(shares) * torch.finfo(shares.dtype).eps:
+            parts.refuse_tensor("shares", "of a sum of 1", f"{float(shares.sum()):g}")
+        made_for = parts.text("made_for")
+        promise = None if parts.none("promise") else Promise.from_parts(parts.inner("promise"))
+        if parts.none("budget") == (promise is None):
+            parts.refuse("budget", "null where there is a promise, and nowhere else", promise)
+        width, infinite = f"{len(shares) - 1}", (math.inf, -math.inf)
+        mixed = "alternative" in parts
         return cls(
-            tensors["thresholds"],
-            score if isinstance(score, str) else VariationScore.from_parts(score, learned),
-            float("nan") if budget is None else budget,
-            configuration["expected"],
-            tensors["shares"],
-            configuration["made_for"],
-            configuration["unit_per_example"],
-            tensors.get("alternative"),
-            configuration["portion"],
-            Profile.from_parts(configuration["profile"], times) if times else None,
-            promise and Promise(**promise),
+            parts.tensor("thresholds", width, also=infinite),
+            _score(parts, made_for),
+            math.nan if promise else parts.number("budget", POSITIVE),
+            parts.number("expected", POSITIVE),
+            shares,
+            made_for,
+            parts.choice("unit_per_example", ("macs", "ms")),
+            parts.tensor("alternative", width, also=infinite) if mixed else None,
+            parts.number("portion", SHARE if mixed else Range(0, 0)),
+            Profile.from_parts(parts.inner("profile", "profile.")) if "profile" in parts else None,
+            promise,
         )
 
     def _score_parts(self) -> tuple[str | dict[str, Any], dict[str, Tensor]]:
@@ -131,11 +146,17 @@ class Policy:
                 "function; save what it is made of and allocate again"
             )
         configuration, tensors = self.score.parts()
-        return configuration, {f"score.{name}": tensor for name, tensor in tensors.items()}
+        return configuration, prefixed("score.", tensors)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _score(parts: Parts, made_for: str) -> str | VariationScore:
+    """What names the score of an artifact, or the score that was fitted, for the same network."""
+    if parts.is_text("score"):
+        return parts.choice("score", tuple(scoring.SCORES))
+    score = VariationScore.from_parts(parts.inner("score", "score."))
+    if score.made_for != made_for:
+        parts.refuse("score.made_for", f"that of the policy, {made_for}", score.made_for)
+    return score
 
 
 def allocate(

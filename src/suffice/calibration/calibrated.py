@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,13 +12,14 @@ from suffice import batches
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
 from suffice.calibration.deadline import in_time
-from suffice.calibration.exits import CalibratedExit, with_bias
+from suffice.calibration.exits import TEMPERATURES, CalibratedExit, with_bias
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.moments import Moments
 from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
 from suffice.network import ExitNetwork, State, check_fingerprint, check_finite, fingerprint
+from suffice.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.plain import as_described, described, restored
 from suffice.prediction import AnyPrediction, Prediction
 
@@ -158,7 +158,7 @@ class Calibrated:
         Raises:
             ValueError: for δ that are not above 0, another number of them, or exits without a posterior.
         """
-        deltas = self._for_each_exit("prior_precision", prior_precision)
+        deltas = self._for_each_exit("prior_precision", prior_precision, INVERTIBLE)
         return self._with([exit_.with_prior(delta) for exit_, delta in zip(self.exits, deltas, strict=True)])
 
     def with_temperature(self, temperature: float | Sequence[float]) -> "Calibrated":
@@ -167,7 +167,7 @@ class Calibrated:
         Raises:
             ValueError: for T that are not above 0, or another number of them.
         """
-        values = self._for_each_exit("temperature", temperature)
+        values = self._for_each_exit("temperature", temperature, TEMPERATURES)
         return self._with([exit_.with_temperature(T) for exit_, T in zip(self.exits, values, strict=True)])
 
     def update(self, loader: Loader) -> "Calibrated":
@@ -245,11 +245,11 @@ class Calibrated:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the network's weights stay with the network."""
-        exits, tensors = [], {}
+        exits, tensors = [], dict[str, Tensor]()
         for k, exit_ in enumerate(self.exits):
             configuration, own = exit_.parts()
             exits.append(configuration)
-            tensors.update({f"exit{k}.{name}": tensor for name, tensor in own.items()})
+            tensors |= prefixed(f"exit{k}.", own)
         costs = {"stages": self.costs.stages, "exits": self.costs.exits}
         return {
             "network_hash": self.network_hash,
@@ -260,38 +260,34 @@ class Calibrated:
         }, tensors
 
     @classmethod
-    def from_parts(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
-    ) -> "Calibrated":
+    def from_parts(cls, parts: Parts, network: nn.Module | None) -> "Calibrated":
         """The reverse of `parts`, for the network that it was made from.
 
         Raises:
             TypeError: if the network is missing or is not the kind that was calibrated.
-            ValueError: if its weights are not those that were calibrated.
+            ValueError: if its weights are not those that were calibrated, or a part is not what it can be.
         """
-        network = restored(network, configuration)
-        exits = []
-        for k, own in enumerate(configuration["exits"]):
-            prefix = f"exit{k}."
-            mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            exits.append(CalibratedExit.from_parts(own, mine))
-        costs = configuration["multiply_adds_per_example"]
-        stages, answers = tuple(costs["stages"]), tuple(costs["exits"])
-        return cls(
-            network,
-            exits,
-            configuration["ensemble"],
-            Costs(stages, answers, (0,) * len(stages)),
-            configuration["network_hash"],
-        )
+        network, network_hash = restored(network, parts)
+        parts.floating = serving_placement(network)[1]
+        each = parts.each("exits", "exit")
+        if len(each) != len(network.exits):
+            parts.refuse("exits", f"{len(network.exits)}, one for each of the network's", len(each))
+        classifiers = [network.exit(k).classifier for k in range(len(each))]
+        exits = [CalibratedExit.from_parts(*pair) for pair in zip(each, classifiers, strict=True)]
+        ensemble: mie.Ensemble = parts.choice("ensemble", (True, False, "product"))
+        costs = Costs.from_parts(parts.inner("multiply_adds_per_example"), len(exits))
+        _check_alike(parts, exits, ensemble)
+        return cls(network, exits, ensemble, costs, network_hash)
 
     def _with(self, exits: Sequence[CalibratedExit]) -> "Calibrated":
         return Calibrated(self.network, exits, self.ensemble, self.costs, self.network_hash)
 
-    def _for_each_exit(self, name: str, given: float | Sequence[float]) -> list[float]:
+    def _for_each_exit(self, name: str, given: float | Sequence[float], within: Range) -> list[float]:
         values = list(given) if isinstance(given, Sequence) else [given] * len(self.exits)
-        if len(values) != len(self.exits) or not all(0 < value < math.inf for value in values):
-            raise ValueError(f"expected a {name} above 0, or {len(self.exits)} of them, one for each exit, got {given}")
+        if len(values) != len(self.exits) or not all(within.holds(float(value)) for value in values):
+            raise ValueError(
+                f"expected a {name} above 0, or {len(self.exits)} of them, one for each exit, {within}, got {given}"
+            )
         return values
 
     def _digest(self) -> str:
@@ -328,3 +324,18 @@ class Calibrated:
         for k, exit_ in enumerate(self.exits):
             state, phi, outputs = self._served.output(k, state)
             yield exit_, with_bias(phi, exit_.bias), outputs[:, :latents]
+
+
+def _check_alike(parts: Parts, exits: Sequence[CalibratedExit], ensemble: mie.Ensemble) -> None:
+    """Raise a ValueError for exits that one calibration cannot have given, or that cannot answer together."""
+    kinds = {
+        (exit_.likelihood.name, exit_.link, exit_.posterior and exit_.posterior.structure, exit_.weight is not None)
+        for exit_ in exits
+    }
+    if len(kinds) > 1:
+        parts.refuse("exits", "of one likelihood, link and structure, all with a weight or none", kinds)
+    (name, *_, weighted) = kinds.pop()
+    if weighted and not ensemble:
+        parts.refuse("exits", "without weights where they do not answer together", "weights")
+    if ensemble == "product" and name not in ("classification", "binary"):
+        parts.refuse("ensemble", f"true or false with likelihood {name!r}", ensemble)

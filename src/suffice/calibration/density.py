@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import ExitNetwork, State, check_finite, fingerprint, inference
+from suffice.parts import Parts, Range
 from suffice.plain import described, from_loader, restored
+from suffice.stored import Stored
+
+_EPS = torch.finfo(torch.float64).eps
+_LOGARITHM = 745.0
+"""Greatest size of a logarithm, that of the least float64: each is rounded by at most ε times it, a sum of n of them
+by n times as much for each of its terms, and each probability by ε times the size of its logarithm."""
 
 RIDGE = 1e-3
 """A direction that never varied counts as one with a thousandth of the mean variance."""
@@ -60,7 +67,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
 
 @dataclass(frozen=True)
-class Density:
+class Density(Stored):
     """A mixture of Gaussians with one covariance, in coordinates in which that is the identity. float64.
 
     Attributes:
@@ -118,16 +125,27 @@ class Density:
 
     def to(self, device: torch.device | str) -> "Density":
         """The same on another device."""
-        return Density(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return Density(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        return {}, dict(vars(self))
+        return {}, self.tensors()
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Density":
+    def from_parts(cls, parts: Parts) -> "Density":
         """The reverse of `parts`."""
-        return cls(**tensors)
+        parts.floating = torch.float64
+        log_priors = parts.tensor("log_priors", "C", Range(most=0), also=(-math.inf,))
+        log_sum = float(log_priors.logsumexp(dim=0))
+        if not abs(log_sum) <= _EPS * (_LOGARITHM + len(log_priors)):
+            parts.refuse_tensor("log_priors", "of probabilities that sum to 1", f"a sum of {math.exp(log_sum):g}")
+        whitening, means = parts.tensor("whitening", "D D"), parts.tensor("means", "C D")
+        log_scale, width = parts.tensor("log_scale", ""), len(whitening)
+        # The columns are orthogonal, each an eigenvector over the root of its variance.
+        expected = float(whitening.norm(dim=0).log().sum() - width * math.log(2 * math.pi) / 2)
+        if not abs(float(log_scale) - expected) <= _EPS * 2 * width**2 * _LOGARITHM:
+            parts.refuse_tensor("log_scale", f"that of the whitening, {expected:g}", f"{float(log_scale):g}")
+        return cls(log_priors, whitening, means, log_scale)
 
 
 @dataclass(frozen=True)
@@ -161,13 +179,13 @@ class DensityScore:
         return {"network_hash": self.network_hash, **described(self.network), "exit": self.exit, **own}, tensors
 
     @classmethod
-    def from_parts(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
-    ) -> "DensityScore":
+    def from_parts(cls, parts: Parts, network: nn.Module | None) -> "DensityScore":
         """The reverse of `parts`, for the network that it was made from; errors as `plain.restored`."""
-        found = restored(network, configuration)
-        density = Density.from_parts(configuration, tensors).to(batches.placement(found)[0])
-        return cls(found, configuration["exit"], density, configuration["network_hash"])
+        found, network_hash = restored(network, parts)
+        exit = parts.count("exit", most=len(found.exits) - 1)
+        parts.sizes = {"C": found.num_classes, "D": found.exit(exit).classifier.in_features}
+        density = Density.from_parts(parts).to(batches.placement(found)[0])
+        return cls(found, exit, density, network_hash)
 
 
 def fit(network: nn.Module, loader: Loader, exit: int = -1, ridge: float = RIDGE) -> DensityScore:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,17 @@ from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classificat
 from suffice.calibration.links import Link
 from suffice.calibration.moments import Offsets, standard_normals
 from suffice.calibration.posterior import STRUCTURES, Posterior
+from suffice.parts import POSITIVE, Parts, Range, prefixed
 from suffice.prediction import AnyPrediction
+from suffice.stored import Stored
+
+_FLOAT32 = torch.finfo(torch.float32)
+TEMPERATURES = Range(_FLOAT32.tiny**0.5, _FLOAT32.max**0.5)
+"""T whose square, which links take, is a number in any type that is served."""
 
 
 @dataclass(frozen=True)
-class CalibratedExit:
+class CalibratedExit(Stored):
     """What calibration learned about one exit.
 
     Attributes:
@@ -123,9 +129,11 @@ class CalibratedExit:
         return replace(self, posterior=posterior, link=link, normals=normals, offsets=offsets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "CalibratedExit":
-        """The same exit on another device, for outputs of another floating type."""
+        """The same exit as it is served, on a device and for outputs of a floating type: what was tuned are numbers."""
         return replace(
             self,
+            temperature=float(self.temperature),
+            weight=None if self.weight is None else float(self.weight),
             posterior=self.posterior and self.posterior.to(device),
             offsets=self.offsets and self.offsets.to(device, dtype),
             likelihood=self.likelihood.to(device, dtype),
@@ -141,34 +149,40 @@ class CalibratedExit:
         }
         if self.weight is not None:
             configuration["weight"] = float(self.weight)
-        tensors = {f"likelihood.{name}": tensor for name, tensor in self.likelihood.parts().items()}
+        tensors = prefixed("likelihood.", self.likelihood.parts())
         if self.posterior is not None:
             configuration["posterior"], own = self.posterior.parts()
             tensors |= own
         if self.normals is not None and self.offsets is not None:
-            tensors |= {
-                "normals": self.normals,
-                "offsets.basis": self.offsets.basis,
-                "offsets.values": self.offsets.values,
-            }
+            tensors |= {"normals": self.normals, **prefixed("offsets.", self.offsets.tensors())}
         return configuration, tensors
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "CalibratedExit":
-        """The reverse of `parts`."""
-        own, normals = configuration.get("posterior"), tensors.get("normals")
-        prefix = "likelihood."
-        noise = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        return cls(
-            configuration["temperature"],
-            configuration["bias"],
-            None if own is None else STRUCTURES[own["structure"]].Posterior.from_parts(own, tensors),
-            configuration["link"],
-            normals,
-            None if normals is None else Offsets(tensors["offsets.basis"], tensors["offsets.values"]),
-            LIKELIHOODS[configuration["likelihood"]].from_parts(noise),
-            configuration.get("weight"),
-        )
+    def from_parts(cls, parts: Parts, classifier: nn.Linear) -> "CalibratedExit":
+        """The reverse of `parts`, for a classifier as that it was calibrated for."""
+        family = LIKELIHOODS[parts.choice("likelihood", tuple(LIKELIHOODS))]
+        family.check_outputs(classifier.out_features)
+        likelihood = family.from_parts(parts.under("likelihood."), classifier.out_features)
+        temperature, link = parts.number("temperature", TEMPERATURES), parts.choice("link", get_args(Link))
+        bias = None if parts.none("bias") else parts.number("bias", POSITIVE)
+        if (bias is None) != (classifier.bias is None):
+            parts.refuse("bias", "null for a classifier without a bias, and for no other", bias)
+        posterior = normals = offsets = None
+        if "posterior" in parts:
+            parts.sizes["C"] = likelihood.latents(classifier.out_features)
+            parts.sizes["D"] = classifier.in_features + (bias is not None)
+            own = parts.inner("posterior", "")
+            own.floating = None
+            posterior = STRUCTURES[own.choice("structure", tuple(STRUCTURES))].Posterior.from_parts(own)
+        if posterior is not None and link == "sampled" and likelihood.noise(posterior):
+            normals = parts.tensor("normals", f"S {likelihood.noise(posterior)}", dtype=torch.float64)
+            drawn = parts.under("offsets.")
+            drawn.floating = None
+            offsets = Offsets.from_parts(drawn, likelihood.offsets_shapes(posterior))
+        elif posterior is None and link != "plugin":
+            parts.refuse("link", "'plugin' without a posterior", link)
+        weight = parts.number("weight", POSITIVE) if "weight" in parts else None
+        return cls(temperature, bias, posterior, link, normals, offsets, likelihood, weight)
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """What the posterior needs of φ (N, D), whatever the prior."""

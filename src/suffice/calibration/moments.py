@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from suffice.parts import Parts
+from suffice.stored import Stored
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -25,7 +28,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Offsets:
+class Offsets(Stored):
     """Fixed randomness of S joint samples.
 
     Attributes:
@@ -35,6 +38,11 @@ class Offsets:
 
     basis: Tensor
     values: Tensor
+
+    @classmethod
+    def from_parts(cls, parts: Parts, shapes: tuple[str, str]) -> "Offsets":
+        """From the tensors of an artifact, in the shapes of their posterior or likelihood."""
+        return cls(parts.tensor("basis", shapes[0]).double(), parts.tensor("values", shapes[1]))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Offsets":
         """The same offsets on another device, for logits of another type."""

@@ -18,7 +18,7 @@ _STEP = 0.25
 _NEIGHBOURS = 12
 """Nodes that a polynomial goes through; few enough that its terms hardly cancel, for float32."""
 
-_GRID = 64
+GRID = 64
 """Eigenvalues of U at which a function of it is looked at."""
 
 
@@ -93,7 +93,7 @@ class Resolvents:
     def grid(self) -> Tensor:
         """Eigenvalues u, (J,), to look at: 0, and from where no resolvent has started to fall to the largest."""
         start = -5 - float((self.largest * self.nodes[-1]).log1p())
-        relative = torch.linspace(start, 0, _GRID - 1, dtype=torch.float64, device=self.nodes.device).exp()
+        relative = torch.linspace(start, 0, GRID - 1, dtype=torch.float64, device=self.nodes.device).exp()
         return torch.cat([relative.new_zeros(1), relative]) * self.largest
 
     def __iter__(self) -> Iterator[Resolvent]:

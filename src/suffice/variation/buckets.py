@@ -15,7 +15,9 @@ from torch.nn import functional
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, fingerprint
+from suffice.parts import Parts, Range
 from suffice.seal import Seal, unchanged
+from suffice.stored import Stored
 from suffice.variation import labels, regressor, rows
 from suffice.variation.features import Reader
 from suffice.variation.fit import from_named, named
@@ -25,7 +27,7 @@ from suffice.variation.teachers import Teacher
 
 
 @dataclass(frozen=True, eq=False)
-class Buckets:
+class Buckets(Stored):
     """A model that says with each answer whether it is among those that vary least or most. Made by `fit_buckets`.
 
     Attributes:
@@ -46,6 +48,7 @@ class Buckets:
     _seal: Seal = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
 
     @torch.no_grad()
@@ -66,20 +69,21 @@ class Buckets:
         return configuration, named(self.scaling, self.weights)
 
     @classmethod
-    def from_parts(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
-    ) -> "Buckets":
+    def from_parts(cls, parts: Parts, network: nn.Module | None) -> "Buckets":
         """The reverse of `parts`, for the model that it was made from.
 
         Raises:
             TypeError: if the model is missing.
-            ValueError: if its weights are not those at fitting.
+            ValueError: if its weights are not those at fitting, or a part is not what it can be.
         """
-        network_hash = configuration["network_hash"]
+        network_hash = parts.text("network_hash")
         network = unchanged(network, network_hash)
-        scaling, weights = from_named(tensors, batches.placement(network)[0])
-        reader = Reader.restored(configuration["reader"])
-        return cls(network, reader, configuration["share"], network_hash, scaling, weights)
+        reader = Reader.from_parts(parts.inner("reader"), network)
+        share = parts.number("share", Range(above=0, below=0.5))
+        scaling, weights = from_named(parts, 2)
+        device = batches.placement(network)[0]
+        placed = tuple(weight.to(device) for weight in weights)
+        return cls(network, reader, share, network_hash, scaling.to(device), placed)
 
 
 def fit_buckets(

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from suffice.network import State, answer, batch_size, check_finite, inference
+from suffice.parts import Parts
 from suffice.variation import masks, sites, spreads
 from suffice.variation.masks import Units
 from suffice.variation.sites import Sites
@@ -57,6 +58,13 @@ class MCDropout:
         if self.passes < 2:
             raise ValueError(f"expected at least 2 passes, got {self.passes}; a spread needs two")
         spreads.check_likelihood(self.likelihood)
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "MCDropout":
+        """From the fields of one that an artifact keeps."""
+        at, rate = sites.dropped(parts)
+        likelihood = parts.choice("likelihood", get_args(Likelihood))
+        return cls(rate, at, parts.count("passes", 2), likelihood, parts.count("memory", 1))
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
         """The variation of the model's predictions for a batch.

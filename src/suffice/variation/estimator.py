@@ -4,6 +4,7 @@ It is bound to the model's weights, keeps how good it was on rows that it did no
 those it knows, and can have its answers checked or mended by a few real passes.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from suffice import batches
 from suffice.network import State, batch_size, check_finite, select
+from suffice.parts import NOT_NEGATIVE, POSITIVE, Parts
 from suffice.seal import Seal, unchanged
+from suffice.stored import Stored
 from suffice.variation import band, judgement, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.features import Reader
@@ -76,9 +79,26 @@ class Quality:
     log_error: float
     subsets: tuple[dict[str, Any], ...] = ()
 
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "Quality":
+        """From the fields of one."""
+        log_error = parts.number("log_error", POSITIVE, also=(math.inf,))
+        return cls(parts.number("r_squared", also=(math.nan,)), log_error, tuple(map(_row, parts.each("subsets"))))
+
+
+def _row(parts: Parts) -> dict[str, Any]:
+    """One subset that was tried."""
+    return {
+        "layers": list(parts.texts("layers")),
+        "strengths": parts.count("strengths"),
+        "macs": parts.count("macs"),
+        "cost": parts.number("cost", NOT_NEGATIVE),
+        "r_squared": parts.number("r_squared", also=(math.nan,)),
+    }
+
 
 @dataclass(frozen=True, eq=False)
-class VariationEstimator:
+class VariationEstimator(Stored):
     """A model that says with each answer how much it varies. Made by `fit_variation`.
 
     Attributes:
@@ -101,6 +121,7 @@ class VariationEstimator:
     _seal: Seal = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
 
     @property
@@ -249,24 +270,23 @@ class VariationEstimator:
         return configuration, {**tensors, "residuals": self.residuals}
 
     @classmethod
-    def from_parts(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
-    ) -> "VariationEstimator":
+    def from_parts(cls, parts: Parts, network: nn.Module | None) -> "VariationEstimator":
         """The reverse of `parts`, for the model that it was made from.
 
         Raises:
             TypeError: if the model is missing.
-            ValueError: if its weights are not those at fitting.
+            ValueError: if its weights are not those at fitting, or a part is not what it can be.
         """
-        network = unchanged(network, configuration["network_hash"])
+        network_hash = parts.text("network_hash")
+        network = unchanged(network, network_hash)
         device, _ = batches.placement(network)
-        quality, teacher = configuration["quality"], configuration["teacher"]
+        residuals = parts.tensor("residuals", "N", also=(-math.inf,), dtype=torch.float64, rising=True)
         return cls(
             network,
-            Reader.restored(configuration["reader"]),
-            Fit.from_parts(configuration["fit"], tensors, device),
-            Quality(**{**quality, "subsets": tuple(quality["subsets"])}),
-            configuration["network_hash"],
-            tensors["residuals"].to(device),
-            None if teacher is None else MCDropout(**teacher),
+            Reader.from_parts(parts.inner("reader"), network),
+            Fit.from_parts(parts.inner("fit", "")).to(device),
+            Quality.from_parts(parts.inner("quality")),
+            network_hash,
+            residuals.to(device),
+            None if parts.none("teacher") else MCDropout.from_parts(parts.inner("teacher")),
         )

@@ -4,16 +4,17 @@ Which layers, which strengths, and whether the delta rule's estimate is among th
 of any batch the same columns: first those of the output, then those of each layer.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from suffice.network import State
+from suffice.parts import Parts
 from suffice.prediction import entropy
 from suffice.variation.propagation import delta_rule
+from suffice.variation.sites import dropped
 from suffice.variation.spreads import Likelihood, shaped
 from suffice.variation.strengths import Kind, capture
 
@@ -53,13 +54,14 @@ class Reader:
         return output, [found, *strengths.values()]
 
     @classmethod
-    def restored(cls, configuration: Mapping[str, Any]) -> "Reader":
-        """From the fields of one as an artifact keeps them."""
-        delta = configuration["delta"]
-        if delta is not None:
-            at = delta["at"]
-            delta = DeltaRule(tuple(at) if isinstance(at, (list, tuple)) else at, delta["rate"])
-        return cls(tuple(configuration["layers"]), configuration["kind"], configuration["likelihood"], delta)
+    def from_parts(cls, parts: Parts, model: nn.Module) -> "Reader":
+        """From the fields of one, for a model that has the layers."""
+        layers = parts.texts("layers")
+        if list(layers) != [name for name, _ in model.named_modules(remove_duplicate=False) if name in layers]:
+            parts.refuse("layers", "names of modules of the model, in its order", layers)
+        kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(Likelihood))
+        delta = None if parts.none("delta") else DeltaRule(*dropped(parts.inner("delta")))
+        return cls(layers, kind, likelihood, delta)
 
 
 def output_features(outputs: Tensor, likelihood: Likelihood) -> Tensor:

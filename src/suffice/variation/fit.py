@@ -1,18 +1,20 @@
 """What is learned about a spread: how features become inputs, and a small network from those to the spread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from suffice.parts import NOT_NEGATIVE, POSITIVE, Parts, prefixed
+from suffice.stored import Stored
 from suffice.variation import regressor, spreads
 from suffice.variation.scaling import Scaled, Scaling
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Stored):
     """A spread, estimated from features.
 
     Attributes:
@@ -49,7 +51,9 @@ class Fit:
         return regressor.macs(self.weights)
 
     def to(self, device: torch.device) -> "Fit":
-        """The same on another device."""
+        """The same on a device."""
+        if device == self.scaling.columns.device:
+            return self
         weights = tuple(weight.to(device) for weight in self.weights)
         return replace(self, scaling=self.scaling.to(device), weights=weights)
 
@@ -59,13 +63,16 @@ class Fit:
         return configuration, named(self.scaling, self.weights)
 
     @classmethod
-    def from_parts(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor], device: torch.device | None = None
-    ) -> "Fit":
-        """The reverse of `parts`, on a device."""
-        scaling, weights = from_named(tensors, device)
-        low, high = configuration["bounds"]
-        return cls(scaling=scaling, weights=weights, **{**configuration, "bounds": (low, high)})
+    def from_parts(cls, parts: Parts) -> "Fit":
+        """The reverse of `parts`."""
+        target = parts.text("target")
+        if not spreads.learnable(target):
+            parts.refuse("target", "a spread that can be learned", target)
+        low, high = parts.numbers("bounds", 2, NOT_NEGATIVE)
+        if low > high:
+            parts.refuse("bounds", "the least and the greatest answer", [low, high])
+        unit, limit, passes = parts.number("unit", POSITIVE), parts.number("limit", POSITIVE), parts.count("passes", 1)
+        return cls(target, *from_named(parts, 1), unit, (low, high), limit, passes)
 
 
 _NUMBERS = ("target", "unit", "bounds", "limit", "passes")
@@ -73,12 +80,17 @@ _NUMBERS = ("target", "unit", "bounds", "limit", "passes")
 
 def named(scaling: Scaling, weights: Sequence[Tensor]) -> dict[str, Tensor]:
     """Tensors of an artifact."""
-    tensors = {f"scaling.{name}": tensor for name, tensor in vars(scaling).items()}
-    return tensors | {f"weights.{i}": tensor for i, tensor in enumerate(weights)}
+    return prefixed("scaling.", scaling.tensors()) | {f"weights.{i}": tensor for i, tensor in enumerate(weights)}
 
 
-def from_named(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> tuple[Scaling, tuple[Tensor, ...]]:
-    """The reverse of `named`, on a device."""
-    count = sum(name.startswith("weights.") for name in tensors)
-    scaling = Scaling(*(tensors[f"scaling.{name}"].to(device) for name in Scaling.__dataclass_fields__))
-    return scaling, tuple(tensors[f"weights.{i}"].to(device) for i in range(count))
+def from_named(parts: Parts, outputs: int) -> tuple[Scaling, tuple[Tensor, ...]]:
+    """The reverse of `named`, for a network of so many outputs."""
+    scaling = Scaling.from_parts(parts.under("scaling."))
+    weights, width = list[Tensor](), len(scaling.columns)
+    while not weights or f"weights.{len(weights)}" in parts:
+        matrix = parts.tensor(f"weights.{len(weights)}", f"* {width}", dtype=torch.float32)
+        width = len(matrix)
+        weights += [matrix, parts.tensor(f"weights.{len(weights) + 1}", f"{width}", dtype=torch.float32)]
+    if width != outputs:
+        parts.refuse_tensor(f"weights.{len(weights) - 2}", f"of {outputs} rows, one for each output", width)
+    return scaling, tuple(weights)

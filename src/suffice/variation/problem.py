@@ -79,7 +79,7 @@ def bounds_of(fitted: Tensor, labels: Tensor, target: str) -> tuple[float, float
     """Least and greatest answer within the range both of fitted values and of labels (N, …)."""
     least, greatest = max(float(fitted.min()), float(labels.min())), min(float(fitted.max()), float(labels.max()))
     power = spreads.power(target)
-    return least ** (1 / power), greatest ** (1 / power)
+    return least ** (1 / power), max(least, greatest) ** (1 / power)
 
 
 def limit_of(*known: Scaled) -> float:

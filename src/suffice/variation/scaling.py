@@ -1,10 +1,13 @@
 """How features become the inputs of a small network: what is dropped, standardised and clipped."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from suffice.parts import INVERTIBLE, NOT_NEGATIVE, SHARE, Parts
+from suffice.stored import Stored
 
 _ACTIVE = 0.01
 """Share of the training rows on which a strength has to be other than zero."""
@@ -25,7 +28,7 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(Stored):
     """How features (N, F) become the inputs (N, K) of a small network.
 
     Strengths that are hardly ever active, and columns that are constant, are left out. The rest is standardised
@@ -64,6 +67,11 @@ class Scaling:
             cls.weights(columns, outputs),
         )
 
+    @property
+    def least_width(self) -> int:
+        """Columns that features have at least: those up to the last that is kept."""
+        return int(self.columns[-1]) + 1
+
     @staticmethod
     def weights(columns: Tensor, outputs: int) -> Tensor:
         """Weights (K,) of columns, of which those below `outputs` describe the output."""
@@ -73,6 +81,11 @@ class Scaling:
 
     def apply(self, features: Tensor) -> "Scaled":
         """What features (N, F) become."""
+        if features.shape[1] < self.least_width:
+            raise ValueError(
+                f"expected features of {self.least_width} columns or more, got {features.shape[1]}: the output or a "
+                "layer that is read is narrower than it was; pass the model and inputs like those of fitting"
+            )
         kept = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
         slope = self.scale.reciprocal()
         scores = torch.addcmul(-self.mean * slope, kept, slope)
@@ -81,6 +94,18 @@ class Scaling:
         clipped = (inputs != scores).sum(dim=1) / scores.shape[1]
         return Scaled(inputs.mul_(self.weight), clipped, distance)
 
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "Scaling":
+        """From the tensors of an artifact, which are those of a `Scaling` by name."""
+        columns = parts.tensor("columns", "I", NOT_NEGATIVE, dtype=torch.int64, rising=True)
+        if not len(columns):
+            parts.refuse_tensor("columns", "of one column or more", "none")
+        parts.floating = torch.float32
+        scale, weight = parts.tensor("scale", "I", INVERTIBLE), parts.tensor("weight", "I", SHARE)
+        return cls(columns, parts.tensor("mean", "I"), scale, weight)
+
     def to(self, device: torch.device) -> "Scaling":
-        """The same on another device."""
-        return Scaling(*(tensor.to(device) for tensor in vars(self).values()))
+        """The same on a device."""
+        if device == self.columns.device:
+            return self
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from suffice.network import State, call
+from suffice.parts import INSIDE, Parts
 from suffice.variation.hooks import hooked, matching
 
 Gate = Callable[[float, Tensor], Tensor]
@@ -100,6 +101,13 @@ def check_rate(rate: float, of: str = "") -> float:
     if not 0 < rate < 1:
         raise ValueError(f"expected a dropout rate in (0, 1){of}, got {rate}")
     return rate
+
+
+def dropped(parts: Parts) -> tuple[str | tuple[str, ...] | None, float | None]:
+    """Where units are dropped, "at", and at what "rate", as an artifact keeps them of a teacher."""
+    at = None if parts.none("at") else parts.text("at") if parts.is_text("at") else parts.texts("at")
+    rate = None if parts.none("rate") else parts.number("rate", INSIDE)
+    return at, rate
 
 
 def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attention: Attention) -> Any:

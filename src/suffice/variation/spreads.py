@@ -147,16 +147,19 @@ def concatenate(variations: Sequence[Variation]) -> Variation:
     )
 
 
+def learnable(target: str) -> bool:
+    """Whether a spread of that name has a power that a few passes estimate without bias."""
+    return target == "disagreement" or target == "std" or target.startswith("std_")
+
+
 def power(target: str) -> float:
     """The power of a spread that a few passes estimate without bias: 2 for deviations, 1 for the disagreement.
 
     Raises:
         ValueError: for a spread without one.
     """
-    if target == "std" or target.startswith("std_"):
-        return 2.0
-    if target == "disagreement":
-        return 1.0
+    if learnable(target):
+        return 1.0 if target == "disagreement" else 2.0
     raise ValueError(
         f"expected target to be 'std', another deviation or 'disagreement', got {target!r}; the mutual information "
         "of a few passes is biased, so it cannot be learned from them"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from suffice.calibration import links
 from suffice.calibration.moments import standard_normals
+from suffice.parts import Parts
 
 DELTAS = [1e-2, 1.0, 30.0, 1e3]
 
@@ -354,5 +355,5 @@ class PosteriorConformance:
     def test_the_parts_of_an_artifact_make_the_same_posterior(self):
         phi, logits = problem(60, 5, 4)
         posterior = self.fit(phi, logits, 0.3, uneven(4))
-        copy = type(posterior).from_parts(*posterior.parts())
+        copy = type(posterior).from_parts(Parts(*posterior.parts()))
         assert torch.equal(copy.covariance(phi), posterior.covariance(phi))

@@ -17,6 +17,7 @@ from suffice.calibration.links import Link
 from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
 from suffice.network import ExitNetwork
+from suffice.parts import Parts
 from suffice.prediction import AnyPrediction
 
 Name = Literal["classification", "binary", "regression", "heteroscedastic"]
@@ -70,6 +71,9 @@ class Likelihood(Protocol):
     def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
         """Offsets of samples from standard normals (S, noise)."""
 
+    def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
+        """Shapes of their basis and values, as `suffice.parts` writes them."""
+
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """Multiply-adds per example of an answer with its uncertainty, beyond the exit's own."""
 
@@ -97,7 +101,7 @@ class Likelihood(Protocol):
         """Tensors of an artifact."""
 
     @classmethod
-    def from_parts(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_parts(cls, parts: Parts, outputs: int) -> Self:
         """The reverse of `parts`."""
 
 

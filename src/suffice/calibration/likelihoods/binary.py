@@ -92,6 +92,10 @@ class Likelihood(Stateless):
         like = posterior.prior_precision.detach()
         return Offsets(like.new_ones(1, 1), torch.nn.functional.pad(normals, (1, 0))[None].to(like))
 
+    def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
+        """Those of the pair (0, f)."""
+        return "1 1", "1 S 2"
+
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """The variance, and S products with it."""
         return posterior.macs(None) + (0 if offsets is None else offsets.values.shape[1])

@@ -73,6 +73,10 @@ class Likelihood(Stateless):
         """The posterior's own, of joint samples of all logits."""
         return posterior.sample_offsets(normals)
 
+    def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
+        """The posterior's own."""
+        return posterior.offsets_shapes
+
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """The posterior's own."""
         return posterior.macs(offsets)

@@ -61,6 +61,10 @@ class Exact:
         """The posterior's own; predictions do not use them."""
         return posterior.sample_offsets(normals)
 
+    def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
+        """The posterior's own."""
+        return posterior.offsets_shapes
+
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """The variance."""
         return posterior.macs(None)

@@ -20,11 +20,13 @@ from suffice.calibration.likelihoods.gaussian import Exact
 from suffice.calibration.links import Link
 from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
+from suffice.parts import POSITIVE, Parts
 from suffice.regression import Regression
+from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
-class Likelihood(Exact):
+class Likelihood(Exact, Stored):
     """The Gaussian likelihood; targets are numbers (N, C), or (N,) where C = 1.
 
     Attributes:
@@ -92,6 +94,6 @@ class Likelihood(Exact):
         return {"noise_variance": self.noise_variance}
 
     @classmethod
-    def from_parts(cls, tensors: dict[str, Tensor]) -> "Likelihood":
+    def from_parts(cls, parts: Parts, outputs: int) -> "Likelihood":
         """The reverse of `parts`."""
-        return cls(tensors["noise_variance"])
+        return cls(parts.tensor("noise_variance", f"{outputs}", POSITIVE))

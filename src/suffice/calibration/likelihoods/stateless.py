@@ -5,6 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from suffice.parts import Parts
+
 
 class Stateless:
     """What a `Likelihood` without tensors does about them."""
@@ -18,6 +20,6 @@ class Stateless:
         return {}
 
     @classmethod
-    def from_parts(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_parts(cls, parts: Parts, outputs: int) -> Self:
         """The reverse of `parts`."""
         return cls()

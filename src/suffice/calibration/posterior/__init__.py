@@ -35,6 +35,10 @@ class Posterior(Protocol):
         """Its name in `STRUCTURES`."""
 
     @property
+    def offsets_shapes(self) -> tuple[str, str]:
+        """Shapes of the basis and the values of its offsets, as `suffice.parts` writes them."""
+
+    @property
     def prior_precision(self) -> Tensor:
         """δ, a scalar."""
 

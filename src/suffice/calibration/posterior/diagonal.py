@@ -18,6 +18,8 @@ from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
+from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
+from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Stored):
     """An independent Gaussian for each of the classifier's weights. float64.
 
     Attributes:
@@ -71,6 +73,8 @@ class Posterior:
     """
 
     structure: ClassVar = "diagonal"
+    kept_in: ClassVar = torch.float64
+    offsets_shapes: ClassVar = ("D D", "D S C")
 
     hessian: Tensor
     class_precision: Tensor
@@ -112,7 +116,8 @@ class Posterior:
 
     def to(self, device: torch.device) -> "Posterior":
         """The same posterior on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     def compressed(self) -> "Posterior":
         """Itself: there is nothing to save."""
@@ -120,12 +125,17 @@ class Posterior:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        return {"structure": self.structure, "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
+        return {"structure": self.structure, "count": self.count}, self.tensors()
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
+    def from_parts(cls, parts: Parts) -> "Posterior":
         """The reverse of `parts`."""
-        return cls(count=configuration["count"], **{name: tensors[name].double() for name in _TENSORS})
+        return cls(
+            parts.tensor("hessian", "C D", NOT_NEGATIVE),
+            parts.tensor("class_precision", "C", POSITIVE),
+            parts.count("count", 1),
+            parts.tensor("prior_precision", "", INVERTIBLE),
+        )
 
     @property
     def noise(self) -> int:
@@ -194,6 +204,3 @@ class Posterior:
     def _variances(self) -> Tensor:
         """Of the weights, (C, D)."""
         return 1 / (self.hessian + self.prior_precision * self.class_precision[:, None])
-
-
-_TENSORS = ("hessian", "class_precision", "prior_precision")

@@ -21,6 +21,9 @@ from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
+from suffice.calibration.orthonormal import check_orthonormal
+from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
+from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Stored):
     """A Gaussian over the classifier's weights, in its eigenbasis. float64.
 
     Attributes:
@@ -83,6 +86,8 @@ class Posterior:
     """
 
     structure: ClassVar = "full"
+    kept_in: ClassVar = torch.float64
+    offsets_shapes: ClassVar = ("D D", "D S C")
 
     values: Tensor
     vectors: Tensor
@@ -130,7 +135,8 @@ class Posterior:
 
     def to(self, device: torch.device) -> "Posterior":
         """The same posterior on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     def compressed(self) -> "Posterior":
         """Itself: there is nothing to save."""
@@ -138,12 +144,18 @@ class Posterior:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        return {"structure": self.structure, "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
+        return {"structure": self.structure, "count": self.count}, self.tensors()
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
+    def from_parts(cls, parts: Parts) -> "Posterior":
         """The reverse of `parts`."""
-        return cls(count=configuration["count"], **{name: tensors[name].double() for name in _TENSORS})
+        gamma = parts.tensor("class_precision", "C", POSITIVE)
+        values = parts.tensor("values", "P", NOT_NEGATIVE, rising=True)
+        vectors = parts.tensor("vectors", "C D P")
+        if len(values) != vectors[..., 0].numel():
+            parts.refuse_tensor("values", f"as many as weights, {vectors[..., 0].numel()}", len(values))
+        check_orthonormal(parts, "vectors", vectors.flatten(0, 1), gamma.repeat_interleave(vectors.shape[1]))
+        return cls(values, vectors, gamma, parts.count("count", 1), parts.tensor("prior_precision", "", INVERTIBLE))
 
     @property
     def noise(self) -> int:
@@ -220,6 +232,3 @@ class Posterior:
     def macs(self, offsets: Offsets | None) -> int:
         """Multiply-adds per example of joint samples, or of the variance where there are none."""
         return self.vectors.numel() if offsets is None else offsets.basis.numel() + offsets.values.numel()
-
-
-_TENSORS = ("values", "vectors", "class_precision", "prior_precision")

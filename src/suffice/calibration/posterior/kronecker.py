@@ -21,7 +21,7 @@ Ritter et al. 2018 (Kronecker Laplace); Meronen et al. 2024 (the factored prior 
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
+from suffice.calibration.orthonormal import check_orthonormal
+from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
+from suffice.stored import Stored
 
 Prior = Literal["exact", "factored"]
 
@@ -82,7 +85,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Stored):
     """A Gaussian over the classifier's weights, in its eigenbasis. float64.
 
     Attributes:
@@ -98,6 +101,8 @@ class Posterior:
     """
 
     structure: ClassVar[Literal["kronecker"]] = "kronecker"
+    kept_in: ClassVar = torch.float64
+    offsets_shapes: ClassVar = ("C R", "R S C")
 
     class_values: Tensor
     class_vectors: Tensor
@@ -150,7 +155,8 @@ class Posterior:
 
     def to(self, device: torch.device) -> "Posterior":
         """The same posterior on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     def compressed(self) -> "Posterior":
         """A posterior for serving at this δ, whose variances differ by at most 2 %: fewer features are projected.
@@ -177,13 +183,25 @@ class Posterior:
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
         configuration = {"structure": self.structure, "prior": self.prior, "count": self.count}
-        return configuration, {name: getattr(self, name) for name in _TENSORS}
+        return configuration, self.tensors()
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
+    def from_parts(cls, parts: Parts) -> "Posterior":
         """The reverse of `parts`."""
-        own = {name: tensors[name].double() for name in _TENSORS}
-        return cls(count=configuration["count"], prior=configuration["prior"], **own)
+        gamma = parts.tensor("class_precision", "C", POSITIVE)
+        Q, R = parts.tensor("class_vectors", "C C"), parts.tensor("feature_vectors", "D D")
+        check_orthonormal(parts, "class_vectors", Q, gamma)
+        check_orthonormal(parts, "feature_vectors", R)
+        return cls(
+            parts.tensor("class_values", "C", NOT_NEGATIVE, rising=True),
+            Q,
+            parts.tensor("feature_values", "D", NOT_NEGATIVE, rising=True),
+            R,
+            gamma,
+            parts.count("count", 1),
+            parts.tensor("prior_precision", "", INVERTIBLE),
+            parts.choice("prior", get_args(Prior)),
+        )
 
     @property
     def noise(self) -> int:
@@ -312,15 +330,6 @@ class Posterior:
         rank = int((strengths > _BASIS_TOLERANCE * strengths[0]).sum())
         return size[:, None], directions[:rank].T
 
-
-_TENSORS = (
-    "class_values",
-    "class_vectors",
-    "feature_values",
-    "feature_vectors",
-    "class_precision",
-    "prior_precision",
-)
 
 _COMPRESSION = 1.02
 """Greatest ratio of variances that are served as one."""

@@ -13,7 +13,7 @@ Each is a diagonal plus rank K by Woodbury, so that nothing of size C² is ever 
 `kronecker`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -24,7 +24,10 @@ from torch.nn.functional import pad
 from suffice.calibration import sketch as sketches
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
-from suffice.calibration.resolvents import Resolvents
+from suffice.calibration.orthonormal import check_orthonormal
+from suffice.calibration.resolvents import GRID, Resolvents
+from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts, Range
+from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Stored):
     """A Gaussian over the classifier's weights, in the features' eigenbasis. float64.
 
     Attributes:
@@ -103,6 +106,8 @@ class Posterior:
     """
 
     structure: ClassVar = "lowrank"
+    kept_in: ClassVar = torch.float64
+    offsets_shapes: ClassVar = (f"{GRID} R", "R S C")
 
     diagonal: Tensor
     sketch: Tensor
@@ -150,7 +155,8 @@ class Posterior:
 
     def to(self, device: torch.device) -> "Posterior":
         """The same posterior on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     def compressed(self) -> "Posterior":
         """Itself: beside that many classes, the projection of the features costs little."""
@@ -158,12 +164,29 @@ class Posterior:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
-        return {"structure": self.structure, "count": self.count}, {name: getattr(self, name) for name in _TENSORS}
+        return {"structure": self.structure, "count": self.count}, self.tensors()
 
     @classmethod
-    def from_parts(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "Posterior":
+    def from_parts(cls, parts: Parts) -> "Posterior":
         """The reverse of `parts`."""
-        return cls(count=configuration["count"], **{name: tensors[name].double() for name in _TENSORS})
+        Q, R = parts.tensor("class_vectors", "C K"), parts.tensor("feature_vectors", "D D")
+        sketch = parts.tensor("sketch", "C L")
+        if sketch.shape[1] > len(sketch):
+            parts.refuse_tensor("sketch", f"of at most {len(sketch)} columns", sketch.shape[1])
+        check_orthonormal(parts, "class_vectors", Q)
+        check_orthonormal(parts, "feature_vectors", R)
+        return cls(
+            parts.tensor("diagonal", "C", NOT_NEGATIVE),
+            sketch,
+            parts.tensor("class_diagonal", "C", NOT_NEGATIVE),
+            Q,
+            parts.tensor("class_values", "K", Range(0, 2)),
+            parts.tensor("feature_values", "D", NOT_NEGATIVE, rising=True),
+            R,
+            parts.tensor("class_precision", "C", POSITIVE),
+            parts.count("count", 1),
+            parts.tensor("prior_precision", "", INVERTIBLE),
+        )
 
     @property
     def noise(self) -> int:
@@ -285,8 +308,6 @@ class Posterior:
         leading = directions[: int((strengths > _BASIS_TOLERANCE * strengths[0]).sum())].T
         return leading / size[:, None], torch.linalg.pinv((resolvents / size).T, rtol=1e-8) @ leading
 
-
-_TENSORS = tuple(field.name for field in fields(Posterior) if field.name != "count")
 
 _DRAWN = 1 << 22
 """Weights drawn at once."""
