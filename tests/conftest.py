@@ -1,9 +1,11 @@
-"""Threads are pinned: two contended OpenMP processes can run many times slower."""
+"""Threads are pinned, to one unless OMP_NUM_THREADS says how many: contended OpenMP processes run many times slower."""
+
+import os
 
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.calibration.posterior import STRUCTURES
 from suffice.cost import profile
 from suffice.prediction import Prediction
+from suffice.pretrained import Pretrained, rounded
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.dropout import MCDropout
 from suffice.variation.fitting import fit_variation
@@ -161,6 +162,17 @@ def buckets(**options: Any) -> Case:
     network = plain()
     made = fit_buckets(network, [X], [X], teacher=MCDropout(passes=4), epochs=1, generator=seeded(), **options)
     return Case(made, network, lambda found: dict(zip(("output", "probs"), found(X), strict=True)))
+
+
+def shipped() -> Pretrained:
+    """A network as it comes with the library, of noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = rounded(suffice.models.msdnet("cifar-small", num_classes=3)).eval()
+        x, y = torch.randn(24, 3, 32, 32), torch.randint(3, (24,))
+    made = suffice.calibrate(network, [(x, y)], [(x, y)], generator=seeded())
+    policy = suffice.allocate(made, [(x, y)], budget=0.5)
+    return Pretrained(network, made, policy, ("a", "b", "c"), torch.full((3,), 0.5), torch.full((3,), 0.25), "#")
 
 
 def _all_calibrated() -> dict[str, Callable[[], Case]]:

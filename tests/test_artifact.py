@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -125,6 +126,30 @@ def test_another_format_is_refused_by_its_number(policy, tmp_path, monkeypatch):
     suffice.save(policy, tmp_path / "p")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="expected format 1, got format 99"):
+        suffice.load(tmp_path / "p")
+
+
+@pytest.mark.parametrize("value", [None, 0, "", "polcy", "training", ["policy"], {"made_for": 1}, ...])
+@pytest.mark.parametrize("field", ["what", "tensors_sha256", "configuration", "format"])
+def test_a_manifest_whose_digest_is_right_and_whose_fields_are_not_is_refused_by_name(policy, tmp_path, field, value):
+    suffice.save(policy, tmp_path / "p")
+    manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
+    del manifest["manifest_sha256"], manifest[field]
+    files.write_manifest(tmp_path / "p", manifest if value is ... else {**manifest, field: value})
+    names = {"tensors_sha256": "tensors", "configuration": "configuration|made_for|portion|shares|promise"}
+    with pytest.raises(ValueError, match=f"expected.*({names.get(field, field)})"):
+        suffice.load(tmp_path / "p")
+
+
+@pytest.mark.parametrize("payload", [b"", b"x" * 7, b"\xff" * 16, b"\x02" + 7 * b"\0" + b"{}" + b"junk"])
+def test_tensors_whose_digest_is_right_and_that_cannot_be_read_are_refused(policy, tmp_path, payload):
+    suffice.save(policy, tmp_path / "p")
+    manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
+    (tmp_path / "p" / "tensors.safetensors").write_bytes(payload)
+    manifest["tensors_sha256"] = hashlib.sha256(payload).hexdigest()
+    del manifest["manifest_sha256"]
+    files.write_manifest(tmp_path / "p", manifest)
+    with pytest.raises(ValueError, match=r"expected tensors as safetensors writes them, got a damaged .*safetensors"):
         suffice.load(tmp_path / "p")
 
 

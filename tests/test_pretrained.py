@@ -6,19 +6,14 @@ import torch
 import suffice
 from suffice import pretrained
 from suffice.models import msdnet
-from suffice.pretrained import Pretrained
+from tests import kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # 24 images of noise are little to tune on
 
 
 @pytest.fixture(scope="module")
 def made():
-    torch.manual_seed(0)
-    network = pretrained.rounded(msdnet("cifar-small", num_classes=3)).eval()
-    x, y = torch.randn(24, 3, 32, 32), torch.randint(3, (24,))
-    calibrated = suffice.calibrate(network, [(x, y)], [(x, y)], generator=torch.Generator().manual_seed(0))
-    policy = suffice.allocate(calibrated, [(x, y)], budget=0.5)
-    return Pretrained(network, calibrated, policy, ("a", "b", "c"), torch.full((3,), 0.5), torch.full((3,), 0.25), "#")
+    return kinds.shipped()
 
 
 def test_what_was_shipped_answers_as_it_did(made, tmp_path):

@@ -150,8 +150,7 @@ class Keeper:
                 "same training, or for another folder"
             )
         position = Position.from_parts(parts.inner("position"), self._settings["epochs"])
-        weights, held = parts.under("network."), self._network.state_dict()
-        network = {name: weights.tensor_like(name, tensor, _INFINITE) for name, tensor in held.items()}
+        network = _weights(parts.under("network."), self._network)
         states = _optimiser_states(parts.under("optimiser."), self._optimiser)
         began = self._read_generators(parts, over=position.epoch == self._settings["epochs"])
         last = _generator_state(parts, "last", torch.default_generator)
@@ -184,6 +183,15 @@ def likeness(function: Callable[..., Any] | None) -> str:
     return re.sub(" at 0x[0-9a-fA-F]+", "", repr(function))
 
 
+def _weights(parts: Parts, network: nn.Module) -> dict[str, Tensor]:
+    """Parameters, which are finite, and buffers, which may hold infinities, such as a mask."""
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    return {
+        name: parts.tensor_like(name, tensor, () if name in parameters else (math.inf, -math.inf))
+        for name, tensor in network.state_dict().items()
+    }
+
+
 def _optimiser_states(parts: Parts, optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
     """What an optimiser remembers of each parameter, laid out as the parameter: steps then are the same to the byte."""
     states: dict[int, dict[str, Tensor]] = {}
@@ -206,5 +214,3 @@ def _generator_state(parts: Parts, name: str, generator: torch.Generator) -> Ten
 
 
 _REMEMBERED = "momentum_buffer"
-_INFINITE = (math.inf, -math.inf)
-"""What buffers may hold, such as a mask."""

@@ -6,6 +6,7 @@ was written, not that what was written is possible.
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -119,6 +120,11 @@ class Parts:
     def text(self, name: str) -> str:
         """A field that is a text."""
         return self._text(name, self.take(name))
+
+    def digest(self, name: str) -> str:
+        """A field that is a SHA-256 in hexadecimal digits."""
+        value = self.text(name)
+        return value if re.fullmatch("[0-9a-f]{64}", value) else self.refuse(name, "64 hexadecimal digits", value)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A field that is a list of texts."""

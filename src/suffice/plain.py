@@ -139,7 +139,7 @@ def restored(network: nn.Module | None, parts: Parts) -> tuple[ExitNetwork, str]
         ValueError: if its weights are others, or it was cut at another classifier.
     """
     stated = {"classifier": parts.text("classifier")} if "classifier" in parts else {}
-    network_hash, found = parts.text("network_hash"), as_described(network, stated)
+    network_hash, found = parts.digest("network_hash"), as_described(network, stated)
     if described(found) != stated:
         parts.refuse("classifier", f"that of the network, {described(found) or 'none'}", stated or "none")
     check_fingerprint(found, network_hash)

@@ -172,7 +172,7 @@ def test_a_ridge_is_above_zero(ridge):
 
 class TestOfANetwork:
     def data(self, net, n=120):
-        x = builders.inputs(n)
+        x = builders.inputs(n).to(net.exit(0).classifier.weight.dtype)
         return x, builders.batched(x, builders.sampled_labels(net(x)[-1], 1.5), 32)
 
     def features(self, net, x, k):
@@ -185,7 +185,7 @@ class TestOfANetwork:
     @pytest.mark.parametrize(("exit_", "k"), [(-1, 2), (0, 0), (1, 1), (-3, 0)])
     @pytest.mark.parametrize("nested", [False, True])
     def test_it_scores_the_features_of_the_exit_that_was_named(self, exit_, k, nested):
-        net = builders.network(nested=nested)
+        net = builders.network(nested=nested).double()  # float32 features depend on the batch by their rounding
         x, loader = self.data(net)
         score = density.fit(net, loader, exit=exit_)
         labels = torch.cat([y for _, y in loader])

@@ -84,7 +84,7 @@ class VariationScore:
         fits = tuple(map(Fit.from_parts, parts.each("exits", "exit")))
         if len(fits) != parts.sizes.setdefault("K", len(fits)) or len({fit.target for fit in fits}) != 1:
             parts.refuse("exits", f"{parts.sizes['K']}, one for each exit, of one target", [fit.target for fit in fits])
-        return cls(parts.text("made_for"), fits, tuple(parts.numbers("r_squared", len(fits), also=(math.nan,))))
+        return cls(parts.digest("made_for"), fits, tuple(parts.numbers("r_squared", len(fits), also=(math.nan,))))
 
 
 def fit_exit_variation(

@@ -20,7 +20,7 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
-from suffice.parts import INSIDE, POSITIVE, SHARE, Parts, Range, prefixed
+from suffice.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.stored import Stored
 
@@ -116,12 +116,12 @@ class Policy(Stored):
         shares = parts.tensor("shares", "K", SHARE)
         if not abs(float(shares.double().sum()) - 1) <= len(shares) * torch.finfo(shares.dtype).eps:
             parts.refuse_tensor("shares", "of a sum of 1", f"{float(shares.sum()):g}")
-        made_for = parts.text("made_for")
+        made_for = parts.digest("made_for")
         promise = None if parts.none("promise") else Promise.from_parts(parts.inner("promise"))
         if parts.none("budget") == (promise is None):
             parts.refuse("budget", "null where there is a promise, and nowhere else", promise)
-        width, infinite = f"{len(shares) - 1}", (math.inf, -math.inf)
-        mixed = "alternative" in parts
+        width, infinite, portion = f"{len(shares) - 1}", (math.inf, -math.inf), parts.number("portion", SHARE)
+        mixed = portion > 0 or "alternative" in parts
         return cls(
             parts.tensor("thresholds", width, also=infinite),
             _score(parts, made_for),
@@ -131,7 +131,7 @@ class Policy(Stored):
             made_for,
             parts.choice("unit_per_example", ("macs", "ms")),
             parts.tensor("alternative", width, also=infinite) if mixed else None,
-            parts.number("portion", SHARE if mixed else Range(0, 0)),
+            portion,
             Profile.from_parts(parts.inner("profile", "profile.")) if "profile" in parts else None,
             promise,
         )

@@ -12,7 +12,7 @@ from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classificat
 from suffice.calibration.links import Link
 from suffice.calibration.moments import Offsets, standard_normals
 from suffice.calibration.posterior import STRUCTURES, Posterior
-from suffice.parts import POSITIVE, Parts, Range, prefixed
+from suffice.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.prediction import AnyPrediction
 from suffice.stored import Stored
 
@@ -164,7 +164,7 @@ class CalibratedExit(Stored):
         family.check_outputs(classifier.out_features)
         likelihood = family.from_parts(parts.under("likelihood."), classifier.out_features)
         temperature, link = parts.number("temperature", TEMPERATURES), parts.choice("link", get_args(Link))
-        bias = None if parts.none("bias") else parts.number("bias", POSITIVE)
+        bias = None if parts.none("bias") else parts.number("bias", INVERTIBLE)
         if (bias is None) != (classifier.bias is None):
             parts.refuse("bias", "null for a classifier without a bias, and for no other", bias)
         posterior = normals = offsets = None
@@ -181,7 +181,7 @@ class CalibratedExit(Stored):
             offsets = Offsets.from_parts(drawn, likelihood.offsets_shapes(posterior))
         elif posterior is None and link != "plugin":
             parts.refuse("link", "'plugin' without a posterior", link)
-        weight = parts.number("weight", POSITIVE) if "weight" in parts else None
+        weight = parts.number("weight", INVERTIBLE) if "weight" in parts else None
         return cls(temperature, bias, posterior, link, normals, offsets, likelihood, weight)
 
     def spectrum(self, phi: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Buckets(Stored):
             TypeError: if the model is missing.
             ValueError: if its weights are not those at fitting, or a part is not what it can be.
         """
-        network_hash = parts.text("network_hash")
+        network_hash = parts.digest("network_hash")
         network = unchanged(network, network_hash)
         reader = Reader.from_parts(parts.inner("reader"), network)
         share = parts.number("share", Range(above=0, below=0.5))

@@ -60,9 +60,9 @@ class MCDropout:
         spreads.check_likelihood(self.likelihood)
 
     @classmethod
-    def from_parts(cls, parts: Parts) -> "MCDropout":
-        """From the fields of one that an artifact keeps."""
-        at, rate = sites.dropped(parts)
+    def from_parts(cls, parts: Parts, model: nn.Module) -> "MCDropout":
+        """From the fields of one, for a model that has what it drops."""
+        at, rate = sites.dropped(parts, model)
         likelihood = parts.choice("likelihood", get_args(Likelihood))
         return cls(rate, at, parts.count("passes", 2), likelihood, parts.count("memory", 1))
 

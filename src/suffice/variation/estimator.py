@@ -277,7 +277,7 @@ class VariationEstimator(Stored):
             TypeError: if the model is missing.
             ValueError: if its weights are not those at fitting, or a part is not what it can be.
         """
-        network_hash = parts.text("network_hash")
+        network_hash = parts.digest("network_hash")
         network = unchanged(network, network_hash)
         device, _ = batches.placement(network)
         residuals = parts.tensor("residuals", "N", also=(-math.inf,), dtype=torch.float64, rising=True)
@@ -288,5 +288,5 @@ class VariationEstimator(Stored):
             Quality.from_parts(parts.inner("quality")),
             network_hash,
             residuals.to(device),
-            None if parts.none("teacher") else MCDropout.from_parts(parts.inner("teacher")),
+            None if parts.none("teacher") else MCDropout.from_parts(parts.inner("teacher"), network),
         )

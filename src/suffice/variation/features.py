@@ -57,10 +57,10 @@ class Reader:
     def from_parts(cls, parts: Parts, model: nn.Module) -> "Reader":
         """From the fields of one, for a model that has the layers."""
         layers = parts.texts("layers")
-        if list(layers) != [name for name, _ in model.named_modules(remove_duplicate=False) if name in layers]:
+        if list(layers) != [name for name, _ in model.named_modules(remove_duplicate=False) if name and name in layers]:
             parts.refuse("layers", "names of modules of the model, in its order", layers)
         kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(Likelihood))
-        delta = None if parts.none("delta") else DeltaRule(*dropped(parts.inner("delta")))
+        delta = None if parts.none("delta") else DeltaRule(*dropped(parts.inner("delta"), model))
         return cls(layers, kind, likelihood, delta)
 
 

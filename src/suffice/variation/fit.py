@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.parts import NOT_NEGATIVE, POSITIVE, Parts, prefixed
+from suffice.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.stored import Stored
 from suffice.variation import regressor, spreads
 from suffice.variation.scaling import Scaled, Scaling
@@ -68,11 +68,11 @@ class Fit(Stored):
         target = parts.text("target")
         if not spreads.learnable(target):
             parts.refuse("target", "a spread that can be learned", target)
-        low, high = parts.numbers("bounds", 2, NOT_NEGATIVE)
+        low, high = parts.numbers("bounds", 2, Range(0, INVERTIBLE.most))
         if low > high:
             parts.refuse("bounds", "the least and the greatest answer", [low, high])
-        unit, limit, passes = parts.number("unit", POSITIVE), parts.number("limit", POSITIVE), parts.count("passes", 1)
-        return cls(target, *from_named(parts, 1), unit, (low, high), limit, passes)
+        unit, limit = (parts.number(name, INVERTIBLE) for name in ("unit", "limit"))
+        return cls(target, *from_named(parts, 1), unit, (low, high), limit, parts.count("passes", 1))
 
 
 _NUMBERS = ("target", "unit", "bounds", "limit", "passes")

@@ -103,10 +103,14 @@ def check_rate(rate: float, of: str = "") -> float:
     return rate
 
 
-def dropped(parts: Parts) -> tuple[str | tuple[str, ...] | None, float | None]:
-    """Where units are dropped, "at", and at what "rate", as an artifact keeps them of a teacher."""
+def dropped(parts: Parts, model: nn.Module) -> tuple[str | tuple[str, ...] | None, float | None]:
+    """Where a model's units are dropped, "at", and at what "rate", as an artifact keeps them of a teacher."""
     at = None if parts.none("at") else parts.text("at") if parts.is_text("at") else parts.texts("at")
     rate = None if parts.none("rate") else parts.number("rate", INSIDE)
+    patterns = [at] if isinstance(at, str) else at
+    if patterns is not None and not patterns:
+        parts.refuse("at", "one name or pattern of modules, or more", at)
+    matching(model, [pattern for pattern in patterns or () if pattern != INPUT])
     return at, rate
 
 

@@ -1,0 +1,192 @@
+"""Artifacts whose digests are right and whose values are not: refused by name, or as good as any other.
+
+Every leaf of every configuration and every tensor is edited in every way of `edits`, one at a time, and the digests
+are made anew. What is refused is a ValueError (TypeError where the network seems to be missing) that names a part of
+the artifact. What is not is possible, and answers in finite numbers that are what they should be.
+"""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import suffice
+from suffice import artifact, pretrained
+from suffice.training import train
+from tests import builders, edits, kinds
+
+SAMPLE = 100
+"""Edits of each artifact in the fast tests."""
+
+TENSORS = 40
+"""Of an artifact that are edited: of a network's weights, which are alike, a few will do."""
+
+FEW = [
+    ("calibrated", "classification-kronecker-sampled"),
+    ("calibrated", "classification-lowrank-sampled"),
+    ("calibrated", "binary-full-probit"),
+    ("calibrated", "regression-kronecker-meanfield"),
+    ("calibrated", "heteroscedastic-diagonal-sampled"),
+    ("calibrated", "product"),
+    ("density", "plain"),
+    ("policy", "mixed"),
+    ("policy", "promise"),
+    ("policy", "milliseconds"),
+    ("policy", "learned score"),
+    ("variation-estimator", "auto"),
+    ("variation-estimator", "delta rule"),
+    ("buckets", "values"),
+]
+
+
+@pytest.fixture(autouse=True)
+def undurable(monkeypatch):
+    """Thousands of files are written, and none has to survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def parts_of(folder: Path):
+    """Configuration and tensors as they are written."""
+    return json.loads((folder / "manifest.json").read_text())["configuration"], load_file(
+        folder / "tensors.safetensors"
+    )
+
+
+def edited(folder: Path, what: str, count: int | None):
+    """Write each edit of an artifact in its place, and yield its name; a sample of so many, or all."""
+    configuration, tensors = parts_of(folder)
+    some = random.Random(0).sample(sorted(tensors), min(len(tensors), TENSORS))
+    text, every = json.dumps(configuration), list(edits.every(configuration, {name: tensors[name] for name in some}))
+    chosen = every if count is None else random.Random(0).sample(every, min(count, len(every)))
+    for name, edit in chosen:
+        changed, others = json.loads(text), dict(tensors)
+        edit(changed, others)
+        artifact.write(folder, what, changed, others)
+        yield name
+    artifact.write(folder, what, configuration, tensors)
+
+
+def assert_refused(error: Exception, name: str, configuration: object, tensors: dict) -> None:
+    """What was edited, or what no longer agrees with it, is named."""
+    assert type(error) in (ValueError, TypeError), (name, error)
+    parts = set(_keys(configuration)) | set(tensors) | {"hash", "nn.Linear", "modules", "unheard of"}
+    assert str(error).startswith("expected"), (name, error)
+    assert any(part in str(error) for part in parts), (name, error)
+
+
+def _keys(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [*(value if isinstance(value, dict) else ()), *(key for part in inner for key in _keys(part))]
+
+
+def assert_valid(answer: dict[str, torch.Tensor], name: str) -> None:
+    for key, values in answer.items():
+        assert bool(values.isfinite().all()), (name, key)
+        if "log_probs" in key:
+            # Each of C probabilities is rounded in its logarithm, of a size up to 104 in float32, and in itself.
+            sums = values.double().exp().sum(dim=-1)
+            assert float((sums - 1).abs().max()) <= 105 * values.shape[-1] * torch.finfo(values.dtype).eps, name
+        if key == "probs":
+            assert bool(((values >= 0) & (values <= 1)).all()), name
+        if "variance" in key or key == "variation":
+            assert bool((values >= 0).all()), name
+
+
+def check(kind: str, variant: str, folder: Path, count: int | None) -> None:
+    case = kinds.case(kind, variant)
+    suffice.save(case.made, folder)
+    written = parts_of(folder)
+    for name in edited(folder, kind, count):
+        try:
+            loaded = suffice.load(folder, network=case.network)
+        except Exception as error:  # of any kind: which is what is tested
+            assert_refused(error, name, *written)
+            continue
+        try:
+            answer = case.answer(loaded)
+        except ValueError as error:  # what only a pass can show, such as the width of a layer
+            answer, refused = {}, str(error)
+            assert refused.startswith("expected"), (name, refused)
+        assert_valid(answer, name)
+
+
+@pytest.mark.filterwarnings("ignore:.* far outside")
+@pytest.mark.parametrize(("kind", "variant"), FEW)
+def test_a_sample_of_edits_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path):
+    check(kind, variant, tmp_path / "a", SAMPLE)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* far outside")
+@pytest.mark.parametrize(("kind", "variant"), kinds.EVERY)
+def test_every_edit_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path):
+    check(kind, variant, tmp_path / "a", None)
+
+
+class KilledError(Exception):
+    pass
+
+
+def interrupted(folder: Path):
+    """A checkpoint in the middle of an epoch, and what goes on from it with a network of other weights."""
+    x = kinds.X
+    loader = builders.batched(x, builders.sampled_labels(builders.network()(x)[-1]), 16)
+
+    def kill(progress):
+        if progress.epoch == 2 and progress.step == 3:
+            raise KilledError
+
+    def go_on(network, **options):
+        with torch.random.fork_rng():
+            generator = torch.Generator().manual_seed(0)
+            return train(network, loader, epochs=2, learning_rate=0.01, resume=folder, generator=generator, **options)
+
+    with pytest.raises(KilledError):
+        go_on(builders.network(), every=0.0, on_step=kill)
+    return go_on
+
+
+def check_checkpoint(folder: Path, count: int | None) -> None:
+    go_on = interrupted(folder)
+    written = parts_of(folder)
+    for name in edited(folder, "training", count):
+        network = builders.network(seed=1)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        try:
+            history = go_on(network)
+        except FloatingPointError:  # weights that are large, but weights
+            continue
+        except Exception as error:  # of any kind: which is what is tested
+            assert_refused(error, name, *written)
+            assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), name
+            continue
+        assert len(history) == 2, name
+        assert all(bool(value.isfinite().all()) for value in network.state_dict().values()), name
+
+
+def test_a_sample_of_edited_checkpoints_is_refused_by_name_or_gone_on_from(tmp_path):
+    check_checkpoint(tmp_path / "run", 2 * SAMPLE)
+
+
+@pytest.mark.slow
+def test_every_edited_checkpoint_is_refused_by_name_or_gone_on_from(tmp_path):
+    check_checkpoint(tmp_path / "run", None)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # 24 images of noise are little to tune on
+def test_a_sample_of_edited_networks_that_are_shipped_is_refused_by_name(tmp_path):
+    pretrained.ship(tmp_path / "net", kinds.shipped(), "cifar-small")
+    written = parts_of(tmp_path / "net" / "network")
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in edited(tmp_path / "net" / "network", "pretrained", SAMPLE // 4):
+        try:
+            loaded = pretrained.load(tmp_path / "net")
+        except Exception as error:  # of any kind: which is what is tested
+            assert_refused(error, name, *written)
+            continue
+        answer = suffice.run(loaded.calibrated, loaded.policy, x)
+        assert_valid({"log_probs": answer.prediction.log_probs}, name)
