@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import suffice
-from suffice import artifact, exchange, syncing
+from suffice import artifact, exchange, manifests, syncing
 from suffice.data import digits
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
@@ -135,7 +135,7 @@ def test_a_manifest_whose_digest_is_right_and_whose_fields_are_not_is_refused_by
     suffice.save(policy, tmp_path / "p")
     manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
     del manifest["manifest_sha256"], manifest[field]
-    files.write_manifest(tmp_path / "p", manifest if value is ... else {**manifest, field: value})
+    manifests.write_manifest(tmp_path / "p", manifest if value is ... else {**manifest, field: value})
     names = {"tensors_sha256": "tensors", "configuration": "configuration|made_for|portion|shares|promise"}
     with pytest.raises(ValueError, match=f"expected.*({names.get(field, field)})"):
         suffice.load(tmp_path / "p")
@@ -148,7 +148,7 @@ def test_tensors_whose_digest_is_right_and_that_cannot_be_read_are_refused(polic
     (tmp_path / "p" / "tensors.safetensors").write_bytes(payload)
     manifest["tensors_sha256"] = hashlib.sha256(payload).hexdigest()
     del manifest["manifest_sha256"]
-    files.write_manifest(tmp_path / "p", manifest)
+    manifests.write_manifest(tmp_path / "p", manifest)
     with pytest.raises(ValueError, match=r"expected tensors as safetensors writes them, got a damaged .*safetensors"):
         suffice.load(tmp_path / "p")
 

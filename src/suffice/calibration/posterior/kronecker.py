@@ -31,7 +31,7 @@ from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.orthonormal import check_orthonormal
 from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
-from suffice.stored import Stored
+from suffice.stored import Stored, stored
 
 Prior = Literal["exact", "factored"]
 
@@ -230,7 +230,7 @@ class Posterior(Stored):
     def _exact_factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """M, and the squares of the class vectors as they are and centred over the classes, transposed."""
         Q = self.class_vectors
-        return self._variances, Q.square().T, (Q - Q.mean(dim=0)).square().T
+        return self._variances, stored(Q.square().T), stored((Q - Q.mean(dim=0)).square().T)
 
     @cached_property
     def _single_factors(self) -> tuple[Tensor, Tensor, Tensor]:
