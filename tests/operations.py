@@ -40,11 +40,11 @@ def save(folder: Path, version: int) -> None:
 
 def load(folder: Path) -> int | None:
     try:
-        configuration, tensors = artifact.read(folder / "art", "x")
+        parts = artifact.read(folder / "art", "x")
     except FileNotFoundError:
         return None
-    version = configuration["version"]
-    assert torch.equal(tensors["t"], torch.full((version % 7 + 1, 50), float(version)))
+    version = parts.count("version")
+    assert torch.equal(parts.tensor("t", "* 50"), torch.full((version % 7 + 1, 50), float(version)))
     return version
 
 
@@ -59,7 +59,7 @@ def keeper(folder: Path) -> Keeper:
 
 def checkpoint(folder: Path, version: int) -> None:
     kept = keeper(folder)
-    kept.after_step(version, torch.tensor(float(version)), 1)
+    kept.after_step(version, torch.tensor(float(version)), version)
 
 
 def resumed(folder: Path) -> int | None:
