@@ -1,4 +1,6 @@
 import itertools
+import os
+import signal
 import subprocess
 import sys
 
@@ -6,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import suffice
-from suffice.cli import app
+from suffice.cli import app, main
 
 runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
@@ -29,3 +31,131 @@ def test_a_line_of_help_is_as_long_as_it_can_be(command):
     for line, following in itertools.pairwise(prose):
         if line and following:
             assert len(f" {line} {following.split()[0]} ") > 80, line
+
+
+@pytest.fixture
+def failing(monkeypatch, capsys):
+    """`main` with a command that raises: status, and what it wrote to standard error."""
+
+    def run(error, *arguments, place="suffice.data.store.names", command=("data", "list")):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(place, fail)
+        monkeypatch.setattr("sys.argv", ["suffice", *(arguments or command)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, capsys.readouterr().err
+
+    return run
+
+
+EXPECTED = [ValueError, FileNotFoundError, ImportError, RuntimeError, OverflowError, UnicodeError]
+UNEXPECTED = [KeyError, TypeError, AttributeError, AssertionError, IndexError, StopIteration, RecursionError]
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_an_error_of_an_expected_kind_is_its_message(failing, kind):
+    assert failing(kind("expected this,\n  got \x1b[31mthat")) == (1, "suffice: expected this, got \\x1b[31mthat\n")
+
+
+@pytest.mark.parametrize("kind", UNEXPECTED)
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("suffice.data.store.names", ("data", "list")),
+        ("suffice.data.store.find", ("data", "show", "x")),
+        ("suffice.data.import_set", ("data", "import", "x", "y")),
+        ("suffice.report.page.check_packages", ("demo",)),
+        ("suffice.reproduce.catalogue.find", ("reproduce", "x")),
+    ],
+)
+def test_an_error_of_an_unexpected_kind_is_one_line_too_and_says_how_to_see_more(failing, kind, place, command):
+    status, text = failing(kind("oh"), place=place, command=command)
+    assert status == 1
+    (line,) = [line for line in text.splitlines() if line.startswith("suffice: ")]
+    assert kind.__name__ in line
+    assert "--debug shows where" in line
+    assert "Traceback" not in text
+    assert text.splitlines()[-1] == line
+
+
+def test_an_error_without_a_message_is_named(failing):
+    assert failing(MemoryError()) == (1, "suffice: MemoryError; an unexpected failure, --debug shows where\n")
+    assert failing(AssertionError("")) == (1, "suffice: AssertionError; an unexpected failure, --debug shows where\n")
+
+
+def test_the_end_of_a_file_is_no_abort(failing):
+    assert failing(EOFError()) == (1, "suffice: expected more to read, found the end\n")
+
+
+@pytest.mark.parametrize("command", ["--debug data list", "data list --debug", "data --debug list"])
+def test_debug_shows_the_traceback_wherever_it_stands(failing, command):
+    status, text = failing(KeyError("\x1b[31m"), *command.split())
+    assert status == 1
+    assert text.startswith("Traceback")
+    assert "in fail" in text
+    assert "\x1b" not in text
+    assert text.splitlines()[-1].startswith("suffice: KeyError")
+
+
+def test_debug_behind_two_dashes_is_an_argument(failing):
+    status, text = failing(ValueError("x"), "data", "show", "--", "--debug", place="suffice.data.store.find")
+    assert (status, text) == (1, "suffice: x\n")
+
+
+@pytest.mark.parametrize("arguments", [["--debug"], ["data", "import", "--debug"], ["--debug", "lost"], ["--debugg"]])
+def test_bad_usage_stays_status_2_with_debug(monkeypatch, arguments):
+    monkeypatch.setattr("sys.argv", ["suffice", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+
+
+def test_ctrl_c_is_one_line_and_status_130(failing):
+    assert failing(KeyboardInterrupt()) == (130, "suffice: interrupted\n")
+
+
+def started(tmp_path, *arguments, **options):
+    environment = {**os.environ, "SUFFICE_DATA": str(tmp_path), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, "-m", "suffice", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **options)
+
+
+def test_a_real_interrupt_during_an_import_is_one_line_and_leaves_nothing(tmp_path):
+    place = tmp_path / "pets" / "cat"
+    place.mkdir(parents=True)
+    script = (
+        "import sys, time, suffice.data.packing as p\n"
+        "p.pack = lambda *a: (print('here', flush=True), time.sleep(60))\n"
+        "sys.argv = ['suffice', 'data', 'import', 'pets', sys.argv[1]]\n"
+        "from suffice.cli import main; main()"
+    )
+    environment = {**os.environ, "SUFFICE_DATA": str(tmp_path / "store")}
+    command = [sys.executable, "-c", script, str(tmp_path / "pets")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert text.strip().splitlines()[-1] == "suffice: interrupted"
+    assert "Traceback" not in text
+    assert not any(path.is_dir() for path in (tmp_path / "store").iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["data", "list"], ["data", "list", "--json"], ["--version"], ["reproduce"]])
+def test_a_reader_that_goes_is_no_error(tmp_path, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = started(tmp_path, *arguments, stdout=writing)
+    os.close(writing)
+    _, text = process.communicate(timeout=60)
+    assert text == b""
+    assert process.returncode == 1
+
+
+def test_a_name_that_the_terminal_has_no_characters_for_is_escaped(tmp_path):
+    environment = {**os.environ, "SUFFICE_DATA": str(tmp_path / "K\xf6ln"), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "suffice", "data", "list"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert rb"K\xf6ln" in done.stdout

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from suffice import terminal
+
 
 class Bars:
     """A progress bar for each thing that is being done; where there are many, none is kept of what is finished."""
@@ -15,13 +17,18 @@ class Bars:
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` of something is done; a total of 0 is not known."""
         if what not in self.known:
-            self.known[what] = self.bars.add_task(what, total=total or None)
+            self.known[what] = self.bars.add_task(terminal.printable(what), total=total or None)
         self.bars.update(self.known[what], completed=done)
         if done == total and not self.keep:
             self.bars.remove_task(self.known.pop(what))
 
 
+def description() -> TextColumn:
+    """The column that names what is being done, which may be after a file of the user's: not markup."""
+    return TextColumn("{task.description:24}", markup=False)
+
+
 def bars(console: Console) -> Progress:
     """What the bars are shown in."""
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from rich.table import Table
 
-from suffice.cli.bars import Bars
+from suffice.cli.bars import Bars, description
+from suffice.terminal import cell, say
 
 if TYPE_CHECKING:
     from suffice.data.store import Stored
@@ -45,13 +46,13 @@ def list_(
     table.columns[3].justify = "right"
     for row in rows:
         size = f"{row['bytes'] / 1e6:,.0f}" if row["bytes"] else ""
-        table.add_row(row["name"], row["title"], row["state"], size, row["licence"])
+        table.add_row(*map(cell, (row["name"], row["title"], row["state"], size, row["licence"])))
     console = Console()
     console.print(table)
     for row in rows:
         if row["fault"]:
-            console.print(f"{row['name']}: {row['fault']}", highlight=False)
-    console.print(f"They live in {store.root()}.", highlight=False, soft_wrap=True)
+            say(console, f"{row['name']}: {row['fault']}")
+    say(console, f"They live in {store.root()}.", wrap=False)
 
 
 @app.command("fetch")
@@ -119,13 +120,13 @@ def show(
         return
     console = Console()
     for key, value in facts.items():
-        console.print(f"{key}: {value}", highlight=False, markup=False)
+        say(console, f"{key}: {value}")
     if columns:
         table = Table(
             "column", *(f"row {row}" for row in range(len(next(iter(columns.values()))))), box=box.SIMPLE_HEAD
         )
         for column, values in columns.items():
-            table.add_row(column, *("" if value is None else str(value) for value in values))
+            table.add_row(*map(cell, (column, *values)))
         console.print(table)
 
 
@@ -154,18 +155,18 @@ def _done(stored: "Stored", as_json: bool) -> None:
         return
     console = Console()
     parts = ", ".join(f"{count:,} in {part}" for part, count in manifest["parts"].items())
-    console.print(f"{manifest['name']}: {parts}; {stored.size / 1e6:,.0f} MB in {stored.folder}", highlight=False)
+    say(console, f"{manifest['name']}: {parts}; {stored.size / 1e6:,.0f} MB in {stored.folder}")
     for note in manifest.get("notes", []):
-        console.print(f"Note: {note}.", highlight=False)
+        say(console, f"Note: {note}.")
     for given in manifest["source"] if isinstance(manifest["source"], list) else []:
         if not given["official"]:
-            console.print(f"{given['file']} is {given['checksum']}: recorded, not checked.", highlight=False)
+            say(console, f"{given['file']} is {given['checksum']}: recorded, not checked.")
     if manifest["skipped"]["count"]:
-        console.print(f"Left out {manifest['skipped']['count']} malformed, among them:", highlight=False)
+        say(console, f"Left out {manifest['skipped']['count']} malformed, among them:")
         for fault in manifest["skipped"]["first"]:
-            console.print(f"  {fault}", highlight=False, markup=False)
+            say(console, f"  {fault}")
 
 
 def _bars() -> Progress:
-    columns = (TextColumn("{task.description:24}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (description(), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))

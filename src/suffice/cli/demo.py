@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from suffice.cli.bars import Bars, bars
 from suffice.report.tables import Table, all_tables
+from suffice.terminal import cell, say
 
 _MARK = b'"suffice": "'
 """Among the first bytes of results: the version that they were made with."""
@@ -53,21 +54,23 @@ def command(
     if as_json:
         print(json.dumps(results))
         return
-    console.print(results["about"], highlight=False)
+    say(console, results["about"])
     for table in tables:
         _print(console, table)
     for note in results["notes"]:
-        console.print(f"{note}.", style="dim", highlight=False)
-    console.print(f"\n{results['closing']}", highlight=False)
-    console.print(f"\nThe report is {out / 'report.html'}; artifacts and results.json lie beside it.")
+        say(console, f"{note}.", style="dim")
+    place = f"The report is {out / 'report.html'}; artifacts and results.json lie beside it."
+    for line in ("", results["closing"], "", place):
+        say(console, line)
 
 
 def _print(console: Console, table: Table) -> None:
-    shown = RichTable(title=table.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    title = cell(table.title)
+    shown = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for i, name in enumerate(table.header):
-        shown.add_column(name, justify="right" if i else "left", no_wrap=True)
+        shown.add_column(cell(name), justify="right" if i else "left", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(cell, row))
     console.print(shown)
     if table.note:
-        console.print(table.note, style="dim", highlight=False)
+        say(console, table.note, style="dim")

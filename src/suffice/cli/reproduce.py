@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from suffice.cli.bars import Bars, bars
+from suffice.terminal import cell, printable, say
 
 if TYPE_CHECKING:
     from suffice.reproduce.catalogue import Experiment, Options
@@ -47,7 +48,7 @@ def command(
         return
     experiment = _found(name, options)
     if experiment.plan and experiment.state(out / f"{name}.json")[0] in ("not run", "partial"):
-        typer.echo(f"Weights that are not there are trained: {experiment.plan}.", err=True)
+        typer.echo(printable(f"Weights that are not there are trained: {experiment.plan}."), err=True)
     torch.set_num_threads(threads or 1)
     with bars(Console(stderr=True)) as shown:
         if raw is not None and experiment.source not in store.names():
@@ -57,7 +58,8 @@ def command(
         print(json.dumps(results))
         return
     for table in experiment.tables:
-        print(f"{table}\n\n{catalogue.made(out, name, table)}")
+        for line in (table, "", *catalogue.made(out, name, table).split("\n")):
+            print(printable(line))
 
 
 def _found(name: str, options: "Options") -> "Experiment":
@@ -82,9 +84,8 @@ def _list(out: Path, as_json: bool) -> None:
     table = Table("name", "what", "state", box=box.SIMPLE_HEAD, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in rows:
-        table.add_row(
-            row["name"], row["title"], f"{row['state']}: {row['because']}" if row["because"] else row["state"]
-        )
+        state = f"{row['state']}: {row['because']}" if row["because"] else row["state"]
+        table.add_row(*map(cell, (row["name"], row["title"], state)))
     console = Console()
     console.print(table)
-    console.print(f"Results are looked for in {out}.", highlight=False, soft_wrap=True)
+    say(console, f"Results are looked for in {out}.", wrap=False)

@@ -1,0 +1,53 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from suffice import terminal
+
+HOSTILE = {
+    "\x1b[2J\x1b]0;owned\x07": r"\x1b[2J\x1b]0;owned\x07",
+    "a\nb\r\tc\x00": r"a\nb\r\tc\x00",
+    "\x9b31mred": r"\x9b31mred",
+    "cat\u202egpj.exe": r"cat\u202egpj.exe",
+    "\u2066\u200b\ufeff\u2028": r"\u2066\u200b\ufeff\u2028",
+    "\udcff.jpg": r"\udcff.jpg",
+    "\U000e0041": r"\U000e0041",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_is_not_printable_is_shown_by_its_escape(text):
+    assert terminal.printable(text) == HOSTILE[text]
+    terminal.printable(text).encode()
+
+
+def test_what_is_printable_stays_as_it_is():
+    for text in ("Köln", "猫", "🐈", "a [b] c", "naïve · 3×4 − 1"):
+        assert terminal.printable(text) == text
+
+
+@pytest.mark.parametrize("text", ["[red]x", "[/]", "[/red]", "[link=http://x]y", ":smile:", "a\\[b]", *HOSTILE])
+def test_cells_and_lines_hold_the_text_itself_whatever_it_would_mean_as_markup(text):
+    out = io.StringIO()
+    console = Console(file=out, width=200, force_terminal=True)
+    table = Table(title=terminal.cell(text))
+    table.add_column(terminal.cell(text))
+    table.add_row(terminal.cell(text))
+    console.print(table)
+    terminal.say(console, text)
+    shown = out.getvalue()
+    assert shown.count(terminal.printable(text)) == 4, shown
+    assert "\x1b[31m" not in shown
+    assert "\x07" not in shown
+
+
+def test_a_long_cell_is_cut():
+    assert str(terminal.cell("x" * 5_000_000)) == "x" * terminal.CELL + "…"
+    assert str(terminal.cell(None)) == ""
+
+
+def test_a_message_is_one_line_and_never_empty():
+    assert terminal.message(ValueError("expected\n  this,\r\ngot \x1b[31mthat")) == r"expected this, got \x1b[31mthat"
+    assert terminal.message(MemoryError()) == "MemoryError"
