@@ -99,7 +99,7 @@ def test_labels_that_are_too_few_are_refused(tmp_path):
     parts["train"][b"fine_labels"].pop()
     members = {f"x/{part}": pickle.dumps(value, protocol=2) for part, value in parts.items()}
     members["x/meta"] = pickle.dumps({b"fine_label_names": [], b"coarse_label_names": []}, protocol=2)
-    with pytest.raises(ValueError, match="3,072 values for each of 199 labels"):
+    with pytest.raises(ValueError, match="a label for each of 200 images, got 199 in fine_labels of x/train"):
         import_set("cifar100", miniatures.write_tar(tmp_path / "x.tar.gz", members), any_checksum=True)
 
 
@@ -118,12 +118,76 @@ def test_a_damaged_mosaic_is_named(tmp_path):
         import_set("cifar100", tmp_path)
 
 
-def test_numpy_of_either_age_wrote_arrays_that_are_read():
-    from suffice.data.cifar import _ArrayUnpickler
+def forged(tmp_path, part, **changes):
+    """The archive of CIFAR-100 with keys of one pickle changed, or taken away where they are None."""
+    _, parts = miniatures.cifar100(tmp_path / "whole.tar.gz")
+    fine, coarse = ([f"{what} {i}".encode() for i in range(n)] for what, n in (("fine", 100), ("coarse", 20)))
+    parts["meta"] = {b"fine_label_names": fine, b"coarse_label_names": coarse}
+    for key, value in changes.items():
+        parts[part][key.encode()] = value
+    members = {
+        f"x/{name}": pickle.dumps({k: v for k, v in value.items() if v is not None}, protocol=2)
+        for name, value in parts.items()
+    }
+    return miniatures.write_tar(tmp_path / "x.tar.gz", members)
 
-    new = pickle.dumps({b"data": np.arange(3)}, protocol=2)
-    old = new.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    for data in (new, old):
-        assert _ArrayUnpickler.read(data, "x")[b"data"].tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="expected a pickled mapping, got list"):
-        _ArrayUnpickler.read(pickle.dumps([1]), "x")
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("train", {"fine_labels": [100] * 200}, r"expected labels in \[0, 100\), got 100 at position 0 and 199 others"),
+        ("test", {"coarse_labels": [-1] * 200}, r"expected labels in \[0, 20\), got -1 .* coarse_labels of x/test"),
+        ("train", {"fine_labels": list(range(1, 101)) * 2}, "they seem to count from 1"),
+        ("train", {"coarse_labels": [0] * 199}, "a label for each of 200 images, got 199 in coarse_labels of x/train"),
+        ("train", {"fine_labels": [b"0"] * 200}, "expected whole numbers as labels"),
+        ("train", {"fine_labels": b"0" * 200}, "expected fine_labels in x/train"),
+        ("train", {"fine_labels": None}, "expected fine_labels in x/train .*, found none of its kind"),
+        ("train", {"data": None}, "expected data in x/train"),
+        ("train", {"data": b"0" * 3072 * 200}, "expected data in x/train"),
+        ("train", {"data": np.zeros((200, 3072), np.int8)}, "an array of something other than bytes; refused"),
+        ("train", {"data": np.zeros((200, 1024), np.uint8)}, r"an array of \(200, 1024\) .* not of \(n, 3072\)"),
+        ("meta", {"fine_label_names": [b"a"]}, "expected 100 names in fine_label_names of x/meta .*, got 1"),
+        ("meta", {"coarse_label_names": [1] * 20}, "expected 20 names in coarse_label_names"),
+    ],
+)
+def test_what_the_pickles_must_not_hold_is_named_and_nothing_is_written(tmp_path, store_folder, part, changes, message):
+    archive = forged(tmp_path, part, **changes)
+    with pytest.raises(ValueError, match=message):
+        import_set("cifar100", archive, any_checksum=True)
+    assert not (store_folder / "cifar100").exists()
+
+
+def test_two_files_of_one_name_are_refused_by_both(tmp_path):
+    _, parts = miniatures.cifar100(tmp_path / "whole.tar.gz")
+    data = pickle.dumps(parts["train"], protocol=2)
+    archive = miniatures.write_tar(tmp_path / "x.tar.gz", {"a/train": data, "b/train": data})
+    with pytest.raises(ValueError, match=r"expected one train in .*, got a/train and b/train"):
+        import_set("cifar100", archive, any_checksum=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": np.arange(20) + 90}, r"in \[0, 100\), got 100 at position 10 .* train of .*labels.npz"),
+        ({"train_coarse": np.arange(19) // 5}, "a label for each of 20 images, got 19 in train_coarse"),
+        ({"test": np.arange(4) * 1.0}, "expected an array of integers, got float64"),
+        ({"test": np.arange(3), "test_coarse": np.arange(3)}, "expected .*3, 3, 32, 32"),
+    ],
+)
+def test_compact_labels_that_do_not_fit_are_named(tmp_path, changes, message):
+    miniatures.compact_cifar100(tmp_path / "cifar100")
+    file = tmp_path / "cifar100" / "labels.npz"
+    with np.load(file) as arrays:
+        held = {**arrays, **changes}
+    np.savez(file, **held)
+    with pytest.raises(ValueError, match=message):
+        import_set("cifar100", tmp_path)
+
+
+def test_a_mosaic_of_another_size_is_named(tmp_path):
+    from PIL import Image
+
+    miniatures.compact_cifar100(tmp_path / "cifar100")
+    Image.new("RGB", (65, 64)).save(tmp_path / "cifar100" / "test.webp")
+    with pytest.raises(ValueError, match=r"mosaic of images of 32×32 pixels, got 65×64 in .*test.webp"):
+        import_set("cifar100", tmp_path)

@@ -1,17 +1,15 @@
 """CIFAR-10 and CIFAR-100: 60,000 colour images of 32×32 pixels (Krizhevsky 2009).
 
-The official distribution is an archive of Python pickles; they are read by an unpickler that knows NumPy arrays
-and nothing else, so that a forged one cannot run code.
+The official distribution is an archive of Python pickles, which are read without an unpickler (`pickles`).
 """
 
-import io
-import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from suffice.data import archives, encoded
+from suffice.data import archives, arrays, decoding, labels, pickles
 from suffice.data.augment import CropFlip
 from suffice.data.entry import Entry, Faults, Remote, holding
 from suffice.data.store import Array, Writer
@@ -29,8 +27,8 @@ def convert_cifar10(source: Path, writer: Writer, faults: Faults) -> None:
     names = [f"data_batch_{i}" for i in range(1, 6)]
     found = _unpickled(source, {*names, "test_batch", "batches.meta"})
     parts = {"train": [found[name] for name in names], "test": [found["test_batch"]]}
-    _write(writer, {part: _joined(batches, b"labels") for part, batches in parts.items()})
-    writer.manifest["classes"] = [name.decode() for name in found["batches.meta"][b"label_names"]]
+    _write(writer, parts, {"labels": (b"labels", 10)})
+    writer.manifest["classes"] = found["batches.meta"].names(b"label_names", 10)
 
 
 def convert_cifar100(source: Path, writer: Writer, faults: Faults) -> None:
@@ -40,93 +38,94 @@ def convert_cifar100(source: Path, writer: Writer, faults: Faults) -> None:
         _convert_compact(compact, writer)
         return
     found = _unpickled(source, {"train", "test", "meta"})
-    _write(writer, {part: _joined([found[part]], b"fine_labels") for part in ("train", "test")})
-    for part in ("train", "test"):
-        writer.save(f"{part}_coarse", found[part][b"coarse_labels"], np.uint8)
-    writer.manifest["classes"] = [name.decode() for name in found["meta"][b"fine_label_names"]]
-    writer.manifest["coarse_classes"] = [name.decode() for name in found["meta"][b"coarse_label_names"]]
+    parts = {part: [found[part]] for part in ("train", "test")}
+    _write(writer, parts, {"labels": (b"fine_labels", 100), "coarse": (b"coarse_labels", 20)})
+    writer.manifest["classes"] = found["meta"].names(b"fine_label_names", 100)
+    writer.manifest["coarse_classes"] = found["meta"].names(b"coarse_label_names", 20)
 
 
 def _convert_compact(folder: Path, writer: Writer) -> None:
-    mosaics = {"train": [f"train_{i}.webp" for i in range(5)], "test": ["test.webp"]}
-    with np.load(folder / "labels.npz", allow_pickle=False) as labels:
-        for part, files in mosaics.items():
-            writer.save(f"{part}_labels", labels[part], np.uint8)
-            writer.save(f"{part}_coarse", labels[f"{part}_coarse"], np.uint8)
-            with writer.array(f"{part}_images", (len(labels[part]), *_SHAPE), np.uint8) as append:
-                for done, file in enumerate(files, start=1):
-                    append(_tiles((folder / file).read_bytes(), folder / file))
-                    writer.progress(f"decode {part}", done, len(files))
-        writer.manifest["classes"] = labels["names"].astype(str).tolist()
-        writer.manifest["coarse_classes"] = labels["coarse_names"].astype(str).tolist()
-        writer.manifest["parts"] = {part: len(labels[part]) for part in mosaics}
+    file, mosaics = folder / "labels.npz", {"train": [f"train_{i}.webp" for i in range(5)], "test": ["test.webp"]}
+    integers = dict.fromkeys(("train", "train_coarse", "test", "test_coarse"), "integers")
+    found = arrays.read(file, **integers, names="text", coarse_names="text")
+    classes, coarse = found["names"].astype(str).tolist(), found["coarse_names"].astype(str).tolist()
+    for part, files in mosaics.items():
+        fine = labels.checked(found[part], len(classes), f"{part} of {file}")
+        writer.save(f"{part}_labels", fine, np.uint8)
+        by_coarse = labels.checked(found[f"{part}_coarse"], len(coarse), f"{part}_coarse of {file}")
+        writer.save(f"{part}_coarse", labels.matched(by_coarse, len(fine), f"{part}_coarse of {file}"), np.uint8)
+        with writer.array(f"{part}_images", (len(fine), *_SHAPE), np.uint8) as append:
+            for done, name in enumerate(files, start=1):
+                append(_tiles(folder / name))
+                writer.progress(f"decode {part}", done, len(files))
+        writer.manifest.setdefault("parts", {})[part] = len(fine)
+    writer.manifest |= {"classes": classes, "coarse_classes": coarse}
     writer.manifest["notes"] = ["sorted by class, not in the order of the original archive"]
 
 
-def _tiles(data: bytes, file: Path) -> Array:
+def _tiles(file: Path) -> Array:
     """The images (N, 3, 32, 32) of a mosaic, row by row."""
     try:
-        with encoded.opened(data) as image:
-            width, height = image.size
-            pixels = np.asarray(image.convert("RGB"))
-    except (ValueError, OSError) as error:
+        pixels = decoding.pixels(file.read_bytes())
+    except ValueError as error:
         raise ValueError(f"expected a mosaic of images, got {file}: {error}") from error
     side = _SHAPE[1]
+    height, width = pixels.shape[:2]
+    if height % side or width % side:
+        raise ValueError(f"expected a mosaic of images of {side}×{side} pixels, got {width}×{height} in {file}")
     return pixels.reshape(height // side, side, width // side, side, 3).transpose(0, 2, 4, 1, 3).reshape(-1, *_SHAPE)
 
 
-def _write(writer: Writer, parts: dict[str, tuple[Array, Array]]) -> None:
-    for part, (images, labels) in parts.items():
-        writer.save(f"{part}_images", images.reshape(-1, *_SHAPE), np.uint8)
-        writer.save(f"{part}_labels", labels, np.uint8)
-    writer.manifest["parts"] = {part: len(labels) for part, (_, labels) in parts.items()}
+@dataclass(frozen=True)
+class _File:
+    """One pickle of the official archive, and what it is called in messages."""
+
+    held: pickles.Mapping
+    where: str
+
+    def images(self) -> Array:
+        """Its images (n, 3, 32, 32) uint8."""
+        found: Array = self._get(b"data", np.ndarray)
+        return found.reshape(-1, *_SHAPE)
+
+    def labels(self, key: bytes, classes: int) -> Array:
+        """Its labels (n,) by that name, one for each image."""
+        where = f"{key.decode()} of {self.where}"
+        return labels.matched(labels.checked(self._get(key, list), classes, where), len(self.images()), where)
+
+    def names(self, key: bytes, classes: int) -> list[str]:
+        """The names of the classes."""
+        found = self._get(key, list)
+        if len(found) != classes or not all(isinstance(name, bytes) for name in found):
+            raise ValueError(f"expected {classes} names in {key.decode()} of {self.where}, got {len(found)}")
+        return [name.decode("utf-8", "backslashreplace") for name in found]
+
+    def _get(self, key: bytes, kind: type) -> Any:
+        found = self.held.get(key)
+        if not isinstance(found, kind):
+            raise ValueError(f"expected {key.decode()} in {self.where}, found none of its kind")
+        return found
 
 
-def _joined(batches: list[dict[bytes, Any]], key: bytes) -> tuple[Array, Array]:
-    images = np.concatenate([batch[b"data"] for batch in batches])
-    labels = np.concatenate([batch[key] for batch in batches])
-    if images.shape != (len(labels), np.prod(_SHAPE)):
-        raise ValueError(f"expected 3,072 values for each of {len(labels)} labels, got {images.shape}")
-    return images, labels
+def _write(writer: Writer, parts: dict[str, list[_File]], kinds: dict[str, tuple[bytes, int]]) -> None:
+    """Images and labels of each part; `kinds` are the labels by the name that they are stored by."""
+    for part, files in parts.items():
+        for name, (key, classes) in kinds.items():
+            writer.save(f"{part}_{name}", np.concatenate([file.labels(key, classes) for file in files]), np.uint8)
+        count = sum(len(file.images()) for file in files)
+        with writer.array(f"{part}_images", (count, *_SHAPE), np.uint8) as append:
+            for file in files:
+                append(file.images())
+        writer.manifest.setdefault("parts", {})[part] = count
 
 
-def _unpickled(source: Path, names: set[str]) -> dict[str, dict[bytes, Any]]:
+def _unpickled(source: Path, names: set[str]) -> dict[str, _File]:
     """The pickles of these names in an archive or folder."""
     found = {}
-    for member in archives.members(source):
-        name = Path(member.name).name
-        if name in names and name not in found:
-            found[name] = _ArrayUnpickler.read(member.read(_LARGEST), f"{member.name} in {source}")
-    missing = names - set(found)
-    if missing:
-        raise ValueError(f"expected {', '.join(sorted(names))} in {source}, found no {', '.join(sorted(missing))}")
+    for name, member in archives.named(source, names):
+        where = f"{member.name} in {source}"
+        found[name] = _File(pickles.read(member.read(_LARGEST), int(np.prod(_SHAPE)), where), where)
     return found
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and what JSON knows; anything else is refused."""
-
-    ALLOWED = frozenset(
-        {(f"{package}.multiarray", "_reconstruct") for package in ("numpy.core", "numpy._core")}
-        | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The few names that an array needs."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-    @classmethod
-    def read(cls, data: bytes, where: str) -> dict[bytes, Any]:
-        """A pickled mapping, as Python 2 wrote it."""
-        try:
-            value = cls(io.BytesIO(data), encoding="bytes").load()
-        except Exception as error:  # a damaged pickle can raise anything
-            raise ValueError(f"expected pickled arrays, got {where}: {error}; refused") from error
-        if not isinstance(value, dict):
-            raise ValueError(f"expected a pickled mapping, got {type(value).__name__} in {where}")
-        return value
 
 
 def _entry(classes: int, convert: Any, sha256: str) -> Entry:
