@@ -4,6 +4,8 @@ Nothing is written to disk. A member whose name climbs out of the archive, a lin
 name, one that is encrypted, and one that is larger than it may be are errors that name archive and member.
 """
 
+import bz2
+import errno
 import gzip
 import lzma
 import stat
@@ -11,11 +13,11 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 LIMIT = 1 << 30
 """Largest member that is read whole, in bytes."""
@@ -28,6 +30,8 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+_PACKED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+"""What opens a packed file, by its first bytes."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def members(path: Path) -> Iterator[Member]:
         if zipfile.is_zipfile(path):
             yield from _of_zip(path)
         elif path.is_file() and path.stat().st_size and _is_tar(path):
-            yield from _of_tar(path, path)
+            yield from _of_tar(path)
         else:
             raise ValueError(f"expected a tar or zip archive, got {path}; it is truncated or something else")
 
@@ -96,8 +100,8 @@ def named(path: Path, names: Collection[str], *, packed: bool = False) -> Iterat
 def nested(member: Member) -> Iterator[Member]:
     """The files of a tar that is a member of another."""
     where = member.archive / member.name
-    with damage_is_said(where), tarfile.open(fileobj=member.stream, mode="r|", tarinfo=_Header) as tar:
-        yield from _files_of(tar, where)
+    with damage_is_said(where):
+        yield from _files_of(member.stream, where)
 
 
 def gunzipped(member: Member) -> IO[bytes]:
@@ -129,12 +133,14 @@ def damage_is_said(path: Path) -> Iterator[None]:
         lzma.LZMAError,
         struct.error,
         EOFError,
+        OverflowError,
+        UnicodeDecodeError,
         NotImplementedError,
         gzip.BadGzipFile,
     ) as error:
         raise ValueError(f"expected a whole archive, got a truncated or damaged {path}: {error}") from error
     except OSError as error:
-        if type(error) is not OSError or error.errno is not None:
+        if type(error) is not OSError or error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the first
             raise
         raise ValueError(f"expected a whole file, got a truncated or damaged {path}: {error}") from error
 
@@ -177,25 +183,52 @@ def _of_zip(path: Path) -> Iterator[Member]:
                     yield Member(info.filename, info.file_size, stream, path)
 
 
-def _of_tar(path: Path, shown: Path) -> Iterator[Member]:
-    with tarfile.open(path, mode="r|*", tarinfo=_Header) as archive:
-        yield from _files_of(archive, shown)
+def _of_tar(path: Path) -> Iterator[Member]:
+    """Unpacked by modules that check what they unpack, which `tarfile` does not when it reads a stream."""
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    for magic, opener in _PACKED.items():
+        if head.startswith(magic):
+            with opener(path) as unpacked:
+                yield from _files_of(unpacked, path)
+            return
+    with path.open("rb") as stream:
+        yield from _files_of(stream, path)
 
 
-def _files_of(archive: tarfile.TarFile, shown: Path) -> Iterator[Member]:
+def _files_of(stream: IO[bytes], shown: Path) -> Iterator[Member]:
+    watched = _Watched(stream)
     seen: set[str] = set()
-    for info in archive:
-        if info.issym() or info.islnk():
-            raise ValueError(f"expected files, got the link {info.name} -> {info.linkname} in {shown}; refused")
-        if info.isdir():
-            continue
-        name = info.name.removeprefix("./")
-        _check(name, seen, shown)
-        if not info.isfile() or info.issparse():
-            raise ValueError(f"expected files, got a device, a pipe or holes as {name} in {shown}; refused")
-        stream = archive.extractfile(info)
-        assert stream is not None
-        yield Member(name, info.size, stream, shown)
+    with tarfile.open(fileobj=watched, mode="r|", tarinfo=_Header) as archive:  # type: ignore[call-overload]
+        for info in archive:
+            if info.issym() or info.islnk():
+                raise ValueError(f"expected files, got the link {info.name} -> {info.linkname} in {shown}; refused")
+            if info.isdir():
+                continue
+            name = info.name.removeprefix("./")
+            _check(name, seen, shown)
+            if not info.isfile() or info.issparse():
+                raise ValueError(f"expected files, got a device, a pipe or holes as {name} in {shown}; refused")
+            yield Member(name, info.size, archive.extractfile(info), shown)
+        while rest := archive.fileobj.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("more behind its end")
+    if watched.last.strip(b"\0") or len(watched.last) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("without an end")
+
+
+class _Watched:
+    """A stream whose last block is kept, which the end of a tar fills with zeros."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes."""
+        data = self.stream.read(size)
+        self.last = (self.last + data)[-tarfile.BLOCKSIZE :]
+        return data
 
 
 def _check(name: str, seen: set[str], archive: Path) -> None:
