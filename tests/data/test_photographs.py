@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from suffice.data import encoded, folder, import_set, load, packing
+from suffice.data import decoding, encoded, folder, import_set, load, packing
 from tests.data import miniatures
 
 
@@ -50,7 +50,7 @@ def test_strangers_in_the_imagenet_archives_are_named(tmp_path):
     official = miniatures.imagenet(tmp_path / "official")
     image = miniatures.image_bytes()
     miniatures.write_tar(official / "ILSVRC2012_img_val.tar", {"ILSVRC2012_val_00000005.JPEG": image}, "w")
-    with pytest.raises(ValueError, match=r"to 00000004, got ILSVRC2012_val_00000005.JPEG"):
+    with pytest.raises(ValueError, match=r"to 00000004, once each, got ILSVRC2012_val_00000005.JPEG"):
         import_set("imagenet", official, any_checksum=True)
     miniatures.write_tar(official / "ILSVRC2012_img_train.tar", {"n77.tar": miniatures.tar_bytes({})}, "w")
     with pytest.raises(ValueError, match=r"named by the 2 classes, got n77.tar"):
@@ -78,7 +78,7 @@ def test_an_image_that_does_not_decode_is_refused_by_its_name_or_left_out_and_co
         "256_ObjectCategories/001.ak47/001_0003.jpg": b"<html>",
     }
     archive = miniatures.write_tar(tmp_path / "x.tar", members, "w")
-    with pytest.raises(ValueError, match=r"001_0002.jpg in .*: expected an image that decodes: .*leave such ones out"):
+    with pytest.raises(ValueError, match=r"001_0002.jpg in .*: expected an image that decodes.*leave such ones out"):
         import_set("caltech256", archive, any_checksum=True)
     assert not (store_folder / "caltech256").exists()
     stored = import_set("caltech256", archive, any_checksum=True, bad="skip")
@@ -201,11 +201,11 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
 
     from PIL import Image
 
-    for width in (9000, 14_000, 20_000):  # beyond our limit, Pillow's warning and Pillow's error
+    for width in (9000, 10_000, 14_000, 20_000):  # beyond our limit, Pillow's warning and Pillow's error
         buffer = io.BytesIO()
         Image.new("1", (width, width)).save(buffer, "PNG")
         with pytest.raises(ValueError, match="refused"):
-            encoded.opened(buffer.getvalue())
+            decoding.opened(buffer.getvalue())
 
 
 def test_random_cuts_stay_inside_and_are_as_large_as_they_should_be():
@@ -224,7 +224,7 @@ def test_without_pillow_the_error_names_the_extra(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"pip install 'suffice\[data\]'"):
-        encoded.require_pillow()
+        decoding.require_pillow()
 
 
 def test_packed_images_that_lost_their_end_are_refused(tmp_path):

@@ -24,10 +24,11 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
             match = _IMAGE.fullmatch(member.name)
             if match:
                 label = int(match[1]) - 1
-                classes[label] = match[2]
+                if classes.setdefault(label, match[2]) != match[2]:
+                    raise ValueError(f"expected one class {match[1]} in {source}, got {classes[label]} and {match[2]}")
                 yield member.name, label, member.read(_LARGEST)
 
-    pack(writer, "all", images(), str(source), faults, _COUNT)
+    pack(writer, "all", images(), str(source), faults, total=_COUNT)
     if sorted(classes) != list(range(len(classes))):
         raise ValueError(f"expected classes 1 to {max(classes) + 1}, got {len(classes)} of them in {source}")
     writer.manifest["classes"] = [classes[label] for label in sorted(classes)]

@@ -5,25 +5,21 @@ place. What is drawn for an image depends on the generator and its place in the 
 workers.
 """
 
-import io
-import warnings
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from suffice.data import decoding
 from suffice.data.store import Array
-from suffice.reading import open_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pixels / 255, as pretrained networks have it."""
-MOST_PIXELS = 64_000_000
-"""A larger image is refused before it is decoded."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -57,7 +53,7 @@ class Packed:
 
     def name(self, index: int) -> str:
         """Its name where it came from."""
-        return f"{self.names[index].decode()} in {self.file}"
+        return f"{os.fsdecode(self.names[index])} in {self.file}"
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,7 @@ class Files:
 
     def read(self, index: int) -> bytes:
         """The bytes of an image."""
-        with open_file(self.paths[index]) as stream:
-            return stream.read()
+        return decoding.contents(self.paths[index])
 
     def name(self, index: int) -> str:
         """Its path."""
@@ -190,68 +185,28 @@ def decode(data: bytes, size: int, draw: int | None) -> Array:
     Raises:
         ValueError: if it does not decode, or is so large that it must be a decompression bomb.
     """
-    pillow = require_pillow()
-    with opened(data) as image:
-        width, height = image.size
+    pillow = decoding.require_pillow()
+    with decoding.opened(data) as image:
+        orientation = decoding.turn(image)
+        across = decoding.sides(image.size, orientation)
         if draw is None:
-            side = min(width, height) * 7 / 8
-            box, mirrored = _box((width - side) / 2, (height - side) / 2, side, side), False
+            box, mirrored = _middle(*across), False
         else:
-            box, mirrored = _random_box(width, height, np.random.default_rng(draw))
-        image.draft(None, (int(width * size / (box[2] - box[0])), int(height * size / (box[3] - box[1]))))
-        across, down = image.size[0] / width, image.size[1] / height  # a JPEG may come out at 1/2, 1/4 or 1/8
-        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        square = image.convert("RGB").resize((size, size), pillow.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+            box, mirrored = _random_box(*across, np.random.default_rng(draw))
+        wanted = [int(side * size / cut) for side, cut in zip(across, (box[2] - box[0], box[3] - box[1]), strict=True)]
+        image.draft(None, decoding.sides(wanted, orientation))
+        picture = decoding.picture(image, orientation)
+    scale = [now / before for now, before in zip(picture.size, across, strict=True)]  # a JPEG's may be 1/2, 1/4 or 1/8
+    box = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+    square = picture.resize((size, size), pillow.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     pixels = np.asarray(square).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels[:, :, ::-1] if mirrored else pixels)
 
 
-def opened(data: bytes) -> Any:
-    """A Pillow image, opened but not decoded, of a size that may be.
-
-    Raises:
-        ValueError: if it is no image, or so large that it must be a decompression bomb.
-    """
-    pillow = require_pillow()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            image = pillow.open(io.BytesIO(data))
-    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
-        raise ValueError(f"{error}; refused") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"no image in its {len(data):,} bytes") from error
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{width} × {height} pixels are more than {MOST_PIXELS:,}; refused as a decompression bomb")
-    return image
-
-
-def read_through(image: Any) -> None:
-    """Read an opened image to its end, a JPEG at an eighth of its size, and close it.
-
-    Raises:
-        ValueError: if it does not decode.
-    """
-    with image:
-        image.draft(None, (1, 1))
-        try:
-            image.load()
-        except (OSError, SyntaxError) as error:
-            raise ValueError(str(error)) from error
-
-
-def require_pillow() -> Any:
-    """`PIL.Image`.
-
-    Raises:
-        ImportError: naming the extra that brings it.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("expected Pillow to decode images, found none; pip install 'suffice[data]'") from error
-    return Image
+def _middle(width: int, height: int) -> Box:
+    """The middle 7/8 of the short side, square."""
+    side = min(width, height) * 7 / 8
+    return _box((width - side) / 2, (height - side) / 2, side, side)
 
 
 def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[Box, bool]:

@@ -25,9 +25,10 @@ class Remote:
 
 @dataclass
 class Faults:
-    """Malformed lines and images: refused, or counted and named while the rest is kept."""
+    """Malformed lines and images: refused, or counted and named while the rest is kept; `how` that is asked for."""
 
     skip: bool = False
+    how: str = "`--bad skip` (bad='skip')"
     count: int = 0
     named: list[str] = field(default_factory=list)
 
@@ -38,7 +39,7 @@ class Faults:
             ValueError: unless faults are skipped.
         """
         if not self.skip:
-            raise ValueError(f"{where}: {why}; leave such ones out with `--bad skip` (bad='skip')")
+            raise ValueError(f"{where}: {why}; leave such ones out with {self.how}")
         self.count += 1
         if len(self.named) < 10:
             self.named.append(f"{where}: {why}")

@@ -10,23 +10,25 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from suffice.data import archives
+from suffice.data import archives, folders
 from suffice.data.entry import Entry, Faults, Remote
-from suffice.data.packing import Item, classes_in, pack, parts_of, read_listed
+from suffice.data.packing import Item, pack
 from suffice.data.store import Writer
 
 _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
-_LARGEST = 64 << 20
+_META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+_LARGEST, _KIT_LARGEST = 64 << 20, 1 << 20
 _COUNTS = {"train": 1_281_167, "test": 50_000}
 
 
 def convert(source: Path, writer: Writer, faults: Faults) -> None:
     """A folder with the three official archives, or with `train/<wnid>/` and `val/<wnid>/`."""
-    parts = parts_of(source)
+    parts = folders.parts_of(source)
     if "train" in parts:
-        classes = classes_in(parts["train"])
+        classes = folders.classes_in(parts["train"])
         for part, folder in parts.items():
-            pack(writer, part, read_listed(folder, classes), str(folder), faults, _COUNTS[part])
+            found = folders.listed(folder, classes, faults)
+            pack(writer, part, found.named(folder), str(folder), faults, classes=classes, total=len(found.paths))
         writer.manifest["classes"] = classes
         return
     missing = [name for name in (_TRAIN, _VAL, _KIT) if not (source / name).is_file()]
@@ -35,12 +37,11 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
             f"expected a folder with {_TRAIN}, {_VAL} and {_KIT}, or with train/<wnid>/ and val/<wnid>/, "
             f"got {source} without {', '.join(missing)}"
         )
-    synsets, truth = _read_kit(source / _KIT)
-    classes = sorted(synsets.values())
+    classes, truth = _read_kit(source / _KIT)
     labels = {wnid: label for label, wnid in enumerate(classes)}
-    pack(writer, "train", _training(source / _TRAIN, labels), _TRAIN, faults, _COUNTS["train"])
-    truth_labels = [labels[synsets[number]] for number in truth]
-    pack(writer, "test", _validation(source / _VAL, truth_labels), _VAL, faults, _COUNTS["test"])
+    training, validation = _training(source / _TRAIN, labels), _validation(source / _VAL, truth)
+    pack(writer, "train", training, _TRAIN, faults, classes=classes, total=_COUNTS["train"])
+    pack(writer, "test", validation, _VAL, faults, classes=classes, total=_COUNTS["test"])
     writer.manifest["classes"] = classes
 
 
@@ -55,29 +56,39 @@ def _training(tar: Path, labels: dict[str, int]) -> Iterator[Item]:
 
 
 def _validation(tar: Path, labels: list[int]) -> Iterator[Item]:
-    """Images that are numbered from 1 in their names; `labels` are in that order."""
+    """Images that are numbered from 1 in their names, each once; `labels` are in that order."""
+    missing = set(range(1, len(labels) + 1))
     for member in archives.members(tar):
         match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.JPEG", member.name)
         number = int(match[1]) if match else 0
-        if not 1 <= number <= len(labels):
-            raise ValueError(f"expected ILSVRC2012_val_00000001.JPEG to {len(labels):08}, got {member.name} in {tar}")
+        if number not in missing:
+            expected = f"ILSVRC2012_val_00000001.JPEG to {len(labels):08}, once each"
+            raise ValueError(f"expected {expected}, got {member.name} in {tar}")
+        missing.remove(number)
         yield member.name, labels[number - 1], member.read(_LARGEST)
+    if missing:
+        raise ValueError(f"expected {len(labels)} images in {tar}, found no ILSVRC2012_val_{min(missing):08}.JPEG")
 
 
-def _read_kit(archive: Path) -> tuple[dict[int, str], list[int]]:
-    """WordNet number of each ILSVRC number, and the ILSVRC number of each validation image."""
+def _read_kit(archive: Path) -> tuple[list[str], list[int]]:
+    """The WordNet numbers, sorted, and the label of each validation image."""
     from scipy.io import loadmat
 
-    found = {}
-    for member in archives.members(archive):
-        name = Path(member.name).name
-        if name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
-            found[name] = member.read(_LARGEST)
-    if len(found) < 2:
-        raise ValueError(f"expected meta.mat and ILSVRC2012_validation_ground_truth.txt in {archive}")
-    rows = loadmat(io.BytesIO(found["meta.mat"]), squeeze_me=True)["synsets"]
-    leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
-    return leaves, [int(line) for line in found["ILSVRC2012_validation_ground_truth.txt"].split()]
+    found = {name: member.read(_KIT_LARGEST) for name, member in archives.named(archive, (_META, _TRUTH))}
+    try:
+        rows = loadmat(io.BytesIO(found[_META]), squeeze_me=True)["synsets"]
+        leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
+    except Exception as error:  # SciPy raises anything at a damaged one
+        raise ValueError(f"expected the classes in {_META} of {archive}, got a damaged one: {error}") from error
+    classes = sorted(leaves.values())
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"expected each class once in {_META} of {archive}, got some twice")
+    labels = {str(number): classes.index(wnid) for number, wnid in leaves.items()}
+    numbers = found[_TRUTH].decode("ascii", "replace").split()
+    for line, number in enumerate(numbers, start=1):
+        if number not in labels:
+            raise ValueError(f"expected the number of a class in line {line} of {_TRUTH}, got {number[:20]!r}")
+    return classes, [labels[number] for number in numbers]
 
 
 ENTRIES = (

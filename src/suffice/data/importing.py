@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from suffice.data import archives, catalogue, fetch, packing, schema, store
+from suffice.data import archives, catalogue, fetch, folders, own, packing, schema, store
 from suffice.data.entry import Convert, Entry, Faults, Remote
 from suffice.data.store import Stored, Writer
 from suffice.places import described
@@ -66,6 +66,10 @@ def import_set(
         writer.manifest |= facts
         with archives.damage_is_said(source):
             convert(source if entry is None else _place(entry, source), writer, faults)
+        empty = [part for part, count in writer.manifest["parts"].items() if not count]
+        if empty:
+            left_out = f", {faults.count} of them malformed, such as {faults.named[0]}" if faults.count else ""
+            raise ValueError(f"expected rows in {source}, found none to keep{left_out}")
         writer.manifest["skipped"] = {"count": faults.count, "first": faults.named}
     return store.find(name)
 
@@ -102,7 +106,7 @@ def _own(name: str, source: Path, schema_file: Path | str | None) -> tuple[Conve
     if schema_file is not None:
         if name in catalogue.ENTRIES:
             raise ValueError(f"expected a new name for a table of one's own, got {name!r}; choose another")
-        return partial(schema.convert, schema.read_schema(Path(schema_file))), {**facts, "kind": "table"}
+        return partial(own.convert, schema.read(Path(schema_file))), {**facts, "kind": "table"}
     if not source.is_dir():
         raise ValueError(
             f"expected a folder of images for the new name {name!r}, got the file {source}; for a table give a schema "
@@ -113,11 +117,17 @@ def _own(name: str, source: Path, schema_file: Path | str | None) -> tuple[Conve
 
 def _convert_folder(source: Path, writer: Writer, faults: Faults) -> None:
     """Images under `<class>/`, or under `train/<class>/` and `test/<class>/` (or `val/`)."""
-    parts = packing.parts_of(source)
-    classes = packing.classes_in(parts.get("train", source))
+    parts = folders.parts_of(source)
+    classes = folders.classes_in(parts.get("train", source))
+    unread = folders.beside(source, parts)
     for part, folder in parts.items():
-        packing.pack(writer, part, packing.read_listed(folder, classes), str(folder), faults)
+        found = folders.listed(folder, classes, faults)
+        packing.pack(writer, part, found.named(folder), str(folder), faults, classes=classes, total=len(found.paths))
+        unread += found.others
     writer.manifest["classes"] = classes
+    if unread:
+        some = ", ".join(path.relative_to(source).as_posix() for path in unread[:5])
+        writer.manifest["notes"] = [f"not read: {len(unread)} that are no images by their names, such as {some}"]
 
 
 def _wanted(name: str) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from suffice.data import catalogue, cifar, digits, packing, splits, store, tables, tiny_imagenet
+from suffice.data import catalogue, cifar, digits, folders, packing, splits, store, tables, tiny_imagenet
 from suffice.data.augment import Augment
 from suffice.data.categories import Hashed, Vocabulary
 from suffice.data.encoded import Encoded, Files
+from suffice.data.entry import Faults
 from suffice.data.images import Images, moments
 from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
 from suffice.data.store import Array, Stored
@@ -84,15 +85,18 @@ def folder(
         **choices: `size`, `workers` and `skip` (`Encoded`).
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if there are no images, or, unless `skip` is given, none of a class or some of another format.
         TypeError: for another choice.
     """
     _check_choices(str(path), choices, _CHOICES["encoded"])
-    parts = packing.parts_of(Path(path))
-    classes = packing.classes_in(parts.get("train", Path(path)))
-    found = {part: packing.listed(place, classes) for part, place in parts.items()}
-    whole = {part: _whole(Files(paths), labels, choices) for part, (paths, labels) in found.items()}
-    labels = found[_drawn(parts)][1]
+    parts = folders.parts_of(Path(path))
+    classes = folders.classes_in(parts.get("train", Path(path)))
+    faults = Faults(skip=bool(choices.get("skip", False)), how="skip=True")
+    found = {part: folders.listed(place, classes, faults) for part, place in parts.items()}
+    for part, images in found.items():
+        folders.check_classes(images.labels.tolist(), classes, str(parts[part]), faults)
+    whole = {part: _whole(Files(images.paths), images.labels, choices) for part, images in found.items()}
+    labels = found[_drawn(parts)].labels
     split = splits.draw(labels, len(labels), validation, 0 if "test" in parts else test, seed)
     return _cut(str(path), whole, split, splits.fingerprint(split), tuple(classes))
 

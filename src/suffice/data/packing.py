@@ -1,29 +1,52 @@
 """Pack image files end to end into one file, each of them read to its end first."""
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from suffice.data import encoded
+from suffice.data import decoding, encoded, folders
 from suffice.data.entry import Faults
 from suffice.data.store import Array, Stored, Writer
-from suffice.reading import open_file
+
+HELD = 256 << 20
+"""Bytes of images, encoded and decoded, that wait or are being read at once; a single larger one goes alone."""
 
 _TOGETHER = 256
 
-Item = tuple[str, int, bytes]
-"""Name, label and bytes of an image."""
+Item = tuple[str, int, Path | bytes]
+"""Name and label of an image, and its file or its bytes."""
 
 
-def pack(writer: Writer, part: str, images: Iterable[Item], where: str, faults: Faults, total: int = 0) -> int:
+def pack(
+    writer: Writer,
+    part: str,
+    images: Iterable[Item],
+    where: str,
+    faults: Faults,
+    *,
+    classes: Sequence[str] = (),
+    total: int = 0,
+) -> int:
     """Write a part of encoded images, and return how many.
 
+    Args:
+        writer: of the data set.
+        part: its name.
+        images: in order.
+        where: they come from, for messages.
+        faults: told of images that do not decode, and of classes without any.
+        classes: names of those that must have images.
+        total: how many images there should be, for the progress; 0: not known.
+
     Raises:
-        ValueError: for an image that does not decode, unless faults are skipped; if there is none.
+        ValueError: for an image that does not decode or a class without images, unless faults are skipped; if there
+            is no image at all.
     """
     offsets, labels, names = [0], [], []
     with (writer.folder / f"{part}.bin").open("wb") as out:
@@ -31,11 +54,12 @@ def pack(writer: Writer, part: str, images: Iterable[Item], where: str, faults: 
             out.write(data)
             offsets.append(offsets[-1] + len(data))
             labels.append(label)
-            names.append(name.encode())
+            names.append(os.fsencode(name))
             if len(labels) % _TOGETHER == 0:
                 writer.progress(f"pack {part}", len(labels), total)
     if not labels:
         raise ValueError(f"expected images in {where}, found none")
+    folders.check_classes(labels, classes, where, faults)
     writer.save(f"{part}_offsets", offsets, np.int64)
     writer.save(f"{part}_labels", labels, np.int64)
     writer.save(f"{part}_names", np.array(names), np.array(names).dtype)
@@ -52,71 +76,64 @@ def unpack(stored: Stored, part: str) -> tuple[encoded.Packed, Array]:
     return source, stored.array(f"{part}_labels")
 
 
-def parts_of(folder: Path) -> dict[str, Path]:
-    """`train` and `test` where the folder holds those (`val` counts as the test part), or all of it."""
-    test = folder / "test" if (folder / "test").is_dir() else folder / "val"
-    if (folder / "train").is_dir() and test.is_dir():
-        return {"train": folder / "train", "test": test}
-    return {"all": folder}
+@dataclass(frozen=True)
+class _Looked:
+    """An image that threads are reading to its end.
 
-
-def classes_in(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted."""
-    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def listed(folder: Path, classes: list[str]) -> tuple[list[Path], Array]:
-    """The images of an ImageNet-style folder, `folder/<class>/…`, sorted, and their labels.
-
-    Raises:
-        ValueError: if there is none, or a folder is not among the classes.
+    Attributes:
+        name: of the image.
+        label: its class.
+        data: its bytes.
+        fault: why it does not decode, or what will give that; empty if it does.
+        size: bytes that are held for it.
     """
-    strangers = sorted(set(classes_in(folder)) - set(classes))
-    if strangers:
-        raise ValueError(f"expected folders among the {len(classes)} classes, got {', '.join(strangers)} in {folder}")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in encoded.SUFFIXES)
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
-        raise ValueError(f"expected images in {folder}/<class>/, found none; known are {sorted(encoded.SUFFIXES)}")
-    return paths, np.array(labels, dtype=np.int64)
+
+    name: str
+    label: int
+    data: bytes
+    fault: "Future[str] | str"
+    size: int
 
 
-def read_listed(folder: Path, classes: list[str]) -> Iterator[Item]:
-    """The images of an ImageNet-style folder, for `pack`."""
-    for path, label in zip(*listed(folder, classes), strict=True):
-        with open_file(path) as stream:
-            yield path.relative_to(folder).as_posix(), int(label), stream.read()
-
-
-def _sound(images: Iterable[Item], where: str, faults: Faults) -> Iterator[Item]:
-    """Those images that decode, checked by threads, since decoding lets others run."""
-    rest = iter(images)
+def _sound(images: Iterable[Item], where: str, faults: Faults) -> Iterator[tuple[str, int, bytes]]:
+    """Those images that decode, in order; read by threads, since decoding lets others run."""
+    waiting: deque[_Looked] = deque()
+    held = 0
     with ThreadPoolExecutor() as pool:
-        while together := list(islice(rest, _TOGETHER)):
-            opened = [_opened(data) for _, _, data in together]
-            for item, why in zip(together, pool.map(_fault, opened), strict=True):
-                if why:
-                    faults.add(f"{item[0]} in {where}", f"expected an image that decodes: {why}")
-                else:
-                    yield item
+        for name, label, given in images:
+            data, image, why = _opened(given)
+            size = len(data) + (0 if image is None else decoding.held(image))
+            while waiting and (held + size > HELD or len(waiting) == _TOGETHER):
+                held -= waiting[0].size
+                yield from _kept(waiting.popleft(), where, faults)
+            waiting.append(_Looked(name, label, data, why if image is None else pool.submit(_fault, image), size))
+            held += size
+        while waiting:
+            yield from _kept(waiting.popleft(), where, faults)
 
 
-def _opened(data: bytes) -> Any:
-    """The image, or why there is none; not by threads, since it looks at warnings."""
+def _opened(given: Path | bytes) -> tuple[bytes, Any, str]:
+    """The bytes of an image, and the image or why there is none."""
+    data = b""
     try:
-        return encoded.opened(data)
+        data = given if isinstance(given, bytes) else decoding.contents(given)
+        return data, decoding.opened(data), ""
     except ValueError as error:
-        return str(error)
+        return data, None, str(error)
 
 
-def _fault(opened: Any) -> str:
-    if isinstance(opened, str):
-        return opened
+def _fault(image: Any) -> str:
     try:
-        encoded.read_through(opened)
+        decoding.read_through(image)
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _kept(looked: _Looked, where: str, faults: Faults) -> Iterator[tuple[str, int, bytes]]:
+    """The image, if it decodes."""
+    why = looked.fault if isinstance(looked.fault, str) else looked.fault.result()
+    if why:
+        faults.add(f"{looked.name} in {where}", f"expected an image that decodes, got {why}")
+    else:
+        yield looked.name, looked.label, looked.data

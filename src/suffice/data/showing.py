@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from suffice import files
-from suffice.data import encoded, packing
+from suffice.data import decoding, encoded, packing
 from suffice.data.store import Array, Stored
 
 _SIDE = 96
@@ -32,10 +32,9 @@ def rows(stored: Stored, count: int) -> dict[str, list[Any]]:
     """The first rows of a table, by column, as they are stored; categories of one's own by name."""
     with stored.parquet("rows").open() as file:
         first: dict[str, list[Any]] = next(file.iter_batches(batch_size=count)).to_pydict()
-    for name, values in first.items():
-        if f"categories-{name}.parquet" in stored.manifest["files"]:
-            names = stored.table(f"categories-{name}")["value"].to_pylist()
-            first[name] = [None if value is None else names[value] for value in values]
+    for name, file in stored.manifest.get("categories", {}).items():
+        names = stored.table(file)["value"].to_pylist()
+        first[name] = [None if value is None else names[value] for value in first[name]]
     return first
 
 
@@ -47,7 +46,7 @@ def write_sheet(stored: Stored, down: int, out: Path) -> Path:
         FileExistsError: if something is there that is no such sheet.
     """
     files.check(out, _MARK)
-    pillow = encoded.require_pillow()
+    pillow = decoding.require_pillow()
     from PIL.PngImagePlugin import PngInfo
 
     images = _some_images(stored, down * _ACROSS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from suffice.data import archives, encoded
+from suffice.data import archives, arrays, decoding, folders, labels
 from suffice.data.augment import CropFlip
 from suffice.data.entry import Entry, Faults, Remote, holding
 from suffice.data.store import Array, Writer
@@ -18,6 +18,7 @@ AUGMENT = CropFlip(padding=8)
 _SIDE = 64
 _ROWS = 1000
 _LARGEST = 16 << 20
+_MOST_CLASSES = 256
 
 
 def convert(source: Path, writer: Writer, faults: Faults) -> None:
@@ -27,36 +28,58 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
         _convert_compact(compact / "val_jpeg.npz", writer)
         return
     texts, counts = _first_pass(source)
-    wnids = sorted(texts["wnids.txt"].split())
-    labels = {wnid: label for label, wnid in enumerate(wnids)}
-    rows = (line.split("\t") for line in texts["val_annotations.txt"].splitlines())
-    validation = {row[0]: labels[row[1]] for row in rows}
+    wnids = sorted(set(texts["wnids.txt"].split()))
+    if len(wnids) > _MOST_CLASSES:
+        raise ValueError(f"expected at most {_MOST_CLASSES} classes in wnids.txt of {source}, got {len(wnids)}")
+    numbers = {wnid: label for label, wnid in enumerate(wnids)}
+    annotated = _pairs(texts, "val_annotations.txt", source)
+    words = _pairs(texts, "words.txt", source)
     for part, folder in (("train", "train/"), ("test", "val/images/")):
         found = np.empty(counts[folder], dtype=np.uint8)
         with writer.array(f"{part}_images", (len(found), 3, _SIDE, _SIDE), np.uint8) as append:
             for place, (name, image) in enumerate(_images(source, folder)):
-                wnid = name.partition("_")[0]
-                found[place] = validation[name] if part == "test" else labels[wnid]
+                wnid = annotated.get(name, "") if part == "test" else name.partition("_")[0]
+                if wnid not in numbers:
+                    raise ValueError(f"expected a class of wnids.txt for {folder}…/{name} in {source}, got {wnid!r}")
+                found[place] = numbers[wnid]
                 append(image[None])
                 if place % _ROWS == 0:
                     writer.progress(f"decode {part}", place, len(found))
         writer.save(f"{part}_labels", found, np.uint8)
-    words = dict(line.split("\t", 1) for line in texts["words.txt"].splitlines())
+        folders.check_classes(found.tolist(), wnids, f"{folder} of {source}", faults)
+    unnamed = [wnid for wnid in wnids if wnid not in words]
+    if unnamed:
+        raise ValueError(f"expected words for each class in words.txt of {source}, found none for {unnamed[0]!r}")
     writer.manifest["classes"] = [words[wnid] for wnid in wnids]
     writer.manifest["parts"] = {"train": counts["train/"], "test": counts["val/images/"]}
 
 
+def _pairs(texts: dict[str, str], name: str, source: Path) -> dict[str, str]:
+    """The second field of each line by the first; of words, all behind the first."""
+    found = {}
+    for number, line in enumerate(texts[name].replace("\r\n", "\n").split("\n"), start=1):
+        key, tab, value = line.partition("\t")
+        if line and not tab:
+            raise ValueError(f"line {number} of {name} in {source}: expected fields between tabs, got {line[:40]!r}")
+        found[key] = value if name == "words.txt" else value.partition("\t")[0]
+    return found
+
+
 def _convert_compact(file: Path, writer: Writer) -> None:
-    with np.load(file, allow_pickle=False) as arrays:
-        jpeg, offset, labels = arrays["jpeg"], arrays["offset"], arrays["label"]
-        writer.manifest["classes"] = arrays["name"].astype(str).tolist()
-    writer.save("all_labels", labels, np.uint8)
-    with writer.array("all_images", (len(labels), 3, _SIDE, _SIDE), np.uint8) as append:
-        for place in range(len(labels)):
-            append(_decoded(bytes(jpeg[offset[place] : offset[place + 1]]), f"image {place} of {file}")[None])
+    kinds = {"jpeg": "integers", "offset": "integers", "label": "integers", "name": "text"}
+    found = arrays.read(file, **kinds)
+    jpeg, offset, classes = found["jpeg"], found["offset"], found["name"].astype(str).tolist()
+    known = labels.checked(found["label"], min(len(classes), _MOST_CLASSES), f"label of {file}")
+    bounds = [0, *offset[1:-1].tolist(), len(jpeg)]
+    if jpeg.dtype != np.uint8 or len(offset) != len(known) + 1 or offset.tolist() != bounds or bounds != sorted(bounds):
+        raise ValueError(f"expected JPEG files end to end and where each begins in {file}, got offsets that do not fit")
+    writer.save("all_labels", known, np.uint8)
+    with writer.array("all_images", (len(known), 3, _SIDE, _SIDE), np.uint8) as append:
+        for place in range(len(known)):
+            append(_decoded(bytes(jpeg[bounds[place] : bounds[place + 1]]), f"image {place} of {file}")[None])
             if place % _ROWS == 0:
-                writer.progress("decode", place, len(labels))
-    writer.manifest["parts"] = {"all": len(labels)}
+                writer.progress("decode", place, len(known))
+    writer.manifest |= {"classes": classes, "parts": {"all": len(known)}}
     writer.manifest["notes"] = ["the official validation part; the training part is not here"]
 
 
@@ -66,7 +89,9 @@ def _first_pass(source: Path) -> tuple[dict[str, str], dict[str, int]]:
     for member in archives.members(source):
         name = Path(member.name).name
         if name in ("wnids.txt", "words.txt", "val_annotations.txt"):
-            texts[name] = member.read(_LARGEST).decode()
+            if name in texts:
+                raise ValueError(f"expected one {name} in {source}, got another as {member.name}")
+            texts[name] = member.read(_LARGEST).decode("utf-8", "backslashreplace")
         for folder in counts:
             counts[folder] += _is_image(member.name, folder)
     if len(texts) < 3 or not all(counts.values()):
@@ -90,12 +115,12 @@ def _is_image(name: str, folder: str) -> bool:
 def _decoded(data: bytes, where: str) -> Array:
     """The image, uint8 (3, 64, 64); some are grey."""
     try:
-        with encoded.opened(data) as image:
-            if image.size != (_SIDE, _SIDE):
-                raise ValueError(f"{image.size[0]}×{image.size[1]} pixels")
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"expected an image of 64×64 that decodes, got {where}: {error}") from error
+        pixels = decoding.pixels(data)
+        if pixels.shape[:2] != (_SIDE, _SIDE):
+            raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} pixels")
+    except ValueError as error:
+        raise ValueError(f"expected an image of {_SIDE}×{_SIDE} that decodes, got {where}: {error}") from error
+    return pixels.transpose(2, 0, 1)
 
 
 ENTRIES = (
