@@ -18,6 +18,7 @@ from suffice.batches import Loader
 from suffice.budget import walk
 from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
+from suffice.modes import ordinary
 from suffice.network import ExitNetwork, State, check_finite
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.variation import problem, rows, spreads
@@ -87,6 +88,7 @@ class VariationScore:
         return cls(configuration["made_for"], tuple(fits), tuple(configuration["r_squared"]))
 
 
+@ordinary()
 def fit_exit_variation(
     calibrated: Calibrated,
     train_loader: Loader,

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from suffice import batches
 from suffice.batches import Loader
+from suffice.modes import full_precision, ordinary
 from suffice.network import State, fingerprint
 from suffice.seal import Seal, unchanged
 from suffice.variation import labels, regressor, rows
@@ -43,10 +44,10 @@ class Buckets:
     network_hash: str
     scaling: Scaling
     weights: tuple[Tensor, ...]
-    _seal: Seal = field(init=False, repr=False)
+    _seal: Seal[nn.Module] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash, [self.model]))
 
     @torch.no_grad()
     def __call__(self, x: State) -> tuple[Any, Tensor]:
@@ -55,10 +56,11 @@ class Buckets:
         Raises:
             ValueError: if the model's weights are no longer those at fitting.
         """
-        self._seal.check()
-        output, parts = self.reader.read(self.model, x)
+        with self._seal.twin() as model:
+            output, parts = self.reader.read(model, x)
         inputs = self.scaling.apply(torch.cat(parts, dim=1)).inputs
-        return output, regressor.forward(self.weights, inputs).sigmoid()
+        with full_precision():
+            return output, regressor.forward(self.weights, inputs).sigmoid()
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
@@ -82,6 +84,7 @@ class Buckets:
         return cls(network, reader, configuration["share"], network_hash, scaling, weights)
 
 
+@ordinary()
 def fit_buckets(
     model: nn.Module,
     train_loader: Loader,

@@ -98,10 +98,10 @@ class VariationEstimator:
     network_hash: str
     residuals: Tensor = field(repr=False)
     teacher: Teacher | None = None
-    _seal: Seal = field(init=False, repr=False)
+    _seal: Seal[nn.Module] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash, [self.model]))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -116,7 +116,8 @@ class VariationEstimator:
     def __call__(self, x: State) -> tuple[Any, Tensor]:
         """The model's own output, bit for bit, and the variation (N,) float32 of the target, in one pass.
 
-        The model runs in evaluation mode without gradients; x is on its device. Warns of inputs far outside.
+        The model runs as a twin in evaluation mode, without gradients, under the caller's autocast if there is one; x is
+        on its device. Warns of inputs far outside.
 
         Raises:
             ValueError: if an output is not finite, or the model's weights are no longer those at fitting.
@@ -133,8 +134,8 @@ class VariationEstimator:
     @torch.no_grad()
     def estimate(self, x: State) -> Estimate:
         """The same with what was clipped and which inputs are outside, and no warning."""
-        self._seal.check()
-        output, parts = self.reader.read(self.model, x)
+        with self._seal.twin() as model:
+            output, parts = self.reader.read(model, x)
         variation, scaled = self.fit.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         check_finite(parts[0] if bool(variation.isfinite().all()) else variation, "outputs")
         return Estimate(output, variation, scaled.clipped, scaled.distance > self.fit.limit)

@@ -24,6 +24,7 @@ from torch import nn
 
 from suffice import cost
 from suffice.batches import Loader
+from suffice.modes import ordinary
 from suffice.network import fingerprint
 from suffice.variation import band, judgement, regressor, ridge, rows, spreads
 from suffice.variation.estimator import Quality, VariationEstimator
@@ -40,6 +41,7 @@ from suffice.variation.teachers import Teacher
 Method = Literal["network", "ridge"]
 
 
+@ordinary()
 def fit_variation(
     model: nn.Module,
     train_loader: Loader,
@@ -94,6 +96,7 @@ def fit_variation(
     )
 
 
+@ordinary()
 def fit_labels(
     model: nn.Module,
     labels: Labels,
