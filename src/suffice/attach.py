@@ -28,6 +28,7 @@ from suffice.twin import inference
 _STAGES = "give the stages yourself, at=[first, second, …]: modules from state to state that together are the model"
 
 
+@ordinary()
 def attach_exits(
     model: nn.Module,
     at: str | Sequence[str] | Sequence[nn.Module],
@@ -70,7 +71,7 @@ def attach_exits(
     head = whole.exit(0).classifier
     if num_classes not in (None, head.out_features):
         raise ValueError(f"expected the {head.out_features} classes of the model's own classifier, got {num_classes}")
-    with ordinary(), torch.no_grad():
+    with torch.no_grad():
         network = _with_exits(_cut(model, at, whole, example, freeze), head, example, pooling)
         contract.check(network, example)
         _check_same(network, whole, example)

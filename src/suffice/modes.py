@@ -1,4 +1,4 @@
-"""Ambient modes of torch that numbers of the library do not depend on: autocast and inference mode."""
+"""Ambient modes of torch that numbers of the library do not depend on: autocast, `no_grad` and inference mode."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,10 +20,6 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def ordinary() -> Iterator[None]:
-    """The same, and tensors that outlast `torch.inference_mode`, if that is around; gradients as they were."""
-    with ExitStack() as stack:
-        stack.enter_context(full_precision())
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
+    """The same, and gradients, and tensors that outlast `torch.inference_mode`: what a fit needs, wherever it is."""
+    with full_precision(), torch.inference_mode(False), torch.enable_grad():
         yield

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import Exit, ExitNetwork, State, answer, call, check_fingerprint, check_finite, select
+from suffice.structure import check_structure
 from suffice.twin import Twin, inference, is_twin
 
 _REMEDY = (
@@ -128,14 +129,15 @@ def restored(network: nn.Module | None, configuration: Mapping[str, Any]) -> Exi
 
     Args:
         network: what was given to `load`.
-        configuration: of the artifact, with what `described` said and the `network_hash`.
+        configuration: of the artifact, with what `described` said, the `network_hash` and the `structure`.
 
     Raises:
         TypeError: if the network is missing or is not an `ExitNetwork` where that was calibrated.
-        ValueError: if its weights are others.
+        ValueError: if its weights, or modules of torch's in it, are others.
     """
     network = as_described(network, configuration)
     check_fingerprint(network, configuration["network_hash"])
+    check_structure(network, configuration.get("structure", {}))
     return network
 
 

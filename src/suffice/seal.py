@@ -5,7 +5,7 @@ by a comparison that costs next to nothing; `suffice.snapshot` says what that no
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
@@ -124,14 +124,19 @@ class _Seen(Generic[M]):
         return twin, twin.as_made() if self._lasting and self.holds() else None
 
 
-def unchanged(model: nn.Module | None, network_hash: str) -> nn.Module:
+def unchanged(model: nn.Module | None, configuration: Mapping[str, Any]) -> nn.Module:
     """The model that something learned is loaded for.
+
+    Args:
+        model: what was given to `load`.
+        configuration: of the artifact, with the `network_hash` and the `structure`.
 
     Raises:
         TypeError: if it is missing.
-        ValueError: if its weights have another hash.
+        ValueError: if its weights have another hash, or modules of torch's in it are others.
     """
     if model is None:
         raise TypeError("expected the model that this was fitted for, got None; pass suffice.load(path, network=…)")
-    check_fingerprint(model, network_hash)
+    check_fingerprint(model, configuration["network_hash"])
+    check_structure(model, configuration.get("structure", {}))
     return model

@@ -19,6 +19,7 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
+from suffice.modes import ordinary
 from suffice.prediction import AnyPrediction, Prediction
 
 Unit = Literal["fraction", "macs", "ms"]
@@ -138,6 +139,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+@ordinary()
 def allocate(
     calibrated: Calibrated,
     val_loader: Loader,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.modes import ordinary
+from suffice.modes import full_precision, ordinary
 from suffice.network import ExitNetwork, State, check_finite, fingerprint
 from suffice.plain import described, from_loader, restored
 from suffice.seal import Seal
@@ -159,14 +159,15 @@ class DensityScore:
         Raises:
             ValueError: if features are not finite, or the network's weights are no longer those at fitting.
         """
-        with torch.no_grad(), self._seal.twin() as network:
+        with torch.no_grad(), full_precision(), self._seal.twin() as network:
             phi = _features(network, self.exit, x, 0)
         return self.density.log_density(phi)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the network's weights stay with the network."""
         own, tensors = self.density.parts()
-        return {"network_hash": self.network_hash, **described(self.network), "exit": self.exit, **own}, tensors
+        network = {"network_hash": self.network_hash, "structure": self._seal.structure, **described(self.network)}
+        return {**network, "exit": self.exit, **own}, tensors
 
     @classmethod
     def from_parts(

@@ -1,13 +1,14 @@
 """A network as it is served: as it was calibrated, or not at all.
 
 Its weights are those that were calibrated, which is checked at every use. It runs as a twin in evaluation mode
-(`suffice.twin`), whatever mode the network is in; its outputs are finite, and in the type that posteriors are served in.
+(`suffice.twin`), whatever mode the network is in, and without the caller's autocast. Its outputs are finite, in the type that posteriors are served in.
 """
 
 import torch
 from torch import Tensor, nn
 
 from suffice.batches import placement
+from suffice.modes import full_precision
 from suffice.network import Exit, ExitNetwork, State, check_finite
 from suffice.seal import Seal
 
@@ -34,7 +35,7 @@ class Served:
             RuntimeError: if a compiled or scripted part of the network, which runs as it is, is in training mode.
             ValueError: if its weights have changed, or an output is not one row for each example or not finite.
         """
-        with self.seal.twin(k) as part:
+        with full_precision(), self.seal.twin(k) as part:
             state, phi, outputs = part(state)
         if outputs.ndim != 2:
             raise ValueError(

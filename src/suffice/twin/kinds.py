@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 ATOMS = frozenset(
-    (type(None), bool, int, float, complex, str, bytes, type, range, types.ModuleType, types.CodeType)
-    + (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+    (
+        *(type(None), bool, int, float, complex, str, bytes, type, range, types.ModuleType, types.CodeType),
+        *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
+    )
 )
 """Types whose objects never change and refer to nothing."""
 
 _WORLD = frozenset(
-    ("_io", "_queue", "_socket", "_thread", "asyncio", "concurrent", "multiprocessing", "queue", "socket", "sqlite3")
-    + ("ssl", "subprocess", "threading")
+    (
+        *("_io", "_queue", "_socket", "_thread", "asyncio", "concurrent", "multiprocessing", "queue", "socket"),
+        *("sqlite3", "ssl", "subprocess", "threading"),
+    )
 )
 """Modules of Python whose objects stand for something that cannot be there twice; nor can what holds one."""
 

@@ -64,7 +64,12 @@ class Buckets:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
-        configuration = {"network_hash": self.network_hash, "reader": asdict(self.reader), "share": self.share}
+        configuration = {
+            "network_hash": self.network_hash,
+            "structure": self._seal.structure,
+            "reader": asdict(self.reader),
+            "share": self.share,
+        }
         return configuration, named(self.scaling, self.weights)
 
     @classmethod
@@ -77,11 +82,10 @@ class Buckets:
             TypeError: if the model is missing.
             ValueError: if its weights are not those at fitting.
         """
-        network_hash = configuration["network_hash"]
-        network = unchanged(network, network_hash)
+        network = unchanged(network, configuration)
         scaling, weights = from_named(tensors, batches.placement(network)[0])
         reader = Reader.restored(configuration["reader"])
-        return cls(network, reader, configuration["share"], network_hash, scaling, weights)
+        return cls(network, reader, configuration["share"], configuration["network_hash"], scaling, weights)
 
 
 @ordinary()

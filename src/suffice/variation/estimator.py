@@ -116,8 +116,8 @@ class VariationEstimator:
     def __call__(self, x: State) -> tuple[Any, Tensor]:
         """The model's own output, bit for bit, and the variation (N,) float32 of the target, in one pass.
 
-        The model runs as a twin in evaluation mode, without gradients, under the caller's autocast if there is one; x is
-        on its device. Warns of inputs far outside.
+        The model runs as a twin in evaluation mode, without gradients, under the caller's autocast if there is any; x
+        is on its device. Warns of inputs far outside.
 
         Raises:
             ValueError: if an output is not finite, or the model's weights are no longer those at fitting.
@@ -242,6 +242,7 @@ class VariationEstimator:
         fit, tensors = self.fit.parts()
         configuration = {
             "network_hash": self.network_hash,
+            "structure": self._seal.structure,
             "reader": asdict(self.reader),
             "fit": fit,
             "quality": asdict(self.quality),
@@ -259,7 +260,7 @@ class VariationEstimator:
             TypeError: if the model is missing.
             ValueError: if its weights are not those at fitting.
         """
-        network = unchanged(network, configuration["network_hash"])
+        network = unchanged(network, configuration)
         device, _ = batches.placement(network)
         quality, teacher = configuration["quality"], configuration["teacher"]
         return cls(

@@ -155,7 +155,7 @@ def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
         raise ValueError(f"expected at least 2 training rows, got {statistics.count}; pass thousands of them")
     weights = ridge.fit(statistics, (new.inputs, unseen.labels.mean(dim=1) / unit))
     fitted = regressor.variance(regressor.forward(weights, new.inputs)) * unit
-    bounds = bounds_of(fitted, torch.tensor([least, greatest]), target)
+    bounds = bounds_of(fitted, torch.tensor([least, greatest], dtype=torch.float32), target)
     return Fit(target, scaling, tuple(weights), unit, bounds, limit, passes)
 
 

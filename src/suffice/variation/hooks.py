@@ -38,8 +38,8 @@ def check_open(modules: Mapping[str, nn.Module]) -> None:
     """Raise a ValueError unless modules are part of a twin, where they can be watched."""
     for name in [name for name, module in modules.items() if not is_twin(module)]:
         raise ValueError(
-            f"expected a model whose modules can be watched, got {name or 'the model'!r}, which is compiled or scripted, "
-            "or inside a part that is; pass the model as it was before that"
+            f"expected a model whose modules can be watched, got {name or 'the model'!r}, which is compiled or "
+            "scripted, or inside a part that is; pass the model as it was before that"
         )
 
 

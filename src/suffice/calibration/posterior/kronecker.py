@@ -287,7 +287,7 @@ class Posterior:
         a, Q = exact.feature_values, exact.class_vectors
         visible = ((Q - Q.mean(dim=0)).norm(dim=0) / Q.norm(dim=0)).clamp_min(1e-3)
         size = (a.clamp_min(1e-30) @ exact._variances).sqrt() / visible
-        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63).to(a)])
+        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(-8, 0, 63, dtype=torch.float32).to(a)])
         curves = exact._variances_at(grid).sqrt() / size
         curves = curves / curves.norm(dim=1, keepdim=True)
         _, strengths, directions = torch.linalg.svd(curves.detach(), full_matrices=False)
