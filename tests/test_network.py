@@ -14,7 +14,6 @@ from suffice.network import (
     check_fingerprint,
     check_finite,
     fingerprint,
-    inference,
     join,
     select,
 )
@@ -78,23 +77,6 @@ def test_the_first_example_that_is_not_finite_is_named_by_its_position_in_the_pa
 
 def test_integers_are_always_finite():
     check_finite(torch.arange(3), "things")
-
-
-def test_inference_gives_every_module_its_own_mode_back_even_after_an_exception():
-    model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout())).train()
-    model[1].eval()
-    modes = [module.training for module in model.modules()]
-
-    def fail_inside():
-        with inference(model):
-            assert not any(module.training for module in model.modules())
-            assert not torch.is_grad_enabled()
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail_inside()
-    assert [module.training for module in model.modules()] == modes
-    assert torch.is_grad_enabled()
 
 
 def test_the_fingerprint_follows_weights_and_buffers_and_nothing_else():

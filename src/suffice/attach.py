@@ -9,7 +9,7 @@ for bit.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,17 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from suffice import contract
-from suffice.network import Exit, ExitNetwork, State, batch_size, inference, select
+from suffice.modes import ordinary
+from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.plain import UpToClassifier, as_exit_network, up_to
 from suffice.pooling import Pooling, Tap, new_exit
 from suffice.tracing import SIZES, Call, CutError, Trace, describe, made_of, travels
+from suffice.twin import inference
 
 _STAGES = "give the stages yourself, at=[first, second, …]: modules from state to state that together are the model"
 
 
+@ordinary()
 def attach_exits(
     model: nn.Module,
     at: str | Sequence[str] | Sequence[nn.Module],
@@ -68,7 +71,7 @@ def attach_exits(
     head = whole.exit(0).classifier
     if num_classes not in (None, head.out_features):
         raise ValueError(f"expected the {head.out_features} classes of the model's own classifier, got {num_classes}")
-    with inference(model):
+    with torch.no_grad():
         network = _with_exits(_cut(model, at, whole, example, freeze), head, example, pooling)
         contract.check(network, example)
         _check_same(network, whole, example)
@@ -118,7 +121,7 @@ class UpToHead(nn.Module):
 
     def forward(self, state: State) -> Tensor:
         """φ (N, D) of a state."""
-        return up_to(self.stage, self.classifier, lambda: self.stage(state))
+        return up_to(self.stage, self.classifier, lambda stage: stage(state))
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def _by_name(model: nn.Module, at: Sequence[str], head: str, example: State, fre
         if name not in modules:
             nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
             raise ValueError(f"expected names of modules, got {name!r}, which is none; nearest: {nearest}")
-    trace = _traced(model, {name: modules[name] for name in [*at, head]}, example, freeze)
+    trace = _traced(model, [*at, head], example, freeze)
     calls = [_only_call(trace, name) for name in at]
     calls.sort(key=lambda call: trace.nodes.index(call.end))
     last = _only_call(trace, head)
@@ -171,10 +174,10 @@ def _by_name(model: nn.Module, at: Sequence[str], head: str, example: State, fre
     return _Cut(stages, [node.name for node in answers], tokens)
 
 
-def _traced(model: nn.Module, watched: Mapping[str, nn.Module], example: State, freeze: bool) -> Trace:
+def _traced(model: nn.Module, watched: Sequence[str], example: State, freeze: bool) -> Trace:
     """The model's pass, which has to be the same in training where the model is to be trained."""
     batches = [select(example, torch.arange(size) % batch_size(example)) for size in SIZES]
-    around = list(watched)[:-1]
+    around = [*watched][:-1]
     try:
         trace = Trace(model, watched, batches)
         with torch.random.fork_rng(devices=[]):
@@ -234,7 +237,8 @@ def _with_exits(cut: _Cut, head: nn.Linear, example: State, pooling: Pooling | n
     stages, exits = [], []
     state = select(example, torch.arange(2) % batch_size(example))
     for stage, name in zip(cut.stages, cut.taps, strict=True):
-        state, wrote = contract.writes(stage, state)
+        with inference(stage) as twin:
+            state, wrote = contract.writes(twin, state)
         stages.append(OnCopy(stage) if wrote else stage)
         tap = Tap(name)
         last = len(stages) == len(cut.stages)
@@ -244,7 +248,8 @@ def _with_exits(cut: _Cut, head: nn.Linear, example: State, pooling: Pooling | n
 
 def _check_same(network: ExitNetwork, whole: ExitNetwork, example: State) -> None:
     """Raise a ValueError unless the last exit says what the model says; kernels may round differently each time."""
-    got, expected = network(example)[-1], whole(example)[0]
+    with inference(network) as ours, inference(whole) as theirs:
+        got, expected = ours(example)[-1], theirs(example)[0]
     tolerance = torch.finfo(expected.dtype).eps ** 0.75 * float(expected.abs().max())
     if not torch.allclose(got, expected, rtol=0, atol=tolerance):
         raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -47,7 +48,7 @@ def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
             if isinstance(leaf, Tensor):
                 check_finite(leaf, "inputs", start)
         if size:
-            yield Batch(inputs, None if y is None else _as_labels(y).to(device), size, start)
+            yield Batch(inputs, None if y is None else _as_labels(y, device), size, start)
         start += size
     if start == 0:
         raise ValueError(
@@ -168,12 +169,18 @@ def _split(raw: object) -> tuple[State, Tensor | None]:
     raise TypeError(f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {type(raw).__name__}")
 
 
-def _as_labels(y: object) -> Tensor:
+def _as_labels(y: object, device: torch.device) -> Tensor:
+    """Labels in their own type; numbers of Python are float32, whatever torch's default is."""
     try:
-        return torch.as_tensor(y)
+        labels = torch.as_tensor(y, device=device)
+        if labels.is_floating_point() and not isinstance(y, (Tensor, np.ndarray, np.generic)):
+            labels = torch.as_tensor(y, dtype=torch.float32, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"expected a batch (x, y) with numbers as y, got {type(y).__name__}") from error
+    return _place(labels, device, labels.dtype)
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+    """A tensor on a device, of that type if it is of numbers, that a gradient may be taken of."""
+    placed = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+    return placed.clone() if placed.is_inference() and not torch.is_inference_mode_enabled() else placed

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from suffice.network import ExitNetwork, State, batch_size, inference, select
+from suffice.network import ExitNetwork, State, batch_size, select
+from suffice.twin import inference
 
 _EXAMPLES = 3
 _KEPT = torch.tensor([2, 0])
@@ -26,7 +27,7 @@ def check(network: ExitNetwork, x: State) -> None:
             or answers differently when other examples have left.
     """
     state = select(x, torch.arange(_EXAMPLES) % batch_size(x))
-    with inference(network):
+    with inference(network) as network:
         for k, stage in enumerate(network.stages):
             state = _try(stage, state, f"stage {k}", "state")
             _try(network.exit(k).features, state, f"exit {k}", "features")

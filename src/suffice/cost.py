@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from suffice.network import ExitNetwork, State, batch_size, call, inference, select
+from suffice.network import ExitNetwork, State, batch_size, call, select
 from suffice.parts import LARGEST, NOT_NEGATIVE, Parts
 from suffice.stored import Stored
+from suffice.twin import inference
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def count(network: ExitNetwork, x: State) -> Costs:
     """
     state = select(x, torch.zeros(1, dtype=torch.long))
     stages, exits = [], []
-    with inference(network):
+    with inference(network) as network:
         for k, stage in enumerate(network.stages):
             state, spent = _counted(stage, state)
             stages.append(spent)
@@ -76,10 +77,10 @@ def count(network: ExitNetwork, x: State) -> Costs:
 def macs(model: nn.Module, x: State) -> int:
     """Multiply-adds of a model's pass for one example, the first of batch x, whatever is fused in it.
 
-    A mapping becomes the keyword arguments of a plain model. Its modules' modes come back.
+    A mapping becomes the keyword arguments of a plain model.
     """
     one = select(x, torch.zeros(1, dtype=torch.long))
-    with inference(model):
+    with inference(model) as model:
         return _counted(partial(call, model), one)[1]
 
 
@@ -179,10 +180,10 @@ def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 
 
 def _timed(calibrated: Profiled, x: State, repeats: int) -> list[list[float]]:
     """Milliseconds of stages, exits, uncertainties and copies for one batch, 4 × K."""
-    network, running, state = calibrated.network, None, x
-    rows = torch.arange(batch_size(x), device=network.exit(0).classifier.weight.device)
+    running, state = None, x
+    rows = torch.arange(batch_size(x), device=calibrated.network.exit(0).classifier.weight.device)
     ways: dict[str, Callable[[], object]] = {}
-    with inference(network):
+    with inference(calibrated.network) as network:
         for k in range(len(network.exits)):
             before, (state, phi) = state, network.advance(k, state)
             logits = network.exit(k).classifier(phi)

@@ -7,8 +7,7 @@ the weights that ties what was learned about a network to that network.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -161,19 +160,6 @@ def check_finite(values: Tensor, what: str, start: int = 0, positions: Tensor | 
     )
 
 
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights and buffers: names, shapes, types, bytes; whatever the device, compiled or not."""
     return _digest(model.state_dict())
@@ -189,13 +175,13 @@ def fingerprint_of_classes(network: ExitNetwork, classes: int) -> str:
     return _digest(state)
 
 
-_COMPILED = "_orig_mod."
+COMPILED = "_orig_mod."
 """What `torch.compile` puts into the names of a module's weights."""
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
+    plain = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
     for name, tensor in sorted(plain.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

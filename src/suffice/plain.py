@@ -21,18 +21,10 @@ from torch.utils.hooks import RemovableHandle
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.network import (
-    Exit,
-    ExitNetwork,
-    State,
-    answer,
-    call,
-    check_fingerprint,
-    check_finite,
-    inference,
-    select,
-)
+from suffice.network import Exit, ExitNetwork, State, answer, call, check_fingerprint, check_finite, select
 from suffice.parts import Parts
+from suffice.structure import check_structure, structure_of
+from suffice.twin import Twin, inference, is_twin
 
 _REMEDY = (
     "let the model return the logits of an nn.Linear that takes (N, D), "
@@ -59,15 +51,15 @@ class UpToClassifier(nn.Module):
         Raises:
             RuntimeError: if the classifier was not reached.
         """
-        return up_to(self.model, self.classifier, lambda: call(self.model, inputs))
+        return up_to(self.model, self.classifier, lambda model: call(model, inputs))
 
 
 def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     """A trained classifier as a network of one stage and one exit; an `ExitNetwork` is returned as it is.
 
     Args:
-        model: run once in evaluation mode; every module's mode comes back. Its answer (N, C), or (N,) where
-            C = 1, is its output, the `.logits` of its output, or the first of a tuple.
+        model: run once in evaluation mode, as a twin (`suffice.twin`). Its answer (N, C), or (N,) where C = 1, is its
+            output, the `.logits` of its output, or the first of a tuple.
         example: a batch of inputs on the model's device, best of two examples or more.
 
     Raises:
@@ -76,16 +68,17 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     """
     if isinstance(model, ExitNetwork):
         return model
-    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     runs: list[_Run] = []
-    with inference(model):
+    with inference(model) as twin:
+        linear = [(name, module) for name, module in twin.named_modules() if isinstance(module, nn.Linear)]
+        names = {module: name for name, module in linear if is_twin(module)}  # others are compiled
         with _before(names, lambda layer, phi: runs.append(_Run(names[layer], layer, phi))):
-            logits = answer(call(model, example))
+            logits = answer(call(twin, example))
         check_finite(logits, "logits")
         makers = [run for run in runs if run.makes(logits)]
-    if not makers:
-        raise ValueError(_why_none(model, runs, logits))
-    _check_alone(model, makers[-1], runs)
+        if not makers:
+            raise ValueError(_why_none(model, runs, logits))
+        _check_alone(twin, makers[-1], runs)
     return at_classifier(model, makers[-1].name)
 
 
@@ -101,7 +94,12 @@ def at_classifier(model: nn.Module, name: str) -> ExitNetwork:
             f"expected a model with an nn.Linear at {name!r}, got {type(model).__name__} with "
             f"{'nothing' if layer is None else type(layer).__name__} there; pass the model that was used then"
         )
-    return ExitNetwork([UpToClassifier(model, name)], [Exit(nn.Identity(), layer)])
+    network = ExitNetwork([UpToClassifier(model, name)], [Exit(nn.Identity(), layer)])
+    for module in network.modules():
+        if module is model:
+            break
+        module.training = model.training
+    return network
 
 
 def from_loader(model: nn.Module, loader: Loader) -> tuple[ExitNetwork, Loader]:
@@ -132,17 +130,18 @@ def restored(network: nn.Module | None, parts: Parts) -> tuple[ExitNetwork, str]
 
     Args:
         network: what was given to `load`.
-        parts: of the artifact, with what `described` said and the `network_hash`.
+        parts: of the artifact, with what `described` said, the `network_hash` and the `structure`.
 
     Raises:
         TypeError: if the network is missing or is not an `ExitNetwork` where that was calibrated.
-        ValueError: if its weights are others, or it was cut at another classifier.
+        ValueError: if its weights, or modules of torch's in it, are others, or it was cut at another classifier.
     """
     stated = {"classifier": parts.text("classifier")} if "classifier" in parts else {}
     network_hash, found = parts.digest("network_hash"), as_described(network, stated)
     if described(found) != stated:
         parts.refuse("classifier", f"that of the network, {described(found) or 'none'}", stated or "none")
     check_fingerprint(found, network_hash)
+    check_structure(found, structure_of(parts))
     return found, network_hash
 
 
@@ -163,15 +162,25 @@ def as_described(network: nn.Module | None, configuration: Mapping[str, Any]) ->
     return network
 
 
-def up_to(model: nn.Module, classifier: str, run: Callable[[], object]) -> Tensor:
+def up_to(model: nn.Module, classifier: str, run: Callable[[nn.Module], object]) -> Tensor:
     """The input φ of a model's classifier in a pass, which is stopped there.
+
+    The model itself runs only where it is trained, which writes into its buffers and attributes.
+
+    Args:
+        model: whose pass it is.
+        classifier: name of a module of it.
+        run: a pass of a model, or of its twin.
 
     Raises:
         RuntimeError: if the classifier was not reached.
     """
+    if not (is_twin(model) or model.training or torch.compiler.is_compiling()):
+        with Twin(model, evaluation=False).running() as twin:
+            return up_to(twin, classifier, run)
     try:
         with _before([model.get_submodule(classifier)], _stop):
-            run()
+            run(model)
     except _Reached as reached:
         return reached.phi
     raise RuntimeError(f"expected a pass to reach the classifier {classifier!r}, got one that did not")
@@ -197,7 +206,7 @@ class _Run:
 
     def makes(self, answer: Tensor) -> bool:
         """Whether W φ + b, to rounding, is the answer."""
-        if self.phi.ndim != 2:
+        if self.phi.ndim != 2 or self.phi.dtype != self.layer.weight.dtype:
             return False
         logits = functional.linear(self.phi, self.layer.weight, self.layer.bias)
         if answer.ndim == 1 and self.layer.out_features == 1:  # a single output, squeezed
@@ -254,6 +263,8 @@ def _why_none(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:
         )
     elif runs[-1].phi.ndim != 2:
         found = f"{runs[-1]} as the last, with an input of shape {tuple(runs[-1].phi.shape)}, not (N, D); "
+    elif runs[-1].phi.dtype != runs[-1].layer.weight.dtype:
+        found = f"{runs[-1]} as the last, which takes {runs[-1].phi.dtype} to {runs[-1].layer.weight.dtype} weights; "
     else:
         found = (
             f"an answer of shape {tuple(logits.shape)} that is not the output of {runs[-1]}, the last "

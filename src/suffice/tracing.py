@@ -17,9 +17,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from suffice.network import State
+from suffice.twin import inference
 
 SIZES = (2, 3)
 """Examples in the two batches that a model is traced with."""
+
+_CONSTANT = "_tensor_constant"
+"""Attributes of the root under which `torch.fx` keeps tensors that are no attributes of a module."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Trace:
     """The graph of a model's pass, with the calls of some of its modules.
 
     Args:
-        model: in evaluation mode.
-        watched: modules of it by name; the modules around them are opened, all others stay whole.
+        model: traced as a twin in evaluation mode.
+        watched: names of modules of it; the modules around them are opened, all others stay whole.
         batches: inputs of 2 and of 3 examples.
         training: whether the opened modules, and they alone, are put into training mode.
 
@@ -69,13 +73,15 @@ class Trace:
     """
 
     def __init__(
-        self, model: nn.Module, watched: Mapping[str, nn.Module], batches: Sequence[State], training: bool = False
+        self, model: nn.Module, watched: Sequence[str], batches: Sequence[State], training: bool = False
     ) -> None:
-        self.root = Whole(model)
-        tracer = _Tracer(self.root, watched, batches)
-        for name in tracer.opened:
-            self.root.get_submodule(name).training = training
-        graph = tracer.trace(self.root)
+        self.model = model
+        with inference(model) as twin:
+            self.root = Whole(twin)
+            tracer = _Tracer(self.root, {name: twin.get_submodule(name) for name in watched}, batches)
+            for name in tracer.opened:
+                self.root.get_submodule(name).training = training
+            graph = tracer.trace(self.root)
         *self.nodes, self.output = graph.nodes
         self.calls = tracer.calls
 
@@ -136,7 +142,9 @@ class Trace:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
             copies[node].meta = {}
         graph.output({node.name: copies[node] for node in wanted})
-        return fx.GraphModule(self.root, graph, class_name="Stage")
+        root = Whole(self.model)
+        vars(root).update({name: value for name, value in vars(self.root).items() if name.startswith(_CONSTANT)})
+        return fx.GraphModule(root, graph, class_name="Stage")
 
 
 def made_of(node: fx.Node) -> set[fx.Node]:

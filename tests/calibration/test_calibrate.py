@@ -161,14 +161,14 @@ def test_the_posterior_is_that_of_all_training_examples_whatever_their_batches()
     assert one.exits[0].posterior.count == many.exits[0].posterior.count == 120
 
 
-def test_weights_are_untouched_and_the_network_is_left_in_evaluation_mode():
+def test_weights_are_untouched_and_the_network_is_left_in_its_mode():
     net = nn_with_batchnorm().train()
     before, loader = copy.deepcopy(net.state_dict()), data(copy.deepcopy(net).eval())
     calibrated = fit(net, loader, loader)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert calibrated.network is net
     assert calibrated.network_hash == fingerprint(net)
-    assert not any(module.training for module in net.modules())
+    assert all(module.training for module in net.modules())
     assert all(parameter.grad is None for parameter in net.parameters())
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from suffice.network import inference
+from suffice.twin import inference
 from suffice.variation import sites
 
 
@@ -46,8 +46,8 @@ WAYS = {
 
 
 def found(model, x, at=None, rate=None):
-    with inference(model):
-        return sites.find(model, x, rate, at)
+    with inference(model) as twin:
+        return sites.find(twin, x, rate, at)
 
 
 def drops(model, x, at=None, rate=None):
@@ -59,8 +59,8 @@ def drops(model, x, at=None, rate=None):
         return torch.ones_like(units)
 
     chosen = found(model, x, at, rate)
-    with inference(model):
-        sites.run(model, x, chosen, len(x), gate, sites.refuse_attention)
+    with inference(model) as twin:
+        sites.run(twin, x, chosen, len(x), gate, sites.refuse_attention)
     return seen
 
 
@@ -106,8 +106,8 @@ def test_attention_is_found_and_its_rate_handed_over():
     chosen = found(model, x)
     assert chosen.attention
     assert list(chosen.own) == [""]
-    with inference(model):
-        sites.run(model, x, chosen, 2, None, lambda rate: rates.append(rate) or 0.0)
+    with inference(model) as twin:
+        sites.run(twin, x, chosen, 2, None, lambda rate: rates.append(rate) or 0.0)
     assert rates == [0.3]
     with pytest.raises(ValueError, match=r"dropout of rate 0.3 inside attention, which only passes can follow"):
         drops(model, x)
@@ -117,8 +117,8 @@ def test_multi_head_attention_is_a_site_by_name_even_without_dropout_of_its_own(
     model = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
     x, rates = torch.randn(2, 5, 4), []
     chosen = found(model, x, at="self_attn", rate=0.3)
-    with inference(model):
-        sites.run(model, x, chosen, 2, None, lambda rate: rates.append(rate) or 0.0)
+    with inference(model) as twin:
+        sites.run(twin, x, chosen, 2, None, lambda rate: rates.append(rate) or 0.0)
     assert rates == [0.3]
 
 
@@ -164,8 +164,8 @@ def test_batch_normalisation_called_as_a_function_stays_in_evaluation_mode():
 
     model, x = Normalised(), torch.randn(4, 3)
     chosen = found(model, x)
-    with inference(model):
-        output = sites.run(model, x, chosen, 4, lambda _, units: torch.ones_like(units), None)
+    with inference(model) as twin:
+        output = sites.run(twin, x, chosen, 4, lambda _, units: torch.ones_like(units), None)
     torch.testing.assert_close(output, x / (1 + 1e-5) ** 0.5)
     assert (model.norm.running_mean == 0).all()
 

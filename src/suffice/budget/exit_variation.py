@@ -19,6 +19,7 @@ from suffice.batches import Loader
 from suffice.budget import walk
 from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
+from suffice.modes import ordinary
 from suffice.network import ExitNetwork, State, check_finite
 from suffice.parts import Parts, prefixed
 from suffice.prediction import AnyPrediction, Prediction
@@ -87,6 +88,7 @@ class VariationScore:
         return cls(parts.digest("made_for"), fits, tuple(parts.numbers("r_squared", len(fits), also=(math.nan,))))
 
 
+@ordinary()
 def fit_exit_variation(
     calibrated: Calibrated,
     train_loader: Loader,

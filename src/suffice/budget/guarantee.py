@@ -31,6 +31,7 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
+from suffice.modes import ordinary
 from suffice.prediction import Prediction
 
 Loss = Literal["accuracy", "brier"]
@@ -38,6 +39,7 @@ _GREATEST = {"accuracy": 1.0, "brier": 2.0}
 """B, the greatest loss that an example can have."""
 
 
+@ordinary()
 def control_risk(
     calibrated: Calibrated,
     val_loader: Loader,

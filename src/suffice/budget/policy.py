@@ -20,6 +20,7 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
+from suffice.modes import ordinary
 from suffice.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.stored import Stored
@@ -159,6 +160,7 @@ def _score(parts: Parts, made_for: str) -> str | VariationScore:
     return score
 
 
+@ordinary()
 def allocate(
     calibrated: Calibrated,
     val_loader: Loader,

@@ -29,10 +29,13 @@ from suffice.calibration.statistics import bias_constants, exit_pass, no_example
 from suffice.calibration.tuning import Tuning, evidence, grid, validation
 from suffice.calibration.tuning.cache import Cache
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, check_finite, fingerprint, inference
+from suffice.modes import ordinary
+from suffice.network import ExitNetwork, check_finite, fingerprint
 from suffice.plain import from_loader
+from suffice.twin import inference
 
 
+@ordinary()
 def calibrate(
     network: nn.Module,
     train_loader: Loader,
@@ -261,7 +264,7 @@ def _tuning_pass(
     logits: list[list[Tensor]] = [[] for _ in exits]
     spectra: list[list[Tensor]] = [[] for _ in exits]
     labels = []
-    with inference(network):
+    with inference(network) as network:
         for batch, y in likelihoods.read(loader, network, exits[0].likelihood):
             costs = costs or cost.count(network, batch.inputs)
             labels.append(y)

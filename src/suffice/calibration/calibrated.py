@@ -18,6 +18,7 @@ from suffice.calibration.moments import Moments
 from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
+from suffice.modes import full_precision, ordinary
 from suffice.network import ExitNetwork, State, check_fingerprint, check_finite, fingerprint
 from suffice.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.plain import as_described, described, restored
@@ -25,7 +26,10 @@ from suffice.prediction import AnyPrediction, Prediction
 
 
 class Calibrated:
-    """A network whose every exit says how sure it is. Made by `calibrate`; the network is left in eval mode.
+    """A network whose every exit says how sure it is. Made by `calibrate`.
+
+    The network runs as a twin in evaluation mode (`suffice.twin`), whatever mode it is in itself, and without the
+    caller's autocast.
 
     Attributes:
         network: the network, its weights untouched.
@@ -56,8 +60,8 @@ class Calibrated:
         ]
         self.network_hash = network_hash
         self.num_classes = network.num_classes
-        self.digest = self._digest()
         self._served = Served(network, network_hash)
+        self.digest = self._digest()
 
     def __repr__(self) -> str:
         """The choices, and of each exit what was tuned and the multiply-adds up to it."""
@@ -121,6 +125,7 @@ class Calibrated:
         return state, member if running is None else running.prediction(), running
 
     @torch.no_grad()
+    @full_precision()
     def moments(self, x: State) -> list[Moments]:
         """Mean and variance of the logits of every exit under its posterior, both (N, C), before any temperature.
 
@@ -132,6 +137,7 @@ class Calibrated:
         return [exit_.known_posterior().moments(phi, outputs) for exit_, phi, outputs in self._features(x)]
 
     @torch.no_grad()
+    @full_precision()
     def joint_samples(self, x: State, samples: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         """Logits (N, S, C) of every exit, before any temperature, joint over the batch.
 
@@ -170,6 +176,7 @@ class Calibrated:
         values = self._for_each_exit("temperature", temperature, TEMPERATURES)
         return self._with([exit_.with_temperature(T) for exit_, T in zip(self.exits, values, strict=True)])
 
+    @ordinary()
     def update(self, loader: Loader) -> "Calibrated":
         """The same with more training data: what fitting them with all earlier data gives, at the same δ, T and noise.
 
@@ -185,6 +192,7 @@ class Calibrated:
         self.check_weights()
         return self._with(with_more_data(self.exits, self.network, loader))
 
+    @ordinary()
     def with_classes(self, network: nn.Module, *, generator: torch.Generator | None = None) -> "Calibrated":
         """The same for a network whose classifiers have further classes behind those that they had.
 
@@ -213,6 +221,7 @@ class Calibrated:
         return Calibrated(wider, exits, self.ensemble, costs, fingerprint(wider))
 
     @torch.no_grad()
+    @full_precision()
     def logit_samples(self, x: State) -> Tensor:
         """The fixed samples (S, N, C) of the last exit's logits that its answers average, before any temperature.
 
@@ -257,6 +266,7 @@ class Calibrated:
             "ensemble": self.ensemble,
             "multiply_adds_per_example": costs,
             "exits": exits,
+            "structure": self._served.seal.structure,
         }, tensors
 
     @classmethod
@@ -265,7 +275,8 @@ class Calibrated:
 
         Raises:
             TypeError: if the network is missing or is not the kind that was calibrated.
-            ValueError: if its weights are not those that were calibrated, or a part is not what it can be.
+            ValueError: if its weights are not those that were calibrated, modules of torch's in it are others, or a
+                part is not what it can be.
         """
         network, network_hash = restored(network, parts)
         parts.floating = serving_placement(network)[1]
@@ -279,6 +290,7 @@ class Calibrated:
         _check_alike(parts, exits, ensemble)
         return cls(network, exits, ensemble, costs, network_hash)
 
+    @ordinary()
     def _with(self, exits: Sequence[CalibratedExit]) -> "Calibrated":
         return Calibrated(self.network, exits, self.ensemble, self.costs, self.network_hash)
 
@@ -294,7 +306,8 @@ class Calibrated:
         tuned = [
             [exit_.prior_precision, exit_.class_precision, exit_.samples, exit_.noise_variance] for exit_ in self.exits
         ]
-        return hashlib.sha256(json.dumps([self.parts()[0], tuned]).encode()).hexdigest()
+        configuration = {key: value for key, value in self.parts()[0].items() if key != "structure"}
+        return hashlib.sha256(json.dumps([configuration, tuned]).encode()).hexdigest()
 
     def _advance(
         self, k: int, state: State, running: mie.Running | None, positions: Tensor | None = None
@@ -303,6 +316,7 @@ class Calibrated:
         member, running = self.answer(k, phi, outputs, running, positions)
         return state, member, running
 
+    @full_precision()
     def answer(
         self, k: int, phi: Tensor, outputs: Tensor, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[AnyPrediction, mie.Running | None]:

@@ -8,7 +8,7 @@ this is, needs more examples of every class than it has features, and C·D² num
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.network import ExitNetwork, State, check_finite, fingerprint, inference
+from suffice.modes import full_precision, ordinary
+from suffice.network import ExitNetwork, State, check_finite, fingerprint
 from suffice.parts import Parts, Range
 from suffice.plain import described, from_loader, restored
+from suffice.seal import Seal
 from suffice.stored import Stored
+from suffice.twin import inference
 
 _EPS = torch.finfo(torch.float64).eps
 _LOGARITHM = 745.0
@@ -148,7 +151,7 @@ class Density(Stored):
         return cls(log_priors, whitening, means, log_scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DensityScore:
     """A score of inputs: the density of their features at one exit. Made by `fit`.
 
@@ -163,20 +166,26 @@ class DensityScore:
     exit: int
     density: Density
     network_hash: str
+    _seal: Seal[ExitNetwork] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_seal", Seal(self.network, self.network_hash, [self.network]))
 
     def __call__(self, x: State) -> Tensor:
         """Log-density of φ(x), (N,), float64, nats: higher is more in-distribution.
 
         Raises:
-            ValueError: if features are not finite.
+            ValueError: if features are not finite, or the network's weights are no longer those at fitting.
         """
-        with inference(self.network):
-            return self.density.log_density(_features(self.network, self.exit, x, 0))
+        with torch.no_grad(), full_precision(), self._seal.twin() as network:
+            phi = _features(network, self.exit, x, 0)
+        return self.density.log_density(phi)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the network's weights stay with the network."""
         own, tensors = self.density.parts()
-        return {"network_hash": self.network_hash, **described(self.network), "exit": self.exit, **own}, tensors
+        network = {"network_hash": self.network_hash, "structure": self._seal.structure, **described(self.network)}
+        return {**network, "exit": self.exit, **own}, tensors
 
     @classmethod
     def from_parts(cls, parts: Parts, network: nn.Module | None) -> "DensityScore":
@@ -188,6 +197,7 @@ class DensityScore:
         return cls(found, exit, density, network_hash)
 
 
+@ordinary()
 def fit(network: nn.Module, loader: Loader, exit: int = -1, ridge: float = RIDGE) -> DensityScore:
     """The density of a network's features on the data that it was trained on, in one pass.
 
@@ -207,9 +217,9 @@ def fit(network: nn.Module, loader: Loader, exit: int = -1, ridge: float = RIDGE
         raise ValueError(f"expected an exit from {-count} to {count - 1}, got {exit}")
     exit %= count
     statistics = None
-    with inference(net):
+    with inference(net) as twin:
         for batch, labels in batches.read_labelled(loader, net, net.num_classes):
-            phi = _features(net, exit, batch.inputs, batch.start)
+            phi = _features(twin, exit, batch.inputs, batch.start)
             statistics = statistics or init(phi.shape[1], net.num_classes, phi.device)
             statistics = update(statistics, phi, labels)
     assert statistics is not None

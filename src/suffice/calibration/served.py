@@ -1,14 +1,16 @@
 """A network as it is served: as it was calibrated, or not at all.
 
-Its weights are those that were calibrated and it is in evaluation mode, both asked at every use; its outputs are
-finite, and in the type that posteriors are served in.
+Its weights are those that were calibrated, which is checked at every use. It runs as a twin in evaluation mode
+(`suffice.twin`), whatever mode the network is in, and without the caller's autocast. Its outputs are finite, in the
+type that answers are served in.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffice.batches import placement
-from suffice.network import ExitNetwork, State, check_finite
+from suffice.modes import full_precision
+from suffice.network import Exit, ExitNetwork, State, check_finite
 from suffice.seal import Seal
 
 
@@ -16,13 +18,14 @@ class Served:
     """A network that refuses to answer otherwise than it was calibrated.
 
     Args:
-        network: put in eval mode.
+        network: only read.
         network_hash: `fingerprint` of its weights, which are known to be those.
     """
 
     def __init__(self, network: ExitNetwork, network_hash: str) -> None:
-        self.network = network.eval()
-        self._seal = Seal(network, network_hash, trusted=True)
+        self.network = network
+        parts = [_Part(stage, network.exit(k)) for k, stage in enumerate(network.stages)]
+        self.seal = Seal(network, network_hash, parts, trusted=True)
 
     def output(self, k: int, state: State, positions: Tensor | None = None) -> tuple[State, Tensor, Tensor]:
         """The state after stage k, and φ (N, D) and outputs (N, C) of exit k, float32 or wider.
@@ -30,13 +33,11 @@ class Served:
         Where examples have left the batch, `positions` (N,) says which row is whose, for messages; −1 is nobody's.
 
         Raises:
-            RuntimeError: if part of the network is in training mode.
+            RuntimeError: if a compiled or scripted part of the network, which runs as it is, is in training mode.
             ValueError: if its weights have changed, or an output is not one row for each example or not finite.
         """
-        if k == 0:
-            self._check()
-        state, phi = self.network.advance(k, state)
-        outputs = self.network.exit(k).classifier(phi)
+        with full_precision(), self.seal.twin(k) as part:
+            state, phi, outputs = part(state)
         if outputs.ndim != 2:
             raise ValueError(
                 f"expected logits of shape (N, {self.network.num_classes}) at exit {k}, got {tuple(outputs.shape)}; "
@@ -46,13 +47,21 @@ class Served:
         dtype = torch.promote_types(phi.dtype, torch.float32)
         return state, phi.to(dtype), outputs.to(dtype)
 
-    def _check(self) -> None:
-        """The network as it was calibrated; asked at every call, so it must cost next to nothing."""
-        if any(module.training for module in self._seal.modules):
-            name = next(name for name, module in self.network.named_modules() if module.training)
-            where = f"its module {name!r} in training mode" if name else "training mode"
-            raise RuntimeError(f"expected the network in evaluation mode, got {where}; call eval() on the model")
-        self._seal.check()
+
+class _Part(nn.Module):
+    """A stage and its exit."""
+
+    def __init__(self, stage: nn.Module, exit: Exit) -> None:
+        super().__init__()
+        self.stage, self.exit = stage, exit
+        self.training = False
+
+    def forward(self, state: State) -> tuple[State, Tensor, Tensor]:
+        """The state after the stage, φ (N, D) and outputs (N, C)."""
+        state = self.stage(state)
+        phi: Tensor = self.exit.features(state)
+        outputs: Tensor = self.exit.classifier(phi)
+        return state, phi, outputs
 
 
 def serving_placement(network: ExitNetwork) -> tuple[torch.device, torch.dtype]:

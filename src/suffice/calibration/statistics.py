@@ -11,7 +11,8 @@ from suffice.calibration import likelihoods
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.likelihoods import linear
 from suffice.calibration.posterior import STRUCTURES, Structure, check_memory
-from suffice.network import ExitNetwork, State, check_finite, inference
+from suffice.network import ExitNetwork, State, check_finite
+from suffice.twin import inference
 
 
 def bias_constants(network: ExitNetwork, bias_precision: float = 1.0) -> list[float | None]:
@@ -38,7 +39,7 @@ def with_examples(
 ) -> list[Any]:
     """Statistics of every exit with the examples of a loader, read once, added to them."""
     update, sums = STRUCTURES[structure].update, list(sums)
-    with inference(network):
+    with inference(network) as network:
         for batch in batches.read(loader, network):
             for k, phi, outputs in exit_pass(network, batch.inputs, batch.start):
                 own = exits[k]
@@ -56,7 +57,7 @@ def residuals(network: ExitNetwork, loader: Loader, exits: Sequence[CalibratedEx
     for features in _widths(network):
         check_memory("kronecker", features, outputs, device)
     sums = [linear.init(features, outputs, device) for features in _widths(network)]
-    with inference(network):
+    with inference(network) as network:
         for batch, targets in likelihoods.read(loader, network, exits[0].likelihood):
             for k, phi, means in exit_pass(network, batch.inputs, batch.start):
                 sums[k] = linear.update(sums[k], with_bias(phi, exits[k].bias), means, targets)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.batches import Loader
 from suffice.calibration.statistics import exit_pass
-from suffice.network import Exit, ExitNetwork, inference
+from suffice.network import Exit, ExitNetwork
+from suffice.twin import inference
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def compute(network: ExitNetwork, loader: Loader) -> Features:
     """Features of every exit for a whole loader, on the CPU; labels are −1 where it has none."""
     phi: list[list[Tensor]] = [[] for _ in network.exits]
     labels = []
-    with inference(network):
+    with inference(network) as network:
         for batch in batches.read(loader, network):
             labels.append(torch.full((batch.size,), -1) if batch.labels is None else batch.labels.cpu())
             for k, features, _ in exit_pass(network, batch.inputs, batch.start):

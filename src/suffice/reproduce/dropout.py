@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.network import State, answer, batch_size, call, inference, select
+from suffice.network import State, answer, batch_size, call, select
 from suffice.progress import Progress
 from suffice.reproduce.ledger import Ledger
+from suffice.twin import inference
 from suffice.variation import comparison
 from suffice.variation.dropout import MCDropout
 from suffice.variation.spreads import Likelihood
@@ -152,7 +153,7 @@ def learn(
 
 def answers(model: nn.Module, x: State) -> Tensor:
     """The model's own, without dropout."""
-    with inference(model):
+    with inference(model) as model:
         return torch.cat([answer(call(model, batch)) for batch in batches(x)])
 
 

@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from suffice import batches
 from suffice.batches import Loader
+from suffice.modes import full_precision, ordinary
 from suffice.network import State, fingerprint
 from suffice.parts import Parts, Range
 from suffice.seal import Seal, unchanged
 from suffice.stored import Stored
+from suffice.structure import structure_of
 from suffice.variation import labels, regressor, rows
 from suffice.variation.features import Reader
 from suffice.variation.fit import from_named, named
@@ -45,11 +47,11 @@ class Buckets(Stored):
     network_hash: str
     scaling: Scaling
     weights: tuple[Tensor, ...]
-    _seal: Seal = field(init=False, repr=False)
+    _seal: Seal[nn.Module] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash, [self.model]))
 
     @torch.no_grad()
     def __call__(self, x: State) -> tuple[Any, Tensor]:
@@ -58,14 +60,20 @@ class Buckets(Stored):
         Raises:
             ValueError: if the model's weights are no longer those at fitting.
         """
-        self._seal.check()
-        output, parts = self.reader.read(self.model, x)
+        with self._seal.twin() as model:
+            output, parts = self.reader.read(model, x)
         inputs = self.scaling.apply(torch.cat(parts, dim=1)).inputs
-        return output, regressor.forward(self.weights, inputs).sigmoid()
+        with full_precision():
+            return output, regressor.forward(self.weights, inputs).sigmoid()
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
-        configuration = {"network_hash": self.network_hash, "reader": asdict(self.reader), "share": self.share}
+        configuration = {
+            "network_hash": self.network_hash,
+            "structure": self._seal.structure,
+            "reader": asdict(self.reader),
+            "share": self.share,
+        }
         return configuration, named(self.scaling, self.weights)
 
     @classmethod
@@ -77,7 +85,7 @@ class Buckets(Stored):
             ValueError: if its weights are not those at fitting, or a part is not what it can be.
         """
         network_hash = parts.digest("network_hash")
-        network = unchanged(network, network_hash)
+        network = unchanged(network, network_hash, structure_of(parts))
         reader = Reader.from_parts(parts.inner("reader"), network)
         share = parts.number("share", Range(above=0, below=0.5))
         scaling, weights = from_named(parts, 2)
@@ -86,6 +94,7 @@ class Buckets(Stored):
         return cls(network, reader, share, network_hash, scaling.to(device), placed)
 
 
+@ordinary()
 def fit_buckets(
     model: nn.Module,
     train_loader: Loader,

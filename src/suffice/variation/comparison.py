@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from suffice.batches import Loader
 from suffice.models.tower import Embeddings
+from suffice.modes import ordinary
 from suffice.network import ExitNetwork, State
 from suffice.progress import Progress
 from suffice.variation import judgement, moments, spreads
@@ -69,6 +70,7 @@ class Comparison:
     left_out: dict[str, str]
 
 
+@ordinary()
 def compare(
     model: nn.Module,
     fit: Fit,

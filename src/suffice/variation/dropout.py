@@ -5,23 +5,26 @@ predict and are wrong. Gal and Ghahramani 2016.
 
 What lies before the first unit dropped is computed once, the rest for many passes in one batch: passes are mapped
 by `torch.vmap`, under which a value stays single until a mask has touched it. A model that cannot be mapped (it
-looks at values, or writes into tensors), and attention, whose masks are drawn inside, is given the batch again and
-again instead, whole. Either way the masks are the same.
+looks at values, or writes into tensors, or has an operation that would be mapped by a loop), and attention, whose masks
+are drawn inside, is given the batch again and again instead, whole. Either way the masks are the same.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from suffice.network import State, answer, batch_size, check_finite, inference
+from suffice.network import State, answer, batch_size, check_finite
 from suffice.parts import Parts
+from suffice.randomness import drawn
+from suffice.twin import inference
 from suffice.variation import masks, sites, spreads
 from suffice.variation.masks import Units
 from suffice.variation.sites import Sites
@@ -83,13 +86,13 @@ class MCDropout:
         n = batch_size(x)
         if not n:
             raise ValueError("expected at least one example, got an empty batch")
-        with inference(model):
+        with inference(model) as model:
             sample = _rows(x, 0, 2)
             chosen = sites.find(model, sample, self.rate, self.at)
             plan = _plan(model, sample, chosen, self)
             starts = range(0, n, plan.rows)
             source = masks.Source(generator, _device(x))
-            with _seeded(chosen, generator):
+            with _seeded(chosen, generator, x):
                 parts = [self._variation(model, x, start, chosen, plan, source) for start in starts]
         if not any(moved for _, moved in parts):
             raise ValueError(
@@ -142,16 +145,21 @@ class _Plan:
 
 
 class _Record(TorchFunctionMode):
-    """A pass under factors of 1, of which the units and the bytes are kept: before the first unit, and after."""
+    """A pass under factors of 1, of which the units and the bytes are kept: before the first unit, and after.
+
+    Attributes:
+        looped: whether `torch.vmap` would map an operation after the first unit by a loop.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.units: list[Units] = []
         self.bytes = [0, 0]
+        self.looped = False
 
     def run(self, model: nn.Module, x: State, chosen: Sites) -> Any:
         """The model's output."""
-        with self:
+        with self, _Operations(self):
             return sites.run(model, x, chosen, batch_size(x), self._gate, lambda _: 0.0)
 
     def _gate(self, rate: float, units: Tensor) -> Tensor:
@@ -166,6 +174,31 @@ class _Record(TorchFunctionMode):
         if isinstance(result, Tensor) and not result._is_view():
             self.bytes[bool(self.units)] += result.nbytes
         return result
+
+
+class _Operations(TorchDispatchMode):
+    """Notes in a record whether an operation after the first unit has no rule of its own to be mapped by."""
+
+    def __init__(self, record: _Record) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.record = record
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.record.units and not self.record.looped and any(isinstance(leaf, Tensor) for leaf in tree_leaves(args)):
+            self.record.looped = not _has_rule(func)
+        return func(*args, **(kwargs or {}))
+
+
+@cache
+def _has_rule(func: Any) -> bool:
+    """Whether an operation is mapped as a whole, which `torch.vmap` itself says by a warning alone."""
+    if func._schema.name == "aten::lift_fresh":  # a constant, which nothing maps
+        return True
+    name = ".".join(filter(None, (func._schema.name, func._schema.overload_name)))
+    keys = "FuncTorchBatched", "FuncTorchBatchedDecomposition", "CompositeImplicitAutograd"
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys)
 
 
 def _plan(model: nn.Module, sample: State, chosen: Sites, teacher: MCDropout) -> _Plan:
@@ -186,16 +219,14 @@ def _plan(model: nn.Module, sample: State, chosen: Sites, teacher: MCDropout) ->
     fold = max(1, (teacher.memory - rows * before) // (rows * max(after, 1)))
     repeated = max(1, teacher.memory // (rows * (before + after)))
     units = [replace(unit, shape=(unit.shape[0] // n, *unit.shape[1:])) for unit in record.units]
-    return _Plan(rows, min(fold, teacher.passes), repeated, units, mapped=not chosen.attention)
+    return _Plan(rows, min(fold, teacher.passes), repeated, units, mapped=not (chosen.attention or record.looped))
 
 
 def _passes(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor], count: int, plan: _Plan) -> Tensor:
     """Answers (count · N, …) of `count` passes over a batch, pass after pass."""
     if plan.mapped:
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message=".*batching rule")
-                return _mapped(model, x, chosen, factors)
+            return _mapped(model, x, chosen, factors)
         except (RuntimeError, ValueError):  # the model has run before: what it cannot do is to be mapped
             plan.mapped = False
     found, start = [], 0
@@ -234,15 +265,14 @@ def _under(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]) -> 
 
 
 @contextmanager
-def _seeded(chosen: Sites, generator: torch.Generator | None) -> Iterator[None]:
-    """Torch's own randomness, which attention draws from, seeded by the generator and put back afterwards."""
+def _seeded(chosen: Sites, generator: torch.Generator | None, x: State) -> Iterator[None]:
+    """Randomness that follows from the generator where attention draws its masks."""
     if not chosen.attention:
         yield
         return
     place = torch.device("cpu") if generator is None else generator.device
     seed = int(torch.randint(2**62, (1,), generator=generator, device=place))
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with drawn(torch.Generator().manual_seed(seed), x):
         yield
 
 

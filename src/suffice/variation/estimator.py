@@ -18,6 +18,7 @@ from suffice.network import State, batch_size, check_finite, select
 from suffice.parts import NOT_NEGATIVE, POSITIVE, Parts
 from suffice.seal import Seal, unchanged
 from suffice.stored import Stored
+from suffice.structure import structure_of
 from suffice.variation import band, judgement, spreads
 from suffice.variation.dropout import MCDropout
 from suffice.variation.features import Reader
@@ -118,11 +119,11 @@ class VariationEstimator(Stored):
     network_hash: str
     residuals: Tensor = field(repr=False)
     teacher: Teacher | None = None
-    _seal: Seal = field(init=False, repr=False)
+    _seal: Seal[nn.Module] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash, [self.model]))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -137,7 +138,8 @@ class VariationEstimator(Stored):
     def __call__(self, x: State) -> tuple[Any, Tensor]:
         """The model's own output, bit for bit, and the variation (N,) float32 of the target, in one pass.
 
-        The model runs in evaluation mode without gradients; x is on its device. Warns of inputs far outside.
+        The model runs as a twin in evaluation mode, without gradients, under the caller's autocast if there is any; x
+        is on its device. Warns of inputs far outside.
 
         Raises:
             ValueError: if an output is not finite, or the model's weights are no longer those at fitting.
@@ -154,8 +156,8 @@ class VariationEstimator(Stored):
     @torch.no_grad()
     def estimate(self, x: State) -> Estimate:
         """The same with what was clipped and which inputs are outside, and no warning."""
-        self._seal.check()
-        output, parts = self.reader.read(self.model, x)
+        with self._seal.twin() as model:
+            output, parts = self.reader.read(model, x)
         variation, scaled = self.fit.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         check_finite(parts[0] if bool(variation.isfinite().all()) else variation, "outputs")
         return Estimate(output, variation, scaled.clipped, scaled.distance > self.fit.limit)
@@ -262,6 +264,7 @@ class VariationEstimator(Stored):
         fit, tensors = self.fit.parts()
         configuration = {
             "network_hash": self.network_hash,
+            "structure": self._seal.structure,
             "reader": asdict(self.reader),
             "fit": fit,
             "quality": asdict(self.quality),
@@ -278,7 +281,7 @@ class VariationEstimator(Stored):
             ValueError: if its weights are not those at fitting, or a part is not what it can be.
         """
         network_hash = parts.digest("network_hash")
-        network = unchanged(network, network_hash)
+        network = unchanged(network, network_hash, structure_of(parts))
         device, _ = batches.placement(network)
         residuals = parts.tensor("residuals", "N", also=(-math.inf,), dtype=torch.float64, rising=True)
         return cls(

@@ -16,7 +16,7 @@ from suffice.prediction import entropy
 from suffice.variation.propagation import delta_rule
 from suffice.variation.sites import dropped
 from suffice.variation.spreads import Likelihood, shaped
-from suffice.variation.strengths import Kind, capture
+from suffice.variation.strengths import Kind, read
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ class Reader:
     delta: DeltaRule | None = None
 
     def read(self, model: nn.Module, x: State) -> tuple[Any, list[Tensor]]:
-        """The model's own output, and features (N, F) float32: of the output, then of each layer."""
-        output, strengths = capture(model, x, self.layers, self.kind)
+        """A model's own output, and features (N, F) float32: of the output, then of each layer.
+
+        Args:
+            model: a twin (`suffice.twin`) in evaluation mode; gradients are off.
+            x: a batch of N examples.
+        """
+        output, strengths = read(model, x, self.layers, self.kind)
         found = output_features(shaped(output, self.likelihood), self.likelihood)
         if self.delta is not None:
             at = self.delta.at if self.delta.at is None or isinstance(self.delta.at, str) else list(self.delta.at)

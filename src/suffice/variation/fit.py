@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from suffice.modes import full_precision
 from suffice.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.stored import Stored
 from suffice.variation import regressor, spreads
@@ -42,7 +43,8 @@ class Fit(Stored):
     def estimate(self, features: Tensor) -> tuple[Tensor, Scaled]:
         """The same, and the inputs that they were made from."""
         scaled = self.scaling.apply(features)
-        value = regressor.variance(regressor.forward(self.weights, scaled.inputs)).mul_(self.unit)
+        with full_precision():
+            value = regressor.variance(regressor.forward(self.weights, scaled.inputs)).mul_(self.unit)
         return value.pow_(1 / spreads.power(self.target)).clamp_(*self.bounds), scaled
 
     @property

@@ -24,6 +24,7 @@ from torch import nn
 
 from suffice import cost
 from suffice.batches import Loader
+from suffice.modes import ordinary
 from suffice.network import fingerprint
 from suffice.variation import band, judgement, regressor, ridge, rows, spreads
 from suffice.variation.estimator import Quality, VariationEstimator
@@ -40,6 +41,7 @@ from suffice.variation.teachers import Teacher
 Method = Literal["network", "ridge"]
 
 
+@ordinary()
 def fit_variation(
     model: nn.Module,
     train_loader: Loader,
@@ -94,6 +96,7 @@ def fit_variation(
     )
 
 
+@ordinary()
 def fit_labels(
     model: nn.Module,
     labels: Labels,
@@ -152,7 +155,7 @@ def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
         raise ValueError(f"expected at least 2 training rows, got {statistics.count}; pass thousands of them")
     weights = ridge.fit(statistics, (new.inputs, unseen.labels.mean(dim=1) / unit))
     fitted = regressor.variance(regressor.forward(weights, new.inputs)) * unit
-    bounds = bounds_of(fitted, torch.tensor([least, greatest]), target)
+    bounds = bounds_of(fitted, torch.tensor([least, greatest], dtype=torch.float32), target)
     return Fit(target, scaling, tuple(weights), unit, bounds, limit, passes)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from suffice.twin import is_twin
+
 
 def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
     """Modules whose name is one of `patterns` or matches one (`fnmatch`), in the model's order, each once.
@@ -32,11 +34,20 @@ def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Mo
     return dict(chosen.values())
 
 
+def check_open(modules: Mapping[str, nn.Module]) -> None:
+    """Raise a ValueError unless modules are part of a twin, where they can be watched."""
+    for name in [name for name, module in modules.items() if not is_twin(module)]:
+        raise ValueError(
+            f"expected a model whose modules can be watched, got {name or 'the model'!r}, which is compiled or "
+            "scripted, or inside a part that is; pass the model as it was before that"
+        )
+
+
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
     """Call `hook(name, output)` whenever one of `modules` has run; what it returns, if anything, flows on.
 
-    The hooks are removed whatever happens.
+    The modules are those of a twin (`suffice.twin`); the hooks are removed whatever happens.
 
     Raises:
         TypeError: if a module puts out something other than a tensor.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.batches import Loader
+from suffice.modes import ordinary
 from suffice.network import State
 from suffice.variation import labels, regressor, rows, spreads
 from suffice.variation.dropout import MCDropout
@@ -69,6 +70,7 @@ class JointHead:
         self.steps, self.unit = 0, 0.0
         self.weights: list[Tensor] = []
 
+    @ordinary()
     def step(self, x: State) -> float:
         """Learn from one batch, on the model's device; returns the loss, QLIKE.
 
@@ -85,14 +87,14 @@ class JointHead:
         self.square.lerp_(seen.features.double().square().mean(dim=0), share)
         inputs = self._scaling().apply(seen.features).inputs
         self.optimiser.zero_grad()
-        with torch.enable_grad():
-            loss = regressor.qlike(regressor.forward(self.weights, inputs), seen.labels[:, 0] / self.unit)
-            loss.backward()
+        loss = regressor.qlike(regressor.forward(self.weights, inputs), seen.labels[:, 0] / self.unit)
+        loss.backward()
         self.optimiser.step()
         for mean, weight in zip(self.average, self.weights, strict=True):
             mean.lerp_(weight.detach(), 10 / (self.steps + 10))
         return float(loss.detach())
 
+    @ordinary()
     def finish(self, val_loader: Loader, passes: int = 10) -> VariationEstimator:
         """The estimator of the model as it is now.
 

@@ -8,8 +8,9 @@ so no pass is needed. Any dropout earlier in the network is refused: it would no
 import torch
 from torch import Tensor, nn
 
-from suffice.network import State, answer, batch_size, call, inference
+from suffice.network import State, answer, batch_size, call
 from suffice.plain import as_exit_network
+from suffice.twin import inference
 from suffice.variation import sites
 from suffice.variation.moments import Moments
 
@@ -25,6 +26,12 @@ def last_layer(model: nn.Module, x: State, rate: float | None = None) -> Moments
     Raises:
         ValueError: if the last linear layer is not found, or dropout is not on its inputs alone.
     """
+    with inference(model) as twin:
+        return _last_layer(twin, x, rate)
+
+
+def _last_layer(model: nn.Module, x: State, rate: float | None) -> Moments:
+    """Of a twin."""
     network = as_exit_network(model, x)
     classifier = network.exit(len(network.exits) - 1).classifier
     probes: list[tuple[float, Tensor]] = []
@@ -40,10 +47,9 @@ def last_layer(model: nn.Module, x: State, rate: float | None = None) -> Moments
 
     handle = classifier.register_forward_pre_hook(keep)
     try:
-        with inference(model):
-            chosen = sites.find(model, x, rate, None)
-            sites.run(model, x, chosen, batch_size(x), gate, sites.refuse_attention)
-            mean = answer(call(model, x)).double()
+        chosen = sites.find(model, x, rate, None)
+        sites.run(model, x, chosen, batch_size(x), gate, sites.refuse_attention)
+        mean = answer(call(model, x)).double()
     finally:
         handle.remove()
     _, multiplied, h = (values.double() for values in inputs)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from suffice.models.tower import Embeddings
-from suffice.network import ExitNetwork, State, inference
+from suffice.network import ExitNetwork, State
+from suffice.twin import inference
 from suffice.variation.sites import check_rate
 from suffice.variation.spreads import Likelihood, check_likelihood
 
@@ -65,16 +66,20 @@ def propagate(
     """
     if rate is not None:
         check_rate(rate)
+    with inference(tower) as twin:
+        return _moments(twin, x, full, rate, memory)
+
+
+def _moments(tower: nn.Sequential | ExitNetwork, x: State, full: bool, rate: float | None, memory: int) -> Moments:
     embeddings, layers = _layers(tower)
     dropouts = [layer for layer in layers if isinstance(layer, nn.Dropout)]
     if not any(_rate(layer, rate) for layer in [*dropouts, *([embeddings.dropout] if embeddings else [])]):
         raise ValueError("expected a tower with dropout of a rate above 0, got one without; its variance would be zero")
-    with inference(tower):
-        start = _numbers(x) if embeddings is None else _embedded(embeddings, x, rate)
-        widest = max([start.mean.shape[1], *(layer.out_features for layer in layers if isinstance(layer, nn.Linear))])
-        rows = max(1, memory // (8 * widest**2)) if full else len(start.mean)
-        pieces = zip(start.mean.split(rows), start.spread.split(rows), strict=True)
-        parts = [_propagated(layers, Moments(*piece), full, rate) for piece in pieces]
+    start = _numbers(x) if embeddings is None else _embedded(embeddings, x, rate)
+    widest = max([start.mean.shape[1], *(layer.out_features for layer in layers if isinstance(layer, nn.Linear))])
+    rows = max(1, memory // (8 * widest**2)) if full else len(start.mean)
+    pieces = zip(start.mean.split(rows), start.spread.split(rows), strict=True)
+    parts = [_propagated(layers, Moments(*piece), full, rate) for piece in pieces]
     return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.spread for part in parts]))
 
 

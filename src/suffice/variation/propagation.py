@@ -14,11 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from suffice.network import State, batch_size, inference
+from suffice.modes import ordinary
+from suffice.network import State, batch_size
+from suffice.twin import inference
 from suffice.variation import sites
 from suffice.variation.spreads import Likelihood, check_likelihood, outputs
 
 
+@ordinary()
 def delta_rule(
     model: nn.Module,
     x: State,
@@ -56,7 +59,7 @@ def delta_rule(
         gates.append((own_rate, torch.ones_like(units, requires_grad=True)))
         return gates[-1][1]
 
-    with inference(model):
+    with inference(model) as model:
         chosen = sites.find(model, x, rate, at)
         with torch.enable_grad():
             found = outputs(sites.run(model, x, chosen, rows, gate, sites.refuse_attention), likelihood).double()

@@ -57,8 +57,11 @@ def initial(
     place = device if generator is None else generator.device
     weights = []
     for fan_in, fan_out in pairwise([inputs, *hidden, outputs]):
-        matrix = torch.randn(fan_out, fan_in, device=place, generator=generator) * math.sqrt(2 / fan_in)
-        weights += [matrix.to(device), torch.zeros(fan_out, device=device)]
+        drawn = torch.randn(fan_out, fan_in, dtype=torch.float32, device=place, generator=generator)
+        weights += [
+            (drawn * math.sqrt(2 / fan_in)).to(device),
+            torch.zeros(fan_out, dtype=torch.float32, device=device),
+        ]
     weights[-2] *= 0.1
     return weights
 

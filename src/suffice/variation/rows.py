@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.network import check_finite
+from suffice.twin import inference
 from suffice.variation.dropout import MCDropout
 from suffice.variation.features import DeltaRule, Reader
 from suffice.variation.labels import Labelled
@@ -71,7 +72,8 @@ def batchwise(model: nn.Module, labels: Iterable[Labelled], reading: Reader) -> 
         ValueError: for a feature that is not finite.
     """
     for own in labels:
-        parts = reading.read(model, own.batch.inputs)[1]
+        with inference(model) as twin:
+            parts = reading.read(twin, own.batch.inputs)[1]
         features = torch.cat(parts, dim=1)
         check_finite(features, "outputs and activation strengths", own.batch.start)
         yield Rows(features, tuple(part.shape[1] for part in parts), own.labels, own.passes)

@@ -77,7 +77,7 @@ class Scaling(Stored):
         """Weights (K,) of columns, of which those below `outputs` describe the output."""
         output = columns < outputs
         weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
-        return torch.where(output, 1.0, min(1.0, weight))
+        return torch.full_like(output, min(1.0, weight), dtype=torch.float32).masked_fill_(output, 1.0)
 
     def apply(self, features: Tensor) -> "Scaled":
         """What features (N, F) become."""
@@ -91,7 +91,7 @@ class Scaling(Stored):
         scores = torch.addcmul(-self.mean * slope, kept, slope)
         distance = torch.linalg.vector_norm(scores, dim=1) / math.sqrt(scores.shape[1])
         inputs = scores.clamp(-_CLIP, _CLIP)
-        clipped = (inputs != scores).sum(dim=1) / scores.shape[1]
+        clipped = (inputs != scores).sum(dim=1).float() / scores.shape[1]
         return Scaled(inputs.mul_(self.weight), clipped, distance)
 
     @classmethod

@@ -3,7 +3,7 @@
 A module that drops units in training mode is a site: dropout modules, dropout called as a function, also behind
 `if self.training`, and attention. To make it active, that module alone is put into training mode, and what it
 drops is multiplied by the factors of a gate. Any other module becomes a site by name: its output is multiplied.
-Normalisation stays in evaluation mode, buffers come back.
+Normalisation stays in evaluation mode. All this is done to a twin of the network (`suffice.twin`), not to itself.
 
 Attention draws its masks inside fused kernels, where no gate reaches: the gate's owner says what becomes of it.
 """
@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_map_only
 
 from suffice.network import State, call
 from suffice.parts import INSIDE, Parts
-from suffice.variation.hooks import hooked, matching
+from suffice.randomness import drawn
+from suffice.twin import Twin
+from suffice.variation.hooks import check_open, hooked, matching
 
 Gate = Callable[[float, Tensor], Tensor]
 """From a rate and a tensor with one entry per unit that is dropped as a whole, (rows, …), to its factors."""
@@ -49,10 +51,10 @@ _MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
 
 @dataclass(frozen=True)
 class Sites:
-    """Chosen sites: modules that drop by themselves, modules whose output is dropped, the inputs; the rate, if set."""
+    """Chosen sites: names of modules that drop by themselves and of those whose output is dropped; inputs; the rate."""
 
-    own: Mapping[str, nn.Module]
-    inserted: Mapping[str, nn.Module]
+    own: Sequence[str]
+    inserted: Sequence[str]
     inputs: bool
     rate: float | None
     attention: bool
@@ -67,7 +69,8 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
     """Where `MCDropout(rate, at)` drops units of a model.
 
     Args:
-        model: in evaluation mode without gradients; it runs once in training mode, but for its normalisation.
+        model: a twin in evaluation mode without gradients. A twin of it runs once in training mode, but for its
+            normalisation.
         x: an example or two.
         rate: in place of the sites' own rates.
         at: names or patterns of modules, `INPUT`, or None for what the network itself drops at a rate above 0.
@@ -79,14 +82,14 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
     """
     found = _watched(model, x)
     if at is None:
-        own = {name: model.get_submodule(name) for name, seen in found.items() if max(s.rate for s in seen) > 0}
-        inserted: dict[str, nn.Module] = {}
+        own = [name for name, seen in found.items() if max(s.rate for s in seen) > 0]
+        inserted: list[str] = []
         patterns: list[str] = []
     else:
         patterns = [at] if isinstance(at, str) else list(at)
         chosen = matching(model, [pattern for pattern in patterns if pattern != INPUT])
-        own = {name: module for name, module in chosen.items() if _drops(name, module, found)}
-        inserted = {name: module for name, module in chosen.items() if name not in own}
+        own = [name for name, module in chosen.items() if _drops(name, module, found)]
+        inserted = [name for name in chosen if name not in own]
     for name in own:
         _check_site(name, found.get(name, []), rate)
     sites = Sites(
@@ -118,7 +121,7 @@ def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attenti
     """The output of a model whose sites multiply by `gate(rate, units)`.
 
     Args:
-        model: in evaluation mode.
+        model: a twin in evaluation mode.
         x: a batch.
         sites: of the model.
         rows: N, the rows of the batch.
@@ -147,7 +150,8 @@ def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attenti
     def insert(name: str, output: Tensor) -> Tensor:
         return multiply(name, output, check_rate(sites.rate or 0.0))
 
-    with _training(sites.own.values()), hooked(sites.inserted, insert), _Dropping(drop, attend):
+    active, inserted = ({name: model.get_submodule(name) for name in part} for part in (sites.own, sites.inserted))
+    with _training(active.values()), hooked(inserted, insert), _Dropping(drop, attend):
         if sites.inputs:
             x = tree_map_only(Tensor, lambda t: insert(INPUT, t) if t.is_floating_point() else t, x)
         return call(model, x)
@@ -235,11 +239,11 @@ def _attention_arguments(
 
 def _watched(model: nn.Module, x: State) -> dict[str, list[_Seen]]:
     """What drops in training mode: name of the innermost module → its calls of dropout. Nothing is dropped."""
-    names = {module: name for name, module in model.named_modules()}
+    twin = Twin(model)
+    names = {module: name for name, module in twin.model.named_modules()}
+    check_open({name: module for module, name in names.items()})
     running: list[nn.Module] = []
     found: dict[str, list[_Seen]] = {}
-    handles = []
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
 
     def note(function: Any, rate: float, result: Any) -> Any:
         found.setdefault(names[running[-1]], []).append(_Seen(function, rate))
@@ -248,24 +252,17 @@ def _watched(model: nn.Module, x: State) -> dict[str, list[_Seen]]:
     def leave(*_: Any) -> None:
         running.pop()
 
-    devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda})
+    for module in names:
+        module.register_forward_pre_hook(lambda module, _: running.append(module), prepend=True)
+        module.register_forward_hook(leave, always_call=True)
+        module.training = module.training or not isinstance(module, _NormBase)
+    watching = _Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
     try:
-        for module in names:
-            handles.append(module.register_forward_pre_hook(lambda module, _: running.append(module), prepend=True))
-            handles.append(module.register_forward_hook(leave, always_call=True))
-        watching = _Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
-        active = _training(module for module in names if not isinstance(module, _NormBase))
-        with torch.random.fork_rng(devices), active, watching:
-            call(model, x)
+        with twin.running() as watched, drawn(torch.Generator().manual_seed(0), x, [*model.parameters()]), watching:
+            call(watched, x)
     except Exception as error:
         error.add_note("raised while the model ran in training mode, to find what it drops there")
         raise
-    finally:
-        for handle in handles:
-            handle.remove()
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
     return found
 
 

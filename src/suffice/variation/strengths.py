@@ -6,7 +6,7 @@
 
 or, as on and off, whether each value is above zero, and the share of tokens or positions where it is. Chen et al.
 2021 (arXiv 2008.07032) and Yu et al. 2021 (arXiv 2110.06435) predict from them how much a network's answer varies.
-Layers are watched by forward hooks that leave the network's output as it is.
+Layers are watched by forward hooks on a twin of the network, which leave its output as it is.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation
 
-from suffice.network import State, batch_size, call, inference
-from suffice.variation.hooks import hooked, matching
+from suffice.network import State, batch_size, call
+from suffice.twin import inference
+from suffice.variation.hooks import check_open, hooked, matching
 
 Kind = Literal["value", "on", "both"]
 
@@ -32,7 +33,7 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
     A layer that runs more than once in a pass gives one set of strengths each time, in the order of running.
 
     Args:
-        model: run in evaluation mode without gradients; every module's mode comes back.
+        model: run as a twin in evaluation mode, without gradients.
         x: a batch of N examples, a tensor or a nest of tensors.
         layers: names of modules, from `layer_names`.
         kind: the values, whether they are above zero, or both.
@@ -45,14 +46,21 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
         TypeError: if a layer's output is not a tensor.
         RuntimeError: if a layer did not run.
     """
+    with inference(model) as twin:
+        return read(twin, x, layers, kind)
+
+
+def read(model: nn.Module, x: State, layers: Sequence[str], kind: Kind) -> tuple[Any, dict[str, Tensor]]:
+    """The same of a twin that there is already."""
     rows = batch_size(x)
     modules = matching(model, layers)
+    check_open(modules)
     seen: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def watch(name: str, output: Tensor) -> None:
         seen[name] += summary(name, output, rows, kind)
 
-    with inference(model), hooked(modules, watch):
+    with hooked(modules, watch):
         output = call(model, x)
     return output, {name: torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for name, parts in seen.items()}
 

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from suffice.network import State, call, inference
+from suffice.network import State, call
+from suffice.twin import inference
 from suffice.variation import spreads
 from suffice.variation.spreads import Likelihood, Variation
 
@@ -60,7 +61,7 @@ class Ensemble:
         return spreads.variation(sums)
 
     def _answer(self, model: nn.Module, x: State) -> Tensor:
-        with inference(model):
+        with inference(model) as model:
             return spreads.outputs(call(model, x), self.likelihood)
 
 
@@ -86,7 +87,7 @@ class Posterior:
         Raises:
             ValueError: if outputs are not finite, or samples are not (S, N, C) with S of at least 2.
         """
-        with inference(model):
+        with inference(model) as model:
             ordinary = spreads.outputs(call(model, x), self.likelihood)
             found = self.samples(x)
         if found.ndim != 3 or len(found) < 2 or found.shape[1:] != ordinary.shape:

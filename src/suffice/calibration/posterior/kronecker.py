@@ -323,7 +323,7 @@ class Posterior(Stored):
         size = (a.clamp_min(1e-30) @ self._variances).sqrt() / visible
         contrast = float((1 + self.class_values.max() * a.max() / self.prior_precision).detach())
         least = min(-8.0, -2 - math.log10(contrast))  # well below where u a = δ
-        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(least, 0, 63).to(a)])
+        grid = torch.cat([a.new_zeros(1), a.max() * torch.logspace(least, 0, 63, dtype=torch.float32).to(a)])
         curves = self._variances_at(grid).sqrt() / size
         curves = curves / curves.norm(dim=1, keepdim=True)
         _, strengths, directions = torch.linalg.svd(curves.detach(), full_matrices=False)

@@ -1,0 +1,310 @@
+"""A copy of a model: what is copied, what is shared with the model, and what the original was like meanwhile."""
+
+import copy
+import functools
+import random
+import types
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suffice.twin import callables
+from suffice.twin.kinds import ATOMS, is_compiled, is_plain, reaches
+
+MARK = "_suffice_twin"
+"""An attribute that every copied module has."""
+
+_SOURCES = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random)
+"""Types whose objects can be copied, but whose changes are not seen from outside."""
+
+_OWNERS = frozenset(("_fabric", "_trainer"))
+"""Attributes by which Lightning lets a module find what trains it; no pass looks there."""
+
+
+class Copier:
+    """A copy of a model.
+
+    Args:
+        model: what is copied; only read.
+        written: parameters to be copied and not shared.
+
+    Attributes:
+        copied: the copy.
+        objects: modules and others that were copied, what the `__dict__` of each held (`content`), and the copy.
+        containers: those that were copied and are no attributes, what each held, and the copy.
+        tensors: those that were copied, and their copies.
+        compiled: whether there is a compiled or scripted part, which was not copied.
+        lasting: whether changes of all that was copied can be told from these.
+
+    Raises:
+        TypeError: if something cannot be copied, or a module can be reached through something that is shared.
+    """
+
+    def __init__(self, model: nn.Module, written: Iterable[nn.Parameter] = ()) -> None:
+        self.objects: list[tuple[Any, dict[str, Any], Any]] = []
+        self.containers: list[tuple[Any, Any, Any]] = []
+        self.tensors: list[tuple[Tensor, Tensor]] = []
+        self.lasting, self.compiled = True, False
+        self._known: dict[int, Any] = {}
+        self._originals: list[Any] = []  # kept, so that no other object is given the id of one
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._later: list[Callable[[], None]] = []
+        self._shared: list[tuple[Any, str]] = []
+        self._where = type(model).__name__
+        for parameter in written:
+            new = nn.Parameter(self._tensor(parameter), parameter.requires_grad)
+            self.tensors[-1] = parameter, self._remember(parameter, new)
+        self.copied: Any = self.copy(model)
+        while self._later:  # what refers to whatever has been copied by now
+            self._later.pop()()
+        self._check_shared()
+
+    def copy(self, value: Any) -> Any:
+        """The copy of what something holds, or the value itself."""
+        kind = type(value)
+        if kind in ATOMS:
+            return value
+        known = self._known.get(id(value))
+        if known is not None:
+            return known
+        rule = _RULES.get(kind)
+        if rule is not None:
+            return self._remember(value, rule(self, value))
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if isinstance(value, Tensor):
+            return value if isinstance(value, nn.Parameter) else self._tensor(value)
+        return self._remember(value, self._other(value))
+
+    def _remember(self, value: Any, new: Any) -> Any:
+        self._known[id(value)] = new
+        self._originals.append(value)
+        return new
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        if is_compiled(module):
+            self.compiled = True
+            return self._remember(module, module)  # type: ignore[no-any-return]
+        new: nn.Module = self._remember(module, object.__new__(type(module)))
+        before = self._where
+        self._attributes(module, new, f" of {type(module).__name__}")
+        self._where = before
+        new.__dict__[MARK] = True
+        return new
+
+    def _plain(self, value: Any) -> Any:
+        new = self._remember(value, object.__new__(type(value)))
+        self._attributes(value, new)
+        return new
+
+    def _attributes(self, value: Any, new: Any, of_module: str = "") -> None:
+        """Fill a new object with what an object has; containers among that are part of what it holds."""
+        attributes, held = list(vars(value).items()), vars(new)
+        self.objects.append((value, content(dict(attributes)), new))
+        for name, attribute in attributes:
+            kind = type(attribute)
+            if kind in ATOMS or name in _OWNERS:
+                held[name] = attribute
+                continue
+            if of_module:
+                self._where = f"{name!r}{of_module}"
+            if of_module and name.endswith("_hooks") and kind in (OrderedDict, dict):
+                held[name] = kind()
+                if attribute:
+                    self._later.append(functools.partial(self._fill_hooks, held[name], dict(attribute)))
+            elif kind in CONTAINERS and id(attribute) not in self._known:
+                held[name] = CONTAINERS[kind](self, attribute)
+            else:
+                held[name] = self.copy(attribute)
+
+    def _fill_hooks(self, new: dict[Any, Any], hooks: dict[Any, Any]) -> None:
+        new.update({key: self._hook(hook) for key, hook in hooks.items()})
+
+    def _contained(self, container: Any) -> Any:
+        """A copy of a container that is no attribute, and whose changes have to be told by itself."""
+        held = content(container.copy())
+        new = CONTAINERS[type(container)](self, container)
+        self.containers.append((container, held, new))
+        return new
+
+    def _sequence(self, values: Any) -> Any:
+        new = deque[Any](maxlen=values.maxlen) if isinstance(values, deque) else list[Any]()
+        self._remember(values, new).extend(map(self.copy, list(values)))
+        return new
+
+    def _set(self, values: set[Any]) -> set[Any]:
+        new: set[Any] = self._remember(values, set())
+        new.update(map(self.copy, list(values)))
+        return new
+
+    def _dict(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        new = self._remember(values, type(values)())
+        if isinstance(values, defaultdict):
+            new.default_factory = self.copy(values.default_factory)
+        for key, value in list(values.items()):
+            new[self.copy(key)] = self.copy(value)
+        return new  # type: ignore[no-any-return]
+
+    def _subclass(self, values: Any) -> Any:
+        """A copy of a container of another class, made by that class's own way to copy."""
+        self.lasting = False
+        new = self._remember(values, copy.copy(values))
+        if isinstance(new, dict):
+            for key in list(new):
+                dict.__setitem__(new, key, self.copy(new[key]))
+        elif isinstance(new, (list, deque)):
+            for i, value in enumerate(list(new)):
+                new[i] = self.copy(value)
+        return new
+
+    def _tuple(self, values: Any) -> Any:
+        new = [self.copy(value) for value in values]
+        if all(a is b for a, b in zip(values, new, strict=True)):
+            return values
+        return type(values)._make(new) if hasattr(values, "_make") else type(values)(new)
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        """A copy that shares memory with other copies as the tensor does with theirs."""
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
+        if not plain or tensor.is_conj() or tensor.is_neg():
+            new = tensor.detach().clone()
+        else:
+            storage = tensor.untyped_storage()
+            new, copied = tensor.detach(), self._storages.get(storage._cdata)
+            if copied is None and storage.nbytes() == tensor.nbytes:  # of the whole storage, as it lies
+                new = new.clone()
+                copied = new.untyped_storage()
+            else:
+                copied = copied or storage.clone()
+                new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                new.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
+            self._storages[storage._cdata] = copied
+            self._originals.append(storage)
+        if tensor.requires_grad:
+            new.requires_grad_()
+        self.tensors.append((tensor, new))
+        return self._remember(tensor, new)  # type: ignore[no-any-return]
+
+    def _function(self, function: types.FunctionType) -> Any:
+        """A function among the attributes, which may refer to the model (`suffice.twin.callables`)."""
+        held = callables.held(function)
+        own = callables.is_own(function, held)
+        if not any(isinstance(value, callables.CALLABLE) or (own and type(value) not in ATOMS) for value in held):
+            return function
+        new = self._remember(function, callables.hollow(function))
+        self._later.append(lambda: callables.fill(new, function, functools.partial(self._captured, own=own)))
+        return new if own else callables.Elsewhere(function, new)
+
+    def _captured(self, value: Any, *, own: bool) -> Any:
+        if isinstance(value, callables.CALLABLE):
+            return self.copy(value)
+        known = self._known.get(id(value))
+        if known is None and own:
+            self._shared.append((value, "the closure of a function"))
+        return value if known is None else known
+
+    def _hook(self, hook: Any) -> Any:
+        """A hook of the model's own that refers to the copy, or any other as it is."""
+        known = self._known.get(id(hook))
+        if known is not None:
+            return known
+        if type(hook) is types.MethodType:
+            return callables.method(hook, self._hook)
+        if type(hook) is functools.partial:
+            return callables.partial(hook, self._hook)
+        if type(hook) is not types.FunctionType or not callables.is_own(hook, callables.held(hook)):
+            return hook
+        new = self._remember(hook, callables.hollow(hook))
+        callables.fill(new, hook, self._hook)
+        return new
+
+    def _reference(self, reference: Any) -> Any:
+        proxy = type(reference) is not weakref.ref
+        target = reference.__repr__.__self__ if proxy else reference()
+        new = self.copy(target)
+        if new is target:
+            return reference
+        return weakref.proxy(new) if proxy else weakref.ref(new)
+
+    def _source(self, source: Any) -> Any:
+        self.lasting = False
+        return copy.deepcopy(source)
+
+    def _generator(self, generator: torch.Generator) -> torch.Generator:
+        self.lasting = False
+        new = torch.Generator(generator.device)
+        new.set_state(generator.get_state())
+        return new
+
+    def _refuse(self, value: Any) -> Any:
+        raise TypeError(
+            f"expected a model that can be copied, as every pass that looks at it needs one to itself, got a "
+            f"{type(value).__name__} at {self._where}; make it where it is used, in forward, or leave it out"
+        )
+
+    def _other(self, value: Any) -> Any:
+        if isinstance(value, (type, torch.fx.Graph)):  # a graph is what the code of a module was made from
+            return value
+        if isinstance(value, _SOURCES):
+            return self._source(value)
+        if isinstance(value, tuple):
+            return self._tuple(value)
+        if isinstance(value, tuple(CONTAINERS)):
+            return self._subclass(value)
+        if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+            return self._source(copy.copy(value))
+        if is_plain(value):
+            return self._plain(value)
+        self._shared.append((value, self._where))
+        return value
+
+    def _check_shared(self) -> None:
+        """Raise a TypeError if a module that was copied can be reached through something that was not."""
+        originals = [value for value in self._originals if isinstance(value, nn.Module) and not is_compiled(value)]
+        for value, where in self._shared:
+            if reaches(value, originals):
+                raise TypeError(
+                    f"expected a model that can be copied, as every pass that looks at it needs one to itself, got "
+                    f"modules of it behind a {type(value).__name__} at {where}, which cannot; keep them in attributes, "
+                    "lists or dicts"
+                )
+
+
+def content(held: Any) -> Any:
+    """What was in a `__dict__` or a container, with containers in it copied: equal to it while nothing changes.
+
+    Args:
+        held: a copy of it, which is changed.
+    """
+    if isinstance(held, dict):
+        for key, value in held.items():
+            if type(value) in CONTAINERS:
+                held[key] = value.copy() if value else _EMPTY[type(value)]
+    return held
+
+
+CONTAINERS: dict[type, Callable[[Copier, Any], Any]] = {
+    list: Copier._sequence,
+    deque: Copier._sequence,
+    set: Copier._set,
+    dict: Copier._dict,
+    OrderedDict: Copier._dict,
+    defaultdict: Copier._dict,
+}
+_EMPTY = {kind: kind() for kind in CONTAINERS}
+_RULES: dict[type, Callable[[Copier, Any], Any]] = {
+    **dict.fromkeys(CONTAINERS, Copier._contained),
+    **dict.fromkeys((tuple, frozenset), Copier._tuple),
+    **dict.fromkeys((weakref.ref, weakref.ProxyType, weakref.CallableProxyType), Copier._reference),
+    **dict.fromkeys((types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType), Copier._refuse),
+    types.MethodType: lambda copier, value: callables.method(value, copier.copy),
+    types.BuiltinMethodType: lambda copier, value: callables.builtin(value, copier.copy),
+    functools.partial: lambda copier, value: callables.partial(value, copier.copy),
+    types.FunctionType: Copier._function,
+    torch.Generator: Copier._generator,
+}
