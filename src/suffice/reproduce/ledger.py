@@ -143,6 +143,7 @@ def write(path: Path, results: Results) -> None:
 
 
 def _written(results: Results) -> bytes:
+    reading.check_depth(results)
     return (json.dumps(results, indent=1) + "\n").encode()
 
 
