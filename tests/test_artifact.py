@@ -197,7 +197,7 @@ def test_a_folder_of_something_else_that_has_a_manifest_is_not_overwritten(polic
     (tmp_path / "extension" / "src").mkdir(parents=True)
     (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
     (tmp_path / "extension" / "src" / "main.js").write_text("years of work")
-    with pytest.raises(FileExistsError, match="whose manifest is not one that suffice.save wrote"):
+    with pytest.raises(FileExistsError, match=r"whose manifest is not one that suffice\.save wrote"):
         suffice.save(policy, tmp_path / "extension")
     assert (tmp_path / "extension" / "src" / "main.js").read_text() == "years of work"
     assert os.listdir(tmp_path) == ["extension"]
@@ -206,7 +206,7 @@ def test_a_folder_of_something_else_that_has_a_manifest_is_not_overwritten(polic
 def test_an_artifact_with_files_of_the_users_in_it_is_not_replaced(policy, tmp_path):
     suffice.save(policy, tmp_path / "p")
     (tmp_path / "p" / "weights.safetensors").write_text("mine")
-    with pytest.raises(FileExistsError, match="got also weights.safetensors; move that away, or choose another path"):
+    with pytest.raises(FileExistsError, match=r"got also weights\.safetensors; move that away, or choose another path"):
         suffice.save(policy, tmp_path / "p")
     assert (tmp_path / "p" / "weights.safetensors").read_text() == "mine"
     assert suffice.load(tmp_path / "p").budget == policy.budget

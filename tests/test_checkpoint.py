@@ -40,5 +40,5 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_trained(tmp_path, m
 
 def test_a_checkpoint_that_could_not_be_replaced_is_refused_before_anything_is_trained(tmp_path):
     (written(tmp_path / "c") / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="got also notes.txt; move that away"):
+    with pytest.raises(FileExistsError, match=r"got also notes\.txt; move that away"):
         keeper(tmp_path / "c")

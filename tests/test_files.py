@@ -20,6 +20,23 @@ def put(path, name="a", text="new"):
         (folder / name).write_text(text)
 
 
+def put_and(path, then, text="new", listed=owned):
+    """Write a folder, and do something else at the end of the work."""
+    with files.whole(path, listed) as folder:
+        (folder / "a").write_text(text)
+        then()
+
+
+def write_and(path, then):
+    with files.alone(path) as place, place.file() as stream:
+        stream.write(b"new")
+        then()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(params=["exchanged", "renamed twice"])
 def way(request, monkeypatch):
     if request.param == "renamed twice":
@@ -43,12 +60,10 @@ def test_a_file_is_new_or_takes_the_place_of_the_old_one_and_nothing_is_left_bes
 def test_a_block_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     put(tmp_path / "t", text="old")
     files.write(tmp_path / "f", b"old")
-    with pytest.raises(KeyboardInterrupt), files.whole(tmp_path / "t", owned) as folder:
-        (folder / "a").write_text("half")
-        raise KeyboardInterrupt
-    with pytest.raises(ZeroDivisionError), files.alone(tmp_path / "f") as place, place.file() as stream:
-        stream.write(b"half")
-        1 / 0  # noqa: B018
+    with pytest.raises(KeyboardInterrupt):
+        put_and(tmp_path / "t", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_and(tmp_path / "f", interrupt)
     assert (tmp_path / "t" / "a").read_text() == (tmp_path / "f").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["f", "t"]
 
@@ -64,9 +79,8 @@ def test_a_folder_with_something_elses_is_refused_before_the_work(tmp_path):
 
 def test_a_file_that_comes_into_the_old_folder_during_the_work_is_not_lost(tmp_path, way):
     put(tmp_path / "t", text="old")
-    with pytest.raises(FileExistsError, match="got also mine"), files.whole(tmp_path / "t", owned) as folder:
-        (folder / "a").write_text("new")
-        (tmp_path / "t" / "mine").write_text("years of work")
+    with pytest.raises(FileExistsError, match="got also mine"):
+        put_and(tmp_path / "t", lambda: (tmp_path / "t" / "mine").write_text("years of work"))
     assert (tmp_path / "t" / "mine").read_text() == "years of work"
     assert (tmp_path / "t" / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["t"]
@@ -83,20 +97,17 @@ def test_a_file_that_comes_at_the_last_moment_goes_on_into_the_new_folder(tmp_pa
             (tmp_path / "t" / "mine").write_text("years of work")
         return found
 
-    with files.whole(tmp_path / "t", looks) as folder:
-        (folder / "a").write_text("new")
+    put_and(tmp_path / "t", lambda: None, listed=looks)
     assert (tmp_path / "t" / "mine").read_text() == "years of work"
     assert (tmp_path / "t" / "a").read_text() == "new"
     assert os.listdir(tmp_path) == ["t"]
 
 
 def test_something_that_takes_a_new_path_during_the_work_stays(tmp_path, way):
-    with pytest.raises(FileExistsError), files.whole(tmp_path / "t", owned):
-        (tmp_path / "t").mkdir()
-        (tmp_path / "t" / "mine").touch()
-    with pytest.raises(FileExistsError), files.alone(tmp_path / "f") as place, place.file() as stream:
-        stream.write(b"new")
-        (tmp_path / "f").write_text("mine")
+    with pytest.raises(FileExistsError):
+        put_and(tmp_path / "t", lambda: (tmp_path / "t" / "mine").mkdir(parents=True))
+    with pytest.raises(FileExistsError):
+        write_and(tmp_path / "f", lambda: (tmp_path / "f").write_text("mine"))
     assert os.listdir(tmp_path / "t") == ["mine"]
     assert (tmp_path / "f").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["f", "t"]
@@ -174,7 +185,7 @@ def test_a_path_that_is_no_name_is_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "mine")
     (tmp_path / "mine" / "x").touch()
     for write in (put, lambda path: files.write(path, b"new")):
-        with pytest.raises((FileExistsError, ValueError), match="^expected"):
+        with pytest.raises((FileExistsError, ValueError), match=r"^expected"):
             write(path)
     assert os.listdir(tmp_path / "mine") == ["x"]
     assert os.listdir(tmp_path) == ["mine"]
@@ -235,7 +246,7 @@ def test_a_full_disk_is_said_with_what_is_free(tmp_path, code, found):
 
 def test_other_errors_of_the_work_are_its_own(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, files.whole(tmp_path / "t", owned):
-        open(tmp_path / "source")
+        (tmp_path / "source").read_text()
     assert caught.value.filename == str(tmp_path / "source")
 
 

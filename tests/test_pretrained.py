@@ -63,6 +63,6 @@ def test_a_folder_that_was_shipped_is_replaced_and_no_other(made, tmp_path):
         (tmp_path / "net" / file).unlink()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "card.md").write_text("mine")
-    with pytest.raises(FileExistsError, match="suffice.save did not write"):
+    with pytest.raises(FileExistsError, match=r"suffice\.save did not write"):
         pretrained.ship(tmp_path / "other", made, "cifar-small")
     assert (tmp_path / "other" / "card.md").read_text() == "mine"

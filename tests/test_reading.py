@@ -65,7 +65,7 @@ def test_what_is_nested_less_is_read(tmp_path):
 @pytest.mark.parametrize("payload", [b"", b"{", b"\xff\xfe", b"1" * 5000, b'"\xff"'])
 def test_what_is_no_json_is_refused_by_name(tmp_path, payload):
     (tmp_path / "m").write_bytes(payload)
-    with pytest.raises(ValueError, match="expected JSON in .*/m"):
+    with pytest.raises(ValueError, match=r"expected JSON in .*/m"):
         reading.read_json(tmp_path / "m")
 
 

@@ -1,4 +1,4 @@
-"""As `test_faults`, at every system call that the kernel sees, by strace; where there is none, these are passed over."""
+"""As `test_faults`, at every system call that the kernel sees, by strace; without it these are passed over."""
 
 import os
 import re

@@ -135,7 +135,7 @@ def read_json(file: Path) -> Any:
 
 
 def check_depth(value: Any) -> None:
-    """Raise a ValueError if lists and mappings are nested deeper than `DEEPEST`: their `repr` may overflow the stack."""
+    """Raise a ValueError for lists and mappings nested deeper than `DEEPEST`, whose `repr` may overflow the stack."""
     level = [value]
     for _ in range(DEEPEST + 1):
         lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
