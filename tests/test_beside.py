@@ -70,7 +70,7 @@ def check(name, folder, writes):
 
 @pytest.mark.parametrize("name", SAVED)
 def test_a_reader_beside_writers_always_finds_one_version(name, tmp_path):
-    check(name, tmp_path, 8)
+    check(name, tmp_path, 4)
 
 
 @pytest.mark.slow

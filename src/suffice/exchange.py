@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
-"""Of the file system, of the kernel, of the file system again, of a sandbox."""
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+"""Of the file system, of the kernel, of the file system again, by its two names, of a sandbox."""
 
 Rename = Callable[[bytes, bytes, int], int]
 

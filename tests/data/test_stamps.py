@@ -109,6 +109,16 @@ def test_what_was_remembered_and_is_damaged_counts_as_nothing(made, hashed, text
     assert hashed == ["a.npy"]
 
 
+def test_what_is_looked_through_when_asked_is_hashed_in_any_case_and_remembered(made, hashed, monkeypatch):
+    settled(monkeypatch)
+    (made.folder / "verified.json").unlink()
+    for _ in range(2):
+        assert store.damaged(made) == []
+    stamps._here.clear()  # another process
+    made.array("a")
+    assert hashed == ["a.npy", "b.npy"] * 2
+
+
 def test_what_another_import_was_remembered_for_does_not_count(made, hashed, monkeypatch):
     settled(monkeypatch)
     known = stamps.remembered(made.folder)

@@ -111,7 +111,7 @@ class Ledger:
             before = copy.deepcopy(self.results)
             try:
                 yield
-                with place.file() as stream:
+                with place.file() as stream, place.said():
                     stream.write(_written(self.results))
             except BaseException:
                 self.results = before  # so that what was not written counts as missing
