@@ -36,7 +36,8 @@ class Calls:
     def struck(self) -> bool:
         return len(self.made) >= self.n
 
-    def note(self, name: str) -> None:
+    def note(self, name: str, *arguments: object) -> None:
+        del arguments
         self.made.append(name)
         if len(self.made) == self.n:
             self.strike()
@@ -71,8 +72,14 @@ class File:
 
 @contextmanager
 def at(n: int, strike: Callable[[], None]) -> Iterator[Calls]:
-    """Strike at the n-th call in the block; n = 0: never."""
-    calls = Calls(n, strike) if n else Calls(1 << 60, strike)
+    """Strike at the n-th call in the block."""
+    with noted(Calls(n, strike)) as calls:
+        yield calls
+
+
+@contextmanager
+def noted(calls: Calls) -> Iterator[Calls]:
+    """Note every call in the block, before it is made."""
     opened = builtins.open
 
     def counted_open(*arguments: object, **named: object) -> object:
@@ -91,7 +98,7 @@ def at(n: int, strike: Callable[[], None]) -> Iterator[Calls]:
             wrapped = _counted(f"os.{name}", getattr(os, name), calls)
             stack.enter_context(mock.patch.object(os, name, wrapped))
         for module, name, wrapped in (
-            (os, "fsync", lambda descriptor: calls.note("os.fsync")),  # the test is no power cut
+            (os, "fsync", lambda descriptor: calls.note("os.fsync", descriptor)),  # the test is no power cut
             (os, "close", counted_close),
             (io, "open", counted_open),
             (builtins, "open", counted_open),

@@ -7,7 +7,8 @@ import torch
 
 import suffice
 from suffice import artifact, exchange, manifests, syncing
-from suffice.data import digits
+from suffice.data import digits, store
+from suffice.progress import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
 
@@ -190,6 +191,84 @@ def test_where_names_cannot_be_swapped_a_failed_rename_puts_the_old_artifact_bac
         suffice.save(calibrated, tmp_path / "p")
     assert os.listdir(tmp_path) == ["p"]
     assert isinstance(suffice.load(tmp_path / "p"), suffice.Policy)
+
+
+def test_a_folder_of_something_else_that_has_a_manifest_is_not_overwritten(policy, tmp_path):
+    (tmp_path / "extension" / "src").mkdir(parents=True)
+    (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
+    (tmp_path / "extension" / "src" / "main.js").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"whose manifest is not one that suffice\.save wrote"):
+        suffice.save(policy, tmp_path / "extension")
+    assert (tmp_path / "extension" / "src" / "main.js").read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["extension"]
+
+
+def test_an_artifact_with_files_of_the_users_in_it_is_not_replaced(policy, tmp_path):
+    suffice.save(policy, tmp_path / "p")
+    (tmp_path / "p" / "weights.safetensors").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"got also weights\.safetensors; move that away, or choose another path"):
+        suffice.save(policy, tmp_path / "p")
+    assert (tmp_path / "p" / "weights.safetensors").read_text() == "mine"
+    assert suffice.load(tmp_path / "p").budget == policy.budget
+
+
+def test_a_data_set_is_no_artifact_to_be_replaced(policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUFFICE_DATA", str(tmp_path))
+    with store.create("things", quiet) as writer:
+        writer.save("a", [1, 2], "int64")
+    with pytest.raises(FileExistsError, match="expected a new path or an artifact to replace"):
+        suffice.save(policy, tmp_path / "things")
+    assert store.find("things").array("a").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"torn")])
+def test_an_artifact_whose_tensors_are_damaged_is_replaced(policy, tmp_path, damage):
+    suffice.save(policy, tmp_path / "p")
+    damage(tmp_path / "p" / "tensors.safetensors")
+    suffice.save(policy, tmp_path / "p")
+    assert suffice.load(tmp_path / "p").budget == policy.budget
+
+
+def test_a_save_through_a_link_replaces_what_it_leads_to(policy, calibrated, tmp_path):
+    suffice.save(policy, tmp_path / "run-17")
+    (tmp_path / "latest").symlink_to("run-17")
+    suffice.save(calibrated, tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink()
+    assert suffice.load(tmp_path / "run-17", network=calibrated.network).costs == calibrated.costs
+    assert sorted(os.listdir(tmp_path)) == ["latest", "run-17"]
+
+
+def test_tensors_that_are_none_are_refused_though_their_digest_is_right(policy, tmp_path):
+    suffice.save(policy, tmp_path / "p")
+    payload = b"\xff" * 64
+    (tmp_path / "p" / "tensors.safetensors").write_bytes(payload)
+    file = tmp_path / "p" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest.pop("manifest_sha256")
+    manifest["tensors_sha256"] = hashlib.sha256(payload).hexdigest()
+    file.write_text(json.dumps({**manifest, "manifest_sha256": manifests.digest(manifest)}))
+    with pytest.raises(ValueError, match=r"expected tensors in .*tensors.safetensors, got something else"):
+        suffice.load(tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "tensors.safetensors"])
+def test_a_fifo_in_an_artifact_is_refused_by_name_and_not_waited_for(policy, tmp_path, name):
+    suffice.save(policy, tmp_path / "p")
+    (tmp_path / "p" / name).unlink()
+    os.mkfifo(tmp_path / "p" / name)
+    with pytest.raises(ValueError, match=f"expected a file, got a FIFO at .*{name}"):
+        suffice.load(tmp_path / "p")
+    with pytest.raises(FileExistsError):
+        suffice.save(policy, tmp_path / "p")
+
+
+def test_what_is_no_folder_is_named_when_it_is_loaded(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("unmounted")
+    with pytest.raises(FileNotFoundError, match=r"found none at the file .*/file"):
+        suffice.load(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"found none at the link .*/link, which leads to unmounted, where not"):
+        suffice.load(tmp_path / "link")
 
 
 def test_a_folder_of_something_else_is_not_overwritten(policy, tmp_path):

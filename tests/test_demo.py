@@ -51,3 +51,10 @@ def test_a_row_that_no_other_overlaps_is_called_the_lowest():
         {"name": "temperature", "intervals": {"ece": (0.03, 0.05)}},
     ]
     assert demo._overlap(rows).endswith("temperature is clearly the lowest.")
+
+
+def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "mine").touch()
+    with pytest.raises(FileExistsError, match=f"got {tmp_path}/policy, which suffice.save did not write"):
+        demo.run(None, 0, tmp_path, None)

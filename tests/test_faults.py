@@ -109,12 +109,12 @@ STRIKES = {
 
 @EACH
 def test_whichever_of_some_calls_fails_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path):
-    every_fault(OPERATIONS[name], tmp_path, faults.fail, False, 7, OSError)
+    every_fault(OPERATIONS[name], tmp_path, faults.fail, False, 13, OSError)
 
 
 @EACH
 def test_whichever_of_some_calls_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path):
-    every_death(OPERATIONS[name], tmp_path, False, 11)
+    every_death(OPERATIONS[name], tmp_path, False, 17)
 
 
 @pytest.mark.slow

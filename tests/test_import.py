@@ -26,6 +26,13 @@ def test_importing_suffice_alone_imports_no_torch():
     assert done.stdout.strip() == "False"
 
 
+def test_where_the_system_has_no_fcntl_all_that_is_written_can_be_imported():
+    modules = "suffice.artifact, suffice.data, suffice.reproduce.ledger, suffice.checkpoint, suffice.report.page"
+    program = f"import sys; sys.modules['fcntl'] = None; import {modules}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 def test_every_public_name_is_there():
     for name in suffice.__all__:
         assert getattr(suffice, name) is not None

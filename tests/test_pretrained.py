@@ -51,3 +51,18 @@ def test_the_networks_that_come_with_the_library_load_and_are_small(name):
     assert len(made.classes) == made.network.num_classes
     assert (pretrained.FOLDER / name / "network" / "tensors.safetensors").stat().st_size <= 3_000_000
     assert suffice.run(made.calibrated, made.policy, torch.zeros(2, 3, 32, 32)).probs.shape == (2, len(made.classes))
+
+
+def test_a_folder_that_was_shipped_is_replaced_and_no_other(made, tmp_path):
+    for _ in range(2):
+        pretrained.ship(tmp_path / "net", made, "cifar-small")
+    for file in ("mine.txt", "policy/mine.txt"):
+        (tmp_path / "net" / file).write_text("mine")
+        with pytest.raises(FileExistsError, match=r"got also (policy/)?mine.txt; move that away"):
+            pretrained.ship(tmp_path / "net", made, "cifar-small")
+        (tmp_path / "net" / file).unlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "card.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"suffice\.save did not write"):
+        pretrained.ship(tmp_path / "other", made, "cifar-small")
+    assert (tmp_path / "other" / "card.md").read_text() == "mine"

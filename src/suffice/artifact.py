@@ -74,7 +74,7 @@ def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any]
         FileExistsError: if something is there that is no such folder, or not all of it is.
         OSError: if it cannot be written, or the disk is full.
     """
-    with files.whole(path, owned) as temporary:
+    with files.alone(path) as place, place.folder(owned) as temporary, place.said():
         _write(temporary, what, configuration, tensors)
 
 

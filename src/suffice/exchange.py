@@ -6,12 +6,13 @@ Linux has `renameat2` (since 3.15; ext4, XFS, Btrfs, tmpfs and others), macOS ha
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
-"""Of the file system, of the kernel, of the file system again, of a sandbox."""
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+"""Of the file system, of the kernel, of the file system again, by its two names, of a sandbox."""
 
 Rename = Callable[[bytes, bytes, int], int]
 
@@ -45,6 +46,7 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def _renamed(rename: Rename, source: Path, target: Path, flag: int) -> bool:
+    sys.audit("os.rename", str(source), str(target), -1, -1)  # as `os.rename` does
     ctypes.set_errno(0)
     if rename(os.fsencode(source), os.fsencode(target), flag) == 0:
         return True

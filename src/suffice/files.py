@@ -57,7 +57,7 @@ def write(path: str | os.PathLike[str], payload: bytes, mark: bytes = b"") -> No
         FileExistsError: if something else is there.
         OSError: if it cannot be written, or the disk is full.
     """
-    with alone(path) as place, place.file(mark) as stream:
+    with alone(path) as place, place.file(mark) as stream, place.said():
         stream.write(payload)
 
 

@@ -47,8 +47,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a manifest, with its own digest under `manifest_sha256`.
 
     Raises:
-        ValueError: if it is larger than what is read.
+        ValueError: if it is larger, or nested deeper, than what is read.
     """
+    reading.check_depth(manifest)
     payload = json.dumps({**manifest, "manifest_sha256": digest(manifest)}, indent=2).encode()
     if len(payload) > reading.MOST:
         raise ValueError(f"expected a manifest of at most {reading.MOST:,} bytes, got {len(payload):,}")
@@ -90,8 +91,8 @@ def owned(folder: Path, kind: Kind) -> list[str]:
         ) from error
     except ValueError as error:
         raise FileExistsError(
-            f"expected a new path or {kind.what} to replace, got {shown(folder)}, which is not as {kind.written_by} "
-            f"wrote it, if it did: {error}; move it away, or choose another path"
+            f"expected a new path or {kind.what} to replace, got {shown(folder)}, whose manifest is not one that "
+            f"{kind.written_by} wrote, or was changed; move it away, or choose another path"
         ) from error
     return contents(folder, [re.escape(MANIFEST), *kind.files(manifest)], kind.written_by)
 
@@ -134,20 +135,21 @@ def _intact(folder: Path, kind: Kind) -> Manifest:
     file = folder / MANIFEST
     try:
         manifest = reading.read_json(file)
-        stated = manifest.pop("manifest_sha256")
+        if not isinstance(manifest, dict) or not manifest.keys() >= {"manifest_sha256", "library", "format"}:
+            raise ValueError("it has no digest of itself, library or format")
+        stated, library, version = manifest.pop("manifest_sha256"), manifest["library"], manifest["format"]
+        if not re.fullmatch(r"suffice \S{1,40}", str(library)) or type(version) is not int:
+            raise ValueError("its library is not this one, or its format no number")
         intact = stated == digest(manifest)
-        library, version = manifest["library"], manifest["format"]
-        if not str(library).startswith("suffice ") or type(version) is not int:
-            raise ValueError(f"it is of format {version!r}, written by {library!r}")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"expected {kind.what} with {MANIFEST}, found none at {described(folder)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise ValueError(
             f"expected a manifest written by {kind.written_by}, got a damaged {shown(file)}: {error}"
         ) from error
     if not intact:
         raise ValueError(f"expected {shown(file)} as it was written, got one that was changed; {kind.remedy}")
-    return dict(manifest)
+    return manifest
 
 
 def _check_entries(folder: Path, manifest: Manifest, kind: Kind) -> None:

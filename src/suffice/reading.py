@@ -21,9 +21,11 @@ Read = TypeVar("Read")
 
 
 def there(folder: Path) -> Path:
-    """The folder, or the old one that a crash left beside its place, where nothing took the place."""
-    target = Path(os.path.realpath(folder))
-    return places.aside(target) if not target.exists() and places.aside(target).is_dir() else folder
+    """The folder, or the old one beside its place, where nothing took the place: for a moment, or since a crash."""
+    old = places.aside(Path(os.path.realpath(folder)))
+    if folder.exists() or not old.is_dir() or folder.exists():  # again: the new one may have come in between
+        return folder
+    return old
 
 
 def steadily(folder: Path, read: Callable[[Path], Read], *, hashed: bool = True) -> Read:
@@ -41,11 +43,16 @@ def steadily(folder: Path, read: Callable[[Path], Read], *, hashed: bool = True)
             try:
                 made = read(place)
             except (OSError, ValueError):
-                if _identity(there(folder)) == before:
+                if _stays(folder, place, before):
                     raise
             else:
-                if hashed or _identity(there(folder)) == before:
+                if hashed or _stays(folder, place, before):
                     return made
+
+
+def _stays(folder: Path, place: Path, before: tuple[int, int] | None) -> bool:
+    """Whether a folder is still where it was, and the same."""
+    return there(folder) == place and _identity(place) == before and (before is not None or place == folder)
 
 
 @contextmanager
@@ -119,20 +126,20 @@ def read_json(file: Path) -> Any:
     payload = read_file(file)
     try:
         value = json.loads(payload)
-        nested = _nested(value)
-    except RecursionError:
-        nested = True
+        check_depth(value)
+    except RecursionError as error:
+        raise ValueError(f"expected JSON of at most {DEEPEST} levels in {shown(file)}, got more") from error
     except ValueError as error:
         raise ValueError(f"expected JSON in {shown(file)}, got something else: {error}") from error
-    if nested:
-        raise ValueError(f"expected lists and mappings of at most {DEEPEST} levels in {shown(file)}, got more")
     return value
 
 
-def _nested(value: Any) -> bool:
-    """Whether a value is nested deeper than `DEEPEST`: its `repr` and comparisons would overflow the stack."""
+def check_depth(value: Any) -> None:
+    """Raise a ValueError for lists and mappings nested deeper than `DEEPEST`, whose `repr` may overflow the stack."""
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST + 1):
         lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not lists:
+            return
         level = [child for each in lists for child in each]
-    return bool(level)
+    raise ValueError(f"lists and mappings of more than {DEEPEST} levels")

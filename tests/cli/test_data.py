@@ -132,3 +132,13 @@ def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path, argum
     assert error.startswith("suffice: ")
     assert message in error
     assert "\n" not in error
+
+
+def test_a_sheet_replaces_a_sheet_and_no_other_picture(run, tmp_path):
+    run("import", "pets", pets(tmp_path))
+    for _ in range(2):
+        assert run("show", "pets", "--out", tmp_path / "sheet.png").exit_code == 0
+    (tmp_path / "mine.png").write_text("mine")
+    result = run("show", "pets", "--out", tmp_path / "mine.png")
+    assert "mine.png, which suffice did not write" in str(result.exception)
+    assert (tmp_path / "mine.png").read_text() == "mine"

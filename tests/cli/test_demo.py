@@ -67,3 +67,16 @@ def test_without_the_packages_of_the_report_it_says_so_before_any_work(quick, tm
     assert isinstance(result.exception, ImportError)
     assert "expected plotly and jinja2 for the report" in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_replaces_what_it_wrote_and_nothing_else_and_says_so_before_any_work(quick, tmp_path, monkeypatch):
+    for _ in range(2):
+        assert quick.invoke(app, ["demo", "--out", str(tmp_path)]).exit_code == 0
+    monkeypatch.setattr(suffice.demo, "run", lambda *_: pytest.fail("worked"))
+    for name in ("results.json", "report.html"):
+        kept = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_text("mine")
+        result = quick.invoke(app, ["demo", "--out", str(tmp_path)])
+        assert f"{name}, which suffice did not write; choose another path" in str(result.exception)
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).write_bytes(kept)

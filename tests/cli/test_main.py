@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import suffice
 from suffice.cli import app, main
+from tests.data import miniatures
 
 runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
@@ -123,11 +124,10 @@ def started(tmp_path, *arguments, **options):
 
 
 def test_a_real_interrupt_during_an_import_is_one_line_and_leaves_nothing(tmp_path):
-    place = tmp_path / "pets" / "cat"
-    place.mkdir(parents=True)
+    miniatures.image_folder(tmp_path / "pets")
     script = (
         "import sys, time, suffice.data.packing as p\n"
-        "p.pack = lambda *a: (print('here', flush=True), time.sleep(60))\n"
+        "p.pack = lambda *a, **k: (print('here', flush=True), time.sleep(60))\n"
         "sys.argv = ['suffice', 'data', 'import', 'pets', sys.argv[1]]\n"
         "from suffice.cli import main; main()"
     )

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from suffice.data import criteo, import_set, load, text
+from suffice.data import criteo, import_set, load
 from tests.data import miniatures
 
 
@@ -15,10 +15,9 @@ def official(tmp_path):
     return tmp_path / "train.txt", values
 
 
-@pytest.mark.parametrize("block", [text.BLOCK, 4000])
+@pytest.mark.parametrize("block", [8 << 20, 4000])
 def test_every_cell_of_the_official_text_is_kept_whatever_the_blocks(official, monkeypatch, block):
-    monkeypatch.setattr(text, "BLOCK", block)
-    monkeypatch.setattr(text.blocks, "__defaults__", (block,))
+    monkeypatch.setattr("suffice.data.lines.BLOCK", block)
     file, values = official
     table = import_set("criteo", file).table("rows")
     assert table["label"].to_pylist() == [label for label, _, _ in values]
@@ -87,10 +86,10 @@ def test_unknown_categories_are_refused_by_choice(official):
 BROKEN = [
     (lambda cells: cells[:39], "expected 40 fields, got 39"),
     (lambda cells: [*cells, ""], "expected 40 fields, got 41"),
-    (lambda cells: ["x", *cells[1:]], "expected label as uint8, got x"),
-    (lambda cells: [*cells[:5], "12.5", *cells[6:]], "expected I5 as int32, got 12.5"),
-    (lambda cells: [*cells[:20], "not hex!", *cells[21:]], "expected C7 as up to 8 hexadecimal digits, got not hex!"),
-    (lambda cells: [*cells[:20], "123456789", *cells[21:]], "expected C7 as up to 8 hexadecimal digits, got 123456789"),
+    (lambda cells: ["x", *cells[1:]], "expected label as uint8, got 'x'"),
+    (lambda cells: [*cells[:5], "12.5", *cells[6:]], "expected I5 as int32, got '12.5'"),
+    (lambda cells: [*cells[:20], "not hex!", *cells[21:]], "expected C7 as up to 8 hexadecimal digits, got 'not hex!'"),
+    (lambda cells: [*cells[:20], "123456789", *cells[21:]], "expected C7 as .* hexadecimal digits, got '123456789'"),
     (lambda cells: [*cells[:20], "\udcff", *cells[21:]], "expected C7 as up to 8 hexadecimal"),
     (lambda cells: [""], "expected 40 fields, got 1"),
 ]
@@ -115,7 +114,7 @@ def test_a_malformed_line_is_refused_by_its_number_or_left_out_and_counted(tmp_p
 
 
 def test_lines_are_numbered_through_all_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(text.blocks, "__defaults__", (3000,))
+    monkeypatch.setattr("suffice.data.lines.BLOCK", 3000)
     lines, _ = miniatures.criteo_lines(100)
     lines[89] = "broken\n"
     (tmp_path / "train.txt").write_text("".join(lines))
@@ -170,3 +169,68 @@ def test_compact_files_hold_numbers_or_text_and_come_out_alike(tmp_path):
 def test_the_head_is_known_from_the_compact_file_only(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected first_8000_raw.parquet in"):
         import_set("criteo-head", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("", "expected label as a number from 0 to 1, got none"),
+        ("7", "expected label as a number from 0 to 1, got 7"),
+        ("2", "expected label as a number from 0 to 1, got 2"),
+        ("-1", "expected label as uint8, got '-1'"),
+        ("256", "expected label as uint8, got '256'"),
+        ("1.0", "expected label as uint8, got '1.0'"),
+        ("nan", "expected label as uint8, got 'nan'"),
+        ("0x1", "expected label as uint8, got '0x1'"),
+    ],
+)
+def test_a_label_that_is_neither_click_nor_none_is_refused_by_its_line_or_left_out(tmp_path, label, message):
+    lines, values = miniatures.criteo_lines(30)
+    lines[16] = label + lines[16][1:]
+    (tmp_path / "dac_sample.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match=rf"^line 17 of .*dac_sample.txt: {message}"):
+        import_set("criteo-sample", tmp_path / "dac_sample.txt")
+    import_set("criteo-sample", tmp_path / "dac_sample.txt", bad="skip")
+    data = load("criteo-sample", validation=1, test=1)
+    found = torch.cat([part.labels for part in (data.train, data.validation, data.test)])
+    assert found.tolist() == [value for place, (value, _, _) in enumerate(values) if place != 16]
+
+
+@pytest.mark.parametrize("feed", ["\n", "\r\n", "\r"])
+def test_line_ends_of_any_system_are_read(tmp_path, feed):
+    lines, values = miniatures.criteo_lines(30)
+    (tmp_path / "train.txt").write_bytes("".join(lines).replace("\n", feed).encode())
+    table = import_set("criteo", tmp_path / "train.txt").table("rows")
+    assert table["C26"].to_pylist() == [codes[25] for _, _, codes in values]
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_a_text_without_rows_is_refused(tmp_path, store_folder, text):
+    (tmp_path / "train.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"expected 40 fields, got 1|expected rows in .*train.txt, found none to keep"):
+        import_set("criteo", tmp_path / "train.txt")
+    assert not (store_folder / "criteo").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label", pa.array([0, None]), "row 2 of .*raw.parquet: expected label as a number from 0 to 1, got none"),
+        ("label", pa.array([0, 2]), "row 2 of .*raw.parquet: expected label as a number from 0 to 1, got 2"),
+        ("label", pa.array([0, -1]), "row 2 of .*raw.parquet: expected label as uint8, got -1"),
+        ("label", pa.array([0, float("nan")]), "row 2 of .*raw.parquet: expected label as uint8, got nan"),
+        ("label", pa.array([[0], [1]]), "in the column 'label' of .*raw.parquet, got list"),
+        ("I3", pa.array([0, 2**40]), "row 2 of .*: expected I3 as int32, got 1099511627776"),
+        ("C4", pa.array(["0", "xyz"]), "row 2 of .*: expected C4 as up to 8 hexadecimal digits, got 'xyz'"),
+        ("C4", pa.array([0, -5]), "row 2 of .*: expected C4 as uint32, got -5"),
+        ("C4", None, "found no 'C4' in .*raw.parquet"),
+    ],
+)
+def test_compact_files_have_the_same_rules(tmp_path, column, values, message):
+    columns = {"label": pa.array([0, 1])} | {f"I{i}": pa.array([1, None]) for i in range(1, 14)}
+    columns |= {f"C{i}": pa.array(["ab", None]) for i in range(1, 27)} | {column: values}
+    table = pa.table({name: array for name, array in columns.items() if array is not None})
+    pq.write_table(table, tmp_path / "first_8000_raw.parquet")
+    for source in (tmp_path, tmp_path / "first_8000_raw.parquet"):
+        with pytest.raises(ValueError, match=message):
+            import_set("criteo-head", source)

@@ -108,7 +108,7 @@ LABELS, IMAGES = "gzip/emnist-digits-train-labels-idx1-ubyte.gz", "gzip/emnist-d
         (IMAGES, lambda data: gzip.compress(b"12"), "expected an idx header, got 2 bytes"),
         (IMAGES, lambda data: gzip.compress(b"\x00" * 16), "idx file of kind 0x0803, got 0x0000"),
         (IMAGES, lambda data: None, "found no emnist-digits-test-images"),
-        (LABELS, lambda data: gzip.compress(miniatures.idx(np.full(100, 10, np.uint8))), "100 labels of 10 classes"),
+        (LABELS, lambda data: gzip.compress(miniatures.idx(np.full(100, 10, np.uint8))), r"in \[0, 10\), got 10"),
         (LABELS, lambda data: gzip.compress(miniatures.idx(np.zeros(99, np.uint8))), "a label for each image"),
         (LABELS, lambda data: gzip.compress(gzip.decompress(data) + bytes(10**7)), "decompression bomb"),
     ],
@@ -118,3 +118,58 @@ def test_damage_is_one_clear_message_and_nothing_is_written(tmp_path, store_fold
     with pytest.raises(ValueError, match=message):
         import_set("emnist-digits", archive, any_checksum=True)
     assert list(store_folder.iterdir()) == []
+
+
+def test_labels_are_counted_from_one_in_letters_and_none_is_before(tmp_path):
+    archive, _ = miniatures.emnist(tmp_path / "gzip.zip", "letters", 26, first=0)
+    with pytest.raises(ValueError, match=r"expected labels in \[0, 26\), got -1 at position 0 .*counted from 1"):
+        import_set("emnist-letters", archive, any_checksum=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (IMAGES, lambda data: gzip.compress(gzip.decompress(data) + b"x"), "the end behind the last image, got more"),
+        (IMAGES, lambda data: gzip.compress(gzip.decompress(data)[:-7]), "expected 50 rows in test_images, got 49"),
+        (IMAGES, lambda data: data[:-4] + b"\xff" * 4, "truncated or damaged .*test-images"),
+        (LABELS, lambda data: gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff"), "2,000,000 rows, got 4,294,967,295"),
+        (LABELS, lambda data: gzip.compress(miniatures.idx(np.full(100, 255, np.uint8))), "got 255 at position 0"),
+        (LABELS, lambda data: gzip.compress(gzip.decompress(data)[:-1]), "a label for each of 100 images, got 99"),
+    ],
+)
+def test_lengths_and_labels_are_held_to_the_header(tmp_path, store_folder, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        import_set("emnist-digits", damaged(tmp_path, name, change), any_checksum=True)
+    assert not (store_folder / "emnist-digits").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label47": np.arange(100) - 1}, r"expected labels in \[0, 47\), got -1 at position 0 .* in label47 of"),
+        ({"label47": np.arange(100) % 47 + 0.5}, "expected an array of integers, got float64"),
+        ({"label47": np.arange(99) % 47}, "expected 99 images of 28×28 bytes"),
+        ({"names47": np.array(["a"])}, "expected classes 0123"),
+    ],
+)
+def test_compact_labels_that_do_not_fit_are_named(tmp_path, changes, message):
+    compact(tmp_path / "emnist")
+    file = tmp_path / "emnist" / "byclass_test_labels.npz"
+    with np.load(file) as arrays:
+        held = {**arrays, **changes}
+    np.savez(file, **held)
+    with pytest.raises(ValueError, match=message):
+        import_set("emnist-bymerge", tmp_path)
+
+
+def test_compact_images_that_are_no_array_or_go_on_are_named(tmp_path):
+    images = compact(tmp_path / "emnist")
+    file = tmp_path / "emnist" / "byclass_test_images.npy.xz"
+    file.write_bytes(lzma.compress(b"<html>"))
+    with pytest.raises(ValueError, match=r"expected an array in NumPy's format, got .*npy.xz"):
+        import_set("emnist-byclass", tmp_path)
+    with lzma.open(file, "wb") as stream:
+        np.save(stream, images)
+        stream.write(b"more")
+    with pytest.raises(ValueError, match=r"the end behind the last image, got more in .*npy.xz"):
+        import_set("emnist-byclass", tmp_path)

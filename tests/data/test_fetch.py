@@ -125,3 +125,14 @@ def test_a_disk_that_is_too_full_is_refused_before_the_download(server, monkeypa
 def test_a_file_without_a_known_checksum_gets_one_to_be_recorded(tmp_path):
     (tmp_path / "x").write_bytes(DATA)
     assert fetch.check(tmp_path / "x", Remote("x", None, None), quiet) == SHA256
+
+
+def test_of_two_downloads_of_a_file_at_once_the_second_is_refused(server):
+    def second(what, done, total):
+        if what.startswith("fetch"):
+            with pytest.raises(BlockingIOError, match=r"somebody else is writing .*/things.bin; wait"):
+                fetch.fetch(entry(server.url), quiet)
+
+    folder = fetch.fetch(entry(server.url), second)
+    assert [f.name for f in folder.iterdir()] == ["things.bin"]
+    assert server.asked == [None]

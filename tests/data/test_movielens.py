@@ -72,13 +72,60 @@ def test_a_malformed_line_is_refused_by_its_number_or_left_out_and_counted(tmp_p
     stored = import_set("movielens-1m", archive, any_checksum=True, bad="skip")
     assert stored.table("rows")["user"].to_pylist() == [1, 5]
     assert stored.manifest["skipped"]["count"] == 2
-    assert "expected rating as float32, got three" in stored.manifest["skipped"]["first"][1]
+    assert "expected rating as a finite number, got 'three'" in stored.manifest["skipped"]["first"][1]
 
 
 def test_a_file_that_the_archive_lacks_and_a_wrong_header_are_named(tmp_path):
     lacking = miniatures.write_zip(tmp_path / "x.zip", {"ml-1m/movies.dat": "1::x::y\n"})
-    with pytest.raises(ValueError, match=r"expected ratings.dat, users.dat"):
+    with pytest.raises(ValueError, match=r"found no ratings.dat, users.dat"):
         import_set("movielens-1m", lacking, any_checksum=True)
     header = miniatures.write_zip(tmp_path / "y.zip", {"ml-25m/ratings.csv": "user,movie\n1,2\n"})
     with pytest.raises(ValueError, match="expected the header userId"):
         import_set("movielens-25m", header, any_checksum=True)
+
+
+def written(tmp_path, release, **members):
+    """The archive of a release with some of its files changed; None takes one away."""
+    import zipfile
+
+    archive, _ = miniatures.movielens(tmp_path / "whole.zip", release)
+    with zipfile.ZipFile(archive) as opened:
+        found = {name: opened.read(name) for name in opened.namelist()}
+    for name, data in members.items():
+        found[f"ml-{release}/{name.replace('__', '.')}"] = data
+    return miniatures.write_zip(tmp_path / "x.zip", found)
+
+
+@pytest.mark.parametrize(
+    ("release", "members", "message"),
+    [
+        ("1m", {"ratings__dat": "::2::3::4\n"}, "line 1 of ml-1m/ratings.dat .*: expected user as a number, got none"),
+        ("1m", {"ratings__dat": "1::::3::4\n"}, "expected movie as a number, got none"),
+        ("1m", {"ratings__dat": "1::2::::4\n"}, "expected rating as a number from 0.5 to 5, got none"),
+        ("1m", {"ratings__dat": "1::2::nan::4\n"}, "expected rating as a finite number, got 'nan'"),
+        ("1m", {"ratings__dat": "1::2::6::4\n"}, "expected rating as a number from 0.5 to 5, got 6.0"),
+        ("1m", {"ratings__dat": "-1::2::3::4\n"}, "expected user as uint32, got '-1'"),
+        ("1m", {"ratings__dat": "0x1::2::3::4\n"}, "expected user as uint32, got '0x1'"),
+        ("1m", {"ratings__dat": ""}, "expected rows in .*x.zip, found none to keep"),
+        ("1m", {"movies__dat": "1::x\n"}, "line 1 of ml-1m/movies.dat .*: expected 3 fields, got 2"),
+        ("1m", {"movies__dat": "\none::x::y\n"}, "line 2 of ml-1m/movies.dat .*: expected a whole number, got 'one'"),
+        ("1m", {"users__dat": "1::M::24::10\n"}, "line 1 of ml-1m/users.dat .*: expected 5 fields, got 4"),
+        ("100k", {"u__item": "1|x|y\n"}, "line 1 of ml-100k/u.item .*: expected 24 fields, got 3"),
+        ("100k", {"u__user": "1|old|M|x|y\n"}, "line 1 of ml-100k/u.user .*: expected a whole number, got 'old'"),
+        ("100k", {"u__data": "1\t2\t3\n"}, "line 1 of ml-100k/u.data .*: expected 4 fields, got 3"),
+        ("25m", {"movies__csv": "movieId,title\n"}, "expected the header movieId,title,genres"),
+        ("25m", {"movies__csv": 'movieId,title,genres\n1,"x,y\n2,z,a\n'}, "line 2 of ml-25m/movies.csv"),
+        ("25m", {"movies__csv": "movieId,title,genres\n1,\xe9,a\n".encode("latin-1")}, "line 2 of .*: expected UTF-8"),
+        ("25m", {"ratings__csv": ""}, "expected the header userId"),
+    ],
+)
+def test_what_the_files_must_not_hold_is_named_by_its_line(tmp_path, store_folder, release, members, message):
+    with pytest.raises(ValueError, match=message):
+        import_set(f"movielens-{release}", written(tmp_path, release, **members), any_checksum=True)
+    assert not (store_folder / f"movielens-{release}").exists()
+
+
+def test_signs_that_python_takes_for_line_ends_are_part_of_a_title(tmp_path):
+    archive = written(tmp_path, "1m", movies__dat="1::A\x85\x1cB::C\r\n2::D::E\r\n".encode("latin-1"))
+    stored = import_set("movielens-1m", archive, any_checksum=True)
+    assert stored.table("movies")["title"].to_pylist() == ["A\x85\x1cB", "D"]

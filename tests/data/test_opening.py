@@ -1,9 +1,13 @@
+import os
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 from suffice.data import folder, from_torch, import_set, load
+from suffice.data.store import Stored
 from tests.data import miniatures
 
 
@@ -128,3 +132,54 @@ def test_a_pytorch_test_set_is_taken_whole():
     train, test = TensorDataset(torch.arange(30)), TensorDataset(torch.arange(7))
     data = from_torch(train, test, validation=0.2)
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 6, 7)
+
+
+def test_a_changed_byte_is_noticed_when_the_set_is_loaded(cifar):
+    file = cifar.folder / "train_images.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"train_images.npy with SHA-256 .* was changed since the import"):
+        load("cifar100", validation=100)
+
+
+def test_a_table_is_read_on_while_it_is_imported_again(tmp_path):
+    source = tmp_path / "train.txt"
+    source.write_text("".join(miniatures.criteo_lines(20)[0]))
+    import_set("criteo", source)
+    data = load("criteo")
+    before = [batch["numeric"] for batch in data.train.batches(7)]
+    copied = pickle.dumps(data)
+    source.write_text("".join(miniatures.criteo_lines(30, seed=1)[0]))
+    import_set("criteo", source)
+    after = [batch["numeric"] for batch in data.train.batches(7)]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert len(load("criteo").train) > len(data.train)
+    with pytest.raises(ValueError, match="was changed since the import"):
+        pickle.loads(copied)  # in another process it would be opened anew
+
+
+def test_an_import_that_comes_while_a_set_is_opened_is_loaded_whole(cifar, tmp_path, monkeypatch):
+    archive, _ = miniatures.cifar100(tmp_path / "cifar-100-python.tar.gz", count=300)
+    array, opened = Stored.array, []
+
+    def overtaken(stored, name):
+        opened.append(name)
+        if len(opened) == 2:
+            import_set("cifar100", archive, any_checksum=True)
+        return array(stored, name)
+
+    monkeypatch.setattr(Stored, "array", overtaken)
+    data = load("cifar100", validation=100)
+    assert (len(data.train), len(data.validation), len(data.test)) == (200, 100, 300)
+
+
+def test_a_fifo_among_images_is_refused_by_name_and_not_waited_for(tmp_path):
+    pets = miniatures.image_folder(tmp_path / "pets")
+    os.mkfifo(next(pets.iterdir()) / "x.png")
+    with pytest.raises(ValueError, match=r"expected a file, got a FIFO at .*/x.png"):
+        import_set("pets", pets)
+    with pytest.raises(ValueError, match=r"expected a file, got a FIFO at .*/x.png"):
+        list(folder(pets, size=8, workers=0).train.batches())
+    with pytest.raises(ValueError, match=r"a file or a folder, got the FIFO .*/x.png"):
+        import_set("criteo", next(pets.iterdir()) / "x.png")

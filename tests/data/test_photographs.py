@@ -234,3 +234,102 @@ def test_packed_images_that_lost_their_end_are_refused(tmp_path):
     file.write_bytes((tmp_path / "copy").read_bytes()[:-100])
     with pytest.raises(ValueError, match="import pets again"):
         load("pets")
+
+
+def tiny(tmp_path, **texts):
+    """Tiny ImageNet with some of its texts changed."""
+    import zipfile
+
+    with zipfile.ZipFile(miniatures.tiny_imagenet(tmp_path / "whole.zip")) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, text in texts.items():
+        (place,) = (member for member in members if member.endswith(f"{name}.txt"))
+        members[place] = text
+    return miniatures.write_zip(tmp_path / "x.zip", members)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"val_annotations": "val_0.JPEG\tn02\n"}, "expected a class of wnids.txt for val/images/…/val_1.JPEG"),
+        ({"val_annotations": "val_0.JPEG\tn02\nval_1.JPEG\tn09\n"}, "val_1.JPEG in .*, got 'n09'"),
+        ({"val_annotations": "val_0.JPEG n02\n"}, "line 1 of val_annotations.txt in .*: expected fields between tabs"),
+        ({"wnids": "n01\n"}, "expected a class of wnids.txt for train/…/n02_0.JPEG"),
+        ({"wnids": "n01\nn02\nn03\n"}, "expected images of each of 3 classes, found none of n03"),
+        ({"wnids": "\n".join(f"n{i:03}" for i in range(300))}, "expected at most 256 classes in wnids.txt"),
+        ({"words": "n01\tgoldfish\n"}, "expected words for each class in words.txt of .*, found none for 'n02'"),
+        ({"words": b"\xff\xfe"}, "line 1 of words.txt"),
+    ],
+)
+def test_texts_of_tiny_imagenet_that_do_not_fit_are_named(tmp_path, store_folder, texts, message):
+    with pytest.raises(ValueError, match=message):
+        import_set("tiny-imagenet", tiny(tmp_path, **texts), any_checksum=True)
+    assert not (store_folder / "tiny-imagenet").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": np.array([0, 1, 1, 2])}, r"expected labels in \[0, 2\), got 2 at position 3 .*label of"),
+        ({"label": np.array([0, 1, 1])}, "got offsets that do not fit"),
+        ({"offset": np.array([0, 5, 3, 9, 12])}, "got offsets that do not fit"),
+        ({"offset": np.array([-4, 5, 6, 9, 12])}, "got offsets that do not fit"),
+        ({"offset": np.arange(5) * 2**60}, "got offsets that do not fit"),
+        ({"jpeg": np.zeros(9)}, "expected an array of integers, got float64"),
+        ({"label": None}, "expected the array label in .*val_jpeg.npz"),
+    ],
+)
+def test_compact_tiny_imagenet_that_does_not_fit_is_named(tmp_path, changes, message):
+    (tmp_path / "tiny_imagenet").mkdir()
+    images = [miniatures.image_bytes((64, 64), i) for i in range(4)]
+    held = {"offset": np.cumsum([0, *(len(image) for image in images)]), "label": np.array([0, 1, 1, 0], np.uint8)}
+    held |= {"name": np.array(["a", "b"]), "jpeg": np.frombuffer(b"".join(images), np.uint8), **changes}
+    np.savez(tmp_path / "tiny_imagenet" / "val_jpeg.npz", **{k: v for k, v in held.items() if v is not None})
+    with pytest.raises(ValueError, match=message):
+        import_set("tiny-imagenet", tmp_path)
+
+
+def test_a_class_of_imagenet_without_images_and_a_missing_validation_image_are_named(tmp_path):
+    official = miniatures.imagenet(tmp_path / "official")
+    images = {f"n02_{i}.JPEG": miniatures.image_bytes((50, 40), i) for i in range(2)}
+    train = official / "ILSVRC2012_img_train.tar"
+    whole = train.read_bytes()
+    miniatures.write_tar(train, {"n02.tar": miniatures.tar_bytes(images)}, "w")
+    with pytest.raises(ValueError, match="expected images of each of 2 classes, found none of n01"):
+        import_set("imagenet", official, any_checksum=True)
+    train.write_bytes(whole)
+    names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in (1, 2, 4)]
+    image = miniatures.image_bytes((50, 40), 10)
+    miniatures.write_tar(official / "ILSVRC2012_img_val.tar", dict.fromkeys(names, image), "w")
+    with pytest.raises(ValueError, match=r"expected 4 images in .*, found no ILSVRC2012_val_00000003.JPEG"):
+        import_set("imagenet", official, any_checksum=True)
+
+
+@pytest.mark.parametrize(
+    ("member", "data", "message"),
+    [
+        ("meta.mat", b"", "expected the classes in meta.mat of .*, got a damaged one"),
+        ("meta.mat", b"MATLAB 5.0 MAT-file" + bytes(200), "expected the classes in meta.mat of .*, got a damaged one"),
+        ("ILSVRC2012_validation_ground_truth.txt", b"1\n2\n77\n1\n", "in line 3 of .*ground_truth.txt, got '77'"),
+        ("ILSVRC2012_validation_ground_truth.txt", b"1\n\xff\n", "in line 2 of .*ground_truth.txt"),
+    ],
+)
+def test_a_kit_of_imagenet_that_is_damaged_is_named(tmp_path, member, data, message):
+    import tarfile
+
+    kit = miniatures.imagenet(tmp_path / "official") / "ILSVRC2012_devkit_t12.tar.gz"
+    with tarfile.open(kit) as tar:
+        members = {info.name: tar.extractfile(info).read() for info in tar}
+    (place,) = (name for name in members if name.endswith(member))
+    miniatures.write_tar(kit, {**members, place: data})
+    with pytest.raises(ValueError, match=message):
+        import_set("imagenet", tmp_path / "official", any_checksum=True)
+
+
+@pytest.mark.parametrize("name", ["002.flag/002_0001.jpg", "003.x/003_0001.jpg", "000.x/000_0001.jpg"])
+def test_classes_of_caltech_that_do_not_follow_each_other_are_refused(tmp_path, name):
+    names = ("001.ak47/001_0001.jpg", "001.ak48/001_0001.jpg" if name.startswith("002") else name)
+    members = {f"256_ObjectCategories/{n}": miniatures.image_bytes(seed=1) for n in names}
+    archive = miniatures.write_tar(tmp_path / "x.tar", members, "w")
+    with pytest.raises(ValueError, match=r"expected (one class 001 in .*, got ak47 and ak48|classes 1 to)"):
+        import_set("caltech256", archive, any_checksum=True)

@@ -136,3 +136,13 @@ def test_the_hash_is_splitmix64_as_published():
     step = 0x9E3779B97F4A7C15
     inputs = np.array([(state + i * step) % 2**64 for i in range(3)], dtype=np.uint64)
     assert categories._splitmix64(inputs).tolist() == published
+
+
+@pytest.mark.parametrize("labels", [[0, None], [0, -1], [0.0, float("nan")], [0.0, float("inf")]])
+def test_labels_that_are_none_are_never_numbers_of_a_class(tmp_path, labels):
+    pq.write_table(pa.table({"x": pa.array([1.0, 2.0]), "y": labels}), tmp_path / "t.parquet")
+    made = Table(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(2, np.uint8), 0)
+    with pytest.raises(ValueError, match=r"import (the set|it) again"):
+        list(made.batches())
+    with pytest.raises(ValueError, match=r"import (the set|it) again"):
+        _ = made.labels

@@ -18,6 +18,8 @@ def _row(name):
 
 
 RESULTS = {
+    "seed": 0,
+    "versions": {"suffice": "0.1.0", "torch": "2.13.0"},
     "about": "About.",
     "closing": "Closing.",
     "notes": ["all: something to note"],

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -128,3 +129,35 @@ def test_results_are_plain_json(tmp_path):
     opened(tmp_path).run("seed 0", lambda: {"r2": 0.5})
     assert json.loads((tmp_path / "x.json").read_text())["settings"] == {"rates": [0.1, 0.2]}
     assert ledger.measured(ledger.read(tmp_path / "x.json")) == {"seed 0": {"r2": 0.5}}
+
+
+def test_a_run_that_could_not_be_written_counts_as_missing(tmp_path, monkeypatch):
+    book = opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="expected more space on the disk of"):
+            book.run("seed 0", lambda: {"r2": 0.5})
+    assert list(tmp_path.iterdir()) == []
+    assert book.run("seed 0", lambda: {"r2": 0.6}) == {"r2": 0.6}
+    assert ledger.measured(ledger.read(tmp_path / "x.json")) == {"seed 0": {"r2": 0.6}}
+
+
+def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"written by `suffice reproduce`, got .*: expected a file, got a FIFO at"):
+        opened(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "x.json").symlink_to(tmp_path / "unmounted" / "x.json")
+    with pytest.raises(FileNotFoundError):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"runs":' * 100_000, '{"command": 1, "settings": [], "data": {}, "runs": {}}']
+)
+def test_a_file_that_is_nested_or_of_other_types_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match="expected results written by"):
+        opened(tmp_path)

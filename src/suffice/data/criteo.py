@@ -5,12 +5,15 @@ is what was published: the counts as integers, the categories as the 32-bit numb
 stands for. Hashing, vocabularies and logarithms are choices of `load`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from suffice.data import archives, text
+from suffice.data import archives, lines, parquet, text, values
 from suffice.data.entry import Convert, Entry, Faults, Remote, holding
+from suffice.data.lines import Dialect
 from suffice.data.store import Writer
+from suffice.data.values import Rows
 
 _NUMERIC = [f"I{i}" for i in range(1, 14)]
 _CATEGORICAL = [f"C{i}" for i in range(1, 27)]
@@ -30,7 +33,7 @@ def convert_sample(source: Path, writer: Writer, faults: Faults) -> None:
     if compact is None:
         _convert_text(source, "dac_sample.txt", writer, faults)
         return
-    _convert_parquet(compact / "dac_sample_80k_hashed.parquet", writer)
+    _convert_parquet(compact / "dac_sample_80k_hashed.parquet", writer, faults)
     writer.manifest["notes"] = ["categories are 20-bit hashes of the published values; I5 is about 98 % exact"]
 
 
@@ -39,51 +42,42 @@ def convert_head(source: Path, writer: Writer, faults: Faults) -> None:
     compact = holding(source, "criteo", "first_8000_raw.parquet")
     if compact is None:
         raise FileNotFoundError(f"expected first_8000_raw.parquet in {source}, found none")
-    _convert_parquet(compact / "first_8000_raw.parquet", writer)
+    _convert_parquet(compact / "first_8000_raw.parquet", writer, faults)
 
 
 def _convert_text(source: Path, name: str, writer: Writer, faults: Faults) -> None:
     if source.is_file() and not archives.is_archive(source):
         with source.open("rb") as stream:
-            _write(stream, str(source), writer, faults)
+            _write(_of_text(stream, str(source), faults), _TEXT, str(source), writer, faults)
         return
-    for member in archives.members(source):
-        if Path(member.name).name == name:
-            _write(member.stream, f"{member.name} in {source}", writer, faults)
-            return
-    raise ValueError(f"expected {name} in {source}, found none")
+    for _, member in archives.named(source, (name,)):
+        where = f"{member.name} in {source}"
+        _write(_of_text(member.stream, where, faults), _TEXT, where, writer, faults)
 
 
-def _write(stream: IO[bytes], where: str, writer: Writer, faults: Faults) -> None:
+def _of_text(stream: IO[bytes], where: str, faults: Faults) -> Iterator[Rows]:
+    dialect = Dialect("\t")
+    return text.rows(lines.blocks(stream, dialect, where), list(_TEXT), dialect, where, faults)
+
+
+def _convert_parquet(file: Path, writer: Writer, faults: Faults) -> None:
+    """Categories as text, or as the numbers that it stands for."""
+    texts = parquet.texts(file)
+    kinds = {name: kind if name in texts else _STORED[name] for name, kind in _TEXT.items()}
+    _write(parquet.rows(file, list(_TEXT)), kinds, str(file), writer, faults)
+
+
+def _write(source: Iterator[Rows], kinds: dict[str, str], where: str, writer: Writer, faults: Faults) -> None:
     import pyarrow as pa
 
     count = 0
     with writer.table("rows", pa.schema(list(_STORED.items()))) as append:
-        for rows in text.rows(stream, list(_TEXT), b"\t", where, faults):
-            numbers = text.converted(rows, _TEXT, where, faults)
-            append(numbers.table)
-            count += len(numbers.lines)
+        for rows in source:
+            rows = values.converted(rows, kinds, where, faults)
+            rows = values.required(rows, "label", where, faults, low=0, high=1)
+            append(rows.table)
+            count += len(rows.numbers)
             writer.progress("read rows", count, 0)
-    _describe(writer, count)
-
-
-def _convert_parquet(file: Path, writer: Writer) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file)
-    for place, name in enumerate(table.column_names):
-        if pa.types.is_string(table.schema.field(name).type):
-            codes, bad = text.hexadecimal(table[name])
-            if bad.any():
-                raise ValueError(f"expected hexadecimal text in {name} of {file}, got others in {bad.sum()} rows")
-            table = table.set_column(place, name, codes)
-    with writer.table("rows", pa.schema(list(_STORED.items()))) as append:
-        append(table.select(list(_STORED)))
-    _describe(writer, len(table))
-
-
-def _describe(writer: Writer, count: int) -> None:
     writer.manifest |= {"parts": {"all": count}, "columns": _COLUMNS, "order": "time", "classes": ["none", "click"]}
 
 

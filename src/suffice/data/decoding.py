@@ -6,6 +6,7 @@ transparent is shown as what lies beneath.
 """
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from suffice.data.store import Array
+from suffice.reading import open_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 """Of images, as Pillow calls them; a JPEG of several pictures (MPO) is a JPEG."""
@@ -59,11 +61,11 @@ def contents(path: Path) -> bytes:
     Raises:
         ValueError: if it is no file, or larger than an image may be.
     """
-    if not path.is_file():
-        raise ValueError("something that is no file")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"its {path.stat().st_size:,} bytes are more than {LARGEST:,}; refused")
-    return path.read_bytes()
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > LARGEST:
+            raise ValueError(f"its {size:,} bytes are more than {LARGEST:,}; refused")
+        return stream.read()
 
 
 def opened(data: bytes) -> Any:

@@ -4,24 +4,24 @@ The official idx files hold every image transposed; it is stored upright. Labels
 at 0 here. No mirror images in training: a mirrored letter is another one, or none.
 """
 
-import gzip
 import lzma
 import string
 import struct
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from suffice.data import archives
+from suffice.data import archives, arrays, labels
 from suffice.data.entry import Entry, Faults, Remote, holding
 from suffice.data.store import Array, Writer
 
 _SIDE = 28
 _ROWS = 10_000
+_MOST = 2_000_000
+"""Rows of a file, more than twice those of the largest official one."""
 _ALL = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 CLASSES = {
@@ -47,14 +47,10 @@ def convert(split: str, source: Path, writer: Writer, faults: Faults) -> None:
         for part in ("train", "test")
         for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
     }
-    counts: dict[str, int] = {}
-    for member in archives.members(source):
-        name = wanted.get(Path(member.name).name.removesuffix(".gz"))
-        if name is not None and name not in counts:
-            counts[name] = _copy_idx(member, name, split, writer)
-    missing = [file for file, name in wanted.items() if name not in counts]
-    if missing:
-        raise ValueError(f"expected {', '.join(wanted)} in {source}, found no {', '.join(missing)}")
+    counts = {
+        wanted[file]: _copy_idx(member, wanted[file], split, writer)
+        for file, member in archives.named(source, wanted, packed=True)
+    }
     if (counts["train_images"], counts["test_images"]) != (counts["train_labels"], counts["test_labels"]):
         raise ValueError(f"expected a label for each image, got {counts} in {source}")
     writer.manifest["parts"] = {part: counts[f"{part}_labels"] for part in ("train", "test")}
@@ -67,38 +63,46 @@ def _convert_compact(split: str, folder: Path, writer: Writer) -> None:
             "they hold the test part of those only: give the official gzip.zip"
         )
     file = folder / "byclass_test_images.npy.xz"
-    with np.load(folder / "byclass_test_labels.npz", allow_pickle=False) as arrays:
-        labels = arrays[f"label{_COMPACT[split]}"]
-        names = arrays[f"names{_COMPACT[split]}"].astype(str).tolist()
-    if names != writer.manifest["classes"]:
-        raise ValueError(f"expected classes {''.join(writer.manifest['classes'])}, got {''.join(names)}")
-    writer.save("all_labels", labels, np.uint8)
-    try:
-        with lzma.open(file) as stream, writer.array("all_images", (len(labels), 1, _SIDE, _SIDE), np.uint8) as append:
-            np.lib.format.read_magic(stream)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            if shape != (len(labels), _SIDE, _SIDE) or dtype != np.uint8:
-                raise ValueError(f"expected {len(labels)} images of 28×28 bytes, got {dtype} {shape} in {file}")
-            for block in _blocks(stream, len(labels), writer):
+    by, names = f"label{_COMPACT[split]}", f"names{_COMPACT[split]}"
+    beside = folder / "byclass_test_labels.npz"
+    found = arrays.read(beside, **{by: "integers", names: "text"})
+    classes = found[names].astype(str).tolist()
+    if classes != writer.manifest["classes"]:
+        raise ValueError(f"expected classes {''.join(writer.manifest['classes'])}, got {''.join(classes)} in {beside}")
+    known = labels.checked(found[by], len(classes), f"{by} of {beside}")
+    writer.save("all_labels", known, np.uint8)
+    with archives.damage_is_said(file), lzma.open(file) as stream:
+        with writer.array("all_images", (len(known), 1, _SIDE, _SIDE), np.uint8) as append:
+            shape, _, dtype = _array_header(stream, file)
+            if shape != (len(known), _SIDE, _SIDE) or dtype != np.uint8:
+                raise ValueError(f"expected {len(known)} images of 28×28 bytes, got {dtype} {shape} in {file}")
+            for block in _blocks(stream, len(known), writer):
                 append(block[:, None])
-    except (lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"expected a whole file, got a truncated or damaged {file}: {error}") from error
-    writer.manifest["parts"] = {"all": len(labels)}
+        _check_end(stream, str(file))
+    writer.manifest["parts"] = {"all": len(known)}
     writer.manifest["notes"] = ["the test part of the published split; its training part is not here"]
+
+
+def _array_header(stream: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of an array in NumPy's format."""
+    try:
+        np.lib.format.read_magic(stream)
+        return np.lib.format.read_array_header_1_0(stream)
+    except (ValueError, SyntaxError, TypeError, KeyError) as error:
+        raise ValueError(f"expected an array in NumPy's format, got {file}: {error}") from error
 
 
 def _copy_idx(member: archives.Member, name: str, split: str, writer: Writer) -> int:
     """Write one idx file as an array, and return its number of rows."""
     where = f"{member.name} in {member.archive}"
     stream = archives.gunzipped(member)
-    try:
+    with archives.damage_is_said(member.archive / member.name):
         if name.endswith("labels"):
-            count = _header(stream, 0x801, 1, where)[0]
-            labels = np.frombuffer(archives.bounded(stream, count, where), dtype=np.uint8)
-            labels = labels - 1 if split == "letters" else labels
-            if len(labels) != count or (count and labels.max() >= len(CLASSES[split])):
-                raise ValueError(f"expected {count} labels of {len(CLASSES[split])} classes, got others in {where}")
-            writer.save(name, labels, np.uint8)
+            (count,) = _header(stream, 0x801, 1, where)
+            found = np.frombuffer(archives.bounded(stream, count, where), dtype=np.uint8).astype(np.int64)
+            first = 1 if split == "letters" else 0
+            known = labels.checked(found - first, len(CLASSES[split]), f"{where}, counted from {first}")
+            writer.save(name, labels.matched(known, count, where), np.uint8)
             return count
         count, height, width = _header(stream, 0x803, 3, where)
         if (height, width) != (_SIDE, _SIDE):
@@ -106,9 +110,13 @@ def _copy_idx(member: archives.Member, name: str, split: str, writer: Writer) ->
         with writer.array(name, (count, 1, _SIDE, _SIDE), np.uint8) as append:
             for block in _blocks(stream, count, writer):
                 append(block.transpose(0, 2, 1)[:, None])
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"expected a whole file, got a truncated or damaged {where}: {error}") from error
+        _check_end(stream, where)
     return count
+
+
+def _check_end(stream: IO[bytes], where: str) -> None:
+    if stream.read(1):
+        raise ValueError(f"expected the end behind the last image, got more in {where}")
 
 
 def _header(stream: IO[bytes], magic: int, dimensions: int, where: str) -> tuple[int, ...]:
@@ -118,6 +126,8 @@ def _header(stream: IO[bytes], magic: int, dimensions: int, where: str) -> tuple
     found, *shape = struct.unpack(f">{dimensions + 1}I", data)
     if found != magic:
         raise ValueError(f"expected an idx file of kind {magic:#06x}, got {found:#06x} in {where}")
+    if shape[0] > _MOST:
+        raise ValueError(f"expected at most {_MOST:,} rows, got {shape[0]:,} by the header of {where}")
     return tuple(shape)
 
 

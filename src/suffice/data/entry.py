@@ -91,8 +91,8 @@ class Entry:
 
 
 def holding(source: Path, folder: str, *names: str) -> Path | None:
-    """The source, or the folder of that name in it, whichever holds files of all these names."""
-    for place in (source, source / folder):
+    """The folder with files of all these names: the source, one of that name in it, or where it is one of them."""
+    for place in (source, source / folder, *([source.parent] if source.name in names else [])):
         if all((place / name).is_file() for name in names):
             return place
     return None

@@ -4,14 +4,16 @@ Three releases in three formats become one: `rows` with user, movie, rating and 
 published) `users` beside them. The compact copy of 1M has a five-fold split and no timestamps.
 """
 
-import csv
 import io
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from suffice.data import archives, text
+from suffice.data import archives, headers, lines, parquet, text, values
 from suffice.data.entry import Entry, Faults, Remote, holding
+from suffice.data.lines import Dialect
 from suffice.data.store import Writer
+from suffice.data.values import Rows
 
 _LARGEST = 64 << 20
 _KINDS = {"user": "uint32", "movie": "uint32", "rating": "float32", "timestamp": "int64"}
@@ -45,7 +47,14 @@ _USER_FIELDS = {
     "1m": ("user", "gender", "age", "occupation", "zip_code"),
 }
 
-Table = dict[str, list[object]]
+_LOWEST, _HIGHEST = 0.5, 5
+"""Ratings."""
+_DIGITS = 10
+"""A number has fewer."""
+
+Table = dict[str, list[Any]]
+Line = tuple[str, list[str]]
+"""Where a line is, and its fields."""
 
 
 def convert(release: str, source: Path, writer: Writer, faults: Faults) -> None:
@@ -55,42 +64,38 @@ def convert(release: str, source: Path, writer: Writer, faults: Faults) -> None:
     if compact is not None:
         if release != "1m":
             raise ValueError(f"expected movielens-1m from the compact files in {compact}, got movielens-{release}")
-        _convert_compact(compact, writer)
+        _convert_compact(compact, writer, faults)
         return
-    wanted = {_RATINGS[release], _FILMS[release], _USERS.get(release)}
-    found = set()
-    for member in archives.members(source):
-        name = Path(member.name).name
-        if name not in wanted or name in found:
-            continue
-        found.add(name)
+    names = [file for file in (_RATINGS[release], _FILMS[release], _USERS.get(release)) if file is not None]
+    for name, member in archives.named(source, names):
         if name == _RATINGS[release]:
-            rows = _write_ratings(release, member, writer, faults)
+            writer.manifest["parts"] = {"all": _write_ratings(release, member, writer, faults)}
         elif name == _FILMS[release]:
-            _write_table(writer, "movies", _films(release, member.read(_LARGEST)))
+            _write_table(writer, "movies", _films(release, member))
         else:
-            _write_table(writer, "users", _users(release, member.read(_LARGEST)))
-    missing = wanted - found - {None}
-    if missing:
-        raise ValueError(f"expected {', '.join(sorted(map(str, missing)))} in {source}, found none")
-    writer.manifest["parts"] = {"all": rows}
+            _write_table(writer, "users", _users(release, member))
 
 
-def _convert_compact(folder: Path, writer: Writer) -> None:
+def _convert_compact(folder: Path, writer: Writer, faults: Faults) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    file, count = folder / "ratings.parquet", 0
+    names = {"user_id": "user", "movie_id": "movie", "rating": "rating", "fold": "fold"}
     kinds = {**_KINDS, "fold": "uint8"}
-    ratings = pq.read_table(folder / "ratings.parquet").rename_columns({"user_id": "user", "movie_id": "movie"})
-    ratings = ratings.append_column("timestamp", pa.nulls(len(ratings), pa.int64()))
-    schema = pa.schema(list(kinds.items()))
-    with writer.table("rows", schema) as append:
-        append(ratings.select(list(kinds)))
+    with writer.table("rows", pa.schema(list(kinds.items()))) as append:
+        for rows in parquet.rows(file, list(names)):
+            table = rows.table.rename_columns(list(names.values()))
+            table = table.append_column("timestamp", pa.nulls(len(table), pa.int64()))
+            rows = _checked(Rows(table, rows.numbers, rows.unit), kinds, str(file), faults)
+            append(rows.table)
+            count += len(rows.numbers)
     for name, key in (("users", "user_id"), ("movies", "movie_id")):
-        table = pq.read_table(folder / f"{name}.parquet").rename_columns({key: key.removesuffix("_id")})
+        with parquet.opened(folder / f"{name}.parquet") as opened:
+            headers.check(opened.schema_arrow.names, [key], str(folder / f"{name}.parquet"))
+            table = opened.read().rename_columns({key: key.removesuffix("_id")})
         with writer.table(name, table.schema) as append:
             append(table)
-    writer.manifest["parts"] = {"all": len(ratings)}
+    writer.manifest["parts"] = {"all": count}
     writer.manifest["notes"] = ["ordered by fold of a random five-fold split; timestamps are missing"]
 
 
@@ -98,46 +103,86 @@ def _write_ratings(release: str, member: archives.Member, writer: Writer, faults
     import pyarrow as pa
 
     where, count = f"{member.name} in {member.archive}", 0
-    stream, delimiter = member.stream, {"100k": b"\t", "1m": b":", "25m": b","}[release]
-    names = list(_KINDS)
+    dialect = Dialect({"100k": "\t", "1m": ":", "25m": ","}[release])
+    fields = list(_KINDS)
     if release == "1m":  # its delimiter is "::": empty columns between
-        names = [part for name in _KINDS for part in (name, f"after {name}")][:-1]
+        fields = [part for name in _KINDS for part in (name, f"after {name}")][:-1]
+    blocks = lines.blocks(member.stream, dialect, where)
     if release == "25m":
-        header = stream.readline()
-        if header.strip() != b"userId,movieId,rating,timestamp":
-            raise ValueError(f"expected the header userId,movieId,rating,timestamp, got {header[:80]!r} in {where}")
-    schema = pa.schema(list(_KINDS.items()))
-    with writer.table("rows", schema) as append:
-        for rows in text.rows(stream, names, delimiter, where, faults):
-            numbers = text.converted(rows, _KINDS, where, faults)
-            append(numbers.table)
-            count += len(numbers.lines)
+        head, blocks = lines.first(blocks, dialect)
+        if head.data.strip() != b"userId,movieId,rating,timestamp":
+            raise ValueError(f"expected the header userId,movieId,rating,timestamp, got {head.data[:80]!r} in {where}")
+    with writer.table("rows", pa.schema(list(_KINDS.items()))) as append:
+        for rows in text.rows(blocks, fields, dialect, where, faults):
+            rows = _checked(rows, _KINDS, where, faults)
+            append(rows.table)
+            count += len(rows.numbers)
             writer.progress("read ratings", count, 0)
     return count
 
 
-def _films(release: str, data: bytes) -> Table:
+def _checked(rows: Rows, kinds: dict[str, str], where: str, faults: Faults) -> Rows:
+    """The rows as numbers: those with a user, a film and a rating that may be given."""
+    rows = values.converted(rows, kinds, where, faults)
+    for name in ("user", "movie"):
+        rows = values.required(rows, name, where, faults)
+    return values.required(rows, "rating", where, faults, low=_LOWEST, high=_HIGHEST)
+
+
+def _films(release: str, member: archives.Member) -> Table:
     if release == "25m":
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8"))))[1:]
-    else:
-        delimiter = "|" if release == "100k" else "::"
-        rows = [line.split(delimiter) for line in data.decode("latin-1").splitlines() if line]
+        rows = _quoted(member)
+        return {"movie": _integers(rows, 0), "title": [r[1] for _, r in rows], "genres": [r[2] for _, r in rows]}
+    rows = _split(member, "|" if release == "100k" else "::", 5 + len(_GENRES) if release == "100k" else 3)
+    genres = [row[2] for _, row in rows]
     if release == "100k":
-        genres = ["|".join(g for g, flag in zip(_GENRES, row[5:], strict=True) if flag == "1") for row in rows]
-        rows = [[*row[:2], genre] for row, genre in zip(rows, genres, strict=True)]
-    return {
-        "movie": [int(row[0]) for row in rows],
-        "title": [row[1] for row in rows],
-        "genres": [row[2] for row in rows],
-    }
+        genres = ["|".join(g for g, flag in zip(_GENRES, row[5:], strict=True) if flag == "1") for _, row in rows]
+    return {"movie": _integers(rows, 0), "title": [row[1] for _, row in rows], "genres": genres}
 
 
-def _users(release: str, data: bytes) -> Table:
-    delimiter = "|" if release == "100k" else "::"
-    rows = [line.split(delimiter) for line in data.decode("latin-1").splitlines() if line]
+def _users(release: str, member: archives.Member) -> Table:
     names = _USER_FIELDS[release]
-    table: Table = {name: [row[place] for row in rows] for place, name in enumerate(names)}
-    return {**table, "user": [int(row[0]) for row in rows], "age": [int(row[names.index("age")]) for row in rows]}
+    rows = _split(member, "|" if release == "100k" else "::", len(names))
+    table: Table = {name: [row[place] for _, row in rows] for place, name in enumerate(names)}
+    return {**table, **{name: _integers(rows, names.index(name)) for name in ("user", "age")}}
+
+
+def _split(member: archives.Member, delimiter: str, fields: int) -> list[Line]:
+    """The lines of a small file without quotes, in Latin-1."""
+    read = member.read(_LARGEST).decode("latin-1")
+    rows = [
+        (f"line {number} of {member.name} in {member.archive}", line.removesuffix("\r").split(delimiter))
+        for number, line in enumerate(read.split("\n"), start=1)
+        if line.strip()
+    ]
+    for where, row in rows:
+        if len(row) != fields:
+            raise ValueError(f"{where}: expected {fields} fields, got {len(row)}")
+    return rows
+
+
+def _quoted(member: archives.Member) -> list[Line]:
+    """The lines of a small file with quotes and a header of three fields, in UTF-8."""
+    where, dialect = f"{member.name} in {member.archive}", Dialect(",", '"', text=True)
+    blocks = lines.blocks(io.BytesIO(member.read(_LARGEST)), dialect, where)
+    head, blocks = lines.first(blocks, dialect)
+    if head.data.strip() != b"movieId,title,genres":
+        raise ValueError(f"expected the header movieId,title,genres, got {head.data[:80]!r} in {where}")
+    rows: list[Line] = []
+    for found in text.rows(blocks, ["movie", "title", "genres"], dialect, where, Faults()):
+        cells = zip(*(column.to_pylist() for column in found.table.columns), strict=True)
+        rows += [
+            (f"line {n} of {where}", ["" if c is None else c for c in row])
+            for n, row in zip(found.numbers, cells, strict=True)
+        ]
+    return rows
+
+
+def _integers(rows: list[Line], place: int) -> list[int]:
+    for where, row in rows:
+        if not (row[place].isascii() and row[place].isdigit() and len(row[place]) < _DIGITS):
+            raise ValueError(f"{where}: expected a whole number, got {row[place][:60]!r}")
+    return [int(row[place]) for _, row in rows]
 
 
 def _write_table(writer: Writer, name: str, columns: Table) -> None:

@@ -14,8 +14,8 @@ from suffice.places import shown
 FOLDER = "derived"
 _OF = "made_from"
 """Among the arrays of a record: SHA-256 of the set's manifest; a record without it is from before it was kept."""
-_UNWRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT}
-"""Of a store that others keep; the last one of a set that was removed meanwhile."""
+_UNWRITABLE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.EEXIST}
+"""Of a store that others keep; the last two of a set that was removed or imported again meanwhile."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 

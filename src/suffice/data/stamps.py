@@ -34,15 +34,22 @@ def stamp(stream: BufferedIOBase) -> Stamp:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def check(folder: Path, name: str, stream: BufferedReader, sha256: str) -> None:
+def check(folder: Path, name: str, stream: BufferedReader, sha256: str, *, anew: bool = False) -> None:
     """Check a file of a set that was opened, and leave it at its beginning.
+
+    Args:
+        folder: of the set.
+        name: of the file.
+        stream: the file.
+        sha256: that it had when it was imported.
+        anew: hash it in any case.
 
     Raises:
         ValueError: if its SHA-256 is another one.
     """
     before = stamp(stream)
     key = (os.fstat(stream.fileno()).st_dev, *before)
-    if sha256 == _here.get(key) or remembered(folder).get(name) == [sha256, *before]:
+    if not anew and (sha256 == _here.get(key) or remembered(folder).get(name) == [sha256, *before]):
         return
     began = time.time_ns()
     found = hashlib.file_digest(stream, "sha256").hexdigest()

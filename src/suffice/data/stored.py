@@ -45,6 +45,16 @@ class Stored:
             stamps.check(folder, file, stream, self.manifest["files"][file]["sha256"])
             yield stream
 
+    def sound(self, file: str) -> bool:
+        """Whether one of its files is as it was imported; it is read through in any case."""
+        folder = reading.there(self.folder)
+        with reading.open_file(folder / file) as stream:
+            try:
+                stamps.check(folder, file, stream, self.manifest["files"][file]["sha256"], anew=True)
+            except ValueError:
+                return False
+        return True
+
     def array(self, name: str) -> Array:
         """An array, memory-mapped; what is written to it stays in memory.
 

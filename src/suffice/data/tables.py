@@ -225,5 +225,15 @@ def _joined(parts: list[dict[str, Any]], name: str) -> Array:
 
 
 def _labels(parts: list[Any], columns: Columns) -> Tensor:
+    """Labels (N,) of row groups.
+
+    Raises:
+        ValueError: if some are missing or no numbers: tables are imported without such.
+    """
     kind = np.float32 if columns.regression else np.int64
-    return torch.from_numpy(np.concatenate([part.to_numpy().astype(kind) for part in parts] or [np.empty(0, kind)]))
+    if any(part.null_count for part in parts):
+        raise ValueError(f"expected a label in each row as {columns.labels!r}, found rows without; import it again")
+    found = np.concatenate([part.to_numpy() for part in parts] or [np.empty(0, kind)])
+    if not np.isfinite(found).all() or not (columns.regression or (found >= 0).all()):
+        raise ValueError(f"expected labels that are numbers in {columns.labels!r}, got others; import the set again")
+    return torch.from_numpy(found.astype(kind))

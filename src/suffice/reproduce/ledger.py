@@ -111,7 +111,7 @@ class Ledger:
             before = copy.deepcopy(self.results)
             try:
                 yield
-                with place.file() as stream:
+                with place.file() as stream, place.said():
                     stream.write(_written(self.results))
             except BaseException:
                 self.results = before  # so that what was not written counts as missing
@@ -143,6 +143,7 @@ def write(path: Path, results: Results) -> None:
 
 
 def _written(results: Results) -> bytes:
+    reading.check_depth(results)
     return (json.dumps(results, indent=1) + "\n").encode()
 
 

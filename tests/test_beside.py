@@ -1,0 +1,89 @@
+"""Readers beside writers: every read finds one version, whole, and nothing stays behind."""
+
+import multiprocessing
+import time
+import traceback
+
+import pytest
+
+from suffice import exchange
+from tests.operations import OPERATIONS
+from tests.test_faults import names
+
+CONTEXT = multiprocessing.get_context("fork")
+SAVED = ["save", "ledger", "results", "import"]
+
+
+def write(name, folder, versions, queue):
+    try:
+        for version in versions:
+            while True:
+                try:
+                    OPERATIONS[name].write(folder, version)
+                    break
+                except BlockingIOError:  # imports do not wait
+                    time.sleep(0.001)
+        queue.put("written")
+    except BaseException:
+        queue.put(traceback.format_exc())
+
+
+def read(name, folder, over, queue):
+    try:
+        while not over.is_set():
+            assert OPERATIONS[name].read(folder) is not None
+        queue.put("read")
+    except BaseException:
+        queue.put(traceback.format_exc())
+
+
+def beside(name, folder, writes, writers=4, readers=2):
+    """How each of them ended."""
+    queue, over = CONTEXT.Queue(), CONTEXT.Event()
+    writing = [
+        CONTEXT.Process(target=write, args=(name, folder, range(w, w + writers * writes, writers), queue))
+        for w in range(2, 2 + writers)
+    ]
+    reading = [CONTEXT.Process(target=read, args=(name, folder, over, queue)) for _ in range(readers)]
+    for process in writing + reading:
+        process.start()
+    for process in writing:
+        process.join()
+    over.set()
+    found = [queue.get(timeout=60) for _ in writing + reading]
+    for process in reading:
+        process.join()
+    return sorted(found)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("SUFFICE_DATA", "")
+
+
+def check(name, folder, writes):
+    OPERATIONS[name].write(folder, 1)
+    assert beside(name, folder, writes) == ["read"] * 2 + ["written"] * 4
+    assert names(folder) - OPERATIONS[name].left <= {"derived", "split-1.npz"}
+    assert OPERATIONS[name].read(folder) > 1
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_reader_beside_writers_always_finds_one_version(name, tmp_path):
+    check(name, tmp_path, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["exchanged", "renamed twice"])
+@pytest.mark.parametrize("name", SAVED)
+def test_a_reader_beside_writers_always_finds_one_version_for_a_while(name, way, tmp_path, monkeypatch):
+    if way == "renamed twice":
+        monkeypatch.setattr(exchange, "_system", lambda: None)
+    check(name, tmp_path, 100)
+
+
+@pytest.mark.parametrize("name", ["save", "results", "ledger"])
+def test_of_those_that_write_a_new_path_at_once_each_succeeds(name, tmp_path):
+    for trial in range(3):
+        assert beside(name, tmp_path / f"{trial}", 1, readers=0) == ["written"] * 4
+        assert names(tmp_path / f"{trial}") == OPERATIONS[name].left

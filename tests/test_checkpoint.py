@@ -1,0 +1,44 @@
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from suffice import places
+from suffice.checkpoint import Keeper
+
+
+def keeper(path):
+    torch.manual_seed(0)
+    network = nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    return Keeper(path, network, optimiser, {"epochs": 9}, -1.0, None)
+
+
+def written(path):
+    keeper(path).after_step(3, torch.tensor(1.0), 1)
+    return path
+
+
+def test_a_training_goes_on_from_what_is_there(tmp_path):
+    assert keeper(written(tmp_path / "c")).position.step == 3
+
+
+def test_a_training_goes_on_from_the_old_checkpoint_that_a_crash_left_beside_its_place(tmp_path):
+    written(tmp_path / "c").rename(places.aside(tmp_path / "c"))
+    assert keeper(tmp_path / "c").position.step == 3
+    written(tmp_path / "c")
+    assert os.listdir(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("unmounted", path)])
+def test_what_is_no_checkpoint_is_refused_before_anything_is_trained(tmp_path, make):
+    make(tmp_path / "c")
+    with pytest.raises(FileNotFoundError, match=r"expected an artifact with manifest.json, found none at .*/c"):
+        keeper(tmp_path / "c")
+
+
+def test_a_checkpoint_that_could_not_be_replaced_is_refused_before_anything_is_trained(tmp_path):
+    (written(tmp_path / "c") / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"got also notes\.txt; move that away"):
+        keeper(tmp_path / "c")
