@@ -50,10 +50,12 @@ class Attributes:
     def hold(self) -> bool:
         """Whether all are as they were."""
         try:
-            if not all(value.__dict__ == seen or self._in_other_mode(value, seen) for value, seen in self._objects):
-                return False
-            if not all(value == seen for value, seen in self._containers):
-                return False
+            for value, seen in self._objects:
+                if value.__dict__ != seen and not self._in_other_mode(value, seen):
+                    return False
+            for value, seen in self._containers:
+                if value != seen:
+                    return False
         except Exception:  # of any kind, as tensors, arrays and other people's objects raise when they are compared
             return False
         return self._counts == _counts(self._tensors)

@@ -100,7 +100,7 @@ def control_risk(
         warnings.warn(
             f"no level can be promised a loss of {max_loss:g} in {loss} from {len(seen.losses[0])} examples, so no "
             f"example stops early; at least {needed(max_loss, confidence, _GREATEST[loss])} examples are needed",
-            stacklevel=2,
+            stacklevel=3,
         )
     level = float(tried[passed - 1]) if passed else math.inf
     thresholds = torch.full((len(calibrated.exits) - 1,), level, dtype=torch.float64)

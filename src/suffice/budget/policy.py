@@ -210,7 +210,7 @@ def allocate(
         warnings.warn(
             f"asked for {limit:.4g} {_NAMES[unit]} per example, the nearest on the validation data is "
             f"{expected:.4g}: too few examples, or too many alike, to cut finer",
-            stacklevel=2,
+            stacklevel=3,
         )
     unit = "ms" if unit == "ms" else "macs"
     return Policy(

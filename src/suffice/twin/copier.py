@@ -26,6 +26,13 @@ _OWNERS = frozenset(("_fabric", "_trainer"))
 """Attributes by which Lightning lets a module find what trains it; no pass looks there."""
 
 
+_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+"""Attributes of every module that hold what is called around it."""
+
+_Place = tuple[str, object]
+"""Name of an attribute, and the object that has it."""
+
+
 class Copier:
     """A copy of a model.
 
@@ -54,8 +61,8 @@ class Copier:
         self._originals: list[Any] = []  # kept, so that no other object is given the id of one
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._later: list[Callable[[], None]] = []
-        self._shared: list[tuple[Any, str]] = []
-        self._where = type(model).__name__
+        self._shared: list[tuple[Any, _Place]] = []
+        self._place: _Place = "", model
         for parameter in written:
             new = nn.Parameter(self._tensor(parameter), parameter.requires_grad)
             self.tensors[-1] = parameter, self._remember(parameter, new)
@@ -91,9 +98,9 @@ class Copier:
             self.compiled = True
             return self._remember(module, module)  # type: ignore[no-any-return]
         new: nn.Module = self._remember(module, object.__new__(type(module)))
-        before = self._where
-        self._attributes(module, new, f" of {type(module).__name__}")
-        self._where = before
+        before = self._place
+        self._attributes(module, new)
+        self._place = before
         new.__dict__[MARK] = True
         return new
 
@@ -102,7 +109,7 @@ class Copier:
         self._attributes(value, new)
         return new
 
-    def _attributes(self, value: Any, new: Any, of_module: str = "") -> None:
+    def _attributes(self, value: Any, new: Any) -> None:
         """Fill a new object with what an object has; containers among that are part of what it holds."""
         attributes, held = list(vars(value).items()), vars(new)
         self.objects.append((value, content(dict(attributes)), new))
@@ -111,9 +118,8 @@ class Copier:
             if kind in ATOMS or name in _OWNERS:
                 held[name] = attribute
                 continue
-            if of_module:
-                self._where = f"{name!r}{of_module}"
-            if of_module and name.endswith("_hooks") and kind in (OrderedDict, dict):
+            self._place = name, value
+            if name in _HOOKS and kind in (OrderedDict, dict):
                 held[name] = kind()
                 if attribute:
                     self._later.append(functools.partial(self._fill_hooks, held[name], dict(attribute)))
@@ -205,7 +211,7 @@ class Copier:
             return self.copy(value)
         known = self._known.get(id(value))
         if known is None and own:
-            self._shared.append((value, "the closure of a function"))
+            self._shared.append((value, ("a function", None)))
         return value if known is None else known
 
     def _hook(self, hook: Any) -> Any:
@@ -244,7 +250,7 @@ class Copier:
     def _refuse(self, value: Any) -> Any:
         raise TypeError(
             f"expected a model that can be copied, as every pass that looks at it needs one to itself, got a "
-            f"{type(value).__name__} at {self._where}; make it where it is used, in forward, or leave it out"
+            f"{type(value).__name__} at {_told(self._place)}; make it where it is used, in forward, or leave it out"
         )
 
     def _other(self, value: Any) -> Any:
@@ -260,19 +266,24 @@ class Copier:
             return self._source(copy.copy(value))
         if is_plain(value):
             return self._plain(value)
-        self._shared.append((value, self._where))
+        self._shared.append((value, self._place))
         return value
 
     def _check_shared(self) -> None:
         """Raise a TypeError if a module that was copied can be reached through something that was not."""
         originals = [value for value in self._originals if isinstance(value, nn.Module) and not is_compiled(value)]
-        for value, where in self._shared:
+        for value, place in self._shared:
             if reaches(value, originals):
                 raise TypeError(
                     f"expected a model that can be copied, as every pass that looks at it needs one to itself, got "
-                    f"modules of it behind a {type(value).__name__} at {where}, which cannot; keep them in attributes, "
-                    "lists or dicts"
+                    f"modules of it behind a {type(value).__name__} at {_told(place)}, which cannot; keep them in "
+                    "attributes, lists or dicts"
                 )
+
+
+def _told(place: _Place) -> str:
+    name, owner = place
+    return name if owner is None else f"{name!r} of {type(owner).__name__}"
 
 
 def content(held: Any) -> Any:

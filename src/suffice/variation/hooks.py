@@ -34,6 +34,14 @@ def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Mo
     return dict(chosen.values())
 
 
+def by_name(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Modules of exactly these names; otherwise as `matching`, which searches the whole model."""
+    try:
+        return {name: model.get_submodule(name) for name in names}
+    except AttributeError:
+        return matching(model, names)
+
+
 def check_open(modules: Mapping[str, nn.Module]) -> None:
     """Raise a ValueError unless modules are part of a twin, where they can be watched."""
     for name in [name for name, module in modules.items() if not is_twin(module)]:

@@ -18,7 +18,7 @@ from torch.nn.modules import activation
 
 from suffice.network import State, batch_size, call
 from suffice.twin import inference
-from suffice.variation.hooks import check_open, hooked, matching
+from suffice.variation.hooks import by_name, check_open, hooked, matching
 
 Kind = Literal["value", "on", "both"]
 
@@ -53,7 +53,7 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
 def read(model: nn.Module, x: State, layers: Sequence[str], kind: Kind) -> tuple[Any, dict[str, Tensor]]:
     """The same of a twin that there is already."""
     rows = batch_size(x)
-    modules = matching(model, layers)
+    modules = by_name(model, layers)
     check_open(modules)
     seen: dict[str, list[Tensor]] = {name: [] for name in modules}
 

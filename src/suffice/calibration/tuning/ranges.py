@@ -57,4 +57,4 @@ def warn_at_edges(found: Sequence[Found]) -> None:
             ended.setdefault((one.name, one.edge, meaning), []).append(one.exit)
     for (name, edge, meaning), exits in ended.items():
         where = f"exit {', '.join(map(str, exits))}"
-        warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=4)
+        warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=5)
