@@ -3,6 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from suffice import terminal
 from suffice.cli import app, main
 from suffice.data import import_set
 from tests.data import miniatures
@@ -142,3 +143,74 @@ def test_a_sheet_replaces_a_sheet_and_no_other_picture(run, tmp_path):
     result = run("show", "pets", "--out", tmp_path / "mine.png")
     assert "mine.png, which suffice did not write" in str(result.exception)
     assert (tmp_path / "mine.png").read_text() == "mine"
+
+
+HOSTILE = ["[red]x", "[/]", "[bold]", "\x1b[2J\x1b[31mx", "a\rb", "\u202egpj.exe", ":smile:", "a\\[b]", "\x9b31m"]
+
+FOLDERS = [name for name in HOSTILE if "/" not in name]
+
+
+def clean(result):
+    """What was printed, which moves no cursor and reads no markup."""
+    assert result.exit_code == 0, result.output
+    assert not any(ord(c) < 32 and c != "\n" for c in result.stdout)
+    assert not set(result.stdout) & set("\x7f\x9b\u202e")
+    return " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_names_of_classes_are_shown_as_they_are_and_harm_no_terminal(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    place = pets(tmp_path)
+    (place / "dog").rename(place / name)
+    (place / name / f"{name}.txt").write_text("x")
+    shown = clean(run("import", "pets", place))
+    assert terminal.printable(name) in shown
+    assert terminal.printable(name) in clean(run("show", "pets"))
+    clean(run("list"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_columns_categories_paths_and_faults_are_shown_so_too(run, tmp_path, name):
+    place = tmp_path / name
+    place.mkdir(parents=True)
+    quoted = name.replace("\r", " ")  # which ends a line of text
+    (place / "v.csv").write_text(f"y,{quoted},a\n0,{quoted},1\n1,b,2\n1,c,{quoted}\n")
+    (place / "v.toml").write_text(f"labels = 'y'\nnumeric = ['a']\ncategorical = [{json.dumps(quoted)}]\n")
+    result = run("import", "visits", place / "v.csv", "--schema", place / "v.toml", "--bad", "skip")
+    assert "Left out 1 malformed" in clean(result)
+    shown = clean(run("show", "visits"))
+    assert shown.count(terminal.printable(quoted)) == 2  # the column, and a category in it
+    assert json.loads(run("show", "visits", "--json").stdout)["rows"][quoted] == [quoted, "b"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_failure_that_quotes_a_name_is_one_clean_line(monkeypatch, capsys, tmp_path, name):
+    monkeypatch.setenv("SUFFICE_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["suffice", "data", "import", "x", str(tmp_path / name)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.isprintable()
+    assert line.startswith("suffice: expected the source at ")
+
+
+def test_progress_is_named_after_files_without_being_markup(run, tmp_path):
+    lines, _ = miniatures.criteo_lines(3)
+    file = tmp_path / "[red]x[bold].txt"
+    file.write_text("".join(lines))
+    result = run("import", "criteo", file)
+    assert result.exit_code == 0, result.output
+    assert "[red]x[bold].txt" in result.output
+
+
+def test_a_contact_sheet_replaces_a_file_only_where_it_is_told_to(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("import", "pets", pets(tmp_path))
+    (tmp_path / "pets.png").write_text("mine")
+    result = run("show", "pets")
+    assert isinstance(result.exception, FileExistsError)
+    assert (tmp_path / "pets.png").read_text() == "mine"
+    assert run("show", "pets", "--out", "pets.png").exit_code == 0
+    assert (tmp_path / "pets.png").read_bytes().startswith(b"\x89PNG")

@@ -257,10 +257,12 @@ print(before, peak())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("form", ["PNG", "progressive JPEG"])
+@pytest.mark.parametrize(
+    "form", ["PNG", *(pytest.param(form, marks=pytest.mark.slow) for form in ("WEBP", "progressive JPEG"))]
+)
 def test_many_large_photographs_are_imported_within_a_bound(tmp_path, form):
     image = Image.new("RGB", (4000, 3000), (1, 2, 3))  # 12 megapixels, 48 MB each once decoded
-    data = saved(image, "PNG") if form == "PNG" else saved(image, "JPEG", progressive=True)
+    data = saved(image, form) if form != "progressive JPEG" else saved(image, "JPEG", progressive=True)
     for name in ("a", "b"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for place in range(8):

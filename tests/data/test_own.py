@@ -435,3 +435,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "_classes", changing)
     with pytest.raises(ValueError, match="to stay as it is while it is read, got other labels"):
         import_set(**source)
+
+
+def test_a_pipe_or_a_device_is_never_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "t.csv")
+    (tmp_path / "s.toml").write_text("labels = 'y'\nnumeric = ['a']\n")
+    for source, options in ((tmp_path / "t.csv", {"schema_file": tmp_path / "s.toml"}), ("/dev/null", {})):
+        for name in ("mine", "criteo") if not options else ("mine",):
+            with pytest.raises(ValueError, match=r"expected a file or a folder, got .*, a device or a pipe"):
+                import_set(name, source, **options)

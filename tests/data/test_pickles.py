@@ -75,7 +75,7 @@ class Built(np.ndarray):
 
 
 def forged_array(state, kind=np.ndarray, shape=(0,), code=b"b"):
-    return Call(np._core.multiarray._reconstruct, (kind, shape, code), state)
+    return Call(np.zeros(0).__reduce__()[0], (kind, shape, code), state)
 
 
 def dtype_of(*arguments, state=None):

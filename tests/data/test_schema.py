@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from suffice.data import schema
@@ -87,6 +89,10 @@ def test_a_schema_that_says_what_it_should_not_is_refused(tmp_path, text, messag
         read(tmp_path, text)
 
 
-def test_a_schema_that_is_not_there_is_named(tmp_path):
+def test_a_schema_that_is_not_there_or_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="which is no file"):
+            schema.read(place)
     with pytest.raises(FileNotFoundError, match=r"none.toml"):
         schema.read(tmp_path / "none.toml")

@@ -146,3 +146,11 @@ def test_labels_that_are_none_are_never_numbers_of_a_class(tmp_path, labels):
         list(made.batches())
     with pytest.raises(ValueError, match=r"import (the set|it) again"):
         _ = made.labels
+
+
+def test_whole_numbers_beyond_those_of_float32_are_rounded(tmp_path):
+    columns = {"x": pa.array([23_159_457, -(2**31), None], pa.int32()), "y": pa.array([0, 1, 0])}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    made = Table(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
+    (batch,) = made.batches()
+    assert batch["numeric"][:, 0].tolist() == [float(np.float32(23_159_457)), -(2.0**31), 0]

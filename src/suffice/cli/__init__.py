@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -85,6 +86,7 @@ def _options(
 def main() -> None:
     """Run the command line; a failure is one line on standard error and status 1, with `--debug` its traceback too."""
     arguments, debug = _without_debug(sys.argv[1:])
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's, of what is refused right after
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")  # a name that the terminal has no characters for is no failure

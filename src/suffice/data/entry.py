@@ -1,6 +1,6 @@
 """What is known of a data set before it is there: where it comes from, under which terms, and who reads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ class Remote:
     url: str | None
 
 
+_NAMED = 10
+"""Faults that are described."""
+
+
 @dataclass
 class Faults:
     """Malformed lines and images: refused, or counted and named while the rest is kept; `how` that is asked for."""
@@ -41,8 +45,18 @@ class Faults:
         if not self.skip:
             raise ValueError(f"{where}: {why}; leave such ones out with {self.how}")
         self.count += 1
-        if len(self.named) < 10:
+        if len(self.named) < _NAMED:
             self.named.append(f"{where}: {why}")
+
+    def add_each(self, rows: Sequence[int], describe: Callable[[int], tuple[str, str]]) -> None:
+        """Note one fault for each of these rows, which are described as long as that is of any use.
+
+        Raises:
+            ValueError: unless faults are skipped.
+        """
+        for row in rows[:_NAMED]:
+            self.add(*describe(row))
+        self.count += len(rows[_NAMED:])
 
 
 Convert = Callable[[Path, Writer, Faults], None]

@@ -91,7 +91,7 @@ def _transfer(remote: Remote, entry: Entry, part: Path, progress: Progress) -> N
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             length = response.headers.get("Content-Length")
-            total = start + int(length) if length else 0
+            total = start + int(length) if length and length.isdecimal() else 0
             need(total - start)
             with part.open("r+b" if start else "wb") as stream:
                 stream.seek(start)

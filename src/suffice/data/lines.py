@@ -165,16 +165,18 @@ def well_formed(block: Block, dialect: Dialect, fields: int, where: str, faults:
     if dialect.text:
         blank = starts == ends
         kept, wrong = kept & ~blank, wrong & ~blank
-    for row in np.flatnonzero(wrong).tolist():
+
+    def describe(row: int) -> tuple[str, str]:
+        why = f"expected {fields} fields, got {found[row]}"
         if row in unclean:
             why = unclean[row]
         elif misplaced[row]:
             why = "expected quotes around whole values and doubled inside them, got one elsewhere"
         elif unclosed[row]:
             why = "expected quotes in pairs on each line (or multiline = true in a schema), got one that is not closed"
-        else:
-            why = f"expected {fields} fields, got {found[row]}"
-        faults.add(f"line {numbers[row]} of {where}", why)
+        return f"line {numbers[row]} of {where}", why
+
+    faults.add_each(np.flatnonzero(wrong).tolist(), describe)
     if kept.all():
         return block.data, numbers
     return marks.data[np.repeat(kept, ends + 1 - starts)].tobytes(), numbers[kept]

@@ -102,8 +102,8 @@ def _classes(schema: Schema, source: Path, faults: Faults) -> list[Any]:
     ordered = sorted(found, key=lambda value: (keys[value], str(value)))
     for one, other in itertools.pairwise(ordered):
         if keys[one] == keys[other]:
-            where = f"{schema.labels!r} in {source}"
-            raise ValueError(f"expected one way to write each class as {where}, got {one!r} and {other!r}")
+            where, both = f"{schema.labels!r} in {source}", " and ".join(repr(str(name)[:60]) for name in (one, other))
+            raise ValueError(f"expected one way to write each class as {where}, got {both}")
     return ordered
 
 

@@ -90,6 +90,8 @@ def read(file: Path) -> Schema:
         FileNotFoundError: if it is not there.
         ValueError: for anything that it should not say.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError(f"expected a schema in TOML, got {file}, which is no file")
     try:
         said = tomllib.loads(reading.read_file(file).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

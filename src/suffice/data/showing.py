@@ -15,6 +15,8 @@ _SIDE = 96
 _ACROSS = 10
 _MARK = b"suffice data show"
 """Near the beginning of every sheet."""
+_NAME = 60
+"""Characters of a class's name."""
 
 
 def facts(stored: Stored) -> dict[str, Any]:
@@ -24,7 +26,8 @@ def facts(stored: Stored) -> dict[str, Any]:
     known: dict[str, Any] = {name: manifest[name] for name in names if name in manifest}
     classes = manifest.get("classes", [])
     if classes:
-        known["classes"] = f"{len(classes)}: {', '.join(map(str, classes[:8]))}{', …' if len(classes) > 8 else ''}"
+        first = ", ".join(str(name)[:_NAME] for name in classes[:8])
+        known["classes"] = f"{len(classes)}: {first}{', …' if len(classes) > 8 else ''}"
     return {**known, "skipped": manifest["skipped"]["count"], "bytes": stored.size, "folder": str(stored.folder)}
 
 

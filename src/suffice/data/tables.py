@@ -221,7 +221,7 @@ def _codes(column: Any) -> tuple[Array, Array]:
 
 
 def _joined(parts: list[dict[str, Any]], name: str) -> Array:
-    return np.concatenate([part[name].cast("float32").fill_null(0).to_numpy() for part in parts])
+    return np.concatenate([part[name].cast("float32", safe=False).fill_null(0).to_numpy() for part in parts])
 
 
 def _labels(parts: list[Any], columns: Columns) -> Tensor:

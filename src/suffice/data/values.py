@@ -20,6 +20,8 @@ _EXPECTED = {"hex32": "up to 8 hexadecimal digits", "float32": "a finite number"
 """What a kind is called in messages, if not by its own name."""
 _NOTHING = {repr(text) for text in ("nan", "na", "n/a", "null", "none", "nil", "?", "-", ".", " ")}
 """How programs write that a value is missing."""
+_NUMBERS = {"float32": r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"}
+"""What numbers look like as text, those that are not whole."""
 _NO_DIGIT = np.ones(256, dtype=bool)
 _NO_DIGIT[np.frombuffer(b"0123456789abcdefABCDEF", dtype=np.uint8)] = False
 _ONES = 0x0101010101010101
@@ -54,11 +56,13 @@ class Rows:
 
         The advice is for values that look as if they meant that none is there.
         """
-        for row in np.flatnonzero(bad):
-            value = self.table[name][int(row)]
-            why = f"expected {name} as {expected}, got {shown(value)}"
-            why += advice if shown(value).casefold() in _NOTHING else ""
-            faults.add(f"{self.unit} {self.numbers[row]} of {where}", why)
+
+        def describe(row: int) -> tuple[str, str]:
+            value = shown(self.table[name][row])
+            more = advice if value.casefold() in _NOTHING else ""
+            return f"{self.unit} {self.numbers[row]} of {where}", f"expected {name} as {expected}, got {value}{more}"
+
+        faults.add_each(np.flatnonzero(bad).tolist(), describe)
 
 
 def shown(value: "pa.Scalar") -> str:
@@ -108,23 +112,38 @@ def _number(column: "pa.ChunkedArray", kind: str) -> tuple["pa.ChunkedArray", Ar
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    lenient = kind == "float32" and not pa.types.is_string(column.type)  # numbers are rounded to its precision
+    text = pa.types.is_string(column.type)
+    lenient = kind == "float32" and not text  # numbers are rounded to its precision
     bad = np.zeros(len(column), dtype=bool)
     try:
         found = pc.cast(column, kind, safe=not lenient)
     except (pa.ArrowInvalid, UnicodeDecodeError):
-        for row, value in enumerate(column):
-            try:
-                pc.cast(value, kind, safe=not lenient)
-            except (pa.ArrowInvalid, UnicodeDecodeError):
-                bad[row] = True
-        found = pc.cast(pc.if_else(pa.array(bad), None, column), kind, safe=not lenient)
+        if text:  # most of what fails, at once
+            bad = ~pc.match_substring_regex(column, _NUMBERS.get(kind, "^-?[0-9]+$")).fill_null(True).to_numpy()
+        found = _one_by_one(pc.if_else(pa.array(bad), None, column), kind, bad)
     if kind == "float32":
         bad |= ~pc.is_finite(found).fill_null(True).to_numpy()
-    elif pa.types.is_string(column.type):  # Arrow reads whole numbers in base 16 too
+    elif text:  # Arrow reads whole numbers in base 16 too
         for sign in "xX":
             bad |= pc.match_substring(column, sign).fill_null(False).to_numpy()
     return found, bad
+
+
+def _one_by_one(column: "pa.ChunkedArray", kind: str, bad: Array) -> "pa.ChunkedArray":
+    """The column as numbers, null where one does not convert, which is noted in `bad`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return pc.cast(column, kind)
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        pass
+    for row, value in enumerate(column):
+        try:
+            pc.cast(value, kind)
+        except (pa.ArrowInvalid, UnicodeDecodeError):
+            bad[row] = True
+    return pc.cast(pc.if_else(pa.array(bad), None, column), kind)
 
 
 def hexadecimal(column: "pa.ChunkedArray") -> tuple["pa.Array", Array]:
