@@ -103,6 +103,33 @@ def test_a_file_that_comes_at_the_last_moment_goes_on_into_the_new_folder(tmp_pa
     assert os.listdir(tmp_path) == ["t"]
 
 
+@pytest.mark.skipif(exchange._system() is None, reason="the system cannot")
+def test_where_names_can_be_swapped_a_folder_is_missing_at_no_moment(tmp_path, monkeypatch):
+    put(tmp_path / "t", text="old")
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("renamed"))
+    put(tmp_path / "t")
+    assert (tmp_path / "t" / "a").read_text() == "new"
+
+
+def test_what_a_network_file_system_keeps_of_an_open_file_does_not_go_on_into_the_new_folder(tmp_path, monkeypatch):
+    put(tmp_path / "t", text="old")
+    unlink = os.unlink
+
+    def kept(path, **more):
+        """As NFS does with a file that somebody has open."""
+        if str(path).endswith("/a"):
+            os.rename(path, str(path)[:-1] + ".nfs00000000a1b2c3d4")
+        else:
+            unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", kept)
+    put(tmp_path / "t")
+    assert os.listdir(tmp_path / "t") == ["a"]
+    monkeypatch.undo()
+    put(tmp_path / "t")
+    assert os.listdir(tmp_path) == ["t"]
+
+
 def test_something_that_takes_a_new_path_during_the_work_stays(tmp_path, way):
     with pytest.raises(FileExistsError):
         put_and(tmp_path / "t", lambda: (tmp_path / "t" / "mine").mkdir(parents=True))

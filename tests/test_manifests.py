@@ -34,6 +34,16 @@ def test_a_part_that_is_missing_or_damaged_makes_it_nobody_elses(tmp_path):
     assert sorted(manifests.owned(folder, KIND)) == ["a", "in/", "manifest.json"]
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "in/.DS_Store", "Thumbs.db", ".nfs00000000a1b2c3d4", "desktop.ini"])
+def test_what_file_managers_and_file_systems_make_is_nobodys(tmp_path, name):
+    folder = made(tmp_path / "t")
+    (folder / name).touch()
+    assert name in manifests.owned(folder, KIND)
+    (folder / name).rename(folder / f"{name}.txt")
+    with pytest.raises(FileExistsError, match=re.escape(f"{name}.txt")):
+        manifests.owned(folder, KIND)
+
+
 def test_another_version_of_the_format_is_ours_too(tmp_path):
     assert manifests.owned(made(tmp_path / "t", format=2), KIND)
 

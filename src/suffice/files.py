@@ -6,6 +6,7 @@ removed by the next.
 """
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -168,7 +169,7 @@ class Place:
         """Put back what a crash took out of its place, and remove what dead writers left beside it."""
         old = places.aside(self.path)
         if old.is_dir() and not old.is_symlink() and not os.path.lexists(self.path):
-            old.rename(self.path)
+            exchange.rename_new(old, self.path)
             syncing.folder(self.path.parent)
         for left in (old, *places.leftovers(self.path)):
             if left.is_dir() and not left.is_symlink():
@@ -225,6 +226,6 @@ class Place:
                 (os.rmdir if path.endswith("/") else os.unlink)(old / path)
         with suppress(OSError):
             for name in os.listdir(old):
-                if not {name, f"{name}/"} & set(ours):
+                if not {name, f"{name}/"} & set(ours) and not re.fullmatch(places.NOBODYS, name):
                     exchange.rename_new(old / name, self.path / name)
             os.rmdir(old)

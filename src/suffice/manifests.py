@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from suffice import reading
-from suffice.places import described, shown
+from suffice.places import NOBODYS, described, shown
 
 MANIFEST = "manifest.json"
 
@@ -98,12 +98,12 @@ def owned(folder: Path, kind: Kind) -> list[str]:
 
 
 def contents(folder: Path, ours: Iterable[str], written_by: str) -> list[str]:
-    """Paths of all that is in a folder, as `owned` has them, by patterns of what is ours.
+    """Paths of all that is in a folder, as `owned` has them, by patterns of what is ours; what is nobody's is ours too.
 
     Raises:
         FileExistsError: naming what matches none of the patterns.
     """
-    pattern = re.compile("|".join(ours))
+    pattern = re.compile("|".join((*ours, f"(.*/)?({NOBODYS})")))
     found, foreign, folders = [], [], [""]
     while folders:
         above = folders.pop()

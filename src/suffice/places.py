@@ -12,6 +12,8 @@ import stat
 import uuid
 from pathlib import Path
 
+NOBODYS = r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+"
+"""Names of what file managers and network file systems make by themselves in any folder."""
 _LONGEST = 180
 """Bytes of a name to which more are added; file systems take 255."""
 
