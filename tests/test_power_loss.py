@@ -61,7 +61,7 @@ def faulty(operation, recorder, old, place, *, stride=1, enough=None):
     return wrong, len(seen)
 
 
-CASES = {"save": 5, "ledger": 1, "import": 5}
+CASES = {"save": 9, "ledger": 1, "import": 17}
 
 
 @pytest.mark.parametrize("name", CASES)

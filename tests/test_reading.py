@@ -122,6 +122,19 @@ def test_an_old_folder_that_moves_aside_while_it_is_read_is_read_there(tmp_path)
     assert reading.steadily(folder, read) == places.aside(folder)
 
 
+def test_an_old_folder_that_comes_to_light_meanwhile_is_read(tmp_path):
+    folder, calls = tmp_path / "art", []
+
+    def read(place: Path):
+        calls.append(place)
+        if len(calls) == 1:
+            places.aside(folder).mkdir()
+            raise FileNotFoundError("gone")
+        return place
+
+    assert reading.steadily(folder, read) == places.aside(folder)
+
+
 def test_what_would_not_notice_two_versions_is_read_until_there_is_one(tmp_path):
     folder, calls = tmp_path / "art", []
     folder.mkdir()

@@ -172,9 +172,9 @@ class Place:
             exchange.rename_new(old, self.path)
             syncing.folder(self.path.parent)
         for left in (old, *places.leftovers(self.path)):
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            elif left.is_file() and not left.is_symlink():
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)  # which leaves links alone
+            elif left.is_file():
                 with suppress(OSError):
                     left.unlink()
 
