@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from suffice import batches, losses
+from suffice import batches, losses, pace
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.likelihoods import LIKELIHOODS
@@ -163,10 +163,11 @@ def train(
         def step(inputs: State, labels: Tensor) -> Tensor:
             if channels_last:
                 inputs = tree_map_only(Tensor, _channels_last, inputs)
-            value = minimised(forward(inputs), labels)
-            optimiser.zero_grad()
-            team.backward(value)
-            optimiser.step()
+            with pace.small(pace.of_layers(network, inputs)):
+                value = minimised(forward(inputs), labels)
+                optimiser.zero_grad()
+                team.backward(value)
+                optimiser.step()
             return cast(Tensor, team.all_reduce(value.detach().double()))
 
         keeper = Keeper(resume, network, optimiser, settings, every, generator, team.is_global_zero)

@@ -203,14 +203,3 @@ def test_progress_is_named_after_files_without_being_markup(run, tmp_path):
     result = run("import", "criteo", file)
     assert result.exit_code == 0, result.output
     assert "[red]x[bold].txt" in result.output
-
-
-def test_a_contact_sheet_replaces_a_file_only_where_it_is_told_to(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run("import", "pets", pets(tmp_path))
-    (tmp_path / "pets.png").write_text("mine")
-    result = run("show", "pets")
-    assert isinstance(result.exception, FileExistsError)
-    assert (tmp_path / "pets.png").read_text() == "mine"
-    assert run("show", "pets", "--out", "pets.png").exit_code == 0
-    assert (tmp_path / "pets.png").read_bytes().startswith(b"\x89PNG")

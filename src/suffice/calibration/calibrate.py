@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice import batches, cost
+from suffice import batches, cost, pace
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
@@ -139,13 +139,21 @@ def calibrate(
     if val_loader is not None:
         caches, targets, costs = _tuning_pass(network, exits, val_loader, costs)
         weights, product = shares_of_cost(costs) if ensemble else None, ensemble == "product"
-        if tuning == "grid":
-            exits = grid.tune(exits, caches, targets, weights, temperature, product)
-        else:
-            jointly = tuning == "validation"
-            exits = validation.tune(exits, caches, targets, weights, temperature, jointly, product, tuned_weights)
+        with pace.small(max(_numbers(*pair) for pair in zip(exits, caches, strict=True))):
+            if tuning == "grid":
+                exits = grid.tune(exits, caches, targets, weights, temperature, product)
+            else:
+                jointly = tuning == "validation"
+                exits = validation.tune(exits, caches, targets, weights, temperature, jointly, product, tuned_weights)
     assert costs is not None
     return Calibrated(network, exits, ensemble, costs, fingerprint(network))
+
+
+def _numbers(exit_: CalibratedExit, cache: Cache) -> float:
+    """That an operation of tuning an exit is on; infinite on a GPU."""
+    examples, outputs = cache.logits.shape
+    spectrum = 0 if cache.spectrum is None else cache.spectrum.numel()
+    return max(examples * exit_.terms(outputs), spectrum) if cache.logits.device.type == "cpu" else math.inf
 
 
 def _check_choices(

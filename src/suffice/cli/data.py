@@ -114,8 +114,6 @@ def show(
         columns = showing.rows(stored, rows)
     else:
         columns, sheet = {}, out or Path(f"{name}.png")
-        if out is None and sheet.exists():
-            raise FileExistsError(f"expected no file {sheet} here yet, found one; give another name with --out")
         facts["sheet"] = str(showing.write_sheet(stored, rows, sheet))
     if as_json:
         print(json.dumps({**facts, "rows": columns}, default=str))

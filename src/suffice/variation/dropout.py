@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from suffice import pace
 from suffice.network import State, answer, batch_size, check_finite
 from suffice.parts import Parts
 from suffice.randomness import drawn
@@ -92,7 +93,7 @@ class MCDropout:
             plan = _plan(model, sample, chosen, self)
             starts = range(0, n, plan.rows)
             source = masks.Source(generator, _device(x))
-            with _seeded(chosen, generator, x):
+            with pace.small(plan.numbers), _seeded(chosen, generator, x):
                 parts = [self._variation(model, x, start, chosen, plan, source) for start in starts]
         if not any(moved for _, moved in parts):
             raise ValueError(
@@ -129,14 +130,15 @@ class MCDropout:
 class _Plan:
     """Rows of the batch at once, passes of them at once, and passes at once where the whole model is repeated.
 
-    units: of each run of a site, with so many rows for each example.  mapped: whether `torch.vmap` is used, until
-    it fails.
+    units: of each run of a site, with so many rows for each example.  numbers: that an operation is on, at most, for
+    `pace`.  mapped: whether `torch.vmap` is used, until it fails.
     """
 
     rows: int
     fold: int
     repeated: int
     units: list[Units]
+    numbers: float
     mapped: bool
 
     def units_of(self, n: int) -> list[Units]:
@@ -204,7 +206,8 @@ def _has_rule(func: Any) -> bool:
 def _plan(model: nn.Module, sample: State, chosen: Sites, teacher: MCDropout) -> _Plan:
     """How much to do at once within the memory allowed, from a pass of an example or two."""
     record = _Record()
-    record.run(model, sample, chosen)
+    with pace.watched(model) as products:
+        record.run(model, sample, chosen)
     n = batch_size(sample)
     before, after = (-(-total // n) for total in record.bytes)
     if chosen.attention:
@@ -219,7 +222,9 @@ def _plan(model: nn.Module, sample: State, chosen: Sites, teacher: MCDropout) ->
     fold = max(1, (teacher.memory - rows * before) // (rows * max(after, 1)))
     repeated = max(1, teacher.memory // (rows * (before + after)))
     units = [replace(unit, shape=(unit.shape[0] // n, *unit.shape[1:])) for unit in record.units]
-    return _Plan(rows, min(fold, teacher.passes), repeated, units, mapped=not (chosen.attention or record.looped))
+    fold = min(fold, teacher.passes)
+    numbers = max(rows * (before + fold * after) / 4, rows * (1 + fold) * max(products, default=0.0) / n)
+    return _Plan(rows, fold, repeated, units, numbers, mapped=not (chosen.attention or record.looped))
 
 
 def _passes(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor], count: int, plan: _Plan) -> Tensor:

@@ -114,7 +114,7 @@ class JointHead:
         scaled = scaling.apply(known.features)
         fitted = regressor.variance(regressor.forward(self.average, scaled.inputs)) * self.unit
         bounds = bounds_of(fitted, known.labels, self.target)
-        weights = tuple(self.average)
+        weights = tuple(mean.clone() for mean in self.average)  # which later steps go on changing
         fit = Fit(self.target, scaling, weights, self.unit, bounds, limit_of(scaled), known.passes)
         return judged(self.model, self.reader, judge, fit, judging)
 

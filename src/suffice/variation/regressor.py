@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from suffice import pace
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs (N, O) and labels (N, …) to a mean."""
 
@@ -84,14 +86,16 @@ def train(
     optimiser = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(inputs), device=device, generator=generator).to(inputs.device)
-        for index in order.split(_BATCH):
-            optimiser.zero_grad()
-            loss(forward(weights, inputs[index]), labels[index]).backward()
-            optimiser.step()
-            steps += 1
-            for mean, weight in zip(average, weights, strict=True):
-                mean.lerp_(weight.detach(), 10 / (steps + 10))
-        reached = float(loss(forward(average, validation[0]), validation[1]))
+        with pace.small(pace.of_products(_BATCH, weights)):
+            for index in order.split(_BATCH):
+                optimiser.zero_grad()
+                loss(forward(weights, inputs[index]), labels[index]).backward()
+                optimiser.step()
+                steps += 1
+                for mean, weight in zip(average, weights, strict=True):
+                    mean.lerp_(weight.detach(), 10 / (steps + 10))
+        with pace.small(pace.of_products(len(validation[0]), average)):
+            reached = float(loss(forward(average, validation[0]), validation[1]))
         waited += 1
         if reached < least:
             best, least, waited = [mean.clone() for mean in average], reached, 0

@@ -35,7 +35,8 @@ class Scaling(Stored):
     and clipped to ±4, and the strengths are weighed down until their variances sum to at most a quarter of those
     of the output's features, since there are many of them and each says little.
 
-    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,).  weight: of each input, (K,).
+    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,), the scale infinite for a column that is
+    kept and does not vary.  weight: of each input, (K,).
     """
 
     columns: Tensor
@@ -101,7 +102,7 @@ class Scaling(Stored):
         if not len(columns):
             parts.refuse_tensor("columns", "of one column or more", "none")
         parts.floating = torch.float32
-        scale, weight = parts.tensor("scale", "I", INVERTIBLE), parts.tensor("weight", "I", SHARE)
+        scale, weight = parts.tensor("scale", "I", INVERTIBLE, also=(math.inf,)), parts.tensor("weight", "I", SHARE)
         return cls(columns, parts.tensor("mean", "I"), scale, weight)
 
     def to(self, device: torch.device) -> "Scaling":
