@@ -10,7 +10,7 @@ from torch import nn
 
 import suffice
 
-CHANGING = {"Faults", "Writer", "_Batch", "_Plan", "_Stream"}
+CHANGING = {"Faults", "Writer", "_Pixels", "_Batch", "_Plan", "_Stream"}
 """Data classes whose fields are meant to change: what is under construction, or runs."""
 
 
