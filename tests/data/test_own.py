@@ -444,5 +444,5 @@ def test_a_pipe_or_a_device_is_never_waited_for(tmp_path):
     (tmp_path / "s.toml").write_text("labels = 'y'\nnumeric = ['a']\n")
     for source, options in ((tmp_path / "t.csv", {"schema_file": tmp_path / "s.toml"}), ("/dev/null", {})):
         for name in ("mine", "criteo") if not options else ("mine",):
-            with pytest.raises(ValueError, match=r"expected a file or a folder, got .*, a device or a pipe"):
+            with pytest.raises(ValueError, match=r"expected .*, a file or a folder, got (the|a) "):
                 import_set(name, source, **options)

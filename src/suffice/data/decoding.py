@@ -61,6 +61,8 @@ def contents(path: Path) -> bytes:
     Raises:
         ValueError: if it is no file, or larger than an image may be.
     """
+    if not path.is_file() and not path.exists():
+        raise ValueError("something that is no file")
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > LARGEST:
