@@ -16,7 +16,7 @@ def keeper(path):
 
 
 def written(path):
-    keeper(path).after_step(3, torch.tensor(1.0), 1)
+    keeper(path).after_step(3, torch.tensor(1.0), 3)
     return path
 
 
