@@ -44,6 +44,19 @@ def test_of_two_that_make_a_record_at_once_both_use_the_first():
     assert stored.derived("x", overtaken)["of"] == 1
 
 
+def test_a_record_that_another_puts_there_under_another_lock_stays(monkeypatch):
+    """As when the folder of the set was replaced in between."""
+    stored, savez = made(), np.savez
+
+    def overtaken(stream, **arrays):
+        savez(stored.folder / "derived" / "x.npz", of=np.array(1))
+        savez(stream, **arrays)
+
+    monkeypatch.setattr(np, "savez", overtaken)
+    assert stored.derived("x", lambda: {"of": np.array(2)})["of"] == 2
+    assert stored.derived("x", lambda: pytest.fail("made again"))["of"] == 1
+
+
 def test_a_set_that_is_removed_meanwhile_is_not_made_again(store_folder):
     stored = made()
 

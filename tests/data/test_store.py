@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from suffice import manifests
 from suffice.data import store
 from suffice.progress import quiet
 
@@ -93,6 +94,28 @@ def test_an_edited_manifest_is_refused():
     manifest["parts"]["all"] = 7
     file.write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="was changed; move it away and import it again"):
+        store.find("things")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"../secret": {"bytes": 0, "sha256": ""}},
+        {"/etc/hostname": {"bytes": 0, "sha256": ""}},
+        {"": {"bytes": 0, "sha256": ""}},
+        {"..": {"bytes": 0, "sha256": ""}},
+        {"a.npy": 1},
+        {"a.npy": {"bytes": "1", "sha256": ""}},
+        {"a.npy": {"bytes": 1}},
+        {"a\0.npy": {"bytes": 1, "sha256": ""}},
+    ],
+)
+def test_a_manifest_that_no_import_writes_is_refused_though_its_digest_is_right(entries):
+    folder = make().folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("manifest_sha256")
+    manifests.write_manifest(folder, {**manifest, "files": entries})
+    with pytest.raises(ValueError, match=r"expected files by name with bytes and sha256 in .*/things, got"):
         store.find("things")
 
 
