@@ -6,7 +6,7 @@ from tests import builders
 
 
 def test_every_score_is_judged_at_the_same_cost_as_a_loop_over_budgets_would():
-    net, x = builders.network().requires_grad_(False), builders.inputs(600)
+    net, x = builders.network().requires_grad_(False).double(), builders.inputs(600).double()
     loaders = [builders.batched(part, builders.sampled_labels(net(part)[-1]), 64) for part in x.split(300)]
     calibrated = builders.untuned(net, x, structure=None)
     validation, outcome = (evaluation.predict(calibrated, loader) for loader in loaders)

@@ -14,7 +14,7 @@ import suffice
 from suffice.calibration import density
 from suffice.calibration.density import Density
 from suffice.network import Exit, ExitNetwork
-from tests import builders
+from tests import builders, tolerances
 
 CLASSES, WIDTH = 3, 4
 
@@ -136,7 +136,15 @@ def test_fewer_examples_than_features_have_a_density():
 def test_features_far_from_zero_have_the_density_of_those_near_it(offset):
     phi, labels = problem()
     near, far = Density.fit(summed(phi, labels)), Density.fit(summed(phi + offset, labels))
-    torch.testing.assert_close(far.log_density(phi + offset), near.log_density(phi), rtol=0, atol=1e-3)
+    # Sums of products, of sums and of their difference are each off by γ of the greatest square; the log-density moves
+    # by half of tr(Σ⁻¹ΔΣ) + (φ − μ)ᵀΣ⁻¹ΔΣΣ⁻¹(φ − μ), and by (φ − μ)ᵀΣ⁻¹Δμ, to first order.
+    square = float((phi + offset).square().max())
+    moved = 3 * WIDTH * tolerances.gamma(len(phi) + 2, torch.float64) * square
+    sharpness = float(torch.linalg.matrix_norm(near.whitening, 2)) ** 2
+    distance = float((phi @ near.whitening - near.means[labels]).square().sum(dim=1).max())
+    means = 2 * tolerances.gamma(len(phi) + 2, torch.float64) * (WIDTH * square * sharpness * distance) ** 0.5
+    off = moved * sharpness * (WIDTH + distance) / 2 + means
+    torch.testing.assert_close(far.log_density(phi + offset), near.log_density(phi), rtol=0, atol=off)
 
 
 def test_the_rounding_of_a_great_constant_is_not_a_variance():

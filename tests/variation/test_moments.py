@@ -7,6 +7,7 @@ from suffice.network import Exit, ExitNetwork
 from suffice.variation import moments
 from suffice.variation.dropout import MCDropout
 from suffice.variation.last_layer import last_layer
+from tests import tolerances
 
 
 def tower(outputs=1, rate=0.3, seed=0):
@@ -43,6 +44,7 @@ def test_the_class_probability_varies_as_its_slope_says():
     model, x = tower(outputs=4), inputs()
     model[-1].weight.data *= 0.1
     truth = sampled(model, x, "classification")
+    # 8 %: what the moments of ReLUs of values that are not quite normal are stated to be off by.
     torch.testing.assert_close(moments.spread(moments.propagate(model, x)), truth["std"], rtol=0.08, atol=0)
     diagonal = moments.propagate(model, x, full=False)
     assert moments.spread(diagonal).shape == (8,)
@@ -61,8 +63,12 @@ def test_relu_moments_are_those_of_a_bivariate_normal():
     factor = torch.linalg.cholesky(covariance[0])
     values = torch.randn(2_000_000, 2, generator=torch.Generator().manual_seed(0)).double() @ factor.T + mean
     found = moments._relu(moments.Moments(mean, covariance))
-    torch.testing.assert_close(found.mean[0], values.relu().mean(dim=0), rtol=0, atol=3e-3)
-    torch.testing.assert_close(found.spread[0], values.relu().T.cov(), rtol=0, atol=4e-3)
+    positive = values.relu()
+    off = tolerances.mean(1.0, len(values))  # relative to a deviation
+    torch.testing.assert_close(found.mean[0], positive.mean(dim=0), rtol=0, atol=off * float(positive.std(dim=0).max()))
+    centred = positive - positive.mean(dim=0)
+    products = (centred[:, :, None] * centred[:, None]).std(dim=0)
+    torch.testing.assert_close(found.spread[0], positive.T.cov(), rtol=0, atol=off * float(products.max()))
 
 
 def test_covariances_of_values_dropped_last_are_diagonal():
@@ -90,7 +96,9 @@ def test_embeddings_are_dropped_and_the_numbers_beside_them_are_not(rate):
     truth = MCDropout(rate=rate, passes=20_000, likelihood="regression")(network, x)
     for full in (True, False):
         found = moments.propagate(network, x, full=full, rate=rate)
-        torch.testing.assert_close(found.variance[:, 0].sqrt(), truth["std_0"], rtol=0.03, atol=0)
+        # A rate of 0.2 has the excess kurtosis (1 − 6ρ(1 − ρ)) / (ρ(1 − ρ)) = 0.25.
+        off = tolerances.deviation(20_000, kurtosis=3.25)
+        torch.testing.assert_close(found.variance[:, 0].sqrt(), truth["std_0"], rtol=off, atol=0)
     assert found.spread.shape == (2, 2)
 
 

@@ -7,6 +7,7 @@ from scipy import stats
 from sklearn.linear_model import BayesianRidge
 
 from suffice.calibration.likelihoods import linear
+from tests import tolerances
 
 
 def problem(n=200, width=6, outputs=1, noise=0.3, offset=0.0, seed=0):
@@ -72,7 +73,8 @@ def test_no_step_away_from_the_maximum_has_more_evidence(outputs, relative):
 def test_each_output_has_a_noise_of_its_own():
     phi, targets, weights = problem(n=5000, outputs=3)
     noise, _ = linear.maximise(sums(phi, targets, weights), weights, 1.0)
-    torch.testing.assert_close(noise.sqrt(), torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64), rtol=0.05, atol=0)
+    planted = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(noise.sqrt(), planted, rtol=tolerances.deviation(5000 - 6), atol=0)
 
 
 def test_neither_the_start_nor_the_classifier_that_answered_matters():
@@ -87,7 +89,7 @@ def test_neither_the_start_nor_the_classifier_that_answered_matters():
 def test_a_small_noise_far_from_zero_does_not_cancel():
     phi, targets, weights = problem(noise=1e-4, offset=1e6)
     noise, _ = linear.maximise(sums(phi, targets, weights), weights, 1.0)
-    assert float(noise.sqrt()) == pytest.approx(1e-4, rel=0.15)
+    assert float(noise.sqrt()) == pytest.approx(1e-4, rel=tolerances.deviation(200 - 6))
 
 
 def test_targets_that_the_features_reach_exactly_have_a_least_noise():
