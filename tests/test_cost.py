@@ -115,6 +115,7 @@ PROJECTIONS, PAIRS, FEEDFORWARD = 4 * T * E * E, 2 * T * T * E, 2 * T * E * 16
         "rnn",
     ],
 )
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # what torch says of any such layer, once
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_layers_are_counted_as_by_hand(stage, macs, dtype):
     pooled = Exit(nn.Sequential(nn.Flatten(1), nn.AdaptiveAvgPool1d(4)), nn.Linear(4, 3))

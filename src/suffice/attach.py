@@ -22,6 +22,7 @@ from suffice.modes import ordinary
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.plain import UpToClassifier, as_exit_network, up_to
 from suffice.pooling import Pooling, Tap, new_exit
+from suffice.randomness import drawn
 from suffice.tracing import SIZES, Call, CutError, Trace, describe, made_of, travels
 from suffice.twin import inference
 
@@ -180,7 +181,7 @@ def _traced(model: nn.Module, watched: Sequence[str], example: State, freeze: bo
     around = [*watched][:-1]
     try:
         trace = Trace(model, watched, batches)
-        with torch.random.fork_rng(devices=[]):
+        with drawn(torch.Generator().manual_seed(0), example):
             other = trace if freeze else Trace(model, watched, batches, training=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]

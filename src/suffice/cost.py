@@ -1,16 +1,13 @@
 """What a network costs: multiply-adds per example, stage by stage and exit by exit, and time beside a peer.
 
-Counted by PyTorch's own counter on one example (convolutions and matrix products; two operations are one
-multiply-add). The counter sees no inside of fused kernels: attention, recurrent layers and the transformer layers'
-fast path would count nothing. So while it counts they are taken apart into the products that they are made of.
-The cost of saying how sure the network is stands apart, and counts towards every budget.
+Counted on one example (`suffice.counting`). The cost of saying how sure the network is stands apart, and counts towards
+every budget.
 """
 
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -19,9 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from suffice.counting import counted
 from suffice.network import ExitNetwork, State, batch_size, call, select
 from suffice.parts import LARGEST, NOT_NEGATIVE, Parts
 from suffice.stored import Stored
@@ -68,9 +64,9 @@ def count(network: ExitNetwork, x: State) -> Costs:
     stages, exits = [], []
     with inference(network) as network:
         for k, stage in enumerate(network.stages):
-            state, spent = _counted(stage, state)
+            state, spent = counted(stage, state)
             stages.append(spent)
-            exits.append(_counted(network.exit(k), state)[1])
+            exits.append(counted(network.exit(k), state)[1])
     return Costs(tuple(stages), tuple(exits), (0,) * len(exits))
 
 
@@ -81,7 +77,7 @@ def macs(model: nn.Module, x: State) -> int:
     """
     one = select(x, torch.zeros(1, dtype=torch.long))
     with inference(model) as model:
-        return _counted(partial(call, model), one)[1]
+        return counted(partial(call, model), one)[1]
 
 
 @dataclass(frozen=True)
@@ -226,26 +222,3 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _counted(function: Callable[[State], State], x: State) -> tuple[State, int]:
-    with _unfused(), FlopCounterMode(display=False) as counter:
-        result = function(x)
-    return result, counter.get_total_flops() // 2
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Attention and recurrent layers as the matrix products that they are made of, whatever the device."""
-    fused: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    before = torch.backends.mha.get_fastpath_enabled(), [backend.enabled for backend in fused]
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for backend in fused:
-            backend.enabled = False
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before[0])
-        for backend, enabled in zip(fused, before[1], strict=True):
-            backend.enabled = enabled

@@ -101,7 +101,7 @@ class _Seen(Generic[M]):
 
     def __init__(self, model: nn.Module, parts: Sequence[M]) -> None:
         self.weights = Weights(model)
-        whole = Twin(model)
+        whole = Twin(model, noted=True)
         self.attributes = whole.as_copied()
         self.compiled = whole.copier.compiled
         self._lasting = whole.copier.lasting
@@ -119,7 +119,7 @@ class _Seen(Generic[M]):
         try:
             return self.free[part].pop()
         except IndexError:
-            twin = Twin(self._parts[part])
+            twin = Twin(self._parts[part], noted=True)
         # A model that changed while it was copied is not what was seen.
         return twin, twin.as_made() if self._lasting and self.holds() else None
 

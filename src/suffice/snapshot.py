@@ -13,6 +13,7 @@ Not noticed is a change past the count that spares those elements, such as one t
 """
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,15 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Types to compare bits in, by bytes an element."""
 
 
+_ATTRIBUTES = attrgetter("__dict__")
+
+
 class Attributes:
     """What objects held, and how often tensors among that had been written into.
 
     Args:
-        objects: objects, and what the `__dict__` of each held, as `twin.copier.content` gives it.
-        containers: containers, and what each held.
+        objects: objects, and a copy of the `__dict__` of each.
+        containers: containers, and a copy of each.
         tensors: whose counts are compared.
         modes: whether other modes of modules count as a change.
     """
@@ -44,31 +48,32 @@ class Attributes:
         *,
         modes: bool,
     ) -> None:
-        self._objects, self._containers, self._tensors = list(objects), list(containers), list(tensors)
-        self._counts, self._modes = _counts(self._tensors), modes
+        objects, containers = list(objects), list(containers)
+        self._objects, self._seen = [value for value, _ in objects], [seen for _, seen in objects]
+        self._tensors, self._modes = list(tensors), modes
+        self._empty = [container for container, held in containers if not held]
+        self._full = [container for container, held in containers if held]
+        self._held = [held for _, held in containers if held]
+        self._counts = _counts(self._tensors)
 
     def hold(self) -> bool:
         """Whether all are as they were."""
         try:
-            for value, seen in self._objects:
-                if value.__dict__ != seen and not self._in_other_mode(value, seen):
-                    return False
-            for value, seen in self._containers:
-                if value != seen:
-                    return False
+            now = [*map(_ATTRIBUTES, self._objects)]
+            same = now == self._seen or self._in_other_modes(now)
+            same = same and self._full == self._held and not any(self._empty)
         except Exception:  # of any kind, as tensors, arrays and other people's objects raise when they are compared
             return False
-        return self._counts == _counts(self._tensors)
+        return same and self._counts == _counts(self._tensors)
 
-    def _in_other_mode(self, value: Any, seen: dict[str, Any]) -> bool:
-        """Whether a module differs in its mode alone, which is then remembered if it is no change."""
-        if self._modes or "training" not in seen:
+    def _in_other_modes(self, now: list[dict[str, Any]]) -> bool:
+        """Whether modules differ in their modes alone, which are then remembered if those are no change."""
+        if self._modes:
             return False
-        mode = value.__dict__.get("training")
-        if value.__dict__ != {**seen, "training": mode}:
-            return False
-        seen["training"] = mode
-        return True
+        for attributes, seen in zip(now, self._seen, strict=True):
+            if "training" in seen and "training" in attributes:
+                seen["training"] = attributes["training"]
+        return now == self._seen
 
 
 class Weights:

@@ -2,7 +2,7 @@
 
 Its weights are those that were calibrated, which is checked at every use. It runs as a twin in evaluation mode
 (`suffice.twin`), whatever mode the network is in, and without the caller's autocast. Its outputs are finite, in the
-type that answers are served in.
+type that posteriors are served in.
 """
 
 import torch

@@ -62,11 +62,8 @@ def recover(diagonal: Tensor, sketch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     classes, columns = sketch.shape
     if columns == classes:
-        factor, core, sums = (
-            torch.eye(classes, dtype=sketch.dtype, device=sketch.device),
-            sketch,
-            sketch.sum(dim=1).clamp_min(0),
-        )
+        factor = torch.eye(classes, dtype=sketch.dtype, device=sketch.device)
+        core, sums = sketch, sketch.sum(dim=1).clamp_min(0)
     else:
         factor, core = _leading(diagonal, sketch)
         sums = sketch[:, 0].clamp_min(0)

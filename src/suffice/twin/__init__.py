@@ -25,7 +25,7 @@ from torch import nn
 from suffice.modes import ordinary
 from suffice.snapshot import Attributes
 from suffice.twin.callables import THREAD
-from suffice.twin.copier import MARK, Copier, content
+from suffice.twin.copier import MARK, Copier
 from suffice.twin.kinds import is_compiled
 
 M = TypeVar("M", bound=nn.Module)
@@ -37,6 +37,7 @@ class Twin(Generic[M]):
     Args:
         model: only read.
         evaluation: whether the copy is put into evaluation mode.
+        noted: whether `as_copied` and `as_made` are wanted.
 
     Attributes:
         model: the copy.
@@ -47,12 +48,12 @@ class Twin(Generic[M]):
         RuntimeError: if it is to be in evaluation mode and a compiled or scripted part is not.
     """
 
-    def __init__(self, model: M, *, evaluation: bool = True) -> None:
+    def __init__(self, model: M, *, evaluation: bool = True, noted: bool = False) -> None:
         training = evaluation and any(module.training for module in model.modules())
         if training:
             check_compiled(model)
         with torch.inference_mode(False), torch.no_grad():
-            self.copier = Copier(model, _written(model, training))
+            self.copier = Copier(model, _written(model, training), noted=noted)
             self.model: M = self.copier.copied
             if training:
                 self.model.eval()
@@ -67,17 +68,17 @@ class Twin(Generic[M]):
             THREAD.running = before
 
     def as_copied(self) -> Attributes:
-        """What the original was like."""
+        """What the original was like; its modes may change."""
         copier = self.copier
-        originals = [tensor for tensor, _ in copier.tensors]
-        pairs = [(value, held) for value, held, _ in copier.objects], [(v, held) for v, held, _ in copier.containers]
-        return Attributes(*pairs, originals, modes=False)
+        objects = [(value, held) for value, held, _ in copier.objects]
+        containers = [(container, held) for container, held, _ in copier.containers]
+        return Attributes(objects, containers, [tensor for tensor, _ in copier.tensors], modes=False)
 
     def as_made(self) -> Attributes:
         """What the copy is like."""
         copier = self.copier
-        objects = [(new, content(dict(new.__dict__))) for *_, new in copier.objects]
-        containers = [(new, content(new.copy())) for *_, new in copier.containers]
+        objects = [(new, dict(vars(new))) for *_, new in copier.objects]
+        containers = [(new, new.copy()) for *_, new in copier.containers]
         return Attributes(objects, containers, [new for _, new in copier.tensors], modes=True)
 
 

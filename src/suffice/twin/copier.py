@@ -26,8 +26,16 @@ _OWNERS = frozenset(("_fabric", "_trainer"))
 """Attributes by which Lightning lets a module find what trains it; no pass looks there."""
 
 
-_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
-"""Attributes of every module that hold what is called around it."""
+_HOOKS = frozenset(("_forward_hooks", "_forward_pre_hooks"))
+"""Attributes of every module that hold what is called before and after its forward."""
+
+_OF_HOOKS = frozenset(("_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"))
+"""Attributes of every module that say how those are called, and change with them."""
+
+_WITHOUT_EFFECT = frozenset(
+    name for name in vars(nn.Module()) if "state_dict" in name or "backward" in name or "persistent" in name
+)
+"""Attributes of every module that no forward and no twin makes use of."""
 
 _Place = tuple[str, object]
 """Name of an attribute, and the object that has it."""
@@ -39,11 +47,12 @@ class Copier:
     Args:
         model: what is copied; only read.
         written: parameters to be copied and not shared.
+        noted: whether objects and containers are noted.
 
     Attributes:
         copied: the copy.
-        objects: modules and others that were copied, what the `__dict__` of each held (`content`), and the copy.
-        containers: those that were copied and are no attributes, what each held, and the copy.
+        objects: modules and others that were copied, what the `__dict__` of each held, and the copy.
+        containers: those that were copied, what each held, and the copy.
         tensors: those that were copied, and their copies.
         compiled: whether there is a compiled or scripted part, which was not copied.
         lasting: whether changes of all that was copied can be told from these.
@@ -52,11 +61,11 @@ class Copier:
         TypeError: if something cannot be copied, or a module can be reached through something that is shared.
     """
 
-    def __init__(self, model: nn.Module, written: Iterable[nn.Parameter] = ()) -> None:
+    def __init__(self, model: nn.Module, written: Iterable[nn.Parameter] = (), *, noted: bool = False) -> None:
         self.objects: list[tuple[Any, dict[str, Any], Any]] = []
         self.containers: list[tuple[Any, Any, Any]] = []
         self.tensors: list[tuple[Tensor, Tensor]] = []
-        self.lasting, self.compiled = True, False
+        self.lasting, self.compiled, self._noted = True, False, noted
         self._known: dict[int, Any] = {}
         self._originals: list[Any] = []  # kept, so that no other object is given the id of one
         self._storages: dict[int, torch.UntypedStorage] = {}
@@ -110,51 +119,53 @@ class Copier:
         return new
 
     def _attributes(self, value: Any, new: Any) -> None:
-        """Fill a new object with what an object has; containers among that are part of what it holds."""
+        """Fill a new object with what an object has."""
         attributes, held = list(vars(value).items()), vars(new)
-        self.objects.append((value, content(dict(attributes)), new))
+        if self._noted:
+            self.objects.append((value, dict(attributes), new))
         for name, attribute in attributes:
             kind = type(attribute)
-            if kind in ATOMS or name in _OWNERS:
+            if kind in ATOMS or name in _WITHOUT_EFFECT or name in _OWNERS:
                 held[name] = attribute
-                continue
-            self._place = name, value
-            if name in _HOOKS and kind in (OrderedDict, dict):
-                held[name] = kind()
-                if attribute:
-                    self._later.append(functools.partial(self._fill_hooks, held[name], dict(attribute)))
-            elif kind in CONTAINERS and id(attribute) not in self._known:
-                held[name] = CONTAINERS[kind](self, attribute)
+            elif name in _OF_HOOKS:
+                held[name] = attribute.copy()
+            elif name in _HOOKS:
+                held[name] = self._hooks(attribute)
             else:
+                self._place = name, value
                 held[name] = self.copy(attribute)
 
-    def _fill_hooks(self, new: dict[Any, Any], hooks: dict[Any, Any]) -> None:
-        new.update({key: self._hook(hook) for key, hook in hooks.items()})
+    def _note(self, container: Any, new: Any) -> None:
+        if self._noted:
+            self.containers.append((container, container.copy(), new))
 
-    def _contained(self, container: Any) -> Any:
-        """A copy of a container that is no attribute, and whose changes have to be told by itself."""
-        held = content(container.copy())
-        new = CONTAINERS[type(container)](self, container)
-        self.containers.append((container, held, new))
+    def _hooks(self, hooks: dict[Any, Any]) -> dict[Any, Any]:
+        new = type(hooks)()
+        self._note(hooks, new)
+        if hooks:
+            held = dict(hooks)
+            self._later.append(lambda: new.update({key: self._hook(hook) for key, hook in held.items()}))
         return new
 
     def _sequence(self, values: Any) -> Any:
-        new = deque[Any](maxlen=values.maxlen) if isinstance(values, deque) else list[Any]()
+        self._note(values, new := deque[Any](maxlen=values.maxlen) if isinstance(values, deque) else list[Any]())
         self._remember(values, new).extend(map(self.copy, list(values)))
         return new
 
     def _set(self, values: set[Any]) -> set[Any]:
-        new: set[Any] = self._remember(values, set())
+        self._note(values, new := set[Any]())
+        self._remember(values, new)
         new.update(map(self.copy, list(values)))
         return new
 
     def _dict(self, values: dict[Any, Any]) -> dict[Any, Any]:
-        new = self._remember(values, type(values)())
-        if isinstance(values, defaultdict):
+        self._note(values, new := type(values)())
+        self._remember(values, new)
+        if isinstance(values, defaultdict) and isinstance(new, defaultdict):
             new.default_factory = self.copy(values.default_factory)
         for key, value in list(values.items()):
             new[self.copy(key)] = self.copy(value)
-        return new  # type: ignore[no-any-return]
+        return new
 
     def _subclass(self, values: Any) -> Any:
         """A copy of a container of another class, made by that class's own way to copy."""
@@ -260,7 +271,7 @@ class Copier:
             return self._source(value)
         if isinstance(value, tuple):
             return self._tuple(value)
-        if isinstance(value, tuple(CONTAINERS)):
+        if isinstance(value, tuple(_CONTAINERS)):
             return self._subclass(value)
         if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
             return self._source(copy.copy(value))
@@ -286,20 +297,7 @@ def _told(place: _Place) -> str:
     return name if owner is None else f"{name!r} of {type(owner).__name__}"
 
 
-def content(held: Any) -> Any:
-    """What was in a `__dict__` or a container, with containers in it copied: equal to it while nothing changes.
-
-    Args:
-        held: a copy of it, which is changed.
-    """
-    if isinstance(held, dict):
-        for key, value in held.items():
-            if type(value) in CONTAINERS:
-                held[key] = value.copy() if value else _EMPTY[type(value)]
-    return held
-
-
-CONTAINERS: dict[type, Callable[[Copier, Any], Any]] = {
+_CONTAINERS: dict[type, Callable[[Copier, Any], Any]] = {
     list: Copier._sequence,
     deque: Copier._sequence,
     set: Copier._set,
@@ -307,9 +305,8 @@ CONTAINERS: dict[type, Callable[[Copier, Any], Any]] = {
     OrderedDict: Copier._dict,
     defaultdict: Copier._dict,
 }
-_EMPTY = {kind: kind() for kind in CONTAINERS}
 _RULES: dict[type, Callable[[Copier, Any], Any]] = {
-    **dict.fromkeys(CONTAINERS, Copier._contained),
+    **_CONTAINERS,
     **dict.fromkeys((tuple, frozenset), Copier._tuple),
     **dict.fromkeys((weakref.ref, weakref.ProxyType, weakref.CallableProxyType), Copier._reference),
     **dict.fromkeys((types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType), Copier._refuse),

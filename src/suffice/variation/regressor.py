@@ -60,10 +60,8 @@ def initial(
     weights = []
     for fan_in, fan_out in pairwise([inputs, *hidden, outputs]):
         drawn = torch.randn(fan_out, fan_in, dtype=torch.float32, device=place, generator=generator)
-        weights += [
-            (drawn * math.sqrt(2 / fan_in)).to(device),
-            torch.zeros(fan_out, dtype=torch.float32, device=device),
-        ]
+        matrix = (drawn * math.sqrt(2 / fan_in)).to(device)
+        weights += [matrix, torch.zeros_like(matrix[:, 0])]
     weights[-2] *= 0.1
     return weights
 
