@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench bench-data bench-dynamic bench-posterior bench-variation check-all
+.PHONY: help setup demo test test-numerics lint format bench bench-data bench-dynamic bench-posterior bench-variation check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (a 
 
 test: $(READY)  ## Run the fast tests
 	$(BIN)/python -m pytest -n auto
+
+test-numerics: $(READY)  ## Run the tests of bytes and tolerances under other instruction sets and numbers of threads
+	.ci/numerics
 
 lint: $(READY)  ## Check style, docstrings and types
 	$(BIN)/ruff check .
@@ -55,4 +58,5 @@ bench-data: $(READY)  ## Measure how fast data come, beside the training step th
 
 check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
 	$(BIN)/python -m pytest -n auto -m ''
+	.ci/numerics all
 	$(MAKE) bench

@@ -2,7 +2,7 @@
 
 Its weights are those that were calibrated, which is checked at every use. It runs as a twin in evaluation mode
 (`suffice.twin`), whatever mode the network is in, and without the caller's autocast. Its outputs are finite, in the
-type that posteriors are served in.
+type that answers are given in.
 """
 
 import torch
@@ -65,6 +65,6 @@ class _Part(nn.Module):
 
 
 def serving_placement(network: ExitNetwork) -> tuple[torch.device, torch.dtype]:
-    """Where posteriors are served: the network's device, and its type but no less than float32."""
+    """Where answers are given: the network's device, and its type but no less than float32."""
     device, dtype = placement(network)
     return device, torch.promote_types(dtype, torch.float32)
