@@ -218,8 +218,8 @@ class TestOfANetwork:
         assert all(module.training for module in net.modules())
 
     def test_a_plain_model_will_do_and_every_batch_is_read(self, tmp_path):
-        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4))
-        x = builders.inputs(120)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4)).double()  # as above
+        x = builders.inputs(120).double()
         labels = builders.sampled_labels(model(x))
         score = density.fit(model, iter(builders.batched(x, labels, 32)))
         with torch.no_grad():
