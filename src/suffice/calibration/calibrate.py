@@ -59,7 +59,7 @@ def calibrate(
 
     Args:
         network: a trained network with exits, or a plain classifier (`suffice.plain`), which then is a network
-            of one stage and one exit. It is left in evaluation mode.
+            of one stage and one exit. It is only read; what is calibrated is its answers in evaluation mode.
         train_loader: batches `(x, y)` that the network was trained on, without augmentation; read once. Only
             "regression" uses its labels; others do not read it where `structure` is None and there is a
             `val_loader`.

@@ -1,0 +1,80 @@
+"""The ways by which the library looks at a model, each to be called again and again on one that stays as it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import suffice
+from suffice import cost
+from suffice.calibration import density
+from suffice.variation import strengths
+from tests import odd
+
+TEACHER = suffice.MCDropout(passes=4)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def inputs(count: int = 24, seed: int = 0) -> Tensor:
+    return torch.randn(count, odd.INPUTS, generator=seeded(seed), dtype=torch.float32)
+
+
+def labelled(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    x = inputs(48, seed)
+    return [*zip(x.split(24), torch.arange(48).remainder(odd.CLASSES).split(24), strict=True)]
+
+
+def activation(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)][:1]
+
+
+def last(model: nn.Module) -> str:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "aside"][-1]
+
+
+def calibrated(model: nn.Module) -> suffice.Calibrated:
+    return suffice.calibrate(model, labelled(), labelled(1), generator=seeded())
+
+
+def estimator(model: nn.Module) -> suffice.VariationEstimator:
+    options = {"layers": activation(model), "method": "ridge", "generator": seeded()}
+    return suffice.fit_variation(model, [inputs()], [inputs(seed=1)], teacher=TEACHER, **options)
+
+
+def buckets(model: nn.Module) -> Any:
+    options = {"layers": activation(model), "epochs": 1, "generator": seeded(), "teacher": TEACHER}
+    return suffice.fit_buckets(model, [inputs()], [inputs(seed=1)], **options)
+
+
+OTHER = odd.made("sequential")
+
+
+def at_rest(model: nn.Module) -> None:
+    return None
+
+
+Prepare, Entry = Callable[[nn.Module], Any], Callable[[nn.Module, Any, Tensor], Any]
+
+ENTRIES: dict[str, tuple[Prepare, Entry]] = {
+    "calibrate": (at_rest, lambda model, _, x: calibrated(model)(x)[-1].probs),
+    "calibrated": (calibrated, lambda model, found, x: found(x)[-1].probs),
+    "density": (at_rest, lambda model, _, x: density.fit(model, labelled())(x)),
+    "macs": (at_rest, lambda model, _, x: cost.macs(model, x)),
+    "capture": (at_rest, lambda model, _, x: strengths.capture(model, x, activation(model))),
+    "teacher": (at_rest, lambda model, _, x: TEACHER(model, x, generator=seeded())["std"]),
+    "ensemble": (at_rest, lambda model, _, x: suffice.Ensemble([model, OTHER])(model, x)["std"]),
+    "fit_variation": (at_rest, lambda model, _, x: estimator(model)(x)),
+    "estimator": (estimator, lambda model, found, x: found(x)),
+    "cascade": (
+        estimator,
+        lambda model, found, x: found.cascade(x, when=lambda e: e.variation > 0, generator=seeded()).variation,
+    ),
+    "audit": (estimator, lambda model, found, x: found.audit(x, generator=seeded())),
+    "fit_buckets": (at_rest, lambda model, _, x: buckets(model)(x)),
+    "buckets": (buckets, lambda model, found, x: found(x)),
+}
+"""By name: what is prepared once, and the entry, from the model, what was prepared, and inputs to an answer."""

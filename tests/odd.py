@@ -1,0 +1,281 @@
+"""Models that are awkward to look at without a trace, each answering (N, 6) with logits of four classes."""
+
+import logging
+import random
+import threading
+import types
+import warnings
+from collections import deque
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+INPUTS, WIDTH, CLASSES = 6, 8, 4
+
+
+class Fuse:
+    """Stops a pass at a call: counts calls of `Fused`, and raises at one of them."""
+
+    calls = 0
+    last: int | None = None
+    error: BaseException | None = None
+
+    @classmethod
+    def set(cls, last: int | None = None, error: BaseException | None = None) -> None:
+        cls.calls, cls.last, cls.error = 0, last, error
+
+
+class Fused(nn.Module):
+    """The identity, until the fuse burns."""
+
+    def forward(self, x):
+        Fuse.calls += 1
+        if Fuse.calls == Fuse.last:
+            raise Fuse.error
+        return x
+
+
+def layers(*between: nn.Module) -> list[nn.Module]:
+    return [
+        nn.Linear(INPUTS, WIDTH),
+        nn.ReLU(),
+        Fused(),
+        *between,
+        nn.Dropout(0.3),
+        nn.Linear(WIDTH, CLASSES),
+    ]
+
+
+class Odd(nn.Module):
+    """Two layers with dropout between; subclasses do something to the hidden units."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.fused = nn.Linear(INPUTS, WIDTH), nn.ReLU(), Fused()
+        self.drop, self.last = nn.Dropout(0.3), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x):
+        return self.last(self.drop(self.between(self.fused(self.act(self.first(x))))))
+
+    def between(self, h):
+        return h
+
+
+class Counts(Odd):
+    """Writes into a buffer, and assigns another one, at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(WIDTH))
+
+    def between(self, h):
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(dim=0)
+        return h
+
+
+class Keeps(Odd):
+    """Keeps tensors in a list, a deque, a dict and an attribute, and new modules in none."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.recent, self.named, self.h = [], deque(maxlen=2), {"nest": {}}, None
+
+    def between(self, h):
+        self.h = h
+        self.seen.append(h)
+        self.recent.append(h)
+        self.named["nest"][len(self.seen)] = h
+        return h
+
+
+class Functional(Odd):
+    """Drops by a function, with a rate that is kept in a plain object."""
+
+    class Options:
+        rate = 0.25
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.options = nn.Identity(), Functional.Options()
+
+    def between(self, h):
+        self.options.last = h.shape
+        return functional.dropout(h, self.options.rate, self.training)
+
+
+class Watched(Odd):
+    """Has hooks of its own, which write."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = {}
+        self.act.register_forward_hook(lambda module, args, output: self.features.update(last=output))
+        self.first.register_forward_pre_hook(self.note)
+
+    def note(self, module, args):
+        self.inputs = args[0]
+
+
+class Dotted(Odd):
+    """Finds and sets attributes in ways of its own."""
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "extras", {})
+
+    def __getattr__(self, name):
+        extras = self.__dict__.get("extras", {})
+        return extras[name] if name in extras else super().__getattr__(name)
+
+    def __setattr__(self, name, value):
+        if name.startswith("extra_"):
+            self.extras[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def between(self, h):
+        self.extra_mean = h.mean()
+        return h + 0 * self.extra_mean
+
+
+class Equipped(Odd):
+    """Holds a lock, a logger, a generator of random numbers and a bound method."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock, self.log, self.draws = threading.Lock(), logging.getLogger("odd"), random.Random(0)
+        self.generator, self.middle = torch.Generator().manual_seed(0), self.doubled
+
+    def doubled(self, h):
+        return 2 * h
+
+    def between(self, h):
+        with self.lock:
+            self.draws.random()
+            torch.rand(1, generator=self.generator)
+            return self.middle(h)
+
+
+class Attends(Odd):
+    """Has a layer of a transformer, which takes a fast path in evaluation mode and drops in attention too."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(3, WIDTH))
+        self.attention = nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.2, batch_first=True)
+
+    def between(self, h):
+        return self.attention(h[:, None] + self.places).mean(dim=1)
+
+
+class Renormed(nn.Module):
+    """An embedding that scales its own weights down as they are looked up."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(10, WIDTH, max_norm=0.5)
+        self.act, self.fused, self.drop, self.last = nn.ReLU(), Fused(), nn.Dropout(0.3), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x):
+        rows = (x.abs() * 3).long().clamp(max=9)
+        return self.last(self.drop(self.fused(self.act(self.table(rows).mean(dim=1)))))
+
+
+class Aside(Odd):
+    """Answers with logits first, and an auxiliary head last; the heads share a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside = nn.Linear(WIDTH, CLASSES)
+        self.aside.bias = self.last.bias
+
+    def forward(self, x):
+        h = self.fused(self.act(self.first(x)))
+        return self.last(self.drop(h)), self.aside(h)
+
+
+def mixed() -> nn.Module:
+    """In training mode but for a frozen part, as in finetuning."""
+    model = nn.Sequential(*layers(nn.BatchNorm1d(WIDTH))).train()
+    model[0].eval().requires_grad_(False)
+    return model
+
+
+def normed() -> nn.Module:
+    model = nn.Sequential(*layers(nn.BatchNorm1d(WIDTH), parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH))))
+    parametrizations.weight_norm(model[0])
+    return model.train()
+
+
+def shared() -> nn.Module:
+    """One activation in two places, and one linear layer, in lists."""
+    act, middle = nn.ReLU(), nn.Linear(WIDTH, WIDTH)
+    return nn.Sequential(nn.Linear(INPUTS, WIDTH), act, Fused(), middle, act, middle, nn.Dropout(0.3), nn.Linear(8, 4))
+
+
+def with_gradients() -> nn.Module:
+    """In the middle of a step of training."""
+    model = nn.Sequential(*layers()).train()
+    model(torch.ones(2, INPUTS)).sum().backward()
+    return model
+
+
+def old_normed() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.Sequential(*layers(nn.utils.weight_norm(nn.Linear(WIDTH, WIDTH)))).eval()
+
+
+MODELS = {
+    "sequential": lambda: nn.Sequential(*layers()).eval(),
+    "mixed": mixed,
+    "normed": normed,
+    "old_normed": old_normed,
+    "shared": shared,
+    "with_gradients": with_gradients,
+    "counts": lambda: Counts().train(),
+    "keeps": lambda: Keeps().eval(),
+    "functional": lambda: Functional().train(),
+    "watched": lambda: Watched().eval(),
+    "dotted": lambda: Dotted().eval(),
+    "equipped": lambda: Equipped().eval(),
+    "attends": lambda: Attends().eval(),
+    "renormed": lambda: Renormed().eval(),
+    "aside": lambda: Aside().train(),
+}
+
+
+def made(name: str) -> nn.Module:
+    """One of them, always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MODELS[name]()
+
+
+def described(value: object, seen: set[int] | None = None) -> object:
+    """All that an object holds, and which objects: what has changed if two descriptions differ."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Tensor):
+        values = value.detach().clone().view(-1).tolist()
+        gradient = described(value.grad, seen) if value.is_leaf and value.grad is not None else None
+        return id(value), value._version, value.requires_grad, value.dtype, values, gradient
+    if id(value) in seen or isinstance(value, (type, logging.Logger)):
+        return id(value)
+    if isinstance(value, types.MethodType):
+        return id(value.__self__), value.__func__
+    if isinstance(value, torch.Generator):
+        return id(value), value.get_state().tolist()
+    if isinstance(value, random.Random):
+        return id(value), value.getstate()
+    if type(value).__module__ == "builtins" and not isinstance(value, (dict, list, tuple, set)):
+        return id(value) if callable(value) else value
+    seen.add(id(value))
+    if isinstance(value, dict):
+        return id(value), [(key, described(item, seen)) for key, item in value.items()]
+    if isinstance(value, (list, tuple, set, deque)):
+        return type(value).__name__, [described(item, seen) for item in value]
+    return id(value), described(getattr(value, "__dict__", None), seen)
