@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 THREADS, BYSTANDERS, BATCHES = 8, 2, 6
-INSTANT = {name: entry for name, entry in entries.ENTRIES.items() if name != "audit"}  # an audit may hold NaN
+ENTRIES = {name: entry for name, entry in entries.ENTRIES.items() if name != "audit"}  # an audit may hold NaN
 
 
 def exits() -> ExitNetwork:
@@ -52,7 +52,7 @@ def streamed(calibrated):
 
 def ways(model):
     """Functions of inputs that look at the model, some of them with what was fitted to it."""
-    prepared = {name: (prepare(model), look) for name, (prepare, look) in INSTANT.items()}
+    prepared = {name: (prepare(model), look) for name, (prepare, look) in ENTRIES.items()}
     found = {name: partial(look, model, fitted) for name, (fitted, look) in prepared.items()}
     if isinstance(model, ExitNetwork):
         found |= {"run": ran(prepared["calibrated"][0]), "stream": streamed(prepared["calibrated"][0])}

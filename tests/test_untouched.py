@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-class Burnt(Exception):
+class BurntError(Exception):
     pass
 
 
@@ -70,7 +70,7 @@ def test_a_model_is_as_it_was_after_an_error_in_the_first_or_last_pass(name, ent
     odd.Fuse.set()
     right = look(model, prepared, x)
     before, around, calls = odd.described(model), ambient(), odd.Fuse.calls
-    for position, error in ((1, Burnt), ((calls + 1) // 2, KeyboardInterrupt), (calls, KeyboardInterrupt)):
+    for position, error in ((1, BurntError), ((calls + 1) // 2, KeyboardInterrupt), (calls, KeyboardInterrupt)):
         odd.Fuse.set(position, error("in the middle of a pass"))
         with pytest.raises(error):
             look(model, prepared, x)
