@@ -37,7 +37,7 @@ def ambient():
     return *modes, torch.get_rng_state().numpy().tobytes()
 
 
-def assert_same(found, expected):
+def check_same(found, expected):
     for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
@@ -78,7 +78,7 @@ def test_a_model_is_as_it_was_after_an_error_in_the_first_or_last_pass(name, ent
         assert ambient() == around
     odd.Fuse.set()
     if entry != "audit":  # which holds NaN where a spread is not told
-        assert_same(look(model, prepared, x), right)
+        check_same(look(model, prepared, x), right)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -90,7 +90,7 @@ def test_answers_do_not_depend_on_the_modes_around(name, entry, world):
     right = look(model, prepare(model), x)
     with WORLDS[world]():
         found = look(model, prepare(model), x)
-    assert_same(found, right)
+    check_same(found, right)
 
 
 def test_outputs_are_those_of_the_model_alone(name):
@@ -100,4 +100,4 @@ def test_outputs_are_those_of_the_model_alone(name):
     for entry in ("capture", "estimator", "buckets"):
         prepare, look = entries.ENTRIES[entry]
         output, _ = look(model, prepare(model), x)
-        assert_same(output, alone)
+        check_same(output, alone)
