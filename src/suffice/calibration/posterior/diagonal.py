@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
+from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
-from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior(Stored):
+class Posterior(Gaussian):
     """An independent Gaussian for each of the classifier's weights. float64.
 
     Attributes:
@@ -73,7 +73,6 @@ class Posterior(Stored):
     """
 
     structure: ClassVar = "diagonal"
-    kept_in: ClassVar = torch.float64
     offsets_shapes: ClassVar = ("D D", "D S C")
 
     hessian: Tensor
@@ -102,26 +101,11 @@ class Posterior(Stored):
 
     def refit(self, statistics: Statistics) -> "Posterior":
         """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
-        gamma = pad(self.class_precision, (0, len(statistics.hessian) - len(self.class_precision)), value=1.0)
-        return self.fit(statistics, self.prior_precision, gamma)
+        return self.fit(statistics, self.prior_precision, self._widened(len(statistics.hessian)))
 
     def statistics(self) -> Statistics:
         """The sums that it was fitted to."""
         return Statistics(self.hessian, self.count)
-
-    def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
-        """The same posterior under another prior precision δ > 0."""
-        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.hessian.device)
-        return replace(self, prior_precision=delta)
-
-    def to(self, device: torch.device) -> "Posterior":
-        """The same posterior on another device."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return replace(self, **moved)
-
-    def compressed(self) -> "Posterior":
-        """Itself: there is nothing to save."""
-        return self
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
@@ -142,20 +126,8 @@ class Posterior(Stored):
         """Standard normals that one joint sample of the logits takes: C·D."""
         return self.hessian.numel()
 
-    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
-        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
-
-        Args:
-            weights: W (C, D), the trained weights at which the likelihood was expanded.
-            log_likelihood: of the training data there, a sum; a constant in δ.
-
-        Returns:
-            A scalar, float64; differentiable in δ.
-        """
-        prior = self.prior_precision * self.class_precision
-        length = prior @ weights.to(prior).square().sum(dim=1)
-        log_det = (self.hessian / prior[:, None]).log1p().sum()
-        return log_likelihood - (length + log_det) / 2
+    def _log_det(self) -> Tensor:
+        return (self.hessian / (self.prior_precision * self.class_precision)[:, None]).log1p().sum()
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""

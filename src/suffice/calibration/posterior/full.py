@@ -22,8 +22,8 @@ from torch.nn.functional import pad
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.orthonormal import check_orthonormal
+from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
-from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior(Stored):
+class Posterior(Gaussian):
     """A Gaussian over the classifier's weights, in its eigenbasis. float64.
 
     Attributes:
@@ -86,7 +86,6 @@ class Posterior(Stored):
     """
 
     structure: ClassVar = "full"
-    kept_in: ClassVar = torch.float64
     offsets_shapes: ClassVar = ("D D", "D S C")
 
     values: Tensor
@@ -120,27 +119,12 @@ class Posterior(Stored):
 
     def refit(self, statistics: Statistics) -> "Posterior":
         """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
-        gamma = pad(self.class_precision, (0, len(statistics.hessian) - len(self.class_precision)), value=1.0)
-        return self.fit(statistics, self.prior_precision, gamma)
+        return self.fit(statistics, self.prior_precision, self._widened(len(statistics.hessian)))
 
     def statistics(self) -> Statistics:
         """The sums that it was fitted to, put together again to rounding."""
         V = self.class_precision[:, None, None] * self.vectors
         return Statistics(torch.einsum("cip,p,djp->cidj", V, self.values, V), self.count)
-
-    def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
-        """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.values.device)
-        return replace(self, prior_precision=delta)
-
-    def to(self, device: torch.device) -> "Posterior":
-        """The same posterior on another device."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return replace(self, **moved)
-
-    def compressed(self) -> "Posterior":
-        """Itself: there is nothing to save."""
-        return self
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
@@ -162,19 +146,8 @@ class Posterior(Stored):
         """Standard normals that one joint sample of the logits takes: C·D."""
         return len(self.values)
 
-    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
-        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
-
-        Args:
-            weights: W (C, D), the trained weights at which the likelihood was expanded.
-            log_likelihood: of the training data there, a sum; a constant in δ.
-
-        Returns:
-            A scalar, float64; differentiable in δ.
-        """
-        length = self.class_precision @ weights.to(self.class_precision).square().sum(dim=1)
-        log_det = (self.values / self.prior_precision).log1p().sum()
-        return log_likelihood - (self.prior_precision * length + log_det) / 2
+    def _log_det(self) -> Tensor:
+        return (self.values / self.prior_precision).log1p().sum()
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""

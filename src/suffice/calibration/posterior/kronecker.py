@@ -30,8 +30,9 @@ from torch.nn.functional import pad
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.orthonormal import check_orthonormal
+from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
-from suffice.stored import Stored, stored
+from suffice.stored import stored
 
 Prior = Literal["exact", "factored"]
 
@@ -85,7 +86,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior(Stored):
+class Posterior(Gaussian):
     """A Gaussian over the classifier's weights, in its eigenbasis. float64.
 
     Attributes:
@@ -101,7 +102,6 @@ class Posterior(Stored):
     """
 
     structure: ClassVar[Literal["kronecker"]] = "kronecker"
-    kept_in: ClassVar = torch.float64
     offsets_shapes: ClassVar = ("C R", "R S C")
 
     class_values: Tensor
@@ -139,24 +139,13 @@ class Posterior(Stored):
 
     def refit(self, statistics: Statistics) -> "Posterior":
         """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
-        gamma = pad(self.class_precision, (0, len(statistics.hessian) - len(self.class_precision)), value=1.0)
-        return self.fit(statistics, self.prior_precision, self.prior, gamma)
+        return self.fit(statistics, self.prior_precision, self.prior, self._widened(len(statistics.hessian)))
 
     def statistics(self) -> Statistics:
         """The sums that it was fitted to, put together again to rounding."""
         Q, R = self.class_precision[:, None] * self.class_vectors, self.feature_vectors
         moment = (R * self.feature_values) @ R.T
         return Statistics(self.count * moment, (Q * self.class_values) @ Q.T, self.count)
-
-    def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
-        """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.class_values.device)
-        return replace(self, prior_precision=delta)
-
-    def to(self, device: torch.device) -> "Posterior":
-        """The same posterior on another device."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return replace(self, **moved)
 
     def compressed(self) -> "Posterior":
         """A posterior for serving at this δ, whose variances differ by at most 2 %: fewer features are projected.
@@ -208,20 +197,6 @@ class Posterior(Stored):
         """Standard normals that one joint sample of the logits takes: C."""
         return len(self.class_values)
 
-    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
-        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
-
-        Args:
-            weights: W (C, D), the trained weights at which the likelihood was expanded.
-            log_likelihood: of the training data there, a sum; a constant in δ.
-
-        Returns:
-            A scalar, float64; differentiable in δ.
-        """
-        length = self.class_precision @ weights.to(self.class_precision).square().sum(dim=1)
-        log_det = -(self.prior_precision * self._variances).log().sum()
-        return log_likelihood - (self.prior_precision * length + log_det) / 2
-
     @cached_property
     def _variances(self) -> Tensor:
         return self._variances_at(self.feature_values)
@@ -248,6 +223,9 @@ class Posterior(Stored):
             return 1 / (torch.outer(a, u) + delta)
         n, root = self.count**0.5, delta.sqrt()
         return torch.outer(1 / (n * a + root), 1 / (u / n + root))
+
+    def _log_det(self) -> Tensor:
+        return -(self.prior_precision * self._variances).log().sum()
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """ψ², (N, D), in the type of φ (N, D): all that the posterior needs of it, whatever the prior."""

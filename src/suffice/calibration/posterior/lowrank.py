@@ -19,15 +19,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from suffice.calibration import sketch as sketches
 from suffice.calibration.curvature import Likelihood, softmax
 from suffice.calibration.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.orthonormal import check_orthonormal
+from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.resolvents import GRID, Resolvents
 from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts, Range
-from suffice.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def memory(features: int, classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Posterior(Stored):
+class Posterior(Gaussian):
     """A Gaussian over the classifier's weights, in the features' eigenbasis. float64.
 
     Attributes:
@@ -106,7 +105,6 @@ class Posterior(Stored):
     """
 
     structure: ClassVar = "lowrank"
-    kept_in: ClassVar = torch.float64
     offsets_shapes: ClassVar = (f"{GRID} R", "R S C")
 
     diagonal: Tensor
@@ -140,27 +138,12 @@ class Posterior(Stored):
 
     def refit(self, statistics: Statistics) -> "Posterior":
         """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
-        gamma = pad(self.class_precision, (0, len(statistics.diagonal) - len(self.class_precision)), value=1.0)
-        return self.fit(statistics, self.prior_precision, gamma)
+        return self.fit(statistics, self.prior_precision, self._widened(len(statistics.diagonal)))
 
     def statistics(self) -> Statistics:
         """The sums that it was fitted to, to rounding."""
         features = self.count * (self.feature_vectors * self.feature_values) @ self.feature_vectors.T
         return Statistics(features, self.diagonal, self.sketch, self.count)
-
-    def with_prior(self, prior_precision: float | Tensor) -> "Posterior":
-        """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
-        delta = torch.as_tensor(prior_precision, dtype=torch.float64, device=self.feature_values.device)
-        return replace(self, prior_precision=delta)
-
-    def to(self, device: torch.device) -> "Posterior":
-        """The same posterior on another device."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return replace(self, **moved)
-
-    def compressed(self) -> "Posterior":
-        """Itself: beside that many classes, the projection of the features costs little."""
-        return self
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact."""
@@ -193,22 +176,11 @@ class Posterior(Stored):
         """Standard normals that one joint sample of the logits takes: C."""
         return len(self.class_diagonal)
 
-    def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
-        """Laplace's evidence in nats, log-likelihood − ½(δ Σ_c γ_c‖W_c‖² + log det Π − log det(δΓ ⊗ I)).
-
-        The difference of the log determinants is Σ_i log det(I + (a_i/δ) Γ^-½UΓ^-½), Γ = diag(γ).
-
-        Args:
-            weights: W (C, D), the trained weights at which the likelihood was expanded, a bias as the last column.
-            log_likelihood: of the training data there, a sum; a constant in δ.
-
-        Returns:
-            A scalar, float64; differentiable in δ.
-        """
-        gamma = self.class_precision
-        length = gamma @ weights.to(gamma).square().sum(dim=1)
-        log_det: Tensor = (self._resolvents.weights @ (self._resolvents.log_dets - gamma.log().sum())).sum()
-        return log_likelihood - (self.prior_precision * length + log_det) / 2
+    def _log_det(self) -> Tensor:
+        """The sum Σ_i log det(I + (a_i/δ) Γ^-½UΓ^-½), Γ = diag(γ)."""
+        log_dets = self._resolvents.log_dets - self.class_precision.log().sum()
+        total: Tensor = (self._resolvents.weights @ log_dets).sum()
+        return total
 
     def spectrum(self, phi: Tensor) -> Tensor:
         """ψ², (N, D), in the type of φ (N, D): all that the posterior needs of it, whatever the prior."""
