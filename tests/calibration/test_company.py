@@ -67,6 +67,22 @@ def test_tables_of_few_columns_in_units_of_their_own_are_answered_alike_in_every
     assert furthest(calibrated, inputs[:100]) < 1e-5
 
 
+@pytest.mark.parametrize("structure", ["kronecker", "lowrank", "full", "diagonal"])
+@pytest.mark.parametrize("delta", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("scale", [1e2, 1e4])
+def test_samples_far_from_the_mean_are_answered_alike_in_every_batch(structure, delta, scale):
+    """Large features and a class that is never predicted, along which samples lie 1e4 to 1e7 from the mean."""
+    torch.manual_seed(0)
+    inputs, head = scale * torch.randn(600, 32).relu(), nn.Linear(32, 5)
+    with torch.no_grad():
+        head.weight.mul_(3 / scale)
+        head.bias[0] = -30
+    model = nn.Sequential(nn.Identity(), head).eval()
+    labels = model(inputs).argmax(dim=1)
+    calibrated = calibrated_on(model, inputs, labels, structure=structure, tuning="evidence", temperature=False)
+    assert furthest(calibrated.with_prior(delta), inputs[:60]) < 1e-5
+
+
 def test_running_gives_the_answers_of_computing_all_exits(data):
     net = suffice.models.convnet(num_classes=10, widths=(4, 8))
     images, labels = data.train.images[:400] * 255, data.train.labels[:400]
@@ -144,7 +160,7 @@ def test_a_policy_names_the_example_whose_answer_is_no_number():
         [suffice.Exit(nn.Identity(), nn.Linear(16, 4)) for _ in range(2)],
     )
     inputs, labels = torch.randn(400, 16), torch.arange(400) % 4
-    calibrated = calibrated_on(net.eval(), inputs, labels)
+    calibrated = calibrated_on(net.eval(), inputs, labels, link="probit")
     policy = suffice.allocate(calibrated, [(inputs, labels)], budget=0.9)
     with pytest.raises(ValueError, match=r"finite predictions at exit 0, .* position 11"):
         suffice.run(calibrated, policy, huge(inputs[:20], 11))

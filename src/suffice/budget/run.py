@@ -107,7 +107,8 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
     Answered examples leave the batch at once, unless the policy has a profile and by its times copying the rest
     would take longer than computing all; then they stay, ignored. Answers are those of `calibrated(x)` but for the
     rounding of the network's own kernels, which depends on the size of a batch: probabilities agree to 1e-5 in float32
-    where logits are below about 30 times their temperature, and in proportion to that in larger ones and other types.
+    where logits and their samples are below about 30 times their temperature, and in proportion to that in larger ones
+    and other types.
 
     Args:
         calibrated: the network.

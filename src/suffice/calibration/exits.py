@@ -196,7 +196,10 @@ class CalibratedExit(Stored):
 
     def predict(self, phi: Tensor, outputs: Tensor) -> AnyPrediction:
         """Prediction of φ (N, D) and the network's own outputs (N, C), of classes the logits."""
-        return self._served.member(outputs, self._served.spectrum(phi) if self.asks_posterior else None)
+        if not self.asks_posterior:
+            return self._served.member(outputs, None)
+        exact = phi if self.offsets is None else phi.double()  # samples far from the mean show float32's rounding
+        return self._served.member(outputs, self._served.spectrum(exact))
 
     def member(self, outputs: Tensor, spectrum: Tensor | None) -> AnyPrediction:
         """Prediction from outputs (N, C) and, where the link asks the posterior, the spectrum of φ."""

@@ -14,6 +14,7 @@ than the total. MacKay 1992 (probit); Lu, Ie and Sha 2020 (mean field).
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -41,6 +42,9 @@ _FLOOR = -80.0
 _REACH = 20.0
 """Offsets no further than this from the mean leave no exponent out of range if the mean is at least −60."""
 
+_FAR = 100.0
+"""Offsets further than this round to more than 1e-5 in float32."""
+
 
 def plugin(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
     """Softmax of logits (N, C) at a temperature."""
@@ -57,11 +61,49 @@ def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: T
         values: (R, S, C), of the posterior's offsets.
         temperature: T, dividing the sampled logits.
     """
-    if len(logits) * values[0].numel() <= _FEW:
-        return _of_few(logits, coefficients, values, temperature)
-    weights = values / temperature
+    return _sampled(logits, coefficients, values / temperature, temperature)
+
+
+def sampled_from(
+    logits: Tensor,
+    spectrum: Tensor,
+    coefficients: Callable[[Tensor], Tensor],
+    values: Tensor,
+    temperature: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """The same from what the coefficients are read off.
+
+    Rows whose samples lie so far from the mean that rounding would show are computed in the type of the spectrum,
+    where that is wider; all others in the type of the logits.
+
+    Args:
+        logits: mean of the logits, (N, C).
+        spectrum: N rows, and
+        coefficients: a function of some of them, (N, R).
+        values: (R, S, C), of the posterior's offsets.
+        temperature: T, dividing the sampled logits.
+    """
+    weights, near = values / temperature, spectrum.to(logits.dtype)
+    read = coefficients(near)
+    if near is spectrum or not (far := _reach(read, weights) > _FAR).any():
+        return _sampled(logits, read, weights, temperature)
+    exact = coefficients(spectrum[far])
+    parts = _sampled(logits[~far], read[~far], weights, temperature)
+    far_parts = _sampled(logits[far].to(exact), exact, weights.to(exact), temperature)
+    found = logits.new_empty(logits.shape), logits.new_empty(len(logits))
+    for whole, part, far_part in zip(found, parts, far_parts, strict=True):
+        whole[~far], whole[far] = part, far_part.to(whole)
+    return found
+
+
+def _sampled(
+    logits: Tensor, coefficients: Tensor, weights: Tensor, temperature: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """`sampled`, with the values over the temperature."""
+    if len(logits) * weights[0].numel() <= _FEW:
+        return _of_few(logits / temperature, coefficients, weights)
     mean = (logits - logits.amax(dim=-1, keepdim=True).detach()) / temperature
-    wide = _reach(coefficients, weights) > _REACH
+    wide = bool((_reach(coefficients, weights) > _REACH).any())
     at_least = mean if wide else mean.clamp_min(_FLOOR + _REACH)
     probs, aleatoric = _mean_softmax(at_least, coefficients, weights, wide)
     # What is too small to be told from the samples is about as small as at the mean of the logits.
@@ -87,18 +129,16 @@ def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> 
     return _without_samples(torch.cat(parts).log_softmax(dim=-1), logits, temperature)
 
 
-def _of_few(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """`sampled` of little: as it is written, in logarithms throughout."""
-    deviations = (coefficients @ values.flatten(1)).unflatten(1, values.shape[1:])
-    each = ((logits[:, None] + deviations) / temperature).log_softmax(dim=-1)
-    return each.logsumexp(dim=1) - math.log(values.shape[1]), entropy(each).mean(dim=1)
+def _of_few(mean: Tensor, coefficients: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """`_sampled` of little: as it is written, in logarithms throughout."""
+    deviations = (coefficients @ weights.flatten(1)).unflatten(1, weights.shape[1:])
+    each = (mean[:, None] + deviations).log_softmax(dim=-1)
+    return each.logsumexp(dim=1) - math.log(weights.shape[1]), entropy(each).mean(dim=1)
 
 
-def _reach(coefficients: Tensor, weights: Tensor) -> float:
-    """A bound on what a sample adds to any logit."""
-    if not len(coefficients):
-        return 0.0
-    return float((coefficients.detach().abs() @ weights.detach().abs().amax(dim=(1, 2))).max())
+def _reach(coefficients: Tensor, weights: Tensor) -> Tensor:
+    """Bounds (N,) on what a sample adds to any logit."""
+    return coefficients.detach().abs() @ weights.detach().abs().amax(dim=(1, 2))
 
 
 def _mean_softmax(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:

@@ -114,10 +114,14 @@ class Likelihood(Stateless):
         offsets: Offsets | None,
     ) -> Prediction:
         """From logits (N, 1) by a link; where there are offsets, by their samples."""
-        pair, variance = _pair(outputs), posterior.variance(spectrum)
-        if offsets is not None:
-            return Prediction(*links.sampled(pair, variance.sqrt(), offsets.values, temperature))
-        return Prediction(*links.probit(pair, variance, temperature))
+        pair = _pair(outputs)
+        if offsets is None:
+            return Prediction(*links.probit(pair, posterior.variance(spectrum), temperature))
+
+        def deviation(spectrum: Tensor) -> Tensor:
+            return posterior.variance(spectrum).sqrt()
+
+        return Prediction(*links.sampled_from(pair, spectrum, deviation, offsets.values, temperature))
 
     def nll(self, prediction: Prediction, targets: Tensor) -> Tensor:
         """−log p_y (N,), nats."""

@@ -3,6 +3,7 @@
 −log p_y = −f_y + log Σ_c exp f_c,   Λ = diag(p) − ppᵀ
 """
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,8 +97,8 @@ class Likelihood(Stateless):
     ) -> Prediction:
         """From logits (N, C) by a link; where there are offsets, by their samples."""
         if offsets is not None:
-            coefficients = posterior.coefficients(spectrum, offsets)
-            return Prediction(*links.sampled(outputs, coefficients, offsets.values, temperature))
+            read = functools.partial(posterior.coefficients, offsets=offsets)
+            return Prediction(*links.sampled_from(outputs, spectrum, read, offsets.values, temperature))
         closed_form = links.probit if link == "probit" else links.meanfield
         return Prediction(*closed_form(outputs, posterior.visible_variance(spectrum), temperature))
 
