@@ -5,27 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from suffice import terminal
-
-HOSTILE = {
-    "\x1b[2J\x1b]0;owned\x07": r"\x1b[2J\x1b]0;owned\x07",
-    "a\nb\r\tc\x00": r"a\nb\r\tc\x00",
-    "\x9b31mred": r"\x9b31mred",
-    "cat\u202egpj.exe": r"cat\u202egpj.exe",
-    "\u2066\u200b\ufeff\u2028": r"\u2066\u200b\ufeff\u2028",
-    "\udcff.jpg": r"\udcff.jpg",
-    "\U000e0041": r"\U000e0041",
-}
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_what_is_not_printable_is_shown_by_its_escape(text):
-    assert terminal.printable(text) == HOSTILE[text]
-    terminal.printable(text).encode()
-
-
-def test_what_is_printable_stays_as_it_is():
-    for text in ("Köln", "猫", "🐈", "a [b] c", "naïve · 3×4 − 1"):
-        assert terminal.printable(text) == text
+from suffice.wording import printable
+from tests.test_wording import HOSTILE
 
 
 @pytest.mark.parametrize("text", ["[red]x", "[/]", "[/red]", "[link=http://x]y", ":smile:", "a\\[b]", *HOSTILE])
@@ -38,7 +19,7 @@ def test_cells_and_lines_hold_the_text_itself_whatever_it_would_mean_as_markup(t
     console.print(table)
     terminal.say(console, text)
     shown = out.getvalue()
-    assert shown.count(terminal.printable(text)) == 4, shown
+    assert shown.count(printable(text)) == 4, shown
     assert "\x1b[31m" not in shown
     assert "\x07" not in shown
 

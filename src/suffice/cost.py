@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suffice.batches import placement
 from suffice.counting import counted
 from suffice.network import ExitNetwork, State, batch_size, call, select
 from suffice.parts import LARGEST, NOT_NEGATIVE, Parts
@@ -166,7 +167,7 @@ def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 
     sizes = tuple(sorted({1, n, *batch_sizes}))
     if n < 1 or sizes[0] < 1:
         raise ValueError(f"expected a batch of one example or more and sizes of at least 1, got {n} and {sizes}")
-    rows = torch.arange(sizes[-1], device=calibrated.network.exit(0).classifier.weight.device) % n
+    rows = torch.arange(sizes[-1], device=placement(calibrated.network)[0]) % n
     tables = [_timed(calibrated, select(x, rows[:size]), repeats) for size in sizes]
     table = torch.tensor(tables, dtype=torch.float64).flip(0).cummin(dim=0).values.flip(0)  # noise only adds
     stages, exits, uncertainty, compaction = table.unbind(dim=1)
@@ -177,7 +178,7 @@ def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 
 def _timed(calibrated: Profiled, x: State, repeats: int) -> list[list[float]]:
     """Milliseconds of stages, exits, uncertainties and copies for one batch, 4 × K."""
     running, state = None, x
-    rows = torch.arange(batch_size(x), device=calibrated.network.exit(0).classifier.weight.device)
+    rows = torch.arange(batch_size(x), device=placement(calibrated.network)[0])
     ways: dict[str, Callable[[], object]] = {}
     with inference(calibrated.network) as network:
         for k in range(len(network.exits)):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from suffice.stored import stored
+from suffice.wording import brief
 
 T = TypeVar("T")
 
@@ -223,8 +224,7 @@ class Parts:
             inner.finish()
 
     def _refuse(self, what: str, expected: str, got: object) -> NoReturn:
-        shown = str(got) if len(str(got)) <= _SHOWN else f"{str(got)[:_SHOWN]}…"
-        raise ValueError(f"expected {what} to be {expected}, got {shown} in {self._source}; save it again")
+        raise ValueError(f"expected {brief(what)} to be {expected}, got {brief(got)} in {self._source}; save it again")
 
     def _within(self, name: str, fields: object, prefix: str | None) -> "Parts":
         mine = [] if prefix is None else [key for key in self._tensors if key.startswith(prefix)]
@@ -278,7 +278,3 @@ class Parts:
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under names that begin with a prefix, to lie beside others; `Parts` takes them out by it."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-_SHOWN = 80
-"""Characters of what was found in a message."""

@@ -12,6 +12,8 @@ import stat
 import uuid
 from pathlib import Path
 
+from suffice.wording import printable
+
 NOBODYS = r"\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+"
 """Names of what file managers and network file systems make by themselves in any folder."""
 _LONGEST = 180
@@ -28,7 +30,7 @@ _KINDS = {
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for a message: what cannot be printed, bytes that are no UTF-8 among it, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path))
+    return printable(os.fspath(path))
 
 
 def described(path: str | os.PathLike[str]) -> str:

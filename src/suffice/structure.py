@@ -14,6 +14,7 @@ from torch import nn
 
 from suffice.network import COMPILED
 from suffice.parts import Parts
+from suffice.wording import brief
 
 Structure = Mapping[str, Mapping[str, Any]]
 """From names of modules to attributes and their values as JSON keeps them; a class stands under "class"."""
@@ -61,10 +62,11 @@ def check_structure(model: nn.Module, expected: Structure) -> None:
         found = _described(modules[name]) if name in modules else {}
         for key, value in kept.items():
             if found.get(key, value) != value:
-                what = "" if key == "class" else f"{key}="
+                what = "" if key == "class" else f"{brief(key)}="
                 raise ValueError(
-                    f"expected {what}{value} in module {name!r}, as when this was learned, got {what}{found[key]}; the "
-                    "weights are the same, but not what is made of them: build the network as it was then"
+                    f"expected {what}{brief(value)} in module {brief(name)!r}, as when this was learned, got "
+                    f"{what}{brief(found[key])}; the weights are the same, but not what is made of them: build the "
+                    "network as it was then"
                 )
 
 

@@ -1,22 +1,12 @@
-r"""Text made fit to be shown in a terminal: names, cells, paths and messages that hold what others wrote.
-
-What would move the cursor, change colors, reverse the direction of reading or be no character at all is shown by
-its escape (`\x1b`, `\u202e`, `\udcff`), and nothing is read as markup.
-"""
+"""Names, cells, paths and messages that hold what others wrote, shown in a terminal: nothing is read as markup."""
 
 from rich.console import Console
 from rich.text import Text
 
+from suffice.wording import brief, printable
+
 CELL = 200
 """Characters of a cell that are shown."""
-
-
-def printable(value: object) -> str:
-    """Return the text of a value on one line, every character that is not printable as its escape."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def message(error: BaseException) -> str:
@@ -26,8 +16,7 @@ def message(error: BaseException) -> str:
 
 def cell(value: object, most: int = CELL) -> Text:
     """Return a value as a cell of a table, cut to `most` characters; empty for None."""
-    text = "" if value is None else printable(value)
-    return Text(text if len(text) <= most else f"{text[:most]}…")
+    return Text("" if value is None else brief(value, most))
 
 
 def say(console: Console, text: object = "", *, style: str = "", wrap: bool = True) -> None:

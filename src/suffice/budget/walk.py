@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from suffice.batches import placement
 from suffice.budget import scores as scoring
 from suffice.budget.scores import AnyScore
 from suffice.calibration import ensemble as mie
@@ -93,7 +94,7 @@ def check_calibrated(found: object) -> None:
 
 def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: int = 0) -> Going:
     """A batch x before the first exit; its examples are number `start` and following."""
-    size, device = batch_size(x), calibrated.network.exit(0).classifier.weight.device
+    size, device = batch_size(x), placement(calibrated.network)[0]
     positions = torch.arange(start, start + size, device=device)
     return Going(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
 

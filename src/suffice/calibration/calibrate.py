@@ -261,8 +261,10 @@ def _by_evidence(
 def _weights(network: ExitNetwork, exits: Sequence[CalibratedExit]) -> list[Tensor]:
     """W of the outputs that have a posterior, the bias, if any, as the last column, for each exit."""
     latents = exits[0].likelihood.latents(network.num_classes)
-    pairs = enumerate(exit_.bias for exit_ in exits)
-    return [weights_with_bias(network.exit(k).classifier, bias)[:latents] for k, bias in pairs]
+    with inference(network) as network:  # weights may be computed as they are read, in training mode otherwise
+        classifiers = [network.exit(k).classifier for k in range(len(exits))]
+        pairs = zip(classifiers, (exit_.bias for exit_ in exits), strict=True)
+        return [weights_with_bias(classifier, bias)[:latents] for classifier, bias in pairs]
 
 
 def _tuning_pass(

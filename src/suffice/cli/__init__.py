@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 import suffice
 from suffice import terminal
 from suffice.cli import data, demo, reproduce
+from suffice.wording import printable
 
 _EXPECTED = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError)
 """Kinds of errors whose messages say what was expected, what was got and what to do."""
@@ -105,7 +106,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             for line in traceback.format_exc().splitlines():
-                print(terminal.printable(line), file=sys.stderr)
+                print(printable(line), file=sys.stderr)
         print(f"suffice: {_failure(error)}", file=sys.stderr)
         sys.exit(1)
 

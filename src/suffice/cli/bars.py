@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from suffice import terminal
+from suffice.wording import printable
 
 
 class Bars:
@@ -17,7 +17,7 @@ class Bars:
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` of something is done; a total of 0 is not known."""
         if what not in self.known:
-            self.known[what] = self.bars.add_task(terminal.printable(what), total=total or None)
+            self.known[what] = self.bars.add_task(printable(what), total=total or None)
         self.bars.update(self.known[what], completed=done)
         if done == total and not self.keep:
             self.bars.remove_task(self.known.pop(what))

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from suffice.cli.bars import Bars, bars
-from suffice.terminal import cell, printable, say
+from suffice.terminal import cell, say
+from suffice.wording import printable
 
 if TYPE_CHECKING:
     from suffice.reproduce.catalogue import Experiment, Options

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from suffice.twin import is_twin
+from suffice.wording import brief
 
 
 def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
@@ -29,7 +30,7 @@ def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Mo
     for pattern in sorted(missing):
         nearest = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.0)
         raise ValueError(
-            f"expected names or patterns of modules, got {pattern!r}, which matches none; nearest: {nearest}"
+            f"expected names or patterns of modules, got {brief(pattern)!r}, which matches none; nearest: {nearest}"
         )
     return dict(chosen.values())
 
