@@ -6,6 +6,7 @@ import threading
 import types
 import warnings
 from collections import deque
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,60 @@ class Keeps(Odd):
         self.recent.append(h)
         self.named["nest"][len(self.seen)] = h
         return h
+
+
+@dataclass(slots=True)
+class Slots:
+    h: Tensor | None = None
+
+
+class Locked:
+    """Can be there twice, though its lock cannot."""
+
+    def __init__(self):
+        self.lock, self.h = threading.Lock(), None
+
+    def __getstate__(self):
+        return {**vars(self)}
+
+    def __copy__(self):
+        new = Locked()
+        vars(new).update(vars(self))
+        return new
+
+
+class Caches(Odd):
+    """Keeps what a later layer reads in objects of several kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.slots, self.locked = types.SimpleNamespace(), Slots(), Locked()
+        self.middle = nn.Sequential(nn.Linear(WIDTH, 64), nn.Tanh(), nn.Linear(64, WIDTH))
+
+    def between(self, h):
+        self.plain.h = self.slots.h = self.locked.h = h
+        middle = self.middle(h)
+        return middle + self.plain.h + self.slots.h + self.locked.h
+
+
+class Constrained(nn.Linear):
+    """Keeps its weights small while it is trained, in two ways, and drops units itself."""
+
+    def forward(self, x):
+        if self.training:
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.5)
+            with torch.no_grad():
+                self.weight.clamp_(-0.2, 0.2)
+        return functional.dropout(super().forward(x), 0.2, self.training)
+
+
+class Noisy(Odd):
+    """Draws noise of its own in training mode, where it drops by a function as well."""
+
+    def between(self, h):
+        if self.training:
+            h = h + torch.randn_like(h)
+        return functional.dropout(h, 0.3, self.training)
 
 
 class Functional(Odd):
@@ -211,6 +266,11 @@ def normed() -> nn.Module:
     return model.train()
 
 
+def headed() -> nn.Module:
+    """In training mode, where reading the weights of its head changes them."""
+    return nn.Sequential(*layers()[:-1], parametrizations.spectral_norm(nn.Linear(WIDTH, CLASSES))).train()
+
+
 def shared() -> nn.Module:
     """One activation in two places, and one linear layer, in lists."""
     act, middle = nn.ReLU(), nn.Linear(WIDTH, WIDTH)
@@ -239,6 +299,10 @@ MODELS = {
     "with_gradients": with_gradients,
     "counts": lambda: Counts().train(),
     "keeps": lambda: Keeps().eval(),
+    "caches": lambda: Caches().eval(),
+    "constrained": lambda: nn.Sequential(*layers(Constrained(WIDTH, WIDTH))).eval(),
+    "noisy": lambda: Noisy().eval(),
+    "headed": headed,
     "functional": lambda: Functional().train(),
     "watched": lambda: Watched().eval(),
     "dotted": lambda: Dotted().eval(),
@@ -278,4 +342,9 @@ def described(value: object, seen: set[int] | None = None) -> object:
         return id(value), [(key, described(item, seen)) for key, item in value.items()]
     if isinstance(value, (list, tuple, set, deque)):
         return type(value).__name__, [described(item, seen) for item in value]
-    return id(value), described(getattr(value, "__dict__", None), seen)
+    slots = getattr(type(value), "__slots__", ()) if type(value).__module__ == __name__ else ()
+    return (
+        id(value),
+        described(getattr(value, "__dict__", None), seen),
+        [described(getattr(value, name, None), seen) for name in slots],
+    )

@@ -164,3 +164,19 @@ def test_rows_that_are_nobodys_may_be_infinite_and_others_are_named_by_their_pos
     check_finite(values, "things", positions=torch.tensor([3, -1, -1]))
     with pytest.raises(ValueError, match=r"finite things, .* at position 9 \(1 of 2 examples"):
         check_finite(values, "things", positions=torch.tensor([3, -1, 9]))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr"])
+def test_the_fingerprint_follows_sparse_buffers(layout):
+    """As graph networks have."""
+    model, dense = nn.Linear(4, 4), torch.diag(torch.arange(1.0, 5.0))
+    to = {"coo": torch.Tensor.to_sparse, "csr": torch.Tensor.to_sparse_csr, "csc": torch.Tensor.to_sparse_csc}
+    sparse = to[layout](dense) if layout in to else dense.to_sparse_bsr((2, 2))
+    model.register_buffer("adjacency", sparse)
+    before = fingerprint(model)
+    assert fingerprint(copy.deepcopy(model)) == before
+    model.adjacency = sparse * 2
+    values = fingerprint(model)
+    model.adjacency = to[layout](dense.roll(1, dims=1)) if layout in to else dense.roll(1, dims=1).to_sparse_bsr((2, 2))
+    assert len({before, values, fingerprint(model)}) == 3

@@ -184,9 +184,21 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     plain = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
     for name, tensor in sorted(plain.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
+        for part in _dense(tensor.detach()):
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _dense(tensor: Tensor) -> list[Tensor]:
+    """Dense tensors that a tensor consists of."""
+    if tensor.layout == torch.strided:
+        return [tensor]
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
+    by_rows = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+    where = [tensor.crow_indices(), tensor.col_indices()] if by_rows else [tensor.ccol_indices(), tensor.row_indices()]
+    return [*where, tensor.values()]
 
 
 def check_fingerprint(model: nn.Module, expected: str) -> None:

@@ -6,16 +6,16 @@ itself, and the model is only ever read.
 
     parameters                                   the model's own
     buffers and other tensors                    copies, which share memory with each other as the originals do
-    modules, containers, methods, plain objects  copies that refer to each other as the originals do
+    modules, containers, methods, objects        copies that refer to each other as the originals do
     hooks                                        the user's own, called as in an ordinary pass, with the twin's modules
     functions with a closure                     see `suffice.twin.callables`
     compiled and scripted parts                  the model's own; they run as they are, in evaluation mode
-    anything else (locks, files, threads, …)     the model's own; refused by name if a module can be reached through it
+    what can be there only once (locks, files)   the model's own; refused by name if a module can be reached through it
 
 A parameter that a forward is known to write into (`max_norm` of an embedding) is copied as well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -72,19 +72,33 @@ class Twin(Generic[M]):
         copier = self.copier
         objects = [(value, held) for value, held, _ in copier.objects]
         containers = [(container, held) for container, held, _ in copier.containers]
-        return Attributes(objects, containers, [tensor for tensor, _ in copier.tensors], modes=False)
+        return Attributes(objects, containers, [tensor for tensor, _ in copier.tensors.pairs], modes=False)
 
     def as_made(self) -> Attributes:
         """What the copy is like."""
         copier = self.copier
         objects = [(new, dict(vars(new))) for *_, new in copier.objects]
         containers = [(new, new.copy()) for *_, new in copier.containers]
-        return Attributes(objects, containers, [new for _, new in copier.tensors], modes=True)
+        return Attributes(objects, containers, [new for _, new in copier.tensors.pairs], modes=True)
 
 
 def is_twin(module: nn.Module) -> bool:
     """Whether a module is part of a twin, so that modes and hooks on it are seen by nobody else."""
     return MARK in module.__dict__
+
+
+def own_parameters(model: nn.Module, modules: Iterable[nn.Module]) -> None:
+    """Give modules of a twin copies of their parameters, for passes that may write into them as training does.
+
+    Args:
+        model: the twin.
+        modules: of it; parameters of modules within them are copied too.
+    """
+    parameters = {parameter for module in modules for parameter in module.parameters()}
+    own = {p: nn.Parameter(p.detach().clone(), p.requires_grad) for p in parameters}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            module._parameters[name] = own.get(parameter, parameter)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from suffice.twin import callables
-from suffice.twin.kinds import ATOMS, is_compiled, is_plain, reaches
+from suffice.twin.kinds import ATOMS, is_compiled, reaches, slots, twice
+from suffice.twin.tensors import Tensors
 
 MARK = "_suffice_twin"
 """An attribute that every copied module has."""
@@ -53,7 +55,7 @@ class Copier:
         copied: the copy.
         objects: modules and others that were copied, what the `__dict__` of each held, and the copy.
         containers: those that were copied, what each held, and the copy.
-        tensors: those that were copied, and their copies.
+        tensors: those that were copied.
         compiled: whether there is a compiled or scripted part, which was not copied.
         lasting: whether changes of all that was copied can be told from these.
 
@@ -64,17 +66,15 @@ class Copier:
     def __init__(self, model: nn.Module, written: Iterable[nn.Parameter] = (), *, noted: bool = False) -> None:
         self.objects: list[tuple[Any, dict[str, Any], Any]] = []
         self.containers: list[tuple[Any, Any, Any]] = []
-        self.tensors: list[tuple[Tensor, Tensor]] = []
+        self.tensors = Tensors()
         self.lasting, self.compiled, self._noted = True, False, noted
         self._known: dict[int, Any] = {}
         self._originals: list[Any] = []  # kept, so that no other object is given the id of one
-        self._storages: dict[int, torch.UntypedStorage] = {}
         self._later: list[Callable[[], None]] = []
         self._shared: list[tuple[Any, _Place]] = []
         self._place: _Place = "", model
         for parameter in written:
-            new = nn.Parameter(self._tensor(parameter), parameter.requires_grad)
-            self.tensors[-1] = parameter, self._remember(parameter, new)
+            self._remember(parameter, self.tensors.parameter(parameter))
         self.copied: Any = self.copy(model)
         while self._later:  # what refers to whatever has been copied by now
             self._later.pop()()
@@ -94,7 +94,9 @@ class Copier:
         if isinstance(value, nn.Module):
             return self._module(value)
         if isinstance(value, Tensor):
-            return value if isinstance(value, nn.Parameter) else self._tensor(value)
+            if is_lazy(value):
+                self._refuse_lazy()
+            return value if isinstance(value, nn.Parameter) else self._remember(value, self.tensors.copy(value))
         return self._remember(value, self._other(value))
 
     def _remember(self, value: Any, new: Any) -> Any:
@@ -113,9 +115,14 @@ class Copier:
         new.__dict__[MARK] = True
         return new
 
-    def _plain(self, value: Any) -> Any:
-        new = self._remember(value, object.__new__(type(value)))
-        self._attributes(value, new)
+    def _object(self, value: Any, new: Any) -> Any:
+        """Any other object and a second one that holds the same: let that hold the copies."""
+        self._remember(value, new)
+        if hasattr(new, "__dict__"):
+            self._attributes(value, new)
+        for name, held in slots(new).items():
+            self.lasting = False
+            object.__setattr__(new, name, self.copy(held))
         return new
 
     def _attributes(self, value: Any, new: Any) -> None:
@@ -185,28 +192,6 @@ class Copier:
             return values
         return type(values)._make(new) if hasattr(values, "_make") else type(values)(new)
 
-    def _tensor(self, tensor: Tensor) -> Tensor:
-        """A copy that shares memory with other copies as the tensor does with theirs."""
-        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
-        if not plain or tensor.is_conj() or tensor.is_neg():
-            new = tensor.detach().clone()
-        else:
-            storage = tensor.untyped_storage()
-            new, copied = tensor.detach(), self._storages.get(storage._cdata)
-            if copied is None and storage.nbytes() == tensor.nbytes:  # of the whole storage, as it lies
-                new = new.clone()
-                copied = new.untyped_storage()
-            else:
-                copied = copied or storage.clone()
-                new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-                new.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
-            self._storages[storage._cdata] = copied
-            self._originals.append(storage)
-        if tensor.requires_grad:
-            new.requires_grad_()
-        self.tensors.append((tensor, new))
-        return self._remember(tensor, new)  # type: ignore[no-any-return]
-
     def _function(self, function: types.FunctionType) -> Any:
         """A function among the attributes, which may refer to the model (`suffice.twin.callables`)."""
         held = callables.held(function)
@@ -264,6 +249,12 @@ class Copier:
             f"{type(value).__name__} at {_told(self._place)}; make it where it is used, in forward, or leave it out"
         )
 
+    def _refuse_lazy(self) -> Any:
+        raise ValueError(
+            f"expected a model whose lazy modules have taken their sizes from a pass, got none yet for "
+            f"{_told(self._place)}; call the model on one batch first"
+        )
+
     def _other(self, value: Any) -> Any:
         if isinstance(value, (type, torch.fx.Graph)):  # a graph is what the code of a module was made from
             return value
@@ -275,8 +266,8 @@ class Copier:
             return self._subclass(value)
         if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
             return self._source(copy.copy(value))
-        if is_plain(value):
-            return self._plain(value)
+        if (new := twice(value)) is not None:
+            return self._object(value, new)
         self._shared.append((value, self._place))
         return value
 

@@ -1,5 +1,6 @@
-"""What an object is to a copy of a model: an atom, plain, of the world outside, or a compiled whole."""
+"""What an object is to a copy of a model: an atom, one that can be there twice or not, or a compiled whole."""
 
+import copy
 import gc
 import types
 from collections.abc import Iterable
@@ -28,21 +29,47 @@ _SEARCHED = 100_000
 """Objects, at most, that are searched for modules."""
 
 
-class _Plain:
-    """Of the layout that objects of plain Python classes have."""
+_OBJECTS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
+"""What is as `object` has it in classes with no way of their own to copy."""
 
 
-def is_plain(value: object) -> bool:
-    """Whether an object is no more than what its `__dict__` holds, and can be there twice."""
+def twice(value: Any) -> Any:
+    """A second object that holds the same, or None where there can be only one.
+
+    Objects with a way of their own to be copied take that; what has one to end (`__del__`) is there once.
+    """
     kind = type(value)
-    if kind.__basicsize__ != _Plain.__basicsize__ or any(vars(base).get("__slots__") for base in kind.__mro__):
-        return False
-    own_ways = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
-    if any(getattr(kind, way) is not getattr(object, way) for way in own_ways):
-        return False
-    if any(hasattr(kind, way) for way in ("__del__", "__copy__", "__deepcopy__", "__setstate__")):
-        return False
-    return not any(map(_is_of_world, [value, *vars(value).values()]))
+    if hasattr(kind, "__del__") or _is_of_world(value):
+        return None
+    own = any(getattr(kind, way) is not getattr(object, way) for way in _OBJECTS)
+    try:
+        if own or any(hasattr(kind, way) for way in ("__copy__", "__deepcopy__", "__setstate__")):
+            new = copy.copy(value)
+            return new if type(new) is kind and new is not value else None
+        value.__reduce_ex__(4)  # refuses what holds more than Python knows of
+    except Exception:  # of any kind, as it is other people's code
+        return None
+    return _with_the_same(object.__new__(kind), value)
+
+
+def slots(value: object) -> dict[str, Any]:
+    """What an object holds in slots."""
+    names = {
+        name
+        for base in type(value).__mro__
+        if "__slots__" in vars(base)
+        for name, descriptor in vars(base).items()
+        if isinstance(descriptor, types.MemberDescriptorType)
+    }
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def _with_the_same(new: Any, value: Any) -> Any:
+    if hasattr(value, "__dict__"):
+        vars(new).update(vars(value))
+    for name, held in slots(value).items():
+        object.__setattr__(new, name, held)
+    return new
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -90,11 +90,12 @@ class MCDropout:
         with inference(model) as model:
             sample = _rows(x, 0, 2)
             chosen = sites.find(model, sample, self.rate, self.at)
-            plan = _plan(model, sample, chosen, self)
-            starts = range(0, n, plan.rows)
             source = masks.Source(generator, _device(x))
-            with pace.small(plan.numbers), _seeded(chosen, generator, x):
-                parts = [self._variation(model, x, start, chosen, plan, source) for start in starts]
+            with _seeded(chosen, generator, x):
+                plan = _plan(model, sample, chosen, self)
+                with pace.small(plan.numbers):
+                    starts = range(0, n, plan.rows)
+                    parts = [self._variation(model, x, start, chosen, plan, source) for start in starts]
         if not any(moved for _, moved in parts):
             raise ValueError(
                 f"expected dropout at {chosen.names} to change the predictions, got the same outputs in all "
@@ -271,8 +272,8 @@ def _under(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]) -> 
 
 @contextmanager
 def _seeded(chosen: Sites, generator: torch.Generator | None, x: State) -> Iterator[None]:
-    """Randomness that follows from the generator where attention draws its masks."""
-    if not chosen.attention:
+    """Randomness that follows from the generator where attention draws its masks, or a module by itself."""
+    if not (chosen.attention or chosen.draws):
         yield
         return
     place = torch.device("cpu") if generator is None else generator.device

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map_only
 from suffice.network import State, call
 from suffice.parts import INSIDE, Parts
 from suffice.randomness import drawn
-from suffice.twin import Twin
+from suffice.twin import Twin, own_parameters
 from suffice.variation.hooks import check_open, hooked, matching
 
 Gate = Callable[[float, Tensor], Tensor]
@@ -36,6 +36,8 @@ INPUT = "<input>"
 """The name, among names of modules, of the floating-point inputs of the model."""
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_PURE = (*_DROPOUTS, nn.MultiheadAttention)
+"""Modules that do nothing in training mode but drop."""
 _UNITS = (functional.dropout, torch.dropout, torch.dropout_)
 _CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d, torch.feature_dropout)
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
@@ -51,13 +53,23 @@ _MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
 
 @dataclass(frozen=True)
 class Sites:
-    """Chosen sites: names of modules that drop by themselves and of those whose output is dropped; inputs; the rate."""
+    """Chosen sites.
+
+    Attributes:
+        own: names of modules that drop by themselves.
+        inserted: names of modules whose output is dropped.
+        inputs: whether the inputs are.
+        rate: in place of their own.
+        attention: whether attention is among them.
+        draws: whether something of the model draws random numbers in training mode besides dropout.
+    """
 
     own: Sequence[str]
     inserted: Sequence[str]
     inputs: bool
     rate: float | None
     attention: bool
+    draws: bool
 
     @property
     def names(self) -> list[str]:
@@ -70,7 +82,7 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
 
     Args:
         model: a twin in evaluation mode without gradients. A twin of it runs once in training mode, but for its
-            normalisation.
+            normalisation. Modules with code of their own that drop are given copies of their parameters.
         x: an example or two.
         rate: in place of the sites' own rates.
         at: names or patterns of modules, `INPUT`, or None for what the network itself drops at a rate above 0.
@@ -80,7 +92,7 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
             a rate is outside (0, 1), or a dropout cannot be given masks.
         RuntimeError: if a dropout module that is named does not run.
     """
-    found = _watched(model, x)
+    found, draws = _watched(model, x)
     if at is None:
         own = [name for name, seen in found.items() if max(s.rate for s in seen) > 0]
         inserted: list[str] = []
@@ -93,9 +105,16 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
     for name in own:
         _check_site(name, found.get(name, []), rate)
     sites = Sites(
-        own, inserted, INPUT in patterns, rate, any(s.function in _ATTENTION for name in own for s in found[name])
+        own,
+        inserted,
+        INPUT in patterns,
+        rate,
+        any(s.function in _ATTENTION for name in own for s in found[name]),
+        draws,
     )
     _check_choice(sites)
+    own_modules = [model.get_submodule(name) for name in sites.own]
+    own_parameters(model, [module for module in own_modules if not isinstance(module, _PURE)])
     return sites
 
 
@@ -237,9 +256,13 @@ def _attention_arguments(
     return (), kwargs
 
 
-def _watched(model: nn.Module, x: State) -> dict[str, list[_Seen]]:
-    """What drops in training mode: name of the innermost module → its calls of dropout. Nothing is dropped."""
+def _watched(model: nn.Module, x: State) -> tuple[dict[str, list[_Seen]], bool]:
+    """What drops in training mode: name of the innermost module → its calls of dropout. Nothing is dropped.
+
+    And whether anything drew random numbers all the same.
+    """
     twin = Twin(model)
+    own_parameters(twin.model, [twin.model])
     names = {module: name for name, module in twin.model.named_modules()}
     check_open({name: module for module, name in names.items()})
     running: list[nn.Module] = []
@@ -256,14 +279,16 @@ def _watched(model: nn.Module, x: State) -> dict[str, list[_Seen]]:
         module.register_forward_pre_hook(lambda module, _: running.append(module), prepend=True)
         module.register_forward_hook(leave, always_call=True)
         module.training = module.training or not isinstance(module, _NormBase)
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
     watching = _Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
     try:
-        with twin.running() as watched, drawn(torch.Generator().manual_seed(0), x, [*model.parameters()]), watching:
+        with twin.running() as watched, drawn(generator, x, [*model.parameters()]), watching:
             call(watched, x)
     except Exception as error:
         error.add_note("raised while the model ran in training mode, to find what it drops there")
         raise
-    return found
+    return found, not torch.equal(generator.get_state(), before)
 
 
 @contextmanager
@@ -283,7 +308,7 @@ def _drops(name: str, module: nn.Module, found: Mapping[str, Sequence[_Seen]]) -
     """Whether a module that is named drops units itself."""
     if isinstance(module, _DROPOUTS) and name not in found:
         raise RuntimeError(f"expected every chosen module to run in a pass, got none of ['{name}'] run; leave it out")
-    always = isinstance(module, (*_DROPOUTS, nn.MultiheadAttention))
+    always = isinstance(module, _PURE)
     return always or any(seen.rate > 0 for seen in found.get(name, []))
 
 

@@ -1,0 +1,38 @@
+import pytest
+import torch
+from torch import nn
+
+import suffice
+from suffice import cost
+from suffice.twin import Twin, inference, own_parameters
+
+LOOKS = {
+    "teacher": lambda model, x: suffice.MCDropout(passes=2)(model, x),
+    "macs": cost.macs,
+    "calibrate": lambda model, x: suffice.calibrate(model, [(x, torch.zeros(len(x)).long())], None, tuning="evidence"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_model_whose_lazy_modules_have_no_size_yet_is_refused_and_left_so(look):
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match=r"lazy modules have taken their sizes from a pass, got none .* LazyLinear"):
+        LOOKS[look](model, torch.randn(6, 5))
+    assert model[0].has_uninitialized_params()
+
+
+def test_a_twin_is_taken_for_its_own():
+    with inference(nn.Linear(2, 2)) as model, inference(model) as again:
+        assert again is model
+
+
+def test_parameters_are_the_models_until_a_twin_is_given_its_own_and_tied_ones_stay_tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    twin = Twin(model).model
+    assert twin[0].weight is model[0].weight
+    own_parameters(twin, [twin[0]])
+    assert twin[0].weight is twin[2].weight
+    assert twin[0].weight is not model[0].weight
+    assert twin[2].bias is model[2].bias
+    assert torch.equal(twin[0].weight, model[0].weight)
