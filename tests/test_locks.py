@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,12 @@ def count(target, counter, times):
             value = int(counter.read_text())
             time.sleep(0.0002)
             counter.write_text(str(value + 1))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which no file can be made")
+def test_where_no_file_can_be_made_nobody_waits():
+    with pytest.raises(FileNotFoundError), locked(Path("/proc/self/x")):
+        pass
 
 
 @pytest.mark.parametrize("kind", [CONTEXT.Process, threading.Thread])

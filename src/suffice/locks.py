@@ -33,6 +33,7 @@ def locked(target: Path, wait: bool = True) -> Iterator[None]:
 
     file = places.lock(target)
     lock = FileLock(file)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o666))  # where no file can be made, `filelock` may try for ever
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=_POLL)
     except Timeout as error:

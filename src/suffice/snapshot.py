@@ -3,7 +3,7 @@
 At every comparison is noticed
 
 - a module, parameter, buffer, hook or other attribute that was added, removed or replaced, also in lists, dicts and
-  plain objects of the model;
+  plain objects of the model, and another class of one of them;
 - every change in place that a tensor counts: what is written under `no_grad`, by an optimizer or by `load_state_dict`;
 - other memory in the place of a tensor's, as `tensor.data = …` and `vector_to_parameters` put it;
 - a change past the count, as `tensor.data.mul_(2)` or a NumPy view of the tensor makes, to one of some eight elements
@@ -50,6 +50,7 @@ class Attributes:
     ) -> None:
         objects, containers = list(objects), list(containers)
         self._objects, self._seen = [value for value, _ in objects], [seen for _, seen in objects]
+        self._kinds = [*map(type, self._objects)]
         self._tensors, self._modes = list(tensors), modes
         self._empty = [container for container, held in containers if not held]
         self._full = [container for container, held in containers if held]
@@ -60,7 +61,7 @@ class Attributes:
         """Whether all are as they were."""
         try:
             now = [*map(_ATTRIBUTES, self._objects)]
-            same = now == self._seen or self._in_other_modes(now)
+            same = self._kinds == [*map(type, self._objects)] and (now == self._seen or self._in_other_modes(now))
             same = same and self._full == self._held and not any(self._empty)
         except Exception:  # of any kind, as tensors, arrays and other people's objects raise when they are compared
             return False

@@ -3,7 +3,7 @@
 The same weights behind another activation, stride or rate of dropout are another network. Kept of each of torch's own
 modules are its class and what it was made with (its `__constants__`), and of every module the functions of torch among
 its attributes. Compared is what both have, so that another version of torch, or a compiled part, makes no difference.
-Not compared is what a user's own `forward` does.
+Not compared is what a user's own `forward` does, nor are hooks, which run as in any pass.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from suffice import calibrate
 from suffice.calibration.exits import with_bias
@@ -113,3 +114,14 @@ def test_priors_and_temperatures_are_above_zero_and_one_for_each_exit(bad):
         calibrated.with_prior(bad)
     with pytest.raises(ValueError, match="expected a temperature above 0, or 3 of them"):
         calibrated.with_temperature(bad)
+
+
+def test_what_is_beyond_the_type_is_refused_by_its_position():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+    calibrated, bad = fit(net), builders.inputs(4)
+    bad[2] = 1e25
+    assert net(bad).isfinite().all()
+    with pytest.raises(ValueError, match=r"finite variances at exit 0, .* position 2 "):
+        calibrated.moments(bad)
+    with pytest.raises(ValueError, match=r"finite samples, .* position 2 "):
+        calibrated.logit_samples(bad)

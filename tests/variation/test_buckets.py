@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,15 @@ def test_the_lowest_and_the_highest_are_told_from_the_rest():
     assert metrics.auroc(probs[:, 0], truth <= low) > 0.95
     assert metrics.auroc(probs[:, 1], truth >= high) > 0.95
     assert probs.mean(dim=0).tolist() == pytest.approx([0.1, 0.1], abs=tolerances.share(0.1, 500))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_inputs_without_an_answer_are_refused_by_their_position(value):
+    buckets = fit_buckets(tower(), [rows(200)], [rows(50, seed=1)], teacher=TEACHER, epochs=1, generator=seeded())
+    bad = rows(8)
+    bad[5, 0] = value
+    with pytest.raises(ValueError, match=r"finite outputs, .* position 5 "):
+        buckets(bad)
 
 
 def test_weights_that_changed_are_refused():

@@ -132,9 +132,12 @@ class Calibrated:
         Of a regression, of its means.
 
         Raises:
-            ValueError: for exits without a posterior.
+            ValueError: for exits without a posterior, and for a variance that is not finite.
         """
-        return [exit_.known_posterior().moments(phi, outputs) for exit_, phi, outputs in self._features(x)]
+        found = [exit_.known_posterior().moments(phi, outputs) for exit_, phi, outputs in self._features(x)]
+        for k, moments in enumerate(found):
+            check_finite(moments.variance, f"variances at exit {k}")
+        return found
 
     @torch.no_grad()
     @full_precision()
@@ -148,7 +151,7 @@ class Calibrated:
         a regression they are samples of its means.
 
         Raises:
-            ValueError: for exits without a posterior, and for fewer samples than 1.
+            ValueError: for exits without a posterior, for fewer samples than 1, and for samples that are not finite.
         """
         if samples < 1:
             raise ValueError(f"expected at least 1 sample, got {samples}")
@@ -156,6 +159,7 @@ class Calibrated:
         for exit_, phi, outputs in self._features(x):
             deviations = exit_.known_posterior().joint_samples(phi, samples, generator=generator)
             drawn.append(outputs[:, None] + deviations)
+            check_finite(drawn[-1], f"samples at exit {len(drawn) - 1}")
         return drawn
 
     def with_prior(self, prior_precision: float | Sequence[float]) -> "Calibrated":
@@ -228,7 +232,7 @@ class Calibrated:
         Their second moments are the posterior's, but for what no softmax sees: deviations are centred over the classes.
 
         Raises:
-            ValueError: if the last exit does not answer from samples.
+            ValueError: if the last exit does not answer from samples, and for samples that are not finite.
         """
         *_, (exit_, phi, logits) = self._features(x)
         if exit_.posterior is None or exit_.offsets is None:
@@ -236,7 +240,9 @@ class Calibrated:
                 f"expected a sampled posterior at the last exit, got link={exit_.link!r}; calibrate with one"
             )
         coefficients = exit_.posterior.coefficients(exit_.posterior.spectrum(phi), exit_.offsets)
-        return logits + torch.einsum("nr,rsc->snc", coefficients, exit_.offsets.values)
+        samples = logits + torch.einsum("nr,rsc->snc", coefficients, exit_.offsets.values)
+        check_finite(samples.movedim(1, 0), "samples")
+        return samples
 
     def to(self, device: torch.device | str) -> "Calibrated":
         """The same, on another device; the network is moved in place, as `nn.Module.to` does."""

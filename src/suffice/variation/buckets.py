@@ -15,7 +15,7 @@ from torch.nn import functional
 from suffice import batches
 from suffice.batches import Loader
 from suffice.modes import full_precision, ordinary
-from suffice.network import State, fingerprint
+from suffice.network import State, check_finite, fingerprint
 from suffice.parts import Parts, Range
 from suffice.seal import Seal, unchanged
 from suffice.stored import Stored
@@ -58,13 +58,15 @@ class Buckets(Stored):
         """The model's own output, and probabilities (N, 2) to be among the lowest and among the highest.
 
         Raises:
-            ValueError: if the model's weights are no longer those at fitting.
+            ValueError: if an output is not finite, or the model's weights are no longer those at fitting.
         """
         with self._seal.twin() as model:
             output, parts = self.reader.read(model, x)
-        inputs = self.scaling.apply(torch.cat(parts, dim=1)).inputs
+        read = torch.cat(parts, dim=1)
         with full_precision():
-            return output, regressor.forward(self.weights, inputs).sigmoid()
+            probs = regressor.forward(self.weights, self.scaling.apply(read).inputs).sigmoid()
+        check_finite(read if bool(probs.isfinite().all()) else probs, "outputs")
+        return output, probs
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""

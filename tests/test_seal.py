@@ -1,0 +1,92 @@
+"""A model that is no longer the one that something was learned about is refused, at use and at loading."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import suffice
+from suffice.calibration import density
+from tests import entries, odd
+
+
+def data_in_place(model):
+    model[0].weight.data.mul_(1.5)
+
+
+def numpy_view(model):
+    model[0].weight.detach().numpy()[:] += 0.1
+
+
+def other_memory(model):
+    model[0].weight.data = model[0].weight.data + 0.1
+
+
+def no_grad(model):
+    with torch.no_grad():
+        model[0].weight[3, 2] += 1
+
+
+def other_weights(model):
+    model.load_state_dict({name: value + 0.1 for name, value in model.state_dict().items()})
+
+
+def other_parameter(model):
+    model[0].weight = nn.Parameter(model[0].weight + 0.1)
+
+
+def other_activation(model):
+    model[1] = nn.Tanh()
+
+
+def other_class(model):
+    model[1].__class__ = nn.Tanh
+
+
+def other_rate(model):
+    model[3].p = 0.9
+
+
+EDITS = [data_in_place, numpy_view, other_memory, no_grad, other_weights, other_parameter]
+LIKE = [other_activation, other_class, other_rate]
+"""The weights are the same."""
+
+LEARNED = {
+    "calibrated": entries.calibrated,
+    "estimator": entries.estimator,
+    "buckets": entries.buckets,
+    "density": lambda model: density.fit(model, entries.labelled()),
+}
+
+
+@pytest.mark.parametrize("learned", LEARNED)
+@pytest.mark.parametrize("edit", [*EDITS, *LIKE], ids=lambda edit: edit.__name__)
+def test_a_model_that_was_changed_is_refused_at_use(learned, edit):
+    model, x = odd.made("sequential"), entries.inputs(seed=2)
+    answers = LEARNED[learned](model)
+    answers(x)
+    edit(model)
+    with pytest.raises(ValueError, match=r"weights have the hash|the weights are the same, but"):
+        answers(x)
+
+
+@pytest.mark.parametrize("learned", LEARNED)
+@pytest.mark.parametrize("edit", [no_grad, *LIKE], ids=lambda edit: edit.__name__)
+def test_another_model_is_refused_at_loading(learned, edit, tmp_path):
+    model = odd.made("sequential")
+    suffice.save(LEARNED[learned](model), tmp_path / "learned")
+    other = copy.deepcopy(model)
+    assert suffice.load(tmp_path / "learned", network=other)
+    edit(other)
+    with pytest.raises(ValueError, match=r"weights have the hash|the weights are the same, but"):
+        suffice.load(tmp_path / "learned", network=other)
+
+
+def test_modes_gradients_and_requires_grad_are_no_changes():
+    model, x = odd.made("sequential"), entries.inputs(seed=2)
+    answers = entries.calibrated(model)
+    right = answers(x)[-1].probs
+    model.train().requires_grad_(False)
+    model.requires_grad_(True)(x).sum().backward()
+    assert torch.equal(answers(x)[-1].probs, right)
