@@ -85,7 +85,7 @@ def sampled_from(
     """
     weights, near = values / temperature, spectrum.to(logits.dtype)
     read = coefficients(near)
-    if near is spectrum or not (far := _reach(read, weights) > _FAR).any():
+    if near is spectrum or not (far := ~(_reach(read, weights) <= _FAR)).any():  # NaN is far
         return _sampled(logits, read, weights, temperature)
     exact = coefficients(spectrum[far])
     parts = _sampled(logits[~far], read[~far], weights, temperature)
