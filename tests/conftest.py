@@ -7,6 +7,8 @@ forget it: `make test-numerics` runs them under other instruction sets and numbe
 import inspect
 import os
 import re
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,6 +22,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and COMPARES.search(inspect.getsource(item.function)):
             item.add_marker(pytest.mark.numerics)
+
+
+TRIED = "tried: "
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Count things that a test has tried by their name; the sums of all tests are printed at the end."""
+    return lambda what, count: record_property(f"{TRIED}{what}", count)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    sums: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        sums.update({name: count for name, count in report.user_properties if name.startswith(TRIED)})
+    for name, count in sums.items():
+        terminalreporter.line(f"{count:>9,} {name.removeprefix(TRIED)}")
 
 
 @pytest.fixture

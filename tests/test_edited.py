@@ -96,11 +96,14 @@ def assert_valid(answer: dict[str, torch.Tensor], name: str) -> None:
             assert bool((values >= 0).all()), name
 
 
-def check(kind: str, variant: str, folder: Path, count: int | None) -> None:
+def check(kind: str, variant: str, folder: Path, count: int | None) -> int:
+    """Edit an artifact in so many places, or all, and count them."""
     case = kinds.case(kind, variant)
     suffice.save(case.made, folder)
     written = parts_of(folder)
+    edits_made = 0
     for name in edited(folder, kind, count):
+        edits_made += 1
         try:
             loaded = suffice.load(folder, network=case.network)
         except Exception as error:  # of any kind: which is what is tested
@@ -112,19 +115,20 @@ def check(kind: str, variant: str, folder: Path, count: int | None) -> None:
             answer, refused = {}, str(error)
             assert refused.startswith("expected"), (name, refused)
         assert_valid(answer, name)
+    return edits_made
 
 
 @pytest.mark.filterwarnings("ignore:.* far outside")
 @pytest.mark.parametrize(("kind", "variant"), FEW)
-def test_a_sample_of_edits_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path):
-    check(kind, variant, tmp_path / "a", SAMPLE)
+def test_a_sample_of_edits_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path, tried):
+    tried("artifacts edited", check(kind, variant, tmp_path / "a", SAMPLE))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* far outside")
 @pytest.mark.parametrize(("kind", "variant"), kinds.EVERY)
-def test_every_edit_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path):
-    check(kind, variant, tmp_path / "a", None)
+def test_every_edit_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path, tried):
+    tried("artifacts edited", check(kind, variant, tmp_path / "a", None))
 
 
 class KilledError(Exception):

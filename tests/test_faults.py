@@ -11,6 +11,7 @@ from tests import faults
 from tests.operations import OPERATIONS, Operation
 
 OLD, NEW, NEXT = 11, 12, 13
+FAILED, KILLED = "calls failed in turn", "calls at which the process was killed"
 
 
 @pytest.fixture(params=["exchanged", "renamed twice"])
@@ -58,7 +59,7 @@ def steps(stride):
 
 
 def every_fault(operation, tmp_path, strike, first, stride, expected):
-    """Fail at each call in turn until there are no more of them."""
+    """Fail at each call in turn until there are no more of them, and count them."""
     for n in steps(stride):
         folder = tmp_path / f"{n}"
         old = prepared(operation, folder, first)
@@ -76,10 +77,11 @@ def every_fault(operation, tmp_path, strike, first, stride, expected):
             break
         check(operation, folder, old, returned=returned, what=f"call {n}, {calls.made[n - 1]}")
         shutil.rmtree(folder)
+    return n // stride
 
 
 def every_death(operation, tmp_path, first, stride):
-    """Die at each call in turn."""
+    """Die at each call in turn, and count them."""
     for n in steps(stride):
         folder = tmp_path / f"{n}"
         old = prepared(operation, folder, first)
@@ -95,6 +97,7 @@ def every_death(operation, tmp_path, first, stride):
         assert os.WTERMSIG(status) == signal.SIGKILL
         check(operation, folder, old, returned=False, what=f"call {n}")
         shutil.rmtree(folder)
+    return n // stride
 
 
 WRITERS = [name for name in OPERATIONS if name != "record"]
@@ -108,25 +111,25 @@ STRIKES = {
 
 
 @EACH
-def test_whichever_of_some_calls_fails_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path):
-    every_fault(OPERATIONS[name], tmp_path, faults.fail, False, 13, OSError)
+def test_whichever_of_some_calls_fails_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path, tried):
+    tried(FAILED, every_fault(OPERATIONS[name], tmp_path, faults.fail, False, 13, OSError))
 
 
 @EACH
-def test_whichever_of_some_calls_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path):
-    every_death(OPERATIONS[name], tmp_path, False, 17)
+def test_whichever_of_some_calls_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path, tried):
+    tried(KILLED, every_death(OPERATIONS[name], tmp_path, False, 17))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strike", STRIKES)
 @FIRST
 @EACH
-def test_whichever_call_fails_the_old_or_the_new_is_there_and_nothing_else(name, first, strike, way, tmp_path):
-    every_fault(OPERATIONS[name], tmp_path, STRIKES[strike][0], first, 1, STRIKES[strike][1])
+def test_whichever_call_fails_the_old_or_the_new_is_there_and_nothing_else(name, first, strike, way, tmp_path, tried):
+    tried(FAILED, every_fault(OPERATIONS[name], tmp_path, STRIKES[strike][0], first, 1, STRIKES[strike][1]))
 
 
 @pytest.mark.slow
 @FIRST
 @EACH
-def test_whichever_call_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, first, way, tmp_path):
-    every_death(OPERATIONS[name], tmp_path, first, 1)
+def test_whichever_call_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, first, way, tmp_path, tried):
+    tried(KILLED, every_death(OPERATIONS[name], tmp_path, first, 1))

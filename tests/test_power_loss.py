@@ -65,23 +65,25 @@ CASES = {"save": 9, "ledger": 1, "import": 17}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whenever_the_power_goes_the_old_or_the_new_is_there_in_a_sample_of_states(name, tmp_path):
+def test_whenever_the_power_goes_the_old_or_the_new_is_there_in_a_sample_of_states(name, tmp_path, tried):
     operation = OPERATIONS[name]
     wrong, count = faulty(
         operation, recorded(operation, tmp_path / "disk", OLD), OLD, tmp_path / "state", stride=CASES[name]
     )
     assert count > 5
     assert wrong == []
+    tried("states that a power loss can leave", count // CASES[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [OLD, None], ids=["replaced", "new"])
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "record"])
-def test_whenever_the_power_goes_the_old_or_the_new_is_there(name, old, way, tmp_path):
+def test_whenever_the_power_goes_the_old_or_the_new_is_there(name, old, way, tmp_path, tried):
     operation = OPERATIONS[name]
     wrong, count = faulty(operation, recorded(operation, tmp_path / "disk", old), old, tmp_path / "state")
     assert count > 5
     assert wrong == []
+    tried("states that a power loss can leave", count)
 
 
 def test_a_missing_sync_would_be_noticed(tmp_path, monkeypatch):

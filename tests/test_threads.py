@@ -122,17 +122,19 @@ def model(request):
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_nobody_notices_the_others(model):
+def test_nobody_notices_the_others(model, tried):
     crowd = Crowd(model)
     before = odd.described(model)
-    assert crowd.meet(seconds=1) >= THREADS
+    count = crowd.meet(seconds=1)
+    assert count >= THREADS
+    tried("answers of eight threads", count)
     assert odd.described(model) == before
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
-def test_nobody_notices_the_others_for_a_minute(model):
+def test_nobody_notices_the_others_for_a_minute(model, tried):
     crowd = Crowd(model)
     before = odd.described(model)
-    print(f"{crowd.meet(seconds=60):,} answers of {THREADS} threads, each right")
+    tried("answers of eight threads", crowd.meet(seconds=60))
     assert odd.described(model) == before

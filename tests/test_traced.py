@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from tests.operations import OPERATIONS
-from tests.test_faults import NEW, OLD, WRITERS, check
+from tests.test_faults import FAILED, KILLED, NEW, OLD, WRITERS, check
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,10 +90,11 @@ def every_call(operation, tmp_path, fault, first):
             what = f"{name} {n}: {re.findall('.*INJECTED.*', (tmp_path / 'log').read_text())}"
             check(operation, folder, None if first else OLD, returned=status == 0, what=what)
             shutil.rmtree(folder)
+    return counted.total()
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["replaced", "new"])
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("fault", ["error=EIO", f"signal={signal.SIGKILL.value}"])
-def test_whichever_system_call_fails_or_is_the_last_the_old_or_the_new_is_there(fault, name, first, tmp_path):
-    every_call(OPERATIONS[name], tmp_path, fault, first)
+def test_whichever_system_call_fails_or_is_the_last_the_old_or_the_new_is_there(fault, name, first, tmp_path, tried):
+    tried(FAILED if "error" in fault else KILLED, every_call(OPERATIONS[name], tmp_path, fault, first))
