@@ -65,7 +65,7 @@ def test_an_import_says_what_came_of_it(run, tmp_path):
     assert "criteo: 20 in all" in text
     assert "train.txt is sha256:" in text
     assert "recorded, not checked" in text
-    assert "Left out 1 malformed" in text
+    assert "Passed over 1 fault" in text
     assert "line 21" in text
 
 
@@ -178,7 +178,7 @@ def test_columns_categories_paths_and_faults_are_shown_so_too(run, tmp_path, nam
     (place / "v.csv").write_text(f"y,{quoted},a\n0,{quoted},1\n1,b,2\n1,c,{quoted}\n")
     (place / "v.toml").write_text(f"labels = 'y'\nnumeric = ['a']\ncategorical = [{json.dumps(quoted)}]\n")
     result = run("import", "visits", place / "v.csv", "--schema", place / "v.toml", "--bad", "skip")
-    assert "Left out 1 malformed" in clean(result)
+    assert "Passed over 1 fault" in clean(result)
     shown = clean(run("show", "visits"))
     assert shown.count(terminal.printable(quoted)) == 2  # the column, and a category in it
     assert json.loads(run("show", "visits", "--json").stdout)["rows"][quoted] == [quoted, "b"]

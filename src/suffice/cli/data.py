@@ -162,7 +162,7 @@ def _done(stored: "Stored", as_json: bool) -> None:
         if not given["official"]:
             say(console, f"{given['file']} is {given['checksum']}: recorded, not checked.")
     if manifest["skipped"]["count"]:
-        say(console, f"Left out {manifest['skipped']['count']} malformed, among them:")
+        say(console, f"Passed over {manifest['skipped']['count']} faults, the first of them:")
         for fault in manifest["skipped"]["first"]:
             say(console, f"  {fault}")
 

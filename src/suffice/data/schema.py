@@ -25,6 +25,7 @@ from typing import Any
 from suffice import reading
 from suffice.data import encodings
 from suffice.data.lines import Dialect
+from suffice.places import described
 
 _KEYS = {
     "labels": str,
@@ -90,7 +91,9 @@ def read(file: Path) -> Schema:
         FileNotFoundError: if it is not there.
         ValueError: for anything that it should not say.
     """
-    if file.exists() and not file.is_file():
+    if not file.exists():
+        raise FileNotFoundError(f"expected a schema in TOML, found none at {described(file)}; docs/data.md shows one")
+    if not file.is_file():
         raise ValueError(f"expected a schema in TOML, got {file}, which is no file")
     try:
         said = tomllib.loads(reading.read_file(file).decode("utf-8-sig"))
