@@ -1,25 +1,26 @@
 """Installation: wheel and source archive in fresh environments, the core alone, with each extra, and with all.
 
-    python -m hardening.install
+    python -m hardening.install                                        every step
+    python -m hardening.install archive --tests tests/test_files.py    one step, with a few of the tests
 
-Builds both from a copy of what git holds, installs them with the tested versions (constraints.txt), and runs, from
-outside the repository: the README's program on the core alone; what each extra is for, on the core and that extra; the
-tests that the source archive carries, on everything. Without an extra, what needs it must be an error that names it.
-Last come the licences of all that was installed, of which none may be unknown or forbid use in closed products.
+Both are built from a clone of what git holds, and everything is run outside the repository:
+
+- wheel: the README's program on the core alone; what each extra is for, on the core and that extra. Without an extra,
+  what needs it must be an error that names it.
+- archive: the tests that the source archive carries, on everything, with the versions of constraints.txt. Then the
+  licences of all that was installed.
+- oldest: the same tests and the README's program with the versions of constraints-oldest.txt.
 """
 
-import json
-import os
+import argparse
 import re
 import subprocess
-import sys
 import tempfile
-import venv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from hardening import licences
+from hardening.environments import NEWEST, OLDEST, ROOT, Built, Environment
 
 EXTRAS = {
     "data": "from PIL import Image; from suffice.data import encoded; assert encoded",
@@ -41,63 +42,13 @@ MISSING = {
 }
 """Commands of a person who lacks an extra: the output has to name it."""
 
-FORBIDDEN = re.compile(r"\bA?GPL|UNKNOWN|Commercial", re.IGNORECASE)
-"""Licences that a closed product cannot live with; the LGPL, which it can, has a word of its own."""
+TESTERS = ("hypothesis", "pytest", "pytest-xdist")
+"""What the tests need beside the extras."""
 
 
-@dataclass(frozen=True)
-class Environment:
-    """A virtual environment; `outside` is a folder to work in that is not the repository."""
-
-    folder: Path
-    outside: Path
-
-    @classmethod
-    def create(cls, folder: Path, beside: "Environment | None" = None) -> "Environment":
-        """A new environment that sees the packages of another one, if given."""
-        venv.create(folder, with_pip=True)
-        outside = folder / "outside"
-        outside.mkdir()
-        made = cls(folder, outside)
-        if beside is not None:
-            (made.packages / "beside.pth").write_text(f"{beside.packages}\n")
-        return made
-
-    @property
-    def packages(self) -> Path:
-        """Where packages are installed."""
-        return next((self.folder / "lib").glob("python3*")) / "site-packages"
-
-    def install(self, *what: str) -> None:
-        """Install with the tested versions."""
-        self.python("-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), *what)
-
-    def python(self, *arguments: str, check: bool = True) -> str:
-        """Output of Python with these arguments, run outside the repository on one thread.
-
-        Raises:
-            RuntimeError: if it fails and `check` is set.
-        """
-        hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        command = [str(self.folder / "bin" / "python"), *arguments]
-        done = subprocess.run(
-            command,
-            cwd=self.outside,
-            env={**environment, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if check and done.returncode:
-            raise RuntimeError(f"expected success from {' '.join(command)[:200]}, got\n{done.stdout[-4000:]}")
-        return done.stdout
-
-    def run(self, program: str, check: bool = True) -> str:
-        """Output of a program."""
-        lines = [line.removeprefix(" " * 8) for line in program.strip("\n").splitlines()]
-        return self.python("-W", "ignore", "-c", "\n".join(lines), check=check)
+def shown(text: str) -> None:
+    """Print at once."""
+    print(text, flush=True)
 
 
 def readme_program() -> str:
@@ -106,67 +57,70 @@ def readme_program() -> str:
     return program
 
 
-def build(base: Path) -> tuple[Path, Path]:
-    """Wheel and source archive of what git holds, built in an environment of their own."""
-    source, out = base / "source", base / "dist"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
-    builder = Environment.create(base / "builder")
-    builder.install("hatchling")
-    subprocess.run(
-        [str(builder.folder / "bin" / "python"), "-m", "hatchling", "build", "-d", str(out)],
-        cwd=source,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+def wheel(built: Built, _tests: Sequence[str]) -> None:
+    """The core alone, then with each extra."""
+    core = Environment.create(built.base / "core")
+    core.install(str(built.wheel))
+    shown(f"core alone: {core.run(readme_program()).strip()}")
+    picture = core.outside / "images" / "cat" / "1.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"")
+    for extra, command in MISSING.items():
+        output = core.python("-m", "suffice", *command, check=False)
+        if f"suffice[{extra}]" not in output.replace("\n", ""):
+            raise RuntimeError(f"expected the extra {extra!r} to be named, got\n{output[-2000:]}")
+        shown(f"core alone, where {extra!r} is needed: {output.strip().splitlines()[-1]}")
+    for extra, program in EXTRAS.items():
+        environment = Environment.create(built.base / extra, beside=core)
+        environment.install(f"suffice[{extra}] @ {built.wheel.as_uri()}")
+        environment.run(program)
+        shown(f"core and {extra!r}: passed")
 
 
-def check_licences(environment: Environment) -> list[str]:
-    """Packages with a licence that is unknown or forbids use in closed products."""
-    environment.install("pip-licenses")
-    options = ("-m", "piplicenses", "--format=json", "--from=all", f"--python={environment.folder / 'bin' / 'python'}")
-    rows = json.loads(environment.python(*options))
-    suspect = []
-    for row in rows:
-        stated = [row.get("License-Expression"), row.get("License-Metadata"), row.get("License-Classifier")]
-        named = [text for text in stated if text and text != "UNKNOWN"]
-        if not named or all(FORBIDDEN.search(text.replace("LGPL", "")) for text in named):
-            suspect.append(f"{row['Name']} {row['Version']}: {'; '.join(named) or 'no licence stated'}")
-    return suspect
+def everything(built: Built, name: str, constraints: Path, tests: Sequence[str]) -> Environment:
+    """An environment with the source archive and all extras, in which its tests pass."""
+    made = Environment.create(built.base / name, constraints=constraints)
+    made.install(f"suffice[{','.join(EXTRAS)}] @ {built.archive.as_uri()}", *TESTERS)
+    subprocess.run(["tar", "-xzf", str(built.archive), "-C", str(made.outside), "--strip-components=1"], check=True)
+    (made.outside / "src").rename(made.folder / "unused")  # what is tested is what is installed
+    tested = made.python("-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", *tests)
+    shown(f"{name}, tests of the source archive: {tested.strip().splitlines()[-1]}")
+    return made
 
 
-def main(selected: Sequence[str]) -> None:
-    """Run the steps, or those named, and print each as it passes."""
+def archive(built: Built, tests: Sequence[str]) -> None:
+    """Everything, with the newest versions that are tested, and its licences."""
+    found = licences.stated(everything(built, "newest", NEWEST, tests))
+    suspect = licences.suspect(found)
+    if suspect:
+        raise RuntimeError(f"expected licences that allow use in closed products, got {suspect}")
+    shown(f"licences: {len(found)} packages, all allow use in closed products")
+
+
+def oldest(built: Built, tests: Sequence[str]) -> None:
+    """Everything, with the oldest versions that are supported."""
+    made = everything(built, "oldest", OLDEST, tests)
+    shown(f"oldest, the README's program: {made.run(readme_program()).strip()}")
+
+
+STEPS = {step.__name__: step for step in (wheel, archive, oldest)}
+
+
+def main() -> None:
+    """Run the steps, or those named, and print each result as it comes."""
+    parser = argparse.ArgumentParser(prog="python -m hardening.install", description="Install and test from outside.")
+    parser.add_argument("steps", nargs="*", metavar="step", help=f"of {', '.join(STEPS)}; all if none is named")
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="paths below the source archive")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.steps if name not in STEPS]
+    if unknown:
+        parser.error(f"expected steps of {', '.join(STEPS)}, got {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        wheel, archive = build(base)
-        print(f"built {wheel.name} and {archive.name}", flush=True)
-        core = Environment.create(base / "core")
-        core.install(str(wheel))
-        print("core alone:", core.run(readme_program()).strip(), flush=True)
-        picture = core.outside / "images" / "cat" / "1.png"
-        picture.parent.mkdir(parents=True)
-        picture.write_bytes(b"")
-        for extra, command in MISSING.items():
-            output = core.python("-m", "suffice", *command, check=False)
-            if f"suffice[{extra}]" not in output.replace("\n", ""):
-                raise RuntimeError(f"expected the extra {extra!r} to be named, got\n{output[-2000:]}")
-            print(f"core alone, where {extra!r} is needed: {output.strip().splitlines()[-1]}", flush=True)
-        for extra, program in EXTRAS.items():
-            environment = Environment.create(base / extra, beside=core)
-            environment.install(f"suffice[{extra}] @ {wheel.as_uri()}")
-            environment.run(program)
-            print(f"core and {extra!r}: passed", flush=True)
-        everything = Environment.create(base / "everything")
-        everything.install(f"suffice[{','.join(EXTRAS)},dev] @ {archive.as_uri()}")
-        subprocess.run(["tar", "-xzf", str(archive), "-C", str(everything.outside), "--strip-components=1"], check=True)
-        (everything.outside / "src").rename(base / "unused")
-        tested = everything.python("-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *selected)
-        print(f"everything, from the source archive: {tested.strip().splitlines()[-1]}", flush=True)
-        suspect = check_licences(everything)
-        print("licences:", "; ".join(suspect) or "all allow use in closed products", flush=True)
-        sys.exit(bool(suspect))
+        built = Built.below(Path(folder))
+        shown(f"built {built.wheel.name} and {built.archive.name}")
+        for name in arguments.steps or STEPS:
+            STEPS[name](built, arguments.tests)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["tests"])
+    main()

@@ -66,7 +66,8 @@ def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         for where in (0, -1):
             changed = tensor.clone().flatten()
             if len(changed) and (tensor.is_floating_point() or math.isfinite(value)):
-                changed[where] = int(min(value, 200)) if not tensor.is_floating_point() else value
+                fitting = value if tensor.is_floating_point() else int(min(value, 200))
+                changed[where] = torch.tensor(fitting).to(tensor.dtype)  # infinite where the type has nothing so great
                 yield f"with {value} at {where}", changed.view(tensor.shape)
 
 

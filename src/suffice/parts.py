@@ -195,7 +195,9 @@ class Parts:
         if value.dtype not in allowed:
             self.refuse_tensor(name, f"of type {' or '.join(map(str, dict.fromkeys(allowed)))}", value.dtype)
         self._check_shape(name, value, shape)
-        impossible = within.outside(value) & ~torch.isin(value, torch.tensor([*also]).to(value))
+        impossible = within.outside(value)
+        for infinity in also:
+            impossible = impossible & (value != infinity)
         if bool(impossible.any()):
             self.refuse_tensor(name, f"{within} throughout", f"an element {value[impossible][0].item():g}")
         if rising and bool((value[1:] - value[:-1] < (0 if value.is_floating_point() else 1)).any()):

@@ -2,6 +2,7 @@ import datetime
 import decimal
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,7 @@ from suffice.data import parquet
 GOOD = {
     "whole": pa.array([1, None, 3], pa.uint64()),
     "float": pa.array([1.5, None, 3], pa.float64()),
-    "half": pa.array([1.5, None, 3], pa.float16()),
+    "half": pa.array([np.float16(1.5), None, np.float16(3)], pa.float16()),
     "bool": pa.array([True, None, False]),
     "text": pa.array(["a", None, "b"]),
     "large": pa.array(["a", None, "b"], pa.large_string()),

@@ -45,7 +45,7 @@ def test_text_that_is_a_number_is_read():
         pa.array([0.1, 1e-300, -3.0, None]),
         pa.array([True, False, None]),
         pa.array([1, 2, None], pa.uint8()),
-        pa.array([1.5, None], pa.float16()),
+        pa.array([np.float16(1.5), None], pa.float16()),
         pa.array([None, None], pa.string()),
         pa.array(["1.50", "-2"]).cast(pa.decimal128(9, 2)),
     ],

@@ -30,6 +30,13 @@ _TERMS = 1 << 23
 SPREAD = 0.5
 """Standard deviation of the normal prior of log T, about 0."""
 
+_GRADIENT = 1e-6
+"""Where the search ends: far enough to reach the edge where a posterior only harms.
+
+A gain ends it only below the square of this, which is what a step as long as that gradient gains: on a plateau, as
+there is for great δ, whole steps gain next to nothing at first.
+"""
+
 _CHANGES = {
     "prior precision": CalibratedExit.with_prior,
     "temperature": CalibratedExit.with_temperature,
@@ -73,7 +80,7 @@ def tune(
         jac=True,
         method="L-BFGS-B",
         bounds=problem.bounds,
-        options={"gtol": 1e-6},  # far enough to reach the edge where a posterior only harms
+        options={"gtol": _GRADIENT, "ftol": _GRADIENT**2},
     )
     pairs = zip(problem.coordinates, np.exp(result.x), strict=True)
     warn_at_edges([Found(one.exit, one.name, float(value), one.limits) for one, value in pairs])
