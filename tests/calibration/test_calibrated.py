@@ -113,3 +113,12 @@ def test_priors_and_temperatures_are_above_zero_and_one_for_each_exit(bad):
         calibrated.with_prior(bad)
     with pytest.raises(ValueError, match="expected a temperature above 0, or 3 of them"):
         calibrated.with_temperature(bad)
+
+
+def test_answers_have_no_gradients_which_are_on_again_between_them():
+    calibrated = fit()
+    for answer in calibrated.anytime(X):
+        assert torch.is_grad_enabled()
+        assert not answer.log_probs.requires_grad
+    assert not any(answer.log_probs.requires_grad for answer in calibrated(X))
+    assert not calibrated.step(0, X, None)[1].log_probs.requires_grad
