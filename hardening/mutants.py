@@ -224,7 +224,8 @@ def _test(root: Path, tests: Sequence[str]) -> None:
         os.dup2(output, number)
     import pytest
 
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+    os._exit(status)  # without waiting for processes that a test has left
 
 
 def _output(root: Path) -> Path:
