@@ -206,8 +206,7 @@ def test_it_says_in_one_line_what_it_is_and_not_its_weights(estimator):
 
 
 def test_an_estimator_equals_itself_alone_and_can_be_a_key(estimator):
-    parts, tensors = estimator.parts()
-    again = VariationEstimator.from_parts(Parts(parts, tensors, "memory"), estimator.model)
+    again = replace(estimator)
     assert estimator == estimator
     assert estimator != again
     assert {estimator: 1, again: 2}[estimator] == 1
