@@ -4,32 +4,52 @@
 
 Of every module under the folders named, a few places are drawn and one operator for each (cosmic-ray's). The fault is
 made in a copy of the working tree, and the tests that mirror the module run there. A fault is killed if they fail or
-take five times as long. Faults that change nothing, as within a type annotation, are not made.
+take five times as long. Faults that change nothing by what they are, within a type annotation or of the lengths that
+zip asserts to be equal, are not made.
 """
 
 import argparse
 import ast
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 FOLDERS = ("calibration", "budget", "variation")
 """Packages whose modules are mutated."""
 
 _STRUCTURE = "tests/test_structure.py"
 """Tests of all modules."""
+
+_LONGEST = 1800.0
+"""Seconds after which tests without a fault are given up."""
+
+_MEMORY = 16 << 30
+"""Bytes of addresses that tests may use: a fault must not take the machine down."""
+
+_SERVER = multiprocessing.get_context("forkserver")
+"""Processes start from one that has imported what takes long and no fault is made in."""
+
+_PRELOADED = ["torch", "sklearn", "scipy.optimize", "pyarrow", "safetensors.torch", "pytest", "rich"]
+"""What that one has imported."""
 
 _NEAREST = 4
 """Test files that stand in for a mirror."""
@@ -67,22 +87,39 @@ def modules(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, module: str) -> list[str]:
-    """The test file that mirrors a module, or those near it that name it most, and what holds of every module."""
-    return [*_near(root, module), _STRUCTURE]
+    """The test file that mirrors a module, or those that use it most, and what holds of every module."""
+    mirror = _mirror(root, Path(module))
+    stand_in = [*_of_users(root, module), *_that_name(root, module)]
+    return [*([mirror] if mirror else list(dict.fromkeys(stand_in))[:_NEAREST]), _STRUCTURE]
 
 
-def _near(root: Path, module: str) -> list[str]:
-    parts = Path(module).with_suffix("").parts[2:]
-    folder = root.joinpath("tests", *parts[:-1])
-    mirror = folder / f"test_{parts[-1]}.py"
-    if mirror.is_file():
-        return [str(mirror.relative_to(root))]
+def _mirror(root: Path, module: Path) -> str | None:
+    parts = module.with_suffix("").parts[2:]
+    mirror = root.joinpath("tests", *parts[:-1], f"test_{parts[-1]}.py")
+    return str(mirror.relative_to(root)) if mirror.is_file() else None
+
+
+def _of_users(root: Path, module: str) -> list[str]:
+    """Tests that import a module, then mirrors of modules that do, each time those that name it most often first."""
+    *package, name = Path(module).with_suffix("").parts[1:]
+    imports = re.compile(rf"from {re.escape('.'.join(package))}(\.{name} import|.* import .*\b{name}\b)")
+    using: list[Counter[str]] = [Counter(), Counter()]
+    for path in sorted([*(root / "src").rglob("*.py"), *(root / "tests").rglob("test_*.py")]):
+        code, itself = path.read_text(), path.relative_to(root)
+        tests = str(itself) if itself.parts[0] == "tests" else _mirror(root, itself)
+        if tests and imports.search(code):
+            using[itself.parts[0] == "src"][tests] += len(re.findall(rf"\b{name}\b", code))
+    return [tests for counts in using for tests, _ in counts.most_common()]
+
+
+def _that_name(root: Path, module: str) -> list[str]:
+    *folders, name = Path(module).with_suffix("").parts[2:]
+    folder = root.joinpath("tests", *folders)
     while not folder.is_dir():
         folder = folder.parent
     near = sorted(folder.rglob("test_*.py"))
-    counts = Counter({path: len(re.findall(parts[-1], path.read_text())) for path in near})
-    named = [path for path, count in counts.most_common(_NEAREST) if count]
-    return [str(path.relative_to(root)) for path in named or near]
+    counts = Counter({path: len(re.findall(name, path.read_text())) for path in near})
+    return [str(path.relative_to(root)) for path, count in counts.most_common() if count]
 
 
 def faults(root: Path, module: str, each: int, seed: int) -> list[Fault]:
@@ -94,7 +131,9 @@ def faults(root: Path, module: str, each: int, seed: int) -> list[Fault]:
             by_place.setdefault(place, []).append(fault)
     draw = random.Random(f"{seed} {module}")
     places = draw.sample(sorted(by_place), min(each, len(by_place)))
-    return [draw.choice(by_place[place]) for place in places]
+    drawn = {place: draw.choice(by_place[place]) for place in places}
+    asserted = set(_asserted_places(root / module))
+    return [fault for place, fault in drawn.items() if place not in asserted]
 
 
 def _candidates(root: Path, module: str) -> Iterator[tuple[Fault, tuple[int, int]]]:
@@ -103,6 +142,13 @@ def _candidates(root: Path, module: str) -> Iterator[tuple[Fault, tuple[int, int
     for item in _all_work_items([root / module], {}):
         mutation = item.mutations[0]
         yield Fault(module, mutation.operator_name, mutation.occurrence, mutation.start_pos[0]), mutation.start_pos
+
+
+def _asserted_places(path: Path) -> Iterator[tuple[int, int]]:
+    """Where `strict=True` stands in a call of zip: an assertion, without which right code does the same."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+            yield from ((k.value.lineno, k.value.col_offset) for k in node.keywords if k.arg == "strict")
 
 
 def _annotated_lines(path: Path) -> Iterator[int]:
@@ -129,55 +175,72 @@ class Copy:
             if (source / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / name, folder / name)
-        self._unchanged: dict[tuple[str, ...], float] = {}
 
-    def outcome(self, fault: Fault) -> Outcome:
+    def seconds(self, tests: str) -> float:
+        """How long a test file takes without a fault.
+
+        Raises:
+            RuntimeError: if it fails.
+        """
+        passed, took = self._run([tests], _LONGEST)
+        if not passed:
+            output = _output(self.root).read_text()[-2000:]
+            raise RuntimeError(f"expected {tests} to pass without a fault, got a failure; mend that first:\n{output}")
+        return took
+
+    def outcome(self, fault: Fault, seconds: Mapping[str, float]) -> Outcome:
         """Make a fault, run the tests of its module and take it back."""
         from cosmic_ray import plugins
         from cosmic_ray.mutating import mutate_code
 
         tests, path = tests_of(self.root, fault.module), self.root / fault.module
-        allowed = 20 + 5 * self._seconds_unchanged(tests)
         code = path.read_text()
         changed = mutate_code(code, plugins.get_operator(fault.operator)(), fault.occurrence)
         try:
             path.write_text(changed)
-            passed, seconds = self._run(tests, allowed)
+            passed, took = self._run(tests, 20 + 5 * sum(seconds[file] for file in tests))
         finally:
             path.write_text(code)
-        return Outcome(fault, not passed, round(seconds, 1), _difference(code, changed))
-
-    def _seconds_unchanged(self, tests: Sequence[str]) -> float:
-        if tuple(tests) not in self._unchanged:
-            passed, seconds = self._run(tests, 1800)
-            if not passed:
-                raise RuntimeError(
-                    f"expected {' '.join(tests)} to pass without a fault, got a failure; mend that first"
-                )
-            self._unchanged[tuple(tests)] = seconds
-        return self._unchanged[tuple(tests)]
+        return Outcome(fault, not passed, round(took, 1), _difference(code, changed))
 
     def _run(self, tests: Sequence[str], allowed: float) -> tuple[bool, float]:
         """Whether the tests pass in the seconds allowed, and how long they took."""
-        here = {
-            "PYTHONPATH": f"{self.root / 'src'}{os.pathsep}{self.root}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
         began = time.monotonic()
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self.root,
-                env={**os.environ, **here},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=allowed,
-            )
-        except subprocess.TimeoutExpired:
-            return False, time.monotonic() - began
-        return done.returncode == 0, time.monotonic() - began
+        child = _SERVER.Process(target=_test, args=(self.root, tests))
+        child.start()
+        child.join(allowed)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.join()
+        return child.exitcode == 0, time.monotonic() - began
+
+
+def _test(root: Path, tests: Sequence[str]) -> None:
+    """Run tests in this process, of a session of its own: exit status 0 if they pass."""
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    here = {
+        "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    os.environ.update(here)
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(root / "src"), str(root)]
+    os.chdir(root)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    output = os.open(_output(root), os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(output, number)
+    import pytest
+
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+    os._exit(status)  # without waiting for processes that a test has left
+
+
+def _output(root: Path) -> Path:
+    """Where the output of a copy's tests goes."""
+    return root.with_suffix(".txt")
 
 
 def _difference(code: str, changed: str) -> str:
@@ -188,20 +251,25 @@ def _difference(code: str, changed: str) -> str:
 def run(root: Path, each: int, seed: int, workers: int, only: str = "") -> Iterator[Outcome]:
     """Outcomes of the faults of all modules whose path contains `only`, as they come."""
     chosen = [fault for module in modules(root) if only in module for fault in faults(root, module, each, seed)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _SERVER.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as base:
         free: Queue[Copy] = Queue()
         for number in range(workers):
             free.put(Copy(root, Path(base) / str(number)))
 
-        def judge(fault: Fault) -> Outcome:
+        def borrow(judge: Callable[[Copy], Result]) -> Result:
             copy = free.get()
             try:
-                return copy.outcome(fault)
+                return judge(copy)
             finally:
                 free.put(copy)
 
         with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(judge, chosen)
+            files = sorted({file for fault in chosen for file in tests_of(root, fault.module)})
+            taken = pool.map(lambda file: borrow(lambda copy: copy.seconds(file)), files)
+            seconds = dict(zip(files, taken, strict=True))
+            yield from pool.map(lambda fault: borrow(lambda copy: copy.outcome(fault, seconds)), chosen)
 
 
 def main() -> None:

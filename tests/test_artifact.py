@@ -76,6 +76,13 @@ def test_saving_again_replaces_the_artifact_and_leaves_nothing_beside_it(calibra
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_the_parts_of_a_kind_can_be_read_and_no_other_kind_is_taken_for_it(policy, tmp_path):
+    suffice.save(policy, tmp_path / "p")
+    assert type(policy).from_parts(artifact.read(tmp_path / "p", "policy"), None).expected == policy.expected
+    with pytest.raises(ValueError, match="expected what to be"):
+        artifact.read(tmp_path / "p", "calibrated")
+
+
 def test_other_weights_are_an_error_that_names_both_hashes(calibrated, tmp_path):
     suffice.save(calibrated, tmp_path / "c")
     other = suffice.models.convnet(num_classes=10, widths=(4, 8))

@@ -24,6 +24,27 @@ def test_a_training_goes_on_from_what_is_there(tmp_path):
     assert keeper(written(tmp_path / "c")).position.step == 3
 
 
+def test_what_the_optimiser_remembers_goes_on_with_the_weights(tmp_path):
+    def training(path):
+        torch.manual_seed(0)
+        network = nn.Linear(2, 2)
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        return network, optimiser, Keeper(path, network, optimiser, {"epochs": 9}, -1.0, None)
+
+    def step(network, optimiser):
+        optimiser.zero_grad()
+        network(torch.ones(3, 2)).square().sum().backward()
+        optimiser.step()
+
+    network, optimiser, kept = training(tmp_path / "c")
+    step(network, optimiser)
+    kept.after_step(3, torch.tensor(1.0), 3)
+    step(network, optimiser)
+    again, remembering, _ = training(tmp_path / "c")
+    step(again, remembering)
+    assert all(map(torch.equal, again.parameters(), network.parameters()))
+
+
 def test_a_training_goes_on_from_the_old_checkpoint_that_a_crash_left_beside_its_place(tmp_path):
     written(tmp_path / "c").rename(places.aside(tmp_path / "c"))
     assert keeper(tmp_path / "c").position.step == 3

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from suffice.calibration.orthonormal import check_orthonormal, rounding
 from suffice.parts import ANY, INSIDE, NOT_NEGATIVE, POSITIVE, SHARE, Parts, Range, prefixed
 from tests.test_stored import assert_stored
 
@@ -158,18 +157,3 @@ def test_long_values_are_cut_in_messages():
     with pytest.raises(ValueError, match=r"got 'x{79}… in the file") as refused:
         parts(a="x" * 10**6).count("a")
     assert len(str(refused.value)) < 200
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [1, 2, 7, 65, 513])
-def test_what_a_decomposition_gives_is_orthonormal_in_any_type_and_what_was_changed_is_not(size, dtype):
-    generator = torch.Generator().manual_seed(size)
-    a = torch.randn(size + 3, size, dtype=torch.float64, generator=generator)
-    gamma = torch.rand(size, dtype=torch.float64, generator=generator) + 0.01
-    V = (torch.linalg.eigh(a.T @ a)[1] / gamma.sqrt()[:, None]).to(dtype)
-    check_orthonormal(parts(), "V", V, gamma.to(dtype))
-    first = torch.tensor([0])
-    for change in (V * (1 + 1e-2), V.roll(1, dims=0) if size > 1 else -2 * V, V.index_fill(1, first, 0.0)):
-        with pytest.raises(ValueError, match="expected tensor V to be of orthonormal columns, got columns that are"):
-            check_orthonormal(parts(), "V", change, gamma.to(dtype))
-    assert rounding(V) < 1e-2 / size**0.5

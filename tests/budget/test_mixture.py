@@ -48,6 +48,20 @@ def test_a_set_that_is_near_enough_is_taken_alone(side):
     assert found.alternative is None
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_set_that_is_nearer_than_every_mixture_is_taken_alone(side):
+    """A quarter of what one of eight examples can change, which is more than the tolerance."""
+    scores, coin = tied(0, examples=8)
+    pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
+    shares = shares_of(choose(scores, pair[side]), 3)
+    budget = mean_cost(shares) + (1 - 2 * side) * float(COSTS[1] - COSTS[0]) / 8 / 4
+    assert abs(mean_cost(shares) - budget) > TOLERANCE * budget
+    found = mix(scores, coin, pair, mean_cost, budget)
+    assert torch.equal(found.thresholds, pair[side])
+    assert torch.equal(found.shares, shares)
+    assert found.alternative is None
+
+
 def test_a_budget_beyond_both_sets_takes_the_dearer_one():
     scores, coin = tied(0)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]

@@ -192,6 +192,13 @@ class TestMilliseconds:
         assert float(reaching @ torch.tensor([1.0, 2, 3], dtype=torch.float64)) / 64 == pytest.approx(policy.expected)
         assert policy.expected == pytest.approx(0.05, rel=0.005)
 
+    def test_a_profile_does_not_change_what_a_budget_in_multiply_adds_is_spent_on(self):
+        calibrated = builders.untuned(self.NET, self.X)
+        plain = allocate(calibrated, [self.X], 0.5)
+        timed = allocate(calibrated, [self.X], 0.5, profile=planted([1.0, 9.0, 100.0], batch_size=64))
+        assert torch.equal(timed.thresholds, plain.thresholds)
+        assert timed.expected == plain.expected
+
     @pytest.mark.parametrize("budget", [0.0155, 0.094])
     def test_a_budget_outside_the_range_is_refused_in_milliseconds(self, budget):
         calibrated = builders.untuned(self.NET, self.X)

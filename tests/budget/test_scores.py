@@ -149,3 +149,14 @@ def test_positions_are_named_in_the_whole_pass_and_nobodys_rows_are_not_looked_a
 def test_a_variance_has_no_levels_of_its_own():
     with pytest.raises(ValueError, match="levels for the score 'variance', got none; pass levels"):
         scores.levels("variance", classes=4, exits=3)
+
+
+def test_the_price_of_a_score_is_paid_at_every_exit_but_the_last_where_nobody_asks_for_it():
+    class Priced:
+        made_for, macs = "", (5, 7, 11)
+
+        def at(self, k):
+            return scores.confidence
+
+    assert scores.priced((100, 200, 300), Priced()) == (105, 212, 312)
+    assert scores.priced((100, 200, 300), "confidence") == (100, 200, 300)

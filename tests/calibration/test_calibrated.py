@@ -125,3 +125,12 @@ def test_what_is_beyond_the_type_is_refused_by_its_position():
         calibrated.moments(bad)
     with pytest.raises(ValueError, match=r"finite samples, .* position 2 "):
         calibrated.logit_samples(bad)
+
+
+def test_answers_have_no_gradients_which_are_on_again_between_them():
+    calibrated = fit()
+    for answer in calibrated.anytime(X):
+        assert torch.is_grad_enabled()
+        assert not answer.log_probs.requires_grad
+    assert not any(answer.log_probs.requires_grad for answer in calibrated(X))
+    assert not calibrated.step(0, X, None)[1].log_probs.requires_grad

@@ -67,6 +67,13 @@ def test_every_coordinate_alone_is_spread_like_a_normal(count, dimension):
     assert error.square().mean().sqrt() < plain.square().mean().sqrt() / 4
 
 
+@pytest.mark.parametrize("count", [2, 8, 100])
+def test_a_single_coordinate_is_in_proportion_to_the_quantiles_of_a_normal(count):
+    levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    expected, found = torch.special.ndtri(levels), normals(count, 1)[:, 0].sort().values
+    torch.testing.assert_close(found / found.norm(), expected / expected.norm())
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, -2])
 def test_a_number_of_samples_that_is_not_even_and_positive_is_refused(count):
     with pytest.raises(ValueError, match=f"even number of samples of at least 2, got {count}"):

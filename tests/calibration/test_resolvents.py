@@ -38,6 +38,16 @@ def test_the_root_times_its_transpose_is_the_hessian():
     torch.testing.assert_close(root @ root.T, dense(t, Q, values), rtol=1e-9, atol=1e-12)
 
 
+def test_combinations_are_sums_of_dense_inverses_at_the_nodes():
+    gamma, t, Q, values = pieces(9, 4)
+    resolvents = Resolvents.between(torch.tensor([0.1, 2.0], dtype=torch.float64), gamma, t, Q, values)
+    inverses = torch.linalg.inv(torch.diag(gamma) + resolvents.nodes[:, None, None] * dense(t, Q, values))
+    x = torch.randn(9, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    combined = resolvents.combined(resolvents.weights.T, x)
+    torch.testing.assert_close(combined, torch.einsum("rv,vcd,dm->rcm", resolvents.weights, inverses, x))
+    torch.testing.assert_close(resolvents.diagonals[0], inverses.diagonal(dim1=1, dim2=2))
+
+
 @pytest.mark.parametrize("condition", [1e-3, 1.0, 1e4, 1e11])
 @pytest.mark.parametrize("largest", [1e-3, 1e4])
 def test_every_resolvent_is_interpolated_to_1e_8_of_itself(condition, largest):

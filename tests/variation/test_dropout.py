@@ -208,6 +208,20 @@ def test_mapping_passes_gives_what_repeating_the_batch_gives(passes):
     assert max(rows) < 7 * passes
 
 
+def test_an_operation_that_torch_could_only_map_by_a_loop_is_not_mapped(generator):
+    """It would be as slow as the passes one by one, and torch warns of it, which is an error here."""
+
+    class Renormed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = tower()
+
+        def forward(self, x):
+            return self.model(x).renorm(p=2, dim=0, maxnorm=1.0)
+
+    assert MCDropout(passes=8)(Renormed(), inputs(7), generator=generator)["std"].shape == (7,)
+
+
 def test_what_lies_before_the_first_dropout_runs_on_single_rows(generator):
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(), nn.Linear(8, 4))
     rows = counted(model[0])

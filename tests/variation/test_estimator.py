@@ -115,7 +115,7 @@ def test_the_band_holds_what_the_teacher_measures_with_the_stated_coverage(estim
 
 
 def test_a_coverage_that_cannot_be_promised_is_refused(estimator):
-    with pytest.raises(ValueError, match=r"500 calibration rows can promise, got 0.999; they can promise 0.9960"):
+    with pytest.raises(ValueError, match=r"500 calibration rows can promise, which is at most 0.9960, got 0.999"):
         estimator.band(torch.ones(2), 0.999)
     with pytest.raises(ValueError, match=r"coverage in \(0, 1\)"):
         estimator.band(torch.ones(2), 1.0)
@@ -203,3 +203,10 @@ def test_a_teacher_with_passes_of_its_own_is_counted_by_them(estimator):
 def test_it_says_in_one_line_what_it_is_and_not_its_weights(estimator):
     assert "tensor" not in repr(estimator)
     assert "target='std'" in repr(estimator)
+
+
+def test_an_estimator_equals_itself_alone_and_can_be_a_key(estimator):
+    again = replace(estimator)
+    assert estimator == estimator
+    assert estimator != again
+    assert {estimator: 1, again: 2}[estimator] == 1

@@ -191,6 +191,15 @@ def test_fits_to_the_same_labels_differ_in_their_choices_alone():
     assert all(torch.equal(a, b) for a, b in zip(first.fit.weights, again.fit.weights, strict=True))
 
 
+def test_what_is_not_chosen_is_the_same_of_labels_as_of_loaders():
+    model, loaders = tower(), ([rows(64)], [rows(32, seed=1)])
+    of_loaders = fit_variation(model, *loaders, teacher=TEACHER, generator=seeded(), epochs=1)
+    labels = label(model, *loaders, teacher=TEACHER, generator=seeded())
+    of_labels = fit_labels(model, labels, generator=seeded(), epochs=1)
+    assert of_labels.reader == of_loaders.reader
+    assert of_labels.macs == of_loaders.macs
+
+
 def test_a_problem_fits_the_same_layers_alike_whatever_was_fitted_before():
     parts = [Rows(torch.randn(200, 5, generator=seeded(i)), (2, 3), torch.rand(200, 2), 4) for i in range(2)]
     problem = Problem(*parts, unit=0.5, target="std", hidden=(8,), epochs=3, seed=1)
@@ -214,9 +223,11 @@ def test_mutual_information_and_other_targets_are_refused_with_the_legal_ones():
         fit(target="mutual_information")
 
 
-def test_a_single_training_row_is_refused():
+@pytest.mark.parametrize("method", ["network", "ridge"])
+def test_a_single_training_row_is_refused_and_two_are_not(method):
     with pytest.raises(ValueError, match="at least 2 training rows, got 1"):
-        fit(n=1)
+        fit(n=1, method=method, layers=[])
+    assert fit(n=2, method=method, layers=[]).layers == ()
 
 
 def test_training_rows_that_are_all_the_same_are_refused():

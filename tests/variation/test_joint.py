@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import suffice
 from suffice.variation.dropout import MCDropout
 from suffice.variation.joint import JointHead
 
@@ -49,6 +50,14 @@ def test_the_model_is_what_it_would_be_without():
     assert all(torch.equal(a, b) for a, b in zip(with_head.parameters(), without.parameters(), strict=True))
     assert with_head.training
     assert head.steps == 20
+
+
+def test_what_a_head_learned_survives_saving(tmp_path):
+    model, head = trained(lambda model: JointHead(model, teacher=TEACHER, generator=seeded()), steps=20)
+    estimator = head.finish([rows(50, seed=10_000)])
+    suffice.save(estimator, tmp_path / "estimator")
+    again = suffice.load(tmp_path / "estimator", network=model)
+    assert all(map(torch.equal, again(rows(9)), estimator(rows(9))))
 
 
 def test_a_head_that_took_no_step_or_is_to_choose_layers_is_refused():

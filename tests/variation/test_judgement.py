@@ -88,3 +88,9 @@ def test_what_is_not_defined_is_nan_or_infinite():
     assert math.isnan(judgement.r_squared(same, same, same))
     assert math.isnan(judgement.squared_correlation(same, same, same))
     assert math.isinf(judgement.log_error(same, 0 * same, same))
+
+
+def test_measurements_that_contradict_each_other_judge_nothing():
+    estimate = torch.arange(5.0)
+    assert math.isnan(judgement.r_squared(estimate, estimate, -estimate))
+    assert math.isnan(judgement.squared_correlation(estimate, estimate, -estimate))

@@ -143,3 +143,20 @@ def test_dropout_elsewhere_has_no_exact_variance():
     early = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3), nn.Linear(16, 16, bias=False), nn.Linear(16, 2)).eval()
     with pytest.raises(ValueError, match="got 1 at"):
         last_layer(early, inputs())
+    narrow = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.3), nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
+    with pytest.raises(ValueError, match="got 1 at"):
+        last_layer(narrow, inputs())
+
+
+def test_dropout_of_the_outputs_too_has_no_exact_variance():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.head = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3)), nn.Linear(16, 2)
+            self.after = nn.Dropout(0.1)
+
+        def forward(self, x):
+            return self.after(self.head(self.hidden(x)))
+
+    with pytest.raises(ValueError, match="one dropout, on the inputs of the last linear layer, got 2 at"):
+        last_layer(Dropped().eval(), inputs())

@@ -85,6 +85,14 @@ def test_samples_of_another_shape_are_refused():
         Posterior(lambda x: torch.zeros(1, len(x), 4))(network, x)
 
 
+def test_two_samples_are_enough():
+    network, x = builders.network(), builders.inputs(5)
+    two = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = Posterior(lambda x: two)(network, x)
+    assert found.passes == 2
+    torch.testing.assert_close(found.mean, two.double().softmax(-1).mean(0), rtol=1e-6, atol=0)
+
+
 def test_logit_samples_need_a_sampled_posterior():
     with pytest.raises(ValueError, match="expected a sampled posterior at the last exit, got link='plugin'"):
         builders.untuned(builders.network(), builders.inputs(9), structure=None).logit_samples(builders.inputs(2))

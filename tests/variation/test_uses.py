@@ -81,8 +81,9 @@ def test_what_makes_no_sense_is_refused():
         uses.thompson(torch.zeros(2), torch.zeros(3))
     with pytest.raises(ValueError, match="a weight of at least 0, got -1"):
         uses.ucb(torch.zeros(2), torch.zeros(2), weight=-1)
-    with pytest.raises(ValueError, match=r"a coverage in \(0, 1\], got 0"):
-        uses.abstain(torch.zeros(2), torch.zeros(2), 0)
+    for coverage in (0, -0.5, 1.001, math.nan):
+        with pytest.raises(ValueError, match=rf"a coverage in \(0, 1\], got {coverage}"):
+            uses.abstain(torch.zeros(2), torch.zeros(2), coverage)
     with pytest.raises(ValueError, match="a count up to 2 and a power above 0, got count=3"):
         uses.acquire(torch.zeros(2), 3)
     with pytest.raises(ValueError, match=r"a power above 0, got count=1, power=0"):

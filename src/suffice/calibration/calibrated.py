@@ -72,7 +72,6 @@ class Calibrated:
             lines.append(f"  exit {k}: {macs:,} multiply-adds, T {float(exit_.temperature):.3g}{posterior}")
         return "\n".join(lines)
 
-    @torch.no_grad()
     def __call__(self, x: State) -> list[Any]:
         """What would be answered at each exit, first to last; ensembles hold their `members`.
 
@@ -80,7 +79,6 @@ class Calibrated:
         """
         return list(self._answers(x))
 
-    @torch.no_grad()
     def anytime(self, x: State, deadline_ms: float | None = None) -> Iterator[Any]:
         """The answer of each exit as soon as it is there; stop asking when it is good enough.
 

@@ -29,14 +29,16 @@ def band(residual: Tensor, estimate: Tensor, coverage: float) -> tuple[Tensor, T
         coverage: 1 − α, in (0, 1).
 
     Raises:
-        ValueError: for a coverage that so few calibration rows cannot promise.
+        ValueError: for a coverage outside (0, 1), or one that so few calibration rows cannot promise.
     """
+    if not 0 < coverage < 1:
+        raise ValueError(f"expected a coverage in (0, 1), got {coverage}")
     n, tail = len(residual), (1 - coverage) / 2
     low, high = math.floor((n + 1) * tail + 1e-9), math.ceil((n + 1) * (1 - tail) - 1e-9)
-    if not 0 < coverage < 1 or low < 1 or high > n:
+    if low < 1 or high > n:
         raise ValueError(
-            f"expected a coverage in (0, 1) that {n} calibration rows can promise, got {coverage}; they can promise "
-            f"{max(0.0, 1 - 2 / (n + 1)):.4f}: pass more validation rows"
+            f"expected a coverage that {n} calibration rows can promise, which is at most "
+            f"{max(0.0, 1 - 2 / (n + 1)):.4f}, got {coverage}: pass more validation rows"
         )
     factors = torch.stack([residual[low - 1], residual[high - 1]]).exp().to(estimate)
     return estimate * factors[0], estimate * factors[1]

@@ -148,8 +148,10 @@ class PosteriorConformance:
         density = torch.distributions.MultivariateNormal(torch.zeros(20).double(), precision_matrix=prior)
         total = self.precision(phi, logits, delta, precisions)
         volume = 20 / 2 * math.log(2 * math.pi) - total.logdet() / 2
-        got = self.fit(phi, logits, delta, gamma).log_marginal_likelihood(weights, -7.5)
+        posterior = self.fit(phi, logits, delta, gamma)
+        got = posterior.log_marginal_likelihood(weights, -7.5)
         assert got.dtype == torch.float64
+        torch.testing.assert_close(posterior.log_marginal_likelihood(weights), got + 7.5)
         torch.testing.assert_close(got, -7.5 + density.log_prob(weights.flatten()) + volume)
 
     def test_the_evidence_is_differentiable_in_the_prior(self):

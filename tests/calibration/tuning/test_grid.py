@@ -26,6 +26,12 @@ def test_each_exit_takes_the_best_point_given_the_exits_before_it(ensembled):
     assert len({exit_.temperature for exit_ in tuned}) > 1
 
 
+@pytest.mark.parametrize("values", [grid.TEMPERATURES, grid.PRIOR_VARIANCES])
+def test_no_point_is_tried_twice_and_what_an_exit_comes_with_is_one(values):
+    assert list(values) == sorted(set(values))
+    assert 1.0 in values
+
+
 def test_it_is_not_better_than_the_joint_minimum():
     exits, caches, labels, weights = setting(seed=3)
     greedy, joint = (

@@ -5,7 +5,7 @@ import torch
 from suffice import calibrate
 from suffice.calibration.tuning import grid, validation
 from suffice.calibration.tuning.cache import Cache
-from tests import builders
+from tests import builders, tolerances
 from tests.calibration.tuning.cached import moved, objective, quiet, setting
 
 
@@ -54,6 +54,15 @@ def test_the_gradient_agrees_with_finite_differences(prior, ensembled, tuned_wei
     for i, step in enumerate(np.eye(len(point)) * 1e-3):
         up, down = (problem.value(torch.from_numpy(point + sign * step)) for sign in (1, -1))
         assert gradient[i] == pytest.approx((up - down) / 2e-3, rel=1e-2, abs=5e-5)
+
+
+@pytest.mark.parametrize("tuned_weights", [True, False])
+def test_at_the_values_that_exits_come_with_it_is_the_nll_of_the_ensemble_that_was_given(tuned_weights):
+    exits, caches, labels, weights = setting()
+    problem = validation._Problem(exits, caches, labels, weights, True, tuned_weights=tuned_weights)
+    own = torch.tensor([one.own for one in problem.coordinates], dtype=torch.float64)
+    expected = objective(exits, caches, labels, weights)
+    assert problem.value(own.log()) == pytest.approx(expected, rel=tolerances.gamma(3 * 240, torch.float64))
 
 
 def test_rows_taken_at_once_change_neither_value_nor_gradient(monkeypatch):

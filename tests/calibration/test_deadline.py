@@ -96,9 +96,3 @@ def test_a_real_deadline_is_kept_by_stages_that_sleep():
 def test_a_deadline_that_is_no_time_is_refused_at_the_call(deadline):
     with pytest.raises(ValueError, match="expected a deadline above 0 milliseconds"):
         network_of().anytime(X, deadline)
-
-
-def test_gradients_are_on_again_between_answers():
-    for answer in network_of().anytime(X):
-        assert torch.is_grad_enabled()
-        assert not answer.log_probs.requires_grad

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from suffice.variation.rows import Rows, halves
+
+
+def rows(n):
+    numbers = torch.arange(float(n))
+    return Rows(numbers[:, None], (1,), numbers[:, None], 2)
+
+
+@pytest.mark.parametrize("n", [4, 5, 100])
+def test_rows_to_judge_on_are_half_of_all_and_none_that_was_selected_on(n):
+    stopping, judging = (half.labels[:, 0].tolist() for half in halves(rows(n)))
+    assert sorted(stopping + judging) == list(range(n))
+    assert 0 <= len(stopping) - len(judging) <= 1
+
+
+def test_fewer_than_four_rows_cannot_be_halved():
+    with pytest.raises(ValueError, match="at least 4 validation rows, got 3"):
+        halves(rows(3))
