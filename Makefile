@@ -3,9 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+HARDENING := $(VENV)/.hardening
+ATTACKS := $(addprefix tests/test_,threads.py faults.py power_loss.py beside.py edited.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numerics lint format bench bench-data bench-dynamic bench-posterior bench-variation check-all
+.PHONY: help setup demo test test-numerics test-install lint format bench bench-data bench-dynamic bench-posterior \
+	bench-variation hardening hardening-sample check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -21,6 +24,10 @@ $(READY): pyproject.toml constraints.txt
 $(PEERS): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+$(HARDENING): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hardening]'
 	touch $@
 
 demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (a minute or two)
@@ -55,6 +62,16 @@ bench-variation: $(READY)  ## Measure estimates of the dropout variation beside 
 
 bench-data: $(READY)  ## Measure how fast data come, beside the training step that they feed
 	$(BIN)/python -m benchmarks.data
+
+hardening: $(HARDENING)  ## Attack the library for half an hour: threads, faults, kills, power losses, edits, mutants
+	$(BIN)/python -m pytest -n auto -m slow $(ATTACKS)
+	$(BIN)/python -m hardening.mutants --each 1 --at-least 0.85
+
+hardening-sample: $(HARDENING)  ## A minute of that: eight mutants
+	$(BIN)/python -m hardening.mutants --each 1 --most 8 --at-least 0.85
+
+test-install: $(HARDENING)  ## Install wheel and source archive in fresh environments, with the newest and the oldest versions
+	$(BIN)/python -m hardening.install
 
 check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
 	$(BIN)/python -m pytest -n auto -m ''
