@@ -258,16 +258,28 @@ def test_an_error_of_the_system_names_the_place_and_keeps_its_number(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("code", "found"), [(errno.ENOSPC, r"\d+\.\d\d GB free"), (errno.EDQUOT, "a quota .* used up")]
+    ("code", "found"),
+    [
+        (errno.ENOSPC, r"on the disk of {}, found \d+\.\d\d GB free; free some"),
+        (errno.EDQUOT, r"on the disk of {}, found a quota that is used up; free some"),
+        (errno.EFBIG, r"at {}, found a limit on the size of a file; raise it \(ulimit -f\)"),
+    ],
 )
 def test_a_full_disk_is_said_with_what_is_free(tmp_path, code, found):
     put(tmp_path / "t", text="old")
-    full = rf"expected more space on the disk of {tmp_path}, found {found}; free some, or choose another path"
+    full = f"expected more space {found.format(tmp_path)}, or choose another path"
     with pytest.raises(OSError, match=full) as caught, files.whole(tmp_path / "t", owned):
         raise OSError(code, os.strerror(code))
     assert caught.value.errno == code
     with pytest.raises(OSError, match=full), files.alone(tmp_path / "f") as place, place.file():
         raise OSError(code, os.strerror(code))
+    assert os.listdir(tmp_path) == ["t"]
+
+
+def test_an_empty_folder_is_a_place_like_a_new_one(tmp_path):
+    (tmp_path / "t").mkdir()
+    put(tmp_path / "t", text="new")
+    assert (tmp_path / "t" / "a").read_text() == "new"
     assert os.listdir(tmp_path) == ["t"]
 
 

@@ -76,11 +76,13 @@ def read_manifest(folder: Path, kind: Kind) -> Manifest:
 def owned(folder: Path, kind: Kind) -> list[str]:
     """Paths of all that is in a folder of ours; those of folders end in a slash, and come before what is in them.
 
-    Links, FIFOs, sockets and devices are never ours.
+    An empty folder may be replaced by anybody. Links, FIFOs, sockets and devices are never ours.
 
     Raises:
         FileExistsError: if it is not ours, or not all of it, naming what is not.
     """
+    if folder.is_dir() and not os.listdir(folder):
+        return []
     try:
         manifest = _intact(folder, kind)
         _check_entries(folder, manifest, kind)

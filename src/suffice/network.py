@@ -115,8 +115,9 @@ def answer(output: Any) -> Tensor:
 def batch_size(x: State) -> int:
     """Examples in a nest of batch-first tensors."""
     leaves = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
-    if not leaves:
-        raise TypeError(f"expected a tensor or a nest of tensors, got {type(x).__name__}")
+    if not leaves or not leaves[0].ndim:
+        found = "a single number" if leaves else type(x).__name__
+        raise TypeError(f"expected a tensor or a nest of tensors, batch first, got {found}; pass one row an example")
     return len(leaves[0])
 
 

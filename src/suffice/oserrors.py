@@ -37,8 +37,11 @@ def disk_full_is_said(folder: Path, advice: str) -> Iterator[None]:
 
 
 def disk_full(folder: Path, needed: str, advice: str, error: OSError | None = None) -> OSError:
-    """An error of a disk, or of a quota, that is too full."""
+    """An error of a disk, or of a quota, that is too full, or of a file larger than a process may write."""
     error = error or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if error.errno == errno.EFBIG:
+        found = "a limit on the size of a file; raise it (ulimit -f)"
+        return _told(error, f"expected {needed} at {shown(folder)}, found {found}, or {advice}")
     found = "a quota that is used up"
     if error.errno == errno.ENOSPC:
         there = next((each for each in (folder, *folder.parents) if each.exists()), Path.cwd())
@@ -47,7 +50,7 @@ def disk_full(folder: Path, needed: str, advice: str, error: OSError | None = No
 
 
 def _full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _told(error: OSError, message: str) -> OSError:

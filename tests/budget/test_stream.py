@@ -174,3 +174,14 @@ def test_a_policy_of_another_network_and_sizes_that_mean_nothing_are_refused_at_
     for options in ({"size": 0}, {"delay": -1}):
         with pytest.raises(ValueError, match="expected size of at least 1 and delay of at least 0"):
             run_stream(calibrated, policy, [X], **options)
+
+
+def test_a_network_that_was_changed_ends_the_stream_and_is_no_fault_of_its_examples():
+    net = builders.network()
+    calibrated = builders.untuned(net, X)
+    stream = run_stream(calibrated, allocate(calibrated, [X], 0.6), X.split(10), size=16, delay=0)
+    assert next(stream).errors == ()
+    with torch.no_grad():
+        net.exits[1].classifier.bias += 1
+    with pytest.raises(ValueError, match="weights have the hash"):
+        list(stream)

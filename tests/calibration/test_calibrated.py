@@ -134,3 +134,9 @@ def test_answers_have_no_gradients_which_are_on_again_between_them():
         assert not answer.log_probs.requires_grad
     assert not any(answer.log_probs.requires_grad for answer in calibrated(X))
     assert not calibrated.step(0, X, None)[1].log_probs.requires_grad
+
+
+@pytest.mark.parametrize("x", [X.numpy(), X.tolist(), None, torch.tensor(1.0)], ids=["array", "list", "none", "number"])
+def test_what_is_no_batch_of_tensors_is_refused(x):
+    with pytest.raises(TypeError, match="expected a tensor or a nest of tensors, batch first, got"):
+        fit()(x)

@@ -197,6 +197,7 @@ class _Stream:
             filled = going.filled(rows, fitting(len(going), self.buckets))
             leaving, behind, staying = advance(self.calibrated, self.policy, k, filled)
         except Exception as error:  # of any kind: it is somebody else's code
+            self.calibrated.check_network()  # another network is no fault of an example
             self._fail(k, going, error)
             return
         for left, batch in product(leaving, self.batches):
