@@ -87,10 +87,12 @@ def modules(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, module: str) -> list[str]:
-    """The test file that mirrors a module, or those that use it most, and what holds of every module."""
+    """The test file that mirrors a module, or those that use it most, and what holds of its siblings and of all."""
     mirror = _mirror(root, Path(module))
     stand_in = [*_of_users(root, module), *_that_name(root, module)]
-    return [*([mirror] if mirror else list(dict.fromkeys(stand_in))[:_NEAREST]), _STRUCTURE]
+    near = [mirror] if mirror else list(dict.fromkeys(stand_in))[:_NEAREST]
+    alike = _mirror(root, Path(module).with_name("all.py"))
+    return list(dict.fromkeys([*near, *([alike] if alike else []), _STRUCTURE]))
 
 
 def _mirror(root: Path, module: Path) -> str | None:
