@@ -219,6 +219,7 @@ def test_what_is_switched_on_around_an_update_changes_nothing(surrounding):
     early, generator = fit(net, X[:96]), torch.Generator()
     with surrounding():
         later, wider = early.update(loader), early.with_classes(wide, generator=generator.manual_seed(0))
+    assert not any(tensor.is_inference() for one in (later, wider) for tensor in one.parts()[1].values())
     assert later.digest == early.update(loader).digest
     assert wider.digest == early.with_classes(wide, generator=generator.manual_seed(0)).digest
     assert_same_answers(later.with_prior(2.0), early.update(loader).with_prior(2.0), tolerance=0)

@@ -129,3 +129,4 @@ def test_what_is_switched_on_around_it_changes_nothing(surrounding):
     with surrounding():
         found = delta_rule(model, h)
     assert torch.equal(found, expected)
+    assert not found.is_inference()
