@@ -3,9 +3,9 @@
     python -m hardening.mutants --each 2 --seed 0
 
 Of every module under the folders named, a few places are drawn and one operator for each (cosmic-ray's). The fault is
-made in a copy of the working tree, and the tests that mirror the module run there. A fault is killed if they fail or
-take five times as long. Faults that change nothing by what they are, within a type annotation or of the lengths that
-zip asserts to be equal, are not made.
+made in a copy of the working tree, and the tests of the module run there: its mirror, and others that import it. A
+fault is killed if they fail or take five times as long. Faults that change nothing by what they are, within a type
+annotation or of the lengths that zip asserts to be equal, are not made.
 """
 
 import argparse
@@ -52,7 +52,7 @@ _PRELOADED = ["torch", "sklearn", "scipy.optimize", "pyarrow", "safetensors.torc
 """What that one has imported."""
 
 _NEAREST = 4
-"""Test files that stand in for a mirror."""
+"""Most test files of a module, beside those of many."""
 
 FILES = ("artifact", "checkpoint", "exchange", "files", "fingerprint", "locks", "parts", "seal")
 """Modules of the storage that are mutated, where there are such."""
@@ -87,10 +87,16 @@ def modules(root: Path) -> list[str]:
 
 
 def tests_of(root: Path, module: str) -> list[str]:
-    """The test file that mirrors a module, or those that use it most, and what holds of every module."""
+    """The test file that mirrors a module, those that import it, and what holds of its siblings and of all.
+
+    Where there is no mirror, those of the modules that use it most stand in.
+    """
     mirror = _mirror(root, Path(module))
-    stand_in = [*_of_users(root, module), *_that_name(root, module)]
-    return [*([mirror] if mirror else list(dict.fromkeys(stand_in))[:_NEAREST]), _PACKAGE]
+    importing, of_users = _using(root, module)
+    near = [mirror, *importing] if mirror else [*importing, *of_users, *_that_name(root, module)]
+    near = list(dict.fromkeys(near))[:_NEAREST]
+    alike = _mirror(root, Path(module).with_name("all.py"))
+    return list(dict.fromkeys([*near, *([alike] if alike else []), _PACKAGE]))
 
 
 def _mirror(root: Path, module: Path) -> str | None:
@@ -99,8 +105,8 @@ def _mirror(root: Path, module: Path) -> str | None:
     return str(mirror.relative_to(root)) if mirror.is_file() else None
 
 
-def _of_users(root: Path, module: str) -> list[str]:
-    """Tests that import a module, then mirrors of modules that do, each time those that name it most often first."""
+def _using(root: Path, module: str) -> tuple[list[str], list[str]]:
+    """Tests that import a module, and mirrors of modules that do, those that name it most often first."""
     *package, name = Path(module).with_suffix("").parts[1:]
     imports = re.compile(rf"from {re.escape('.'.join(package))}(\.{name} import|.* import .*\b{name}\b)")
     using: list[Counter[str]] = [Counter(), Counter()]
@@ -109,7 +115,8 @@ def _of_users(root: Path, module: str) -> list[str]:
         tests = str(itself) if itself.parts[0] == "tests" else _mirror(root, itself)
         if tests and imports.search(code):
             using[itself.parts[0] == "src"][tests] += len(re.findall(rf"\b{name}\b", code))
-    return [tests for counts in using for tests, _ in counts.most_common()]
+    importing, of_users = ([tests for tests, _ in counts.most_common()] for counts in using)
+    return importing, of_users
 
 
 def _that_name(root: Path, module: str) -> list[str]:
@@ -289,7 +296,8 @@ def main() -> None:
     lines = options.json.open("w") if options.json else None
     for outcome in run(Path.cwd(), options.each, options.seed, options.workers, options.only, options.most):
         fault = outcome.fault
-        folder = str(Path(fault.module).relative_to("src/suffice").parts[0])
+        parts = Path(fault.module).relative_to("src/suffice").parts
+        folder = parts[0] if parts[0] in FOLDERS else "storage"
         killed[folder] += outcome.killed
         total[folder] += 1
         where = f"{fault.module}:{fault.line}"

@@ -21,6 +21,7 @@ from tests.lookalikes import (
     built,
     logits_of,
 )
+from tests.surroundings import anywhere
 
 CUTS = [
     (ResNet, ["layer1", "layer2"]),
@@ -453,3 +454,15 @@ def test_it_is_trained_calibrated_allocated_run_saved_and_loaded(kind, at, tmp_p
     suffice.save(calibrated, tmp_path / "c")
     again = suffice.load(tmp_path / "c", network=net)
     assert torch.equal(again(x)[0].log_probs, calibrated(x)[0].log_probs)
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    model, x = built(ResNet)
+    with surrounding():
+        net = suffice.attach_exits(model, ["layer1", "layer2"], example=x)
+    expected = suffice.attach_exits(model, ["layer1", "layer2"], example=x)
+    assert torch.equal(net.eval()(x)[-1], expected.eval()(x)[-1])
+    assert net.exit(0).classifier.weight.dtype == expected.exit(0).classifier.weight.dtype
+    sum(logits.sum() for logits in net(x)).backward()
+    assert net.exit(0).classifier.weight.grad is not None

@@ -63,3 +63,16 @@ def test_a_checkpoint_that_could_not_be_replaced_is_refused_before_anything_is_t
     (written(tmp_path / "c") / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"got also notes\.txt; move that away"):
         keeper(tmp_path / "c")
+
+
+def test_it_is_written_after_the_seconds_that_were_asked_for_and_at_the_end(tmp_path, monkeypatch):
+    clock = iter([10.0, 21.0, 35.0, 35.0, 46.0, 47.0, 47.0])
+    monkeypatch.setattr("suffice.checkpoint.time.monotonic", lambda: next(clock))
+    network = nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    kept, written = Keeper(tmp_path / "c", network, optimiser, {"epochs": 4}, 12.0, None), []
+    for _ in range(4):
+        before = os.path.exists(tmp_path / "c") and os.stat(tmp_path / "c").st_ino
+        kept.end_epoch(1.0)
+        written.append(os.path.exists(tmp_path / "c") and os.stat(tmp_path / "c").st_ino != before)
+    assert written == [False, True, False, True]

@@ -62,11 +62,11 @@ PRINTED = {
     ],
     "Is this input like the training data?": [r"AUROC (0\.9\d|1\.00)"],
     "A network that comes with the library": [r"\w+ with a probability of [01]\.\d\d, at exit [0-3]"] * 4,
-    "Can several threads use one network?": [r"the same answers: True, training mode: True"],
     "How do I save and load?": [
         r"the same answers: True, exits: True",
         r"other weights: expected a network whose weights .+",
     ],
+    "Can several threads use one network?": [r"the same answers: True, training mode: True"],
 }
 
 

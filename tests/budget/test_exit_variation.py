@@ -8,6 +8,7 @@ from suffice.data import digits
 from suffice.network import ExitNetwork
 from suffice.training import train
 from tests import builders
+from tests.surroundings import anywhere
 
 TEACHER = suffice.MCDropout(passes=8)
 
@@ -148,3 +149,15 @@ def test_what_is_something_else_is_refused_before_anything_is_asked(wrong, messa
     given = {"calibrated": builders.untuned(builders.network(), x), "train_loader": [x], "val_loader": [x]}
     with pytest.raises(TypeError, match=message):
         fit_exit_variation(**{**given, "teacher": TEACHER, **wrong})
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(calibrated, data, surrounding):
+    loaders = [data.train.images[:60]], [data.validation.images[:40]]
+    choices = {"teacher": TEACHER, "epochs": 1, "hidden": (4,)}
+    expected = fit_exit_variation(calibrated, *loaders, generator=seeded(), **choices)
+    with surrounding():
+        found = fit_exit_variation(calibrated, *loaders, generator=seeded(), **choices)
+    for ours, theirs in zip(found.fits, expected.fits, strict=True):
+        assert all(map(torch.equal, ours.weights, theirs.weights))
+    assert found.r_squared == expected.r_squared

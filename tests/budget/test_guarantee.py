@@ -12,6 +12,7 @@ from suffice import control_risk, run
 from suffice.budget.guarantee import along, certified, needed, p_values
 from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
 from tests import builders
+from tests.surroundings import anywhere
 
 LEVELS = torch.linspace(6, -3, 60, dtype=torch.float64)
 
@@ -285,3 +286,15 @@ def test_a_binary_answer_can_be_promised():
     right = [(prediction.label == labels).double().mean() for prediction in (answer, calibrated(x)[-1])]
     assert right[0] >= right[1] - 0.2
     assert (answer.exit == 0).any()
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    x = builders.inputs(300)
+    calibrated, loader = builders.untuned(builders.network(), x), builders.batched(x, torch.arange(300) % 4)
+    expected = control_risk(calibrated, loader, 0.4)
+    with surrounding():
+        found = control_risk(calibrated, loader, 0.4)
+    assert torch.equal(found.thresholds, expected.thresholds)
+    assert found.expected == expected.expected
+    assert not found.thresholds.is_inference()

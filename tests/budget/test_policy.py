@@ -9,6 +9,7 @@ from suffice import allocate, cost, run
 from suffice.budget import scores
 from suffice.budget.thresholds import choose, shares_of
 from tests import builders
+from tests.surroundings import anywhere
 
 
 class TestAllocate:
@@ -244,3 +245,16 @@ def planted(milliseconds, batch_size):
     full = torch.tensor([[t / batch_size for t in milliseconds], milliseconds], dtype=torch.float64)
     nothing = torch.zeros_like(full)
     return cost.Profile((1, batch_size), full, nothing, nothing, nothing, batch_size, "planted")
+
+
+@anywhere
+@pytest.mark.parametrize("method", ["geometric", "optimal"])
+def test_what_is_switched_on_around_it_changes_nothing(surrounding, method):
+    x = builders.inputs(300)
+    calibrated = builders.untuned(builders.network(), x)
+    expected = allocate(calibrated, [x], 0.6, method=method)
+    with surrounding():
+        found = allocate(calibrated, [x], 0.6, method=method)
+        assert torch.equal(run(calibrated, found, x).probs, run(calibrated, expected, x).probs)
+    assert torch.equal(found.thresholds, expected.thresholds)
+    assert not found.thresholds.is_inference()

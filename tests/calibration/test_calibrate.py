@@ -11,6 +11,7 @@ from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
 from suffice.network import fingerprint
 from tests import builders
+from tests.surroundings import anywhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
 
@@ -572,3 +573,18 @@ def test_a_data_set_in_place_of_validation_batches_is_refused_before_the_trainin
     held = torch.utils.data.TensorDataset(builders.inputs(4), torch.zeros(4, dtype=torch.long))
     with pytest.raises(TypeError, match="got a Dataset of single examples; wrap it in a DataLoader"):
         calibrate(builders.network(), untouched(), held)
+
+
+@anywhere
+@pytest.mark.parametrize("tuning", ["validation", "evidence"])
+def test_what_is_switched_on_around_it_changes_nothing(surrounding, tuning):
+    net = builders.network()
+    loader, generator = data(net), torch.Generator()
+    choices = {"samples": 8, "tuning": tuning, "generator": generator}
+    expected = calibrate(net, loader, loader, **choices)
+    generator.manual_seed(generator.initial_seed())
+    with surrounding():
+        found = calibrate(net, loader, loader, **choices)
+        assert same(found, expected)
+    assert found.digest == expected.digest
+    assert same(found.with_temperature(2.0), expected.with_temperature(2.0))

@@ -15,6 +15,7 @@ from suffice.calibration import density
 from suffice.calibration.density import Density
 from suffice.network import Exit, ExitNetwork
 from tests import builders, tolerances
+from tests.surroundings import anywhere
 
 CLASSES, WIDTH = 3, 4
 
@@ -265,3 +266,14 @@ class TestOfANetwork:
             density.fit(net, loader)
         with pytest.raises(ValueError, match=r"finite features at exit 0, .* at position 4 "):
             score(loader[2][0])
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    x = builders.inputs(60)
+    net, loader = builders.network(), builders.batched(x, torch.arange(60) % 4)
+    expected = density.fit(net, loader)
+    with surrounding():
+        found = density.fit(net, loader)
+        assert torch.equal(found(x), expected(x))
+    assert not any(tensor.is_inference() for tensor in found.parts()[1].values())

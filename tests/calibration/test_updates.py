@@ -7,6 +7,7 @@ from torch import nn
 import suffice
 from suffice import calibrate
 from tests import builders
+from tests.surroundings import anywhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
 
@@ -209,3 +210,16 @@ def test_a_wider_structure_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr("suffice.calibration.posterior._available", lambda device: 8 * 4 * (7 * 5) ** 2)
     with pytest.raises(MemoryError, match="full posterior of 7 features and 6 classes"):
         calibrated.with_classes(grown(net))
+
+
+@anywhere
+def test_what_is_switched_on_around_an_update_changes_nothing(surrounding):
+    net, loader = builders.network(), builders.batched(X[96:])
+    wide = grown(net)
+    early, generator = fit(net, X[:96]), torch.Generator()
+    with surrounding():
+        later, wider = early.update(loader), early.with_classes(wide, generator=generator.manual_seed(0))
+    assert not any(tensor.is_inference() for one in (later, wider) for tensor in one.parts()[1].values())
+    assert later.digest == early.update(loader).digest
+    assert wider.digest == early.with_classes(wide, generator=generator.manual_seed(0)).digest
+    assert_same_answers(later.with_prior(2.0), early.update(loader).with_prior(2.0), tolerance=0)

@@ -9,6 +9,7 @@ from suffice import metrics
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.dropout import MCDropout
 from tests import tolerances
+from tests.surroundings import anywhere
 
 TEACHER = MCDropout(passes=8, likelihood="regression")
 
@@ -76,3 +77,12 @@ def test_reloaded_they_give_the_same_bytes_for_the_same_model_only(tmp_path):
 def test_choices_out_of_range_are_refused(choice):
     with pytest.raises(ValueError, match=r"a share in \(0, 0.5\) and layers that are named, got share="):
         fit_buckets(tower(), [rows(9)], [rows(9)], teacher=TEACHER, **choice)
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    model, x, loaders = tower(), rows(9, seed=2), ([rows(99)], [rows(50, seed=1)])
+    expected = fit_buckets(model, *loaders, teacher=TEACHER, epochs=1, generator=seeded())
+    with surrounding():
+        found = fit_buckets(model, *loaders, teacher=TEACHER, epochs=1, generator=seeded())
+    assert all(map(torch.equal, found(x), expected(x)))

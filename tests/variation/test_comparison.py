@@ -7,6 +7,7 @@ from suffice.variation import comparison
 from suffice.variation.comparison import Fit, compare
 from suffice.variation.dropout import MCDropout
 from suffice.variation.teachers import Ensemble
+from tests.surroundings import anywhere
 
 MEASURES = {"r2", "r2_log", "spearman", "auc_low", "auc_high"}
 
@@ -134,3 +135,15 @@ def test_ids_that_no_embeddings_take_have_no_row_of_inputs():
     found = compared(model, MCDropout(passes=4), *data, truth_passes=20, estimators=estimators)
     assert "expected a model with Embeddings" in found.left_out["inputs only"]
     assert "expected a tower, nn.Sequential or ExitNetwork, got Counting" in found.left_out["moments, full"]
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    model, data = rating_tower(dropout=0.3), ([ids(40, 2)], ids(200), ids(100, 1))
+    choices = {"truth_passes": 8, "estimators": {"ridge": {"method": "ridge"}}}
+    teacher = MCDropout(passes=4, likelihood="regression")
+    expected = compared(model, teacher, *data, **choices)
+    with surrounding():
+        found = compared(model, teacher, *data, **choices)
+    assert torch.equal(found.truth, expected.truth)
+    assert [row["estimate"] for row in found.rows] == [row["estimate"] for row in expected.rows]

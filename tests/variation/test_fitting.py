@@ -21,6 +21,7 @@ from suffice.variation.rows import Rows
 from suffice.variation.spreads import Variation
 from suffice.variation.strengths import capture
 from tests import builders
+from tests.surroundings import anywhere
 
 TEACHER = MCDropout(passes=6)
 
@@ -431,3 +432,23 @@ def test_features_of_the_output_alone_have_the_shape_of_its_likelihood():
     z = torch.tensor([[-2.0], [1.0]])
     assert output_features(z, "regression").tolist() == z.tolist()
     assert output_features(z, "binary")[:, 1].tolist() == [2, 1]
+
+
+@anywhere
+@pytest.mark.parametrize("method", ["network", "ridge"])
+def test_what_is_switched_on_around_it_changes_nothing(surrounding, method):
+    model, loaders = tower(), ([rows(64)], [rows(32, seed=1)])
+    labels = label(model, *loaders, teacher=TEACHER, generator=seeded()).kept()
+    choices = {"epochs": 2, "hidden": (4,), "method": method}
+
+    def fits():
+        yield fit_variation(model, *loaders, teacher=TEACHER, generator=seeded(), **choices)
+        yield fit_labels(model, labels, generator=seeded(), **choices)
+
+    expected = list(fits())
+    with surrounding():
+        found = list(fits())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(map(torch.equal, ours.fit.weights, theirs.fit.weights))
+        assert ours.quality == theirs.quality
+        assert all(map(torch.equal, ours(rows(5)), theirs(rows(5))))

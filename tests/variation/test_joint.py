@@ -5,6 +5,7 @@ from torch import nn
 import suffice
 from suffice.variation.dropout import MCDropout
 from suffice.variation.joint import JointHead
+from tests.surroundings import anywhere
 
 TEACHER = MCDropout(passes=2, likelihood="regression")
 
@@ -68,3 +69,15 @@ def test_a_head_that_took_no_step_or_is_to_choose_layers_is_refused():
         JointHead(model, teacher=TEACHER, layers="auto")
     with pytest.raises(TypeError, match="got the class MCDropout; make one"):
         JointHead(model, teacher=MCDropout)
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 1))
+    seen, loader = [rows(30, seed) for seed in range(3)], [rows(40, seed=9)]
+    heads = [JointHead(model, teacher=TEACHER, generator=seeded()) for _ in range(2)]
+    expected = [heads[0].step(x) for x in seen], heads[0].finish(loader)
+    with surrounding():
+        found = [heads[1].step(x) for x in seen], heads[1].finish(loader)
+    assert found[0] == expected[0]
+    assert all(map(torch.equal, found[1](loader[0]), expected[1](loader[0])))

@@ -143,6 +143,11 @@ def test_dropout_elsewhere_has_no_exact_variance():
     early = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3), nn.Linear(16, 16, bias=False), nn.Linear(16, 2)).eval()
     with pytest.raises(ValueError, match="got 1 at"):
         last_layer(early, inputs())
+    positive = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 16), nn.Linear(16, 2)).eval()
+    positive[3].weight.data.abs_()
+    positive[3].bias.data.zero_()
+    with pytest.raises(ValueError, match="got 1 at"):
+        last_layer(positive, inputs())
     narrow = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.3), nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
     with pytest.raises(ValueError, match="got 1 at"):
         last_layer(narrow, inputs())

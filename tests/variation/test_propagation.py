@@ -6,6 +6,7 @@ from suffice.models import convnet
 from suffice.variation.dropout import MCDropout
 from suffice.variation.propagation import delta_rule
 from tests import tolerances
+from tests.surroundings import anywhere
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +120,13 @@ def test_inputs_that_are_not_finite_are_refused():
     model = nn.Sequential(nn.Dropout(), nn.Linear(3, 4))
     with pytest.raises(ValueError, match="finite outputs, got NaN or infinity at position 1"):
         delta_rule(model, torch.tensor([[0.0] * 3, [float("nan")] * 3]))
+
+
+@anywhere
+def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+    model, h = nearly_linear(nn.Dropout(0.3), 8), torch.randn(5, 8)
+    expected = delta_rule(model, h)
+    with surrounding():
+        found = delta_rule(model, h)
+    assert torch.equal(found, expected)
+    assert not found.is_inference()

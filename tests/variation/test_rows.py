@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
-from suffice.variation.rows import Rows, halves
+from suffice.variation.dropout import MCDropout
+from suffice.variation.rows import Rows, halves, reader
 
 
 def rows(n):
@@ -19,3 +21,10 @@ def test_rows_to_judge_on_are_half_of_all_and_none_that_was_selected_on(n):
 def test_fewer_than_four_rows_cannot_be_halved():
     with pytest.raises(ValueError, match="at least 4 validation rows, got 3"):
         halves(rows(3))
+
+
+@pytest.mark.parametrize(("at", "kept"), [(None, None), ("2", "2"), (["2"], ("2",))])
+def test_the_delta_rule_reads_the_dropout_of_the_teacher(at, kept):
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+    delta = reader(model, MCDropout(0.2, at=at), None, "value", True, "classification").delta
+    assert (delta.at, delta.rate) == (kept, 0.2)

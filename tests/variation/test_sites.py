@@ -238,3 +238,18 @@ def test_a_model_that_fails_in_training_mode_says_where_it_was_run():
     with pytest.raises(KeyError, match="targets") as caught:
         found(Refusing(), torch.zeros(2, 3))
     assert "in training mode, to find what it drops" in caught.value.__notes__[0]
+
+
+def test_rows_may_have_several_parts_behind_each_other():
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.dropout(x.view(2 * len(x), -1)).view(len(x), -1)
+
+    model, x = Halved().eval(), torch.ones(3, 8)
+    found = sites.find(model, x, None, None)
+    doubled = sites.run(model, x, found, 3, lambda _rate, units: 2 * torch.ones_like(units), sites.refuse_attention)
+    assert torch.equal(doubled, 2 * x)

@@ -118,3 +118,10 @@ def test_other_outputs_of_another_shape_or_not_finite_are_refused():
         outputs(torch.zeros(2, 3, 4), "binary")
     with pytest.raises(ValueError, match="expected finite outputs, got NaN or infinity at position 1"):
         outputs(torch.tensor([0.0, torch.nan]), "regression")
+
+
+def test_a_single_batch_joins_into_itself():
+    one = streamed(*passes(), "classification")
+    joined = concatenate([one])
+    assert torch.equal(joined.mean, one.mean)
+    assert torch.equal(joined["std"], one["std"])

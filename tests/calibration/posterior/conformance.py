@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from suffice.calibration import links
 from suffice.calibration.moments import standard_normals
@@ -153,6 +154,23 @@ class PosteriorConformance:
         assert got.dtype == torch.float64
         torch.testing.assert_close(posterior.log_marginal_likelihood(weights), got + 7.5)
         torch.testing.assert_close(got, -7.5 + density.log_prob(weights.flatten()) + volume)
+
+    def test_multiply_adds_are_those_that_torch_counts(self):
+        phi, logits = problem(100, 12, 5)
+        posterior = self.fit(phi, logits)
+        offsets = posterior.sample_offsets(standard_normals(8, posterior.noise))
+
+        def variances():
+            posterior.visible_variance(posterior.spectrum(phi))
+
+        def samples():
+            return posterior.coefficients(posterior.spectrum(phi), offsets) @ offsets.values.flatten(1)
+
+        for compute, expected in ((variances, posterior.macs(None)), (samples, posterior.macs(offsets))):
+            compute()  # what is kept from the first use is not computed for each example
+            with FlopCounterMode(display=False) as counted:
+                compute()
+            assert counted.get_total_flops() / 2 / len(phi) == expected
 
     def test_the_evidence_is_differentiable_in_the_prior(self):
         phi, logits = problem(100, 5, 4)
