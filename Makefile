@@ -8,7 +8,7 @@ ATTACKS := $(addprefix tests/test_,threads.py faults.py power_loss.py beside.py 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-install lint format bench bench-data bench-dynamic bench-posterior \
-	bench-variation hardening hardening-sample check-all
+	bench-variation hardening check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -66,9 +66,6 @@ bench-data: $(READY)  ## Measure how fast data come, beside the training step th
 hardening: $(HARDENING)  ## Attack the library for half an hour: threads, faults, kills, power losses, edits, mutants
 	$(BIN)/python -m pytest -n auto -m slow $(ATTACKS)
 	$(BIN)/python -m hardening.mutants --each 1 --at-least 0.85
-
-hardening-sample: $(HARDENING)  ## A minute of that: six mutants
-	$(BIN)/python -m hardening.mutants --each 1 --most 6 --at-least 0.8
 
 test-install: $(HARDENING)  ## Install wheel and source archive in fresh environments, with the newest and the oldest versions
 	$(BIN)/python -m hardening.install

@@ -37,6 +37,9 @@ A gain ends it only below the square of this, which is what a step as long as th
 there is for great δ, whole steps gain next to nothing at first.
 """
 
+_TRIES = 6
+"""Step lengths that are tried along a direction: more only measure the rounding of the loss near its minimum."""
+
 _CHANGES = {
     "prior precision": CalibratedExit.with_prior,
     "temperature": CalibratedExit.with_temperature,
@@ -80,7 +83,7 @@ def tune(
         jac=True,
         method="L-BFGS-B",
         bounds=problem.bounds,
-        options={"gtol": _GRADIENT, "ftol": _GRADIENT**2},
+        options={"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES},
     )
     pairs = zip(problem.coordinates, np.exp(result.x), strict=True)
     warn_at_edges([Found(one.exit, one.name, float(value), one.limits) for one, value in pairs])
