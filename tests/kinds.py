@@ -176,13 +176,15 @@ def shipped() -> Pretrained:
 
 
 def _all_calibrated() -> dict[str, Callable[[], Case]]:
+    quick: dict[str, Any] = {"tuning": "evidence", "temperature": False}
     found: dict[str, Callable[[], Case]] = {}
     for likelihood in LIKELIHOODS:
         structures = ["kronecker", None] if likelihood == "regression" else [*STRUCTURES, None]
         for structure in structures:
             links = ["sampled", "meanfield", "probit", "plugin"] if structure else ["plugin"]
             for link in links:
-                made = partial(calibrated, likelihood, structure=structure, link=link)
+                options: dict[str, Any] = quick if structure else {}
+                made = partial(calibrated, likelihood, structure=structure, link=link, **options)
                 found[f"{likelihood}-{structure}-{link}"] = made
     both: dict[str, Any] = {"ensemble": "product", "ensemble_weights": "tuned"}
     return found | {
