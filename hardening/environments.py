@@ -64,7 +64,7 @@ class Environment:
             text=True,
         )
         if check and done.returncode:
-            raise RuntimeError(f"expected success from {' '.join(command)[:200]}, got\n{done.stdout[-4000:]}")
+            raise RuntimeError(f"expected success from {' '.join(command)[:200]}, got\n{done.stdout[-20000:]}")
         return done.stdout
 
     def run(self, program: str, check: bool = True) -> str:

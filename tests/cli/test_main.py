@@ -133,10 +133,13 @@ def test_a_real_interrupt_during_an_import_is_one_line_and_leaves_nothing(tmp_pa
     )
     environment = {**os.environ, "SUFFICE_DATA": str(tmp_path / "store")}
     command = [sys.executable, "-c", script, str(tmp_path / "pets")]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "here\n"
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=30)
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        line = process.stdout.readline()
+        assert line == "here\n", process.communicate()
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=30)
     assert process.returncode == 130
     assert text.strip().splitlines()[-1] == "suffice: interrupted"
     assert "Traceback" not in text

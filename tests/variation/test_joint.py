@@ -73,7 +73,7 @@ def test_a_head_that_took_no_step_or_is_to_choose_layers_is_refused():
 
 @anywhere
 def test_what_is_switched_on_around_it_changes_nothing(surrounding):
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 1))
+    model, _ = trained(steps=1)
     seen, loader = [rows(30, seed) for seed in range(3)], [rows(40, seed=9)]
     heads = [JointHead(model, teacher=TEACHER, generator=seeded()) for _ in range(2)]
     expected = [heads[0].step(x) for x in seen], heads[0].finish(loader)
