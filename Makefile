@@ -63,7 +63,7 @@ bench-variation: $(READY)  ## Measure estimates of the dropout variation beside 
 bench-data: $(READY)  ## Measure how fast data come, beside the training step that they feed
 	$(BIN)/python -m benchmarks.data
 
-hardening: $(HARDENING)  ## Attack the library for half an hour: threads, faults, kills, power losses, edits, mutants
+hardening: $(HARDENING)  ## Attack the library: threads, faults, kills, power losses, edits, mutants
 	$(BIN)/python -m pytest -n auto -m slow $(ATTACKS)
 	$(BIN)/python -m hardening.mutants --each 1 --at-least 0.85
 

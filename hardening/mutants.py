@@ -255,11 +255,9 @@ def _difference(code: str, changed: str) -> str:
     return next((f"{a.strip()}  →  {b.strip()}" for a, b in pairs if a != b), "")
 
 
-def run(root: Path, each: int, seed: int, workers: int, only: str = "", most: int | None = None) -> Iterator[Outcome]:
-    """Outcomes of the faults, or of `most` of them, of all modules whose path contains `only`, as they come."""
+def run(root: Path, each: int, seed: int, workers: int, only: str = "") -> Iterator[Outcome]:
+    """Outcomes of the faults of all modules whose path contains `only`, as they come."""
     chosen = [fault for module in modules(root) if only in module for fault in faults(root, module, each, seed)]
-    if most is not None:
-        chosen = random.Random(seed).sample(chosen, min(most, len(chosen)))
     os.environ["OMP_NUM_THREADS"] = "1"
     _SERVER.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as base:
@@ -287,14 +285,13 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="faults drawn of each module (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="copies that run at once")
-    parser.add_argument("--most", type=int, help="faults drawn of all of these (default: all)")
     parser.add_argument("--only", default="", help="modules whose path contains this")
     parser.add_argument("--at-least", type=float, default=0.0, help="share to be killed, else exit status 1")
     parser.add_argument("--json", type=Path, help="file for the outcomes, a line each")
     options = parser.parse_args()
     killed, total = Counter[str](), Counter[str]()
     lines = options.json.open("w") if options.json else None
-    for outcome in run(Path.cwd(), options.each, options.seed, options.workers, options.only, options.most):
+    for outcome in run(Path.cwd(), options.each, options.seed, options.workers, options.only):
         fault = outcome.fault
         parts = Path(fault.module).relative_to("src/suffice").parts
         folder = parts[0] if parts[0] in FOLDERS else "storage"

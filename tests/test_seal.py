@@ -85,6 +85,39 @@ def test_another_model_is_refused_at_loading(learned, edit, tmp_path):
         suffice.load(tmp_path / "learned", network=other)
 
 
+@pytest.mark.filterwarnings("ignore:.* far outside")
+@pytest.mark.parametrize("learned", LEARNED)
+def test_some_elements_written_past_the_count_are_noticed_when_it_is_saved(learned, tmp_path):
+    model = odd.made("sequential")
+    answers = LEARNED[learned](model)
+    answers(entries.inputs(seed=2))
+    model[0].weight.data[1, 1:3] += 1
+    answers(entries.inputs(seed=2))  # as docs/guide.md says: none of the elements that are compared
+    for check in (answers.check_weights, lambda: suffice.save(answers, tmp_path / "learned")):
+        with pytest.raises(ValueError, match="weights have the hash"):
+            check()
+
+
+@pytest.mark.parametrize("learned", LEARNED)
+@pytest.mark.parametrize("edit", LIKE, ids=lambda edit: edit.__name__)
+def test_another_model_behind_the_same_weights_is_not_saved_for(learned, edit, tmp_path):
+    model = odd.made("sequential")
+    answers = LEARNED[learned](model)
+    edit(model)
+    with pytest.raises(ValueError, match="the weights are the same, but"):
+        suffice.save(answers, tmp_path / "learned")
+
+
+def test_what_the_users_own_code_does_is_followed_and_not_compared():
+    model, x = odd.made("functional").eval(), entries.inputs(seed=2)
+    answers = entries.calibrated(model)
+    before = answers(x)[-1].probs
+    handle = model.act.register_forward_hook(lambda module, args, output: 2 * output)
+    assert not torch.equal(answers(x)[-1].probs, before)
+    handle.remove()
+    assert torch.equal(answers(x)[-1].probs, before)
+
+
 def test_modes_gradients_and_requires_grad_are_no_changes():
     model, x = odd.made("sequential"), entries.inputs(seed=2)
     answers = entries.calibrated(model)

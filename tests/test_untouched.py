@@ -1,12 +1,11 @@
 """Whatever looks at a model leaves it as it was, and answers as the model alone does, wherever it is called."""
 
-import contextlib
-
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
 from tests import entries, odd
+from tests.surroundings import SURROUNDINGS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* inputs are far outside"),
@@ -18,17 +17,7 @@ class BurntError(Exception):
     pass
 
 
-@contextlib.contextmanager
-def float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-WORLDS = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "float64": float64}
+WORLDS = {name: world for name, world in SURROUNDINGS.items() if name != "autocast"}  # which estimators follow
 
 
 def ambient():

@@ -62,7 +62,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
         OSError: if it cannot be written, or the disk is full.
     """
     kind = _kind_of(obj)
-    if kind == "calibrated":
+    if kind != "policy":
         obj.check_weights()
     write(path, kind, *obj.parts())
 

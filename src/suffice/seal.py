@@ -63,6 +63,11 @@ class Seal(Generic[M]):
         self._seen = now
         return now
 
+    def check_weights(self) -> None:
+        """Raise a ValueError as `check` does, with every weight hashed whatever was seen before."""
+        check_fingerprint(self._model, self._hash)
+        check_structure(self._model, self.structure)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without twins, and without what was seen, which is another in a copy."""
         return {**vars(self), "_seen": self._seen is not None and self._seen.holds()}

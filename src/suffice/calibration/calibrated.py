@@ -19,7 +19,7 @@ from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
 from suffice.modes import full_precision, ordinary
-from suffice.network import ExitNetwork, State, batch_size, check_fingerprint, check_finite, fingerprint
+from suffice.network import ExitNetwork, State, batch_size, check_finite, fingerprint
 from suffice.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.plain import as_described, described, restored
 from suffice.prediction import AnyPrediction, Prediction
@@ -250,7 +250,7 @@ class Calibrated:
 
     def check_weights(self) -> None:
         """Raise a ValueError unless the network's weights are, to the byte, those that were calibrated."""
-        check_fingerprint(self.network, self.network_hash)
+        self._served.seal.check_weights()
 
     def check_network(self) -> None:
         """Raise a ValueError if the network is known to be another than was calibrated, as each use does."""

@@ -181,6 +181,10 @@ class DensityScore:
             phi = _features(network, self.exit, x, 0)
         return self.density.log_density(phi)
 
+    def check_weights(self) -> None:
+        """Raise a ValueError unless the model's weights are, to the byte, those at fitting."""
+        self._seal.check_weights()
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the network's weights stay with the network."""
         own, tensors = self.density.parts()

@@ -68,6 +68,10 @@ class Buckets(Stored):
         check_finite(read if bool(probs.isfinite().all()) else probs, "outputs")
         return output, probs
 
+    def check_weights(self) -> None:
+        """Raise a ValueError unless the model's weights are, to the byte, those at fitting."""
+        self._seal.check_weights()
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
         configuration = {

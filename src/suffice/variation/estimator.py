@@ -259,6 +259,10 @@ class VariationEstimator(Stored):
         found = teacher(self.model, x, generator=generator)
         return found[self.fit.target], found.passes
 
+    def check_weights(self) -> None:
+        """Raise a ValueError unless the model's weights are, to the byte, those at fitting."""
+        self._seal.check_weights()
+
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact; the model's weights stay with the model."""
         fit, tensors = self.fit.parts()

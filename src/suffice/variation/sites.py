@@ -8,7 +8,6 @@ Normalisation stays in evaluation mode. All this is done to a twin of the networ
 Attention draws its masks inside fused kernels, where no gate reaches: the gate's owner says what becomes of it.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from suffice.network import State, call
 from suffice.parts import INSIDE, Parts
 from suffice.randomness import drawn
 from suffice.twin import Twin, own_parameters
+from suffice.variation.dropping import ATTENTION, CHANNELS, REFUSED, Dropping
 from suffice.variation.hooks import check_open, hooked, matching
 
 Gate = Callable[[float, Tensor], Tensor]
@@ -38,17 +36,6 @@ INPUT = "<input>"
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _PURE = (*_DROPOUTS, nn.MultiheadAttention)
 """Modules that do nothing in training mode but drop."""
-_UNITS = (functional.dropout, torch.dropout, torch.dropout_)
-_CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d, torch.feature_dropout)
-_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-_REFUSED = {
-    functional.alpha_dropout: "does not multiply by a mask",
-    functional.feature_alpha_dropout: "does not multiply by a mask",
-    torch.native_dropout: "returns its mask too",
-    **dict.fromkeys(_RECURRENT, "drops between its own layers"),
-}
-_ATTENTION = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
-_MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
 
 
 @dataclass(frozen=True)
@@ -104,14 +91,8 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
         inserted = [name for name in chosen if name not in own]
     for name in own:
         _check_site(name, found.get(name, []), rate)
-    sites = Sites(
-        own,
-        inserted,
-        INPUT in patterns,
-        rate,
-        any(s.function in _ATTENTION for name in own for s in found[name]),
-        draws,
-    )
+    attention = any(seen.function in ATTENTION for name in own for seen in found[name])
+    sites = Sites(own, inserted, INPUT in patterns, rate, attention, draws)
     _check_choice(sites)
     own_modules = [model.get_submodule(name) for name in sites.own]
     own_parameters(model, [module for module in own_modules if not isinstance(module, _PURE)])
@@ -161,7 +142,7 @@ def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attenti
         return units * gate(rate, units.new_empty(shape))
 
     def drop(function: Any, units: Tensor, rate: float) -> Tensor:
-        return multiply(", ".join(sites.own), units, sites.rate or rate, function in _CHANNELS)
+        return multiply(", ".join(sites.own), units, sites.rate or rate, function in CHANNELS)
 
     def attend(_function: Any, rate: float) -> float:
         return attention(sites.rate or rate)
@@ -170,7 +151,7 @@ def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attenti
         return multiply(name, output, check_rate(sites.rate or 0.0))
 
     active, inserted = ({name: model.get_submodule(name) for name in part} for part in (sites.own, sites.inserted))
-    with _training(active.values()), hooked(inserted, insert), _Dropping(drop, attend):
+    with _training(active.values()), hooked(inserted, insert), Dropping(drop, attend):
         if sites.inputs:
             x = tree_map_only(Tensor, lambda t: insert(INPUT, t) if t.is_floating_point() else t, x)
         return call(model, x)
@@ -190,70 +171,6 @@ class _Seen:
 
     function: Any
     rate: float
-
-
-class _Dropping(TorchFunctionMode):
-    """Hand active dropout to `drop(function, units, rate)`, rates of attention to `attend(function, rate)`."""
-
-    def __init__(self, drop: Callable[[Any, Tensor, float], Tensor], attend: Callable[[Any, float], float]) -> None:
-        super().__init__()
-        self.drop, self.attend = drop, attend
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _UNITS or func in _CHANNELS:
-            units, rate, training = _dropout_arguments(*args, **kwargs)
-            if training:
-                return self.drop(func, units, rate)
-        elif func in _REFUSED:
-            _refused(func, args, kwargs, self.attend)
-        elif func in _ATTENTION:
-            args, kwargs = _attention_arguments(func, args, kwargs, lambda rate: self.attend(func, rate))
-        elif func is functional.batch_norm and kwargs.get("training") and args[1] is not None:
-            kwargs = {**kwargs, "training": False}
-        return func(*args, **kwargs)
-
-
-def _dropout_arguments(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
-    *,
-    train: bool | None = None,
-) -> tuple[Tensor, float, bool]:
-    """Units, rate and whether it is on, of a call of dropout by any of its signatures."""
-    return input, p, training if train is None else train
-
-
-def _refused(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[Any, float], float]) -> None:
-    """Report a dropout that cannot be given masks, where it is on."""
-    if func in _RECURRENT:
-        position = next(i for i, value in enumerate(args) if isinstance(value, float))
-        rate, training = args[position : position + 2]
-    else:
-        _, rate, training = _dropout_arguments(*args, **kwargs)
-    if training and rate:
-        attend(func, rate)
-
-
-def _attention_arguments(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[float], Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call of attention with the rate that `attend` makes of its own, where dropout is on."""
-    if func is functional.multi_head_attention_forward:
-        bound = _MULTI_HEAD.bind(*args, **kwargs)
-        bound.apply_defaults()
-        if bound.arguments["training"]:
-            bound.arguments["dropout_p"] = attend(bound.arguments["dropout_p"])
-        return bound.args, bound.kwargs
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-    if kwargs.get("dropout_p", 0.0) > 0:
-        kwargs["dropout_p"] = attend(kwargs["dropout_p"])
-    return (), kwargs
 
 
 def _watched(model: nn.Module, x: State) -> tuple[dict[str, list[_Seen]], bool]:
@@ -281,7 +198,7 @@ def _watched(model: nn.Module, x: State) -> tuple[dict[str, list[_Seen]], bool]:
         module.training = module.training or not isinstance(module, _NormBase)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    watching = _Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
+    watching = Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
     try:
         with twin.running() as watched, drawn(generator, x, [*model.parameters()]), watching:
             call(watched, x)
@@ -315,10 +232,10 @@ def _drops(name: str, module: nn.Module, found: Mapping[str, Sequence[_Seen]]) -
 def _check_site(name: str, calls: Sequence[_Seen], rate: float | None) -> None:
     """Raise a ValueError for a rate out of range or a dropout that cannot be given masks."""
     for seen in calls:
-        if seen.function in _REFUSED:
+        if seen.function in REFUSED:
             raise ValueError(
                 f"expected dropout that multiplies by a mask, got {seen.function.__name__} at {name!r}, which "
-                f"{_REFUSED[seen.function]}; name other modules in at=[…]"
+                f"{REFUSED[seen.function]}; name other modules in at=[…]"
             )
         check_rate(seen.rate if rate is None else rate, f" at {name!r}")
 
