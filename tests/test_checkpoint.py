@@ -76,3 +76,25 @@ def test_it_is_written_after_the_seconds_that_were_asked_for_and_at_the_end(tmp_
         kept.end_epoch(1.0)
         written.append(os.path.exists(tmp_path / "c") and os.stat(tmp_path / "c").st_ino != before)
     assert written == [False, True, False, True]
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_the_generators_of_an_epoch_that_was_begun_are_set_back(tmp_path, seeded):
+    def training():
+        torch.manual_seed(0)
+        network = nn.Linear(2, 2)
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+        loader = torch.Generator().manual_seed(1) if seeded else None
+        return Keeper(tmp_path / "c", network, optimiser, {"epochs": 9}, -1.0, loader), loader
+
+    def order(loader):
+        return torch.rand(3), torch.rand(3, generator=loader)
+
+    kept, loader = training()
+    kept.begin_epoch()
+    drawn = order(loader)
+    kept.after_step(3, torch.tensor(1.0), 3)
+    again, loader = training()
+    order(loader)
+    assert again.begin_epoch().step == 3
+    assert all(map(torch.equal, order(loader), drawn))

@@ -1,29 +1,22 @@
 """What holds of every module of the package."""
 
 import dataclasses
-import importlib
 import inspect
-import pkgutil
 
 import pytest
 from torch import nn
 
-import suffice
+from tests import signatures
 
 CHANGING = {"Faults", "Writer", "_Pixels", "_Batch", "_Plan", "_Stream"}
 """Data classes whose fields are meant to change: what is under construction, or runs."""
-
-
-def modules():
-    names = [info.name for info in pkgutil.walk_packages(suffice.__path__, "suffice.")]
-    return [suffice, *(importlib.import_module(name) for name in names if not name.endswith("__main__"))]
 
 
 @pytest.fixture(scope="module")
 def classes():
     return {
         found
-        for module in modules()
+        for module in signatures.modules()
         for _, found in inspect.getmembers(module, inspect.isclass)
         if found.__module__.startswith("suffice")
     }
@@ -54,3 +47,8 @@ def test_classes_with_annotated_fields_and_no_constructor_are_data_classes(class
         and not issubclass(found, (nn.Module, Exception))
     ]
     assert forgotten == []
+
+
+def test_names_arguments_and_defaults_are_those_written_down():
+    """Whoever changes one runs `python -m tests.signatures` and names the change in the changelog."""
+    assert list(signatures.signatures()) == signatures.FILE.read_text().splitlines()

@@ -160,3 +160,7 @@ def test_the_price_of_a_score_is_paid_at_every_exit_but_the_last_where_nobody_as
 
     assert scores.priced((100, 200, 300), Priced()) == (105, 212, 312)
     assert scores.priced((100, 200, 300), "confidence") == (100, 200, 300)
+
+
+def test_levels_of_patience_run_from_all_exits_to_one():
+    assert scores.levels("patience", 10, 4).tolist() == [4, 3, 2, 1]

@@ -64,3 +64,9 @@ def test_an_example_without_its_batch_dimension_is_refused():
     with pytest.raises(ValueError, match=r"logits of shape \(N, 4\) at exit 0, got \(4,\); .* pass x\[None\]"):
         calibrated(X[0])
     torch.testing.assert_close(calibrated(X[0][None])[-1].probs, calibrated(X)[-1].probs[:1])
+
+
+def test_outputs_of_an_input_with_a_dimension_too_many_are_refused():
+    calibrated = calibrated_network()
+    with pytest.raises(ValueError, match=r"logits of shape \(N, 4\) at exit 0, got \(120, 1, 4\)"):
+        calibrated(X[:, None])

@@ -29,6 +29,17 @@ def tower():
         return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 1))
 
 
+class Applied(nn.Module):
+    """A function of the state."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, state):
+        return self.function(state)
+
+
 @pytest.fixture(scope="module")
 def estimator():
     return fit_variation(tower(), [rows(4000)], [rows(1000, seed=1)], teacher=TEACHER, epochs=20, generator=seeded())
@@ -98,11 +109,28 @@ def test_inputs_far_outside_are_flagged_with_a_warning(estimator):
     assert estimator.estimate(x).outside.nonzero()[:, 0].tolist() == [7]
 
 
-def test_outputs_that_are_not_finite_are_refused_by_position(estimator):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_outputs_that_are_not_finite_are_refused_by_position(estimator, value):
     x = rows(4)
-    x[2] = torch.nan
+    x[2] = value
     with pytest.raises(ValueError, match="finite outputs, got NaN or infinity at position 2"):
         estimator(x)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "last", "what"),
+    [
+        (torch.square, torch.Tensor.clone, "outputs"),  # the small network's inputs are clipped
+        (lambda h: h - h.square() + h.square(), torch.nan_to_num, "variations"),  # NaN
+    ],
+)
+def test_an_output_or_an_estimate_that_is_not_finite_is_refused_though_the_other_is(hidden, last, what):
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Dropout(0.5), Applied(hidden), Applied(last))
+    nn.init.ones_(net[0].weight)
+    x = torch.linspace(1, 2, 50)[:, None]
+    fitted = fit_variation(net, [x], [x], teacher=TEACHER, layers=["2"], epochs=1, generator=seeded())
+    with pytest.raises(ValueError, match=f"finite {what}, got NaN or infinity at position 1"):
+        fitted(torch.tensor([[1.5], [1e30]]))
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.9])

@@ -58,3 +58,11 @@ def test_a_penalty_is_chosen_where_inputs_say_nothing():
     unseen = torch.randn(4000, 30, generator=generator), torch.rand(4000, generator=generator)
     weights = ridge.fit(ridge.update(ridge.init(30), x, labels), unseen)
     assert weights[0].abs().max() < 0.1
+
+
+def test_rows_that_do_not_vary_count_as_the_floor():
+    x, labels, _ = data()
+    labels[::3] = 0
+    zero = ridge.solve(ridge.update(ridge.init(5), x, labels), 0.1)
+    floored = ridge.solve(ridge.update(ridge.init(5), x, labels.clamp_min(1e-2)), 0.1)
+    torch.testing.assert_close(zero, floored, rtol=0, atol=0)

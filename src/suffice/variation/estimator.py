@@ -159,7 +159,8 @@ class VariationEstimator(Stored):
         with self._seal.twin() as model:
             output, parts = self.reader.read(model, x)
         variation, scaled = self.fit.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
-        check_finite(parts[0] if bool(variation.isfinite().all()) else variation, "outputs")
+        check_finite(parts[0], "outputs")
+        check_finite(variation, "variations")
         return Estimate(output, variation, scaled.clipped, scaled.distance > self.fit.limit)
 
     def band(self, variation: Tensor, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
