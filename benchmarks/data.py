@@ -26,8 +26,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import suffice
-from suffice.data import folder, load, store
-from suffice.progress import quiet
+from suffice.data import folder, load
+from suffice.data.store import store
+from suffice.utils.progress import quiet
 
 IMAGES, BATCH = 50_000, 256
 PHOTOGRAPHS, PHOTOGRAPH = 400, (500, 375)

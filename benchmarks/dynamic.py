@@ -21,9 +21,9 @@ import suffice
 from suffice.budget.policy import Policy
 from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration.calibrated import Calibrated
-from suffice.cost import interleaved
 from suffice.evaluation import LADDER
 from suffice.network import ExitNetwork
+from suffice.utils.timing import interleaved
 
 CLASSES = 100
 Row = tuple[str, str, str, str]

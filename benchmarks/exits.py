@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import suffice
-from suffice.cost import interleaved
+from suffice.utils.timing import interleaved
 
 BATCH = 256
 

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import torch
 
-from suffice.cost import interleaved
+from suffice.utils.timing import interleaved
 
 
 def ceilings() -> tuple[float, float]:

@@ -25,12 +25,13 @@ from suffice.calibration import links
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
-from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import kronecker, lowrank
+from suffice.calibration.posterior.moments import standard_normals
 from suffice.calibration.statistics import exit_pass
 from suffice.calibration.tuning import grid, validation
 from suffice.calibration.tuning.cache import Cache
-from suffice.cost import count, interleaved
+from suffice.cost import count
+from suffice.utils.timing import interleaved
 
 EXAMPLES = 1000
 

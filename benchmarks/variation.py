@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import suffice
-from suffice.cost import interleaved
-from suffice.variation.spreads import Likelihood
+from suffice.utils.timing import interleaved
+from suffice.variation.teachers.spreads import Likelihood
 
 FIELDS, BUCKETS, WIDTH = 39, 2000, 16
 ROWS = 1024

@@ -19,11 +19,11 @@ import torch
 
 import suffice
 from suffice.calibration.calibrated import Calibrated
-from suffice.data import digits
-from suffice.data.digits import Digits
 from suffice.data.images import Images
+from suffice.data.sources import digits
+from suffice.data.sources.digits import Digits
 from suffice.reproduce import ledger
-from suffice.training import train
+from suffice.training.loop import train
 
 SEEDS = (0, 1, 2, 3, 4)
 EPOCHS = 30

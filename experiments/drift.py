@@ -22,10 +22,10 @@ import suffice
 from suffice.budget import drift
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
-from suffice.data import digits
 from suffice.data.images import Images
+from suffice.data.sources import digits
 from suffice.reproduce import ledger, markdown
-from suffice.training import train
+from suffice.training.loop import train
 
 SEEDS = (0, 1, 2)
 EPOCHS = 30

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import suffice
-from suffice.data import store
+from suffice.data.store import store
 from suffice.data.tables import Table
 from suffice.reproduce import ledger
 from suffice.reproduce.markdown import spread
-from suffice.variation import judgement
+from suffice.variation.learning import agreement
 
 SEEDS = (0, 1, 2)
 EPOCHS, BATCH = 2, 128
@@ -78,9 +78,9 @@ def one_seed(seed: int) -> list[dict[str, Any]]:
         made[name] = fitted, time.process_time() - started
     test = first(data.test.batches(), TEST)
     truth = [teacher(TRUTH // 2)(model, test, generator=generator)["std"] for _ in range(2)]
-    a, b = (judgement.unbiased(half, TRUTH // 2) for half in truth)
+    a, b = (agreement.unbiased(half, TRUTH // 2) for half in truth)
     return [
-        {"name": name, **judgement.measures(estimator.estimate(test).variation, a, b), "cost": seconds / own}
+        {"name": name, **agreement.measures(estimator.estimate(test).variation, a, b), "cost": seconds / own}
         for name, (estimator, seconds) in made.items()
     ]
 

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import suffice
-from suffice import Exit, ExitNetwork, reading
+from suffice import Exit, ExitNetwork
+from suffice.attach.plain import as_exit_network
 from suffice.calibration.exits import CalibratedExit
-from suffice.data import digits
-from suffice.plain import as_exit_network
+from suffice.data.sources import digits
 from suffice.reproduce import ledger
-from suffice.training import cosine, train
+from suffice.storage import reading
+from suffice.training.loop import cosine, train
 
 DELTAS = (0.1, 1.0, 10.0, 100.0)
 SAMPLES = (8, 16, 32, 64)

@@ -30,7 +30,7 @@ from suffice.data.augment import Crop
 from suffice.data.images import Images
 from suffice.network import ExitNetwork
 from suffice.reproduce import ledger, markdown
-from suffice.training import train
+from suffice.training.loop import train
 
 SEEDS = (0, 1, 2)
 TRAIN, VALIDATION, TEST = 10_000, 2_000, 5_000

@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 import suffice
-from suffice import evaluation, pretrained
+from suffice import evaluation
 from suffice.calibration.calibrated import Calibrated
 from suffice.data.images import Batches
-from suffice.network import ExitNetwork, check_fingerprint
-from suffice.pretrained import Pretrained
-from suffice.reproduce import ledger, msdnets
+from suffice.models import zoo
+from suffice.models.zoo import Pretrained
+from suffice.network import ExitNetwork
+from suffice.reproduce import ledger
+from suffice.reproduce.early_exit import msdnets
+from suffice.reproduce.early_exit.msdnets import Recipe, Sets
 from suffice.reproduce.markdown import table
-from suffice.reproduce.msdnets import Recipe, Sets
+from suffice.storage.fingerprint import check_fingerprint
 
 RESULTS = Path(__file__).parent
 BUDGET = 0.5
@@ -32,7 +35,7 @@ def main() -> None:
     chosen = {name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")}
     recipe = Recipe("cifar100", **chosen)
     sets = recipe.load()
-    network = pretrained.rounded(_trained(recipe, sets, results))
+    network = zoo.rounded(_trained(recipe, sets, results))
     train, validation, test = (part.batches(500) for part in (sets.train, sets.validation, sets.test))
     calibrated, ensemble = _calibrated(network, train, validation, recipe.seed)
     policy = suffice.allocate(calibrated, validation, budget=BUDGET)
@@ -41,7 +44,7 @@ def main() -> None:
     exits = evaluation.per_exit(outcome)
     card = _card(recipe, results, ensemble, exits, calibrated.costs.cumulative, answers, outcome.labels)
     made = Pretrained(network, calibrated, policy, sets.classes, sets.train.mean, sets.train.std, card)
-    pretrained.ship(pretrained.FOLDER / recipe.name, made, f"cifar-{recipe.size}")
+    zoo.ship(zoo.FOLDER / recipe.name, made, f"cifar-{recipe.size}")
     print(card)
 
 

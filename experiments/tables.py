@@ -7,8 +7,8 @@ rewrites what stands between `<!-- table EXPERIMENT TABLE -->` and `<!-- end -->
 
 from pathlib import Path
 
-from suffice import files
-from suffice.reproduce import catalogue, markdown
+from suffice.reproduce import catalog, markdown
+from suffice.storage import files
 
 RESULTS = Path(__file__).parent
 PAGES = [RESULTS.parent / "README.md", *sorted((RESULTS.parent / "docs").glob("*.md"))]
@@ -16,7 +16,7 @@ PAGES = [RESULTS.parent / "README.md", *sorted((RESULTS.parent / "docs").glob("*
 
 def renewed(page: Path) -> str:
     """The page with its tables made anew."""
-    return markdown.filled(page.read_text(), lambda experiment, table: catalogue.made(RESULTS, experiment, table))
+    return markdown.filled(page.read_text(), lambda experiment, table: catalog.made(RESULTS, experiment, table))
 
 
 def main() -> None:

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.data import store
+from suffice.data.store import store
 from suffice.reproduce import ledger
 from suffice.reproduce.markdown import spread
-from suffice.variation import judgement, uses
+from suffice.variation import uses
+from suffice.variation.learning import agreement
 
 SEEDS = (0, 1, 2)
 USERS, KNOWN, ROUNDS, SHOWN = 200, 10, 3, 3
@@ -113,7 +114,7 @@ def one_seed(seed: int) -> dict[str, Any]:
         mean, variation = answered(x, rating, seen, pool, kept, rated)
         error = rating[kept] - mean
         rules[name] = {"liked": float(torch.cat(liked).mean()), "rmse": rms(error)}
-        last = last or {"refused": refusing(error, variation), "ranks": judgement.spearman(variation, error.abs())}
+        last = last or {"refused": refusing(error, variation), "ranks": agreement.spearman(variation, error.abs())}
     return {"rules": rules, **last, "constant": rms(rating[test] - rating[known].mean())}
 
 

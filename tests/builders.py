@@ -10,7 +10,8 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.posterior import kronecker
 from suffice.calibration.served import serving_placement
-from suffice.network import Exit, ExitNetwork, fingerprint
+from suffice.network import Exit, ExitNetwork
+from suffice.storage.fingerprint import fingerprint
 
 
 class NestedStage(nn.Module):

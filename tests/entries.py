@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import suffice
 from suffice import cost
 from suffice.calibration import density
-from suffice.variation import strengths
+from suffice.variation.features import strengths
 from tests import odd
 
 TEACHER = suffice.MCDropout(passes=4)
@@ -66,7 +66,7 @@ ENTRIES: dict[str, tuple[Prepare, Entry]] = {
     "macs": (at_rest, lambda model, _, x: cost.macs(model, x)),
     "capture": (at_rest, lambda model, _, x: strengths.capture(model, x, activation(model))),
     "teacher": (at_rest, lambda model, _, x: TEACHER(model, x, generator=seeded())["std"]),
-    "ensemble": (at_rest, lambda model, _, x: suffice.Ensemble([model, OTHER])(model, x)["std"]),
+    "ensemble": (at_rest, lambda model, _, x: suffice.EnsembleTeacher([model, OTHER])(model, x)["std"]),
     "fit_variation": (at_rest, lambda model, _, x: estimator(model)(x)),
     "estimator": (estimator, lambda model, found, x: found(x)),
     "cascade": (

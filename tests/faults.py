@@ -1,8 +1,8 @@
 """Fail, or die, at the n-th call of the system that a piece of code makes.
 
 Patched are the functions of `os` that reach the file system, `open` with the methods of the files that it returns (also
-those that NumPy, zipfile and Arrow are given), the calls of `suffice.exchange` and the lock's `fcntl.flock`. What
-escapes: memory maps once they are made, and what a library opens by itself; nothing of what is written here does.
+those that NumPy, zipfile and Arrow are given), the calls of `suffice.storage.exchange` and the lock's `fcntl.flock`.
+What escapes: memory maps once they are made, and what a library opens by itself; nothing of what is written here does.
 `tests/test_traced.py` has the kernel's own list instead.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from suffice import exchange
+from suffice.storage import exchange
 
 CALLS = (
     *("open", "close", "read", "write", "fsync", "stat", "lstat", "fstat", "mkdir", "rmdir", "unlink", "remove"),

@@ -18,11 +18,11 @@ from suffice.calibration import density
 from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.calibration.posterior import STRUCTURES
 from suffice.cost import profile
+from suffice.models.zoo import Pretrained, rounded
 from suffice.prediction import Prediction
-from suffice.pretrained import Pretrained, rounded
 from suffice.variation.buckets import fit_buckets
-from suffice.variation.dropout import MCDropout
 from suffice.variation.fitting import fit_variation
+from suffice.variation.teachers.dropout import MCDropout
 from tests import builders
 
 X = builders.inputs(64)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from suffice import artifact, files
-from suffice.checkpoint import Keeper
-from suffice.data import store
-from suffice.progress import quiet
+from suffice.data.store import store
 from suffice.report import figures, page
 from suffice.reproduce import ledger
+from suffice.storage import artifact, files
+from suffice.training.checkpoint import Keeper
+from suffice.utils.progress import quiet
 from tests.report.results import RESULTS
 
 

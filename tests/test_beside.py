@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from suffice import exchange
+from suffice.storage import exchange
 from tests.operations import OPERATIONS
 from tests.test_faults import names
 

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 import suffice
-from suffice import artifact, pretrained
-from suffice.training import train
+from suffice.models import zoo
+from suffice.storage import artifact
+from suffice.training.loop import train
 from tests import builders, edits, kinds
 
 SAMPLE = 100
@@ -183,12 +184,12 @@ def test_every_edited_checkpoint_is_refused_by_name_or_gone_on_from(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # 24 images of noise are little to tune on
 def test_a_sample_of_edited_networks_that_are_shipped_is_refused_by_name(tmp_path):
-    pretrained.ship(tmp_path / "net", kinds.shipped(), "cifar-small")
+    zoo.ship(tmp_path / "net", kinds.shipped(), "cifar-small")
     written = parts_of(tmp_path / "net" / "network")
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in edited(tmp_path / "net" / "network", "pretrained", SAMPLE // 4):
         try:
-            loaded = pretrained.load(tmp_path / "net")
+            loaded = zoo.load(tmp_path / "net")
         except Exception as error:  # of any kind: which is what is tested
             assert_refused(error, name, *written)
             continue

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from suffice import exchange
+from suffice.storage import exchange
 from tests import faults
 from tests.operations import OPERATIONS, Operation
 

@@ -27,7 +27,8 @@ def test_importing_suffice_alone_imports_no_torch():
 
 
 def test_where_the_system_has_no_fcntl_all_that_is_written_can_be_imported():
-    modules = "suffice.artifact, suffice.data, suffice.reproduce.ledger, suffice.checkpoint, suffice.report.page"
+    modules = "suffice.storage.artifact, suffice.data, suffice.reproduce.ledger, suffice.training.checkpoint, "
+    modules += "suffice.report.page"
     program = f"import sys; sys.modules['fcntl'] = None; import {modules}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -39,8 +40,14 @@ def test_every_public_name_is_there():
 
 
 def test_modules_that_the_docs_name_are_there_without_an_import_of_their_own():
-    named = ["training.train", "losses.Smoothed", "evaluation.predict", "plain.as_exit_network", "ranking.by_score"]
-    deeper = ["variation.moments.propagate", "calibration.density.fit", "report.tables.all_tables", "budget.drift"]
+    named = ["training.train", "training.losses.Smoothed", "evaluation.predict", "attach.plain.as_exit_network"]
+    deeper = [
+        "evaluation.ranking.by_score",
+        "variation.baselines.moments.propagate",
+        "calibration.density.fit",
+        "report.tables.all_tables",
+        "budget.drift",
+    ]
     program = f"import suffice; {'; '.join(f'suffice.{name}' for name in named + deeper)}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr == ""

@@ -5,18 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from suffice.network import (
-    Exit,
-    ExitNetwork,
-    answer,
-    batch_size,
-    call,
-    check_fingerprint,
-    check_finite,
-    fingerprint,
-    join,
-    select,
-)
+from suffice.network import Exit, ExitNetwork, answer, batch_size, call, check_finite, join, select
+from suffice.storage.fingerprint import check_fingerprint, fingerprint
 from tests import builders
 
 

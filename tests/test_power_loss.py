@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from suffice import exchange, syncing
+from suffice.storage import exchange, syncing
 from tests import faults, power
 from tests.operations import OPERATIONS
 from tests.test_faults import NEW, NEXT, OLD, names

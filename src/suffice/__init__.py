@@ -3,23 +3,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from suffice._version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from suffice import attach as attach
     from suffice import budget as budget
     from suffice import calibration as calibration
     from suffice import cost as cost
     from suffice import data as data
     from suffice import evaluation as evaluation
-    from suffice import losses as losses
     from suffice import metrics as metrics
     from suffice import models as models
-    from suffice import plain as plain
-    from suffice import ranking as ranking
     from suffice import report as report
     from suffice import training as training
     from suffice import variation as variation
-    from suffice.artifact import load as load
-    from suffice.artifact import save as save
-    from suffice.attach import attach_exits as attach_exits
+    from suffice.attach.attach import attach_exits as attach_exits
     from suffice.budget.exit_variation import fit_exit_variation as fit_exit_variation
     from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
@@ -32,55 +30,53 @@ if TYPE_CHECKING:
     from suffice.network import Exit as Exit
     from suffice.network import ExitNetwork as ExitNetwork
     from suffice.prediction import Prediction as Prediction
-    from suffice.regression import Regression as Regression
+    from suffice.prediction import Regression as Regression
+    from suffice.storage.artifact import load as load
+    from suffice.storage.artifact import save as save
     from suffice.variation.buckets import fit_buckets as fit_buckets
-    from suffice.variation.dropout import MCDropout as MCDropout
     from suffice.variation.estimator import VariationEstimator as VariationEstimator
     from suffice.variation.fitting import fit_variation as fit_variation
     from suffice.variation.joint import JointHead as JointHead
-    from suffice.variation.spreads import Variation as Variation
-    from suffice.variation.teachers import Ensemble as Ensemble
-    from suffice.variation.teachers import Posterior as Posterior
-
-__version__ = "0.1.0"
+    from suffice.variation.teachers.dropout import MCDropout as MCDropout
+    from suffice.variation.teachers.ensemble import EnsembleTeacher as EnsembleTeacher
+    from suffice.variation.teachers.laplace import LaplaceTeacher as LaplaceTeacher
+    from suffice.variation.teachers.spreads import Variation as Variation
 
 _HOMES = {
     "Answer": "suffice.budget.run",
     "Calibrated": "suffice.calibration.calibrated",
-    "Ensemble": "suffice.variation.teachers",
+    "EnsembleTeacher": "suffice.variation.teachers.ensemble",
     "Exit": "suffice.network",
     "ExitNetwork": "suffice.network",
     "JointHead": "suffice.variation.joint",
-    "MCDropout": "suffice.variation.dropout",
+    "MCDropout": "suffice.variation.teachers.dropout",
     "Policy": "suffice.budget.policy",
-    "Posterior": "suffice.variation.teachers",
+    "LaplaceTeacher": "suffice.variation.teachers.laplace",
     "Prediction": "suffice.prediction",
-    "Regression": "suffice.regression",
-    "Variation": "suffice.variation.spreads",
+    "Regression": "suffice.prediction",
+    "Variation": "suffice.variation.teachers.spreads",
     "VariationEstimator": "suffice.variation.estimator",
     "allocate": "suffice.budget.policy",
-    "attach_exits": "suffice.attach",
+    "attach_exits": "suffice.attach.attach",
     "calibrate": "suffice.calibration.calibrate",
     "control_risk": "suffice.budget.guarantee",
     "fit_buckets": "suffice.variation.buckets",
     "fit_exit_variation": "suffice.budget.exit_variation",
     "fit_variation": "suffice.variation.fitting",
-    "load": "suffice.artifact",
+    "load": "suffice.storage.artifact",
     "run": "suffice.budget.run",
     "run_stream": "suffice.budget.stream",
-    "save": "suffice.artifact",
+    "save": "suffice.storage.artifact",
 }
 _MODULES = {
+    "attach",
     "budget",
     "calibration",
     "cost",
     "data",
     "evaluation",
-    "losses",
     "metrics",
     "models",
-    "plain",
-    "ranking",
     "report",
     "training",
     "variation",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset, IterableDataset
 
-from suffice.network import State, batch_size, check_finite
+from suffice.network import State, batch_size, check_finite, placement
 
 Loader = Iterable[object]
 
@@ -136,14 +136,6 @@ def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
             f"at position {batch.start + first}; the network answers for {num_classes} classes"
         )
     return labels.long()
-
-
-def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating type of a model's parameters; CPU and float32 where it has none."""
-    for tensor in model.parameters():
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.float32
 
 
 def _is_pair(loader: object) -> bool:

@@ -5,9 +5,7 @@ every budget.
 """
 
 import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -17,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suffice.batches import placement
 from suffice.counting import counted
-from suffice.network import ExitNetwork, State, batch_size, call, select
-from suffice.parts import LARGEST, NOT_NEGATIVE, Parts
-from suffice.stored import Stored
+from suffice.network import ExitNetwork, State, batch_size, call, placement, select
+from suffice.storage.parts import LARGEST, NOT_NEGATIVE, Parts
+from suffice.storage.stored import Stored
 from suffice.twin import inference
+from suffice.utils.timing import interleaved, synchronize
 
 
 @dataclass(frozen=True)
@@ -197,29 +195,6 @@ def _timed(calibrated: Profiled, x: State, repeats: int) -> list[list[float]]:
 def _waited(way: Callable[[], object], device: torch.device) -> Callable[[], object]:
     def call() -> None:
         way()
-        synchronise(device)
+        synchronize(device)
 
     return call
-
-
-def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
-    """Median milliseconds of each way of doing something, the ways taken in turn after one round of warm-up.
-
-    Taking turns keeps ratios fair when the machine's speed drifts. Pin the threads yourself.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in range(repeats + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if round_:
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for what a device has still to do, so that a clock means something."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

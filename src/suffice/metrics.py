@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from suffice.regression import half_width
+from suffice.prediction import half_width
 
 _ROUNDING = 1e-2
 """How far outside its range a probability, or its logarithm, may lie; bfloat16 has three digits."""

@@ -7,15 +7,21 @@ For probabilities p with members p_j of weight w_j (the exits of an ensemble, or
     epistemic  H[p] − aleatoric          what the members and their posteriors disagree about
 
 All in nats. Without a posterior and without an ensemble the epistemic part is zero.
+
+For numbers, independent outputs c in the units of the targets,
+
+    y_c ~ N(mean_c, epistemic variance_c + noise variance_c)
+
+where the epistemic part is what the weights, and the members of an ensemble, disagree about, and shrinks with data; the
+noise is what the targets themselves scatter.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-
-from suffice.regression import Regression
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,78 @@ def entropy(log_probs: Tensor) -> Tensor:
     """Entropy −Σ p log p in nats over the last dimension; 0 log 0 counts as 0."""
     terms: Tensor = torch.special.entr(log_probs.exp())
     return terms.sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Gaussian predictions of a batch; every field is batch first. The sibling of `Prediction`.
+
+    Attributes:
+        mean: (N, C).
+        epistemic_variance: (N, C), of the mean.
+        noise_variance: (N, C), of a target about its mean.
+        members: the exits' own predictions where this one is an ensemble, else empty.
+    """
+
+    mean: Tensor
+    epistemic_variance: Tensor
+    noise_variance: Tensor
+    members: "tuple[Regression, ...]" = ()
+
+    @property
+    def variance(self) -> Tensor:
+        """(N, C), total variance of a target."""
+        return self.epistemic_variance + self.noise_variance
+
+    @property
+    def std(self) -> Tensor:
+        """(N, C), its root, in the units of the targets."""
+        return self.variance.sqrt()
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end, (N, C) each, of the central interval that holds a target with probability `level`.
+
+        Raises:
+            ValueError: unless 0 < level < 1.
+        """
+        half = half_width(level) * self.std
+        return self.mean - half, self.mean + half
+
+    def log_density(self, targets: Tensor) -> Tensor:
+        """Log-density (N,) in nats of targets (N, C), or (N,) where C = 1, summed over the outputs."""
+        targets = targets.reshape(self.mean.shape)
+        variance = self.variance
+        terms = (targets - self.mean).square() / variance + variance.log() + math.log(2 * math.pi)
+        return -terms.sum(dim=-1) / 2
+
+    @property
+    def soundness(self) -> Tensor:
+        """(N,), a number that is finite where the prediction is one."""
+        return (self.mean.abs() + self.variance).amax(dim=-1)
+
+    def __len__(self) -> int:
+        """N, the number of examples."""
+        return len(self.mean)
+
+    def take(self, index: Tensor) -> "Regression":
+        """The examples `index` (M,)."""
+        return Regression(
+            self.mean.index_select(0, index),
+            self.epistemic_variance.index_select(0, index),
+            self.noise_variance.index_select(0, index),
+            tuple(member.take(index) for member in self.members),
+        )
+
+
+def half_width(level: float) -> float:
+    """Standard deviations from the middle to the ends of a Gaussian's central interval of probability `level`.
+
+    Raises:
+        ValueError: unless 0 < level < 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is 95 %")
+    return float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
 
 
 AnyPrediction = Prediction | Regression

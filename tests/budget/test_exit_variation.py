@@ -4,9 +4,9 @@ import torch
 import suffice
 from suffice.budget import scores
 from suffice.budget.exit_variation import fit_exit_variation
-from suffice.data import digits
+from suffice.data.sources import digits
 from suffice.network import ExitNetwork
-from suffice.training import train
+from suffice.training.loop import train
 from tests import builders
 from tests.surroundings import anywhere
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from suffice.budget import scores
-from suffice.prediction import Prediction
-from suffice.regression import Regression
+from suffice.prediction import Prediction, Regression
 from tests import builders
 
 

@@ -9,7 +9,7 @@ from suffice import Exit, ExitNetwork, calibrate, metrics
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
-from suffice.network import fingerprint
+from suffice.storage.fingerprint import fingerprint
 from tests import builders
 from tests.surroundings import anywhere
 

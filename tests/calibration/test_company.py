@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.data import digits
+from suffice.data.sources import digits
 from suffice.network import ExitNetwork
 
 

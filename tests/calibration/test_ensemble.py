@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from suffice.calibration import ensemble
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.cost import Costs
-from suffice.prediction import Prediction, entropy
-from suffice.regression import Regression
+from suffice.prediction import Prediction, Regression, entropy
 
 
 def member(seed, n=6, classes=4, scale=1.0):

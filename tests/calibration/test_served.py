@@ -39,7 +39,7 @@ def test_weights_that_do_not_count_their_changes_are_not_hashed_at_every_call(mo
     with torch.inference_mode():
         net = builders.network()
     calibrated = calibrated_network(net)
-    monkeypatch.setattr("suffice.seal.check_fingerprint", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr("suffice.storage.seal.check_fingerprint", lambda *_: pytest.fail("hashed"))
     assert len(calibrated(X)) == 3
 
 

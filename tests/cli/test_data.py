@@ -3,8 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from suffice import terminal
-from suffice.cli import app, main
+from suffice.cli import app, main, terminal
 from suffice.data import import_set
 from tests.data import miniatures
 

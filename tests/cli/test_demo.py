@@ -3,9 +3,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import suffice.demo
-import suffice.subjects
 from suffice.cli import app, main
+from suffice.demo import program, subjects
 from tests.report.results import RESULTS
 
 
@@ -18,8 +17,8 @@ def quick(monkeypatch):
         progress("train", 1, 1)
         return dict(RESULTS)
 
-    monkeypatch.setitem(suffice.subjects.SUBJECTS, "digits", lambda seed, progress: f"digits of seed {seed}")
-    monkeypatch.setattr(suffice.demo, "run", run)
+    monkeypatch.setitem(subjects.SUBJECTS, "digits", lambda seed, progress: f"digits of seed {seed}")
+    monkeypatch.setattr(program, "run", run)
     return CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
 
@@ -52,7 +51,7 @@ def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):
     def fail(*_):
         raise ValueError("expected this, got that")
 
-    monkeypatch.setitem(suffice.subjects.SUBJECTS, "digits", fail)
+    monkeypatch.setitem(subjects.SUBJECTS, "digits", fail)
     monkeypatch.setattr("sys.argv", ["suffice", "demo", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -61,7 +60,7 @@ def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):
 
 
 def test_without_the_packages_of_the_report_it_says_so_before_any_work(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(suffice.demo, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(program, "run", lambda *_: pytest.fail("worked"))
     monkeypatch.setattr("suffice.report.page.find_spec", lambda name: None)
     result = quick.invoke(app, ["demo", "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, ImportError)
@@ -72,7 +71,7 @@ def test_without_the_packages_of_the_report_it_says_so_before_any_work(quick, tm
 def test_the_demo_replaces_what_it_wrote_and_nothing_else_and_says_so_before_any_work(quick, tmp_path, monkeypatch):
     for _ in range(2):
         assert quick.invoke(app, ["demo", "--out", str(tmp_path)]).exit_code == 0
-    monkeypatch.setattr(suffice.demo, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(program, "run", lambda *_: pytest.fail("worked"))
     for name in ("results.json", "report.html"):
         kept = (tmp_path / name).read_bytes()
         (tmp_path / name).write_text("mine")

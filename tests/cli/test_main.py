@@ -38,7 +38,7 @@ def test_a_line_of_help_is_as_long_as_it_can_be(command):
 def failing(monkeypatch, capsys):
     """`main` with a command that raises: status, and what it wrote to standard error."""
 
-    def run(error, *arguments, place="suffice.data.store.names", command=("data", "list")):
+    def run(error, *arguments, place="suffice.data.store.store.names", command=("data", "list")):
         def fail(*_, **__):
             raise error
 
@@ -64,11 +64,11 @@ def test_an_error_of_an_expected_kind_is_its_message(failing, kind):
 @pytest.mark.parametrize(
     ("place", "command"),
     [
-        ("suffice.data.store.names", ("data", "list")),
-        ("suffice.data.store.find", ("data", "show", "x")),
+        ("suffice.data.store.store.names", ("data", "list")),
+        ("suffice.data.store.store.find", ("data", "show", "x")),
         ("suffice.data.import_set", ("data", "import", "x", "y")),
         ("suffice.report.page.check_packages", ("demo",)),
-        ("suffice.reproduce.catalogue.find", ("reproduce", "x")),
+        ("suffice.reproduce.catalog.find", ("reproduce", "x")),
     ],
 )
 def test_an_error_of_an_unexpected_kind_is_one_line_too_and_says_how_to_see_more(failing, kind, place, command):
@@ -101,7 +101,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(failing, command):
 
 
 def test_debug_behind_two_dashes_is_an_argument(failing):
-    status, text = failing(ValueError("x"), "data", "show", "--", "--debug", place="suffice.data.store.find")
+    status, text = failing(ValueError("x"), "data", "show", "--", "--debug", place="suffice.data.store.store.find")
     assert (status, text) == (1, "suffice: x\n")
 
 
@@ -126,7 +126,7 @@ def started(tmp_path, *arguments, **options):
 def test_a_real_interrupt_during_an_import_is_one_line_and_leaves_nothing(tmp_path):
     miniatures.image_folder(tmp_path / "pets")
     script = (
-        "import sys, time, suffice.data.packing as p\n"
+        "import sys, time, suffice.data.sources.packing as p\n"
         "p.pack = lambda *a, **k: (print('here', flush=True), time.sleep(60))\n"
         "sys.argv = ['suffice', 'data', 'import', 'pets', sys.argv[1]]\n"
         "from suffice.cli import main; main()"

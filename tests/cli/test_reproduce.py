@@ -4,19 +4,19 @@ import pytest
 from typer.testing import CliRunner
 
 from suffice.cli import app
-from suffice.reproduce import catalogue
+from suffice.reproduce import catalog
 from suffice.reproduce.ledger import Ledger
 
 runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
 
 def test_without_a_name_everything_is_listed_with_its_state(tmp_path):
-    for name, runs in (("criteo", catalogue.find("criteo").keys), ("emnist", ["p = 0.1; seed 0"])):
+    for name, runs in (("criteo", catalog.find("criteo").keys), ("emnist", ["p = 0.1; seed 0"])):
         for key in runs:
             Ledger(tmp_path / f"{name}.json", "", {}, {}).run(key, dict)
     result = runner.invoke(app, ["reproduce", "--out", str(tmp_path), "--json"])
     rows = {row["name"]: row for row in json.loads(result.stdout)}
-    assert rows.keys() == catalogue.EXPERIMENTS.keys()
+    assert rows.keys() == catalog.EXPERIMENTS.keys()
     assert rows["movielens"]["state"] == "not run"
     assert (rows["emnist"]["state"], rows["emnist"]["because"]) == ("partial", "1 of 12 runs")
     assert rows["criteo"]["state"] == "reduced"
@@ -55,7 +55,7 @@ def test_what_will_be_trained_is_said_before(tmp_path, monkeypatch, options, tol
     arguments = ["reproduce", "cifar100-msdnet-small", *options, "--out", str(tmp_path)]
     assert f"Weights that are not there are trained: {told}\n" in runner.invoke(app, arguments).stderr
     book = Ledger(tmp_path / "cifar100-msdnet-small.json", "", {}, {})
-    for key in catalogue.find("cifar100-msdnet-small").keys:
+    for key in catalog.find("cifar100-msdnet-small").keys:
         book.run(key, dict)
     assert "trained" not in runner.invoke(app, arguments).stderr
     assert "trained" in runner.invoke(app, [*arguments, "--also", "smoothed"]).stderr

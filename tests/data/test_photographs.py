@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from suffice.data import decoding, encoded, folder, import_set, load, packing
+from suffice.data import folder, import_set, load
+from suffice.data.formats import decoding, encoded
+from suffice.data.sources import packing
 from tests.data import miniatures
 
 

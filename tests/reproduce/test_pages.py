@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from suffice.reproduce import catalogue, ledger
+from suffice.reproduce import catalog, ledger
 
 ROOT = Path(__file__).parents[2]
 _SPEC = importlib.util.spec_from_file_location("tables", ROOT / "experiments" / "tables.py")
@@ -16,13 +16,13 @@ def test_the_tables_of_a_page_are_those_of_the_results(page):
     assert page.read_text() == tables.renewed(page), "run: python experiments/tables.py"
 
 
-@pytest.mark.parametrize("name", catalogue.EXPERIMENTS)
+@pytest.mark.parametrize("name", catalog.EXPERIMENTS)
 def test_results_that_are_kept_make_all_their_tables(name):
     path = ROOT / "experiments" / f"{name}.json"
     if not path.exists():
         pytest.skip("not run")
-    experiment = catalogue.find(name)
+    experiment = catalog.find(name)
     for table in experiment.tables:
-        assert catalogue.made(path.parent, name, table).count("|") > 10
+        assert catalog.made(path.parent, name, table).count("|") > 10
     assert experiment.state(path)[0] in ("full", "reduced", "smoke")
     assert ledger.read(path)["command"].startswith(f"suffice reproduce {name}")

@@ -9,10 +9,10 @@ import suffice
 from suffice import evaluation
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
-from suffice.network import fingerprint
-from suffice.reproduce import msdnets
-from suffice.reproduce.msdnets import Recipe
-from suffice.training import Progress
+from suffice.reproduce.early_exit import msdnets
+from suffice.reproduce.early_exit.msdnets import Recipe
+from suffice.storage.fingerprint import fingerprint
+from suffice.training.loop import Progress
 
 _SPEC = importlib.util.spec_from_file_location("ship", Path(__file__).parents[2] / "experiments" / "ship.py")
 ship = importlib.util.module_from_spec(_SPEC)

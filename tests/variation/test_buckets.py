@@ -7,7 +7,7 @@ from torch import nn
 import suffice
 from suffice import metrics
 from suffice.variation.buckets import fit_buckets
-from suffice.variation.dropout import MCDropout
+from suffice.variation.teachers.dropout import MCDropout
 from tests import tolerances
 from tests.surroundings import anywhere
 

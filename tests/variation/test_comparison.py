@@ -5,8 +5,8 @@ from torch import nn
 from suffice.models import convnet, tower
 from suffice.variation import comparison
 from suffice.variation.comparison import Fit, compare
-from suffice.variation.dropout import MCDropout
-from suffice.variation.teachers import Ensemble
+from suffice.variation.teachers.dropout import MCDropout
+from suffice.variation.teachers.ensemble import EnsembleTeacher
 from tests.surroundings import anywhere
 
 MEASURES = {"r2", "r2_log", "spearman", "auc_low", "auc_high"}
@@ -112,7 +112,7 @@ def test_an_ensemble_is_the_truth_itself_and_has_no_rows_of_passes():
         for parameter in models[1].parameters():
             parameter += torch.randn(parameter.shape, generator=seeded(3)) / 4
     data = ids(200, 2).split(100), ids(900), ids(300, 1)
-    teacher = Ensemble(models, likelihood="regression")
+    teacher = EnsembleTeacher(models, likelihood="regression")
     found = compared(models[0], teacher, *data, estimators={"ridge": {"method": "ridge"}})
     assert [row["name"] for row in found.rows] == ["inputs only", "ridge"]
     torch.testing.assert_close(found.truth, torch.cat([teacher(models[0], batch)["std"] for batch in data[0]]))

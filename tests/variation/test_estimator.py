@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from suffice.network import fingerprint
-from suffice.parts import Parts
-from suffice.variation.dropout import MCDropout
+from suffice.storage.fingerprint import fingerprint
+from suffice.storage.parts import Parts
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_variation
-from suffice.variation.spreads import Variation
+from suffice.variation.teachers.dropout import MCDropout
+from suffice.variation.teachers.spreads import Variation
 
 TEACHER = MCDropout(passes=8, likelihood="regression")
 

@@ -5,21 +5,21 @@ import torch
 from torch import nn
 
 from suffice import metrics
-from suffice.data import digits
+from suffice.data.sources import digits
 from suffice.models import convnet
-from suffice.parts import Parts
-from suffice.training import train
-from suffice.variation import regressor
+from suffice.storage.parts import Parts
+from suffice.training.loop import train
 from suffice.variation.buckets import fit_buckets
-from suffice.variation.dropout import MCDropout
 from suffice.variation.estimator import VariationEstimator
-from suffice.variation.features import output_features
+from suffice.variation.features.reader import output_features
+from suffice.variation.features.strengths import capture
 from suffice.variation.fitting import fit_labels, fit_variation
-from suffice.variation.labels import label
-from suffice.variation.problem import Problem, bounds_of
-from suffice.variation.rows import Rows
-from suffice.variation.spreads import Variation
-from suffice.variation.strengths import capture
+from suffice.variation.learning import mlp
+from suffice.variation.learning.labels import label
+from suffice.variation.learning.objective import Problem, bounds_of
+from suffice.variation.learning.rows import Rows
+from suffice.variation.teachers.dropout import MCDropout
+from suffice.variation.teachers.spreads import Variation
 from tests import builders
 from tests.surroundings import anywhere
 
@@ -172,9 +172,9 @@ def test_fitting_stops_ten_epochs_after_the_best_and_keeps_the_best():
 
     def small(epochs):
         generator = seeded()
-        weights = regressor.initial(4, (16,), 1, x.device, generator)
+        weights = mlp.initial(4, (16,), 1, x.device, generator)
         parts = (x[:300], y[:300]), (x[300:], y[300:])
-        return regressor.train(weights, *parts, regressor.qlike, epochs, generator)[0], generator.get_state()
+        return mlp.train(weights, *parts, mlp.qlike, epochs, generator)[0], generator.get_state()
 
     weights, state = small(2000)
     stops = next(epochs for epochs in range(1, 200) if torch.equal(small(epochs)[1], state))

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.variation.dropout import MCDropout
 from suffice.variation.joint import JointHead
+from suffice.variation.teachers.dropout import MCDropout
 from tests.surroundings import anywhere
 
 TEACHER = MCDropout(passes=2, likelihood="regression")

@@ -19,17 +19,18 @@ from suffice.batches import Loader
 from suffice.budget import walk
 from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
-from suffice.modes import ordinary
 from suffice.network import ExitNetwork, State, check_finite
-from suffice.parts import Parts, prefixed
 from suffice.prediction import AnyPrediction, Prediction
-from suffice.variation import problem, rows, spreads
-from suffice.variation.features import output_features
-from suffice.variation.fit import Fit
-from suffice.variation.labels import Labelled, check_teacher, labelled
-from suffice.variation.rows import Rows
-from suffice.variation.strengths import summary
-from suffice.variation.teachers import Teacher
+from suffice.storage.parts import Parts, prefixed
+from suffice.utils.modes import ordinary
+from suffice.variation.features.reader import output_features
+from suffice.variation.features.strengths import summary
+from suffice.variation.learning import objective, rows
+from suffice.variation.learning.fit import Fit
+from suffice.variation.learning.labels import Labelled, check_teacher, labelled
+from suffice.variation.learning.rows import Rows
+from suffice.variation.teachers import spreads
+from suffice.variation.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +126,9 @@ def fit_exit_variation(
     fits, quality = [], []
     for own, others in zip(seen, unseen, strict=True):
         stopping, judging = rows.halves(others)
-        fit = problem.fit_rows(own, stopping, target, hidden, epochs, generator)
+        fit = objective.fit_rows(own, stopping, target, hidden, epochs, generator)
         fits.append(fit)
-        quality.append(problem.r_squared(fit(judging.features), judging, target))
+        quality.append(objective.r_squared(fit(judging.features), judging, target))
     return VariationScore(calibrated.digest, tuple(fits), tuple(quality))
 
 

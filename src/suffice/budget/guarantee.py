@@ -31,8 +31,8 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.modes import ordinary
 from suffice.prediction import Prediction
+from suffice.utils.modes import ordinary
 
 Loss = Literal["accuracy", "brier"]
 _GREATEST = {"accuracy": 1.0, "brier": 2.0}

@@ -20,10 +20,10 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
-from suffice.modes import ordinary
-from suffice.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
 from suffice.prediction import AnyPrediction, Prediction
-from suffice.stored import Stored
+from suffice.storage.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
+from suffice.storage.stored import Stored
+from suffice.utils.modes import ordinary
 
 Unit = Literal["fraction", "macs", "ms"]
 Method = Literal["geometric", "optimal"]
@@ -86,6 +86,19 @@ class Policy(Stored):
         if self.alternative is None or coin is None:
             return stops
         return torch.where(coin < self.portion, values >= float(self.alternative[k]), stops)
+
+    def check_made_for(self, calibrated: Calibrated) -> None:
+        """Raise a ValueError unless the policy was made for this network, calibrated in this way."""
+        if self.made_for != calibrated.digest:
+            raise ValueError(
+                f"expected a policy for this calibrated network ({calibrated.digest[:12]}…), got one for another "
+                f"({self.made_for[:12]}…); make one with suffice.allocate"
+            )
+        if len(self.thresholds) != len(calibrated.exits) - 1:
+            raise ValueError(
+                f"expected {len(calibrated.exits) - 1} thresholds, one for each exit but the last, "
+                f"got {len(self.thresholds)}"
+            )
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors of an artifact.

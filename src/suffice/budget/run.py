@@ -19,8 +19,7 @@ from suffice.budget.policy import Policy
 from suffice.budget.walk import Going, Left
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State
-from suffice.prediction import Prediction, concatenate
-from suffice.regression import Regression
+from suffice.prediction import Prediction, Regression, concatenate
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def check_policy(calibrated: Calibrated, policy: Policy) -> None:
     """Raise an error unless the policy was made for this network, calibrated in this way.
 
     Raises:
-        TypeError: for what is no calibrated network or no policy.
+        TypeError: for arguments that are no calibrated network and no policy.
         ValueError: for a policy of another network.
     """
     if not (isinstance(calibrated, Calibrated) and isinstance(policy, Policy)):
@@ -170,16 +169,7 @@ def check_policy(calibrated: Calibrated, policy: Policy) -> None:
             f"expected a Calibrated and then a Policy, got {type(calibrated).__name__} and {type(policy).__name__}; "
             "suffice.calibrate gives the one, suffice.allocate the other"
         )
-    if policy.made_for != calibrated.digest:
-        raise ValueError(
-            f"expected a policy for this calibrated network ({calibrated.digest[:12]}…), got one for another "
-            f"({policy.made_for[:12]}…); make one with suffice.allocate"
-        )
-    if len(policy.thresholds) != len(calibrated.exits) - 1:
-        raise ValueError(
-            f"expected {len(calibrated.exits) - 1} thresholds, one for each exit but the last, "
-            f"got {len(policy.thresholds)}"
-        )
+    policy.check_made_for(calibrated)
 
 
 def in_order(left: Sequence[Left], costs: Sequence[int]) -> Answer:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from suffice.network import State
-from suffice.prediction import AnyPrediction, Prediction
-from suffice.regression import Regression
+from suffice.prediction import AnyPrediction, Prediction, Regression
 
 Score = Callable[[Any, State], Tensor]
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.batches import placement
 from suffice.budget import scores as scoring
 from suffice.budget.scores import AnyScore
 from suffice.calibration import ensemble as mie
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import Running
-from suffice.network import State, batch_size, join, select
+from suffice.network import State, batch_size, join, placement, select
 from suffice.prediction import AnyPrediction, Prediction
 
 NOBODY = -1

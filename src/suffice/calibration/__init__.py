@@ -1,5 +1,5 @@
 """Paper one, after training: posterior, link, temperature and ensemble for every exit."""
 
-from suffice.lazy import modules_of
+from suffice.utils.lazy import modules_of
 
 __getattr__ = modules_of(__name__)

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice import batches, cost, pace
+from suffice import batches, cost
+from suffice.attach.plain import from_loader
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
@@ -21,18 +22,19 @@ from suffice.calibration.ensemble import Ensemble, Weights, shares_of_cost
 from suffice.calibration.exits import CalibratedExit, weights_with_bias
 from suffice.calibration.likelihoods import LIKELIHOODS, linear, regression
 from suffice.calibration.links import Link
-from suffice.calibration.moments import check_samples
 from suffice.calibration.posterior import STRUCTURES, Posterior, Structure, kronecker
 from suffice.calibration.posterior.kronecker import Prior
+from suffice.calibration.posterior.moments import check_samples
 from suffice.calibration.served import serving_placement
 from suffice.calibration.statistics import bias_constants, exit_pass, no_examples, residuals, with_examples
 from suffice.calibration.tuning import Tuning, evidence, grid, validation
 from suffice.calibration.tuning.cache import Cache
 from suffice.cost import Costs
-from suffice.modes import ordinary
-from suffice.network import ExitNetwork, check_finite, fingerprint
-from suffice.plain import from_loader
+from suffice.network import ExitNetwork, check_finite
+from suffice.storage.fingerprint import fingerprint
 from suffice.twin import inference
+from suffice.utils import threads
+from suffice.utils.modes import ordinary
 
 
 @ordinary()
@@ -58,7 +60,7 @@ def calibrate(
     """Give every exit of a trained network a posterior, a temperature and its place in the ensemble.
 
     Args:
-        network: a trained network with exits, or a plain classifier (`suffice.plain`), which then is a network
+        network: a trained network with exits, or a plain classifier (`suffice.attach.plain`), which then is a network
             of one stage and one exit. It is only read; what is calibrated is its answers in evaluation mode.
         train_loader: batches `(x, y)` that the network was trained on, without augmentation; read once. Only
             "regression" uses its labels; others do not read it where `structure` is None and there is a
@@ -104,7 +106,7 @@ def calibrate(
         ValueError: for an empty loader, labels that the likelihood cannot have, or inputs or features that are
             not finite; for a plain classifier whose answer is not that of one linear layer; for outputs too few or
             too many for the likelihood; for precisions that are not above 0; for stages or exits that do not take
-            each example by itself (`suffice.contract`).
+            each example by itself (`suffice.attach.contract`).
         MemoryError: for a structure that would not fit, before it is allocated.
     """
     _check_choices(likelihood, structure, prior, link, tuning, ensemble, ensemble_weights, samples)
@@ -139,7 +141,7 @@ def calibrate(
     if val_loader is not None:
         caches, targets, costs = _tuning_pass(network, exits, val_loader, costs)
         weights, product = shares_of_cost(costs) if ensemble else None, ensemble == "product"
-        with pace.small(max(_numbers(*pair) for pair in zip(exits, caches, strict=True))):
+        with threads.small(max(_numbers(*pair) for pair in zip(exits, caches, strict=True))):
             if tuning == "grid":
                 exits = grid.tune(exits, caches, targets, weights, temperature, product)
             else:

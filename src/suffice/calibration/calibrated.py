@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice import batches
+from suffice.attach.plain import as_described, described, restored
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
 from suffice.calibration.deadline import in_time
 from suffice.calibration.exits import TEMPERATURES, CalibratedExit, with_bias
 from suffice.calibration.likelihoods import Likelihood
-from suffice.calibration.moments import Moments
+from suffice.calibration.posterior.moments import Moments
 from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
-from suffice.modes import full_precision, ordinary
-from suffice.network import ExitNetwork, State, batch_size, check_finite, fingerprint
-from suffice.parts import INVERTIBLE, Parts, Range, prefixed
-from suffice.plain import as_described, described, restored
+from suffice.network import ExitNetwork, State, batch_size, check_finite, placement
 from suffice.prediction import AnyPrediction, Prediction
+from suffice.storage.fingerprint import fingerprint
+from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
+from suffice.utils.modes import full_precision, ordinary
 
 
 class Calibrated:
@@ -97,7 +97,7 @@ class Calibrated:
             raise ValueError(f"expected a deadline above 0 milliseconds, got {deadline_ms}; leave it out for none")
         if deadline_ms is None:
             return self._answers(x)
-        return in_time(self._answers(x), self.costs.cumulative, deadline_ms / 1e3, batches.placement(self.network)[0])
+        return in_time(self._answers(x), self.costs.cumulative, deadline_ms / 1e3, placement(self.network)[0])
 
     @torch.no_grad()
     def _answers(self, x: State) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from suffice.cost import synchronise
+from suffice.utils.timing import synchronize
 
 
 def in_time(answers: Iterator[Any], cumulative: Sequence[int], seconds: float, device: torch.device) -> Iterator[Any]:
@@ -21,7 +21,7 @@ def in_time(answers: Iterator[Any], cumulative: Sequence[int], seconds: float, d
     """
     started = time.perf_counter()
     for k, answer in enumerate(answers):
-        synchronise(device)
+        synchronize(device)
         computed = time.perf_counter() - started
         yield answer
         if k + 1 == len(cumulative):

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from suffice import batches
+from suffice.attach.plain import described, from_loader, restored
 from suffice.batches import Loader
-from suffice.modes import full_precision, ordinary
-from suffice.network import ExitNetwork, State, check_finite, fingerprint
-from suffice.parts import Parts, Range
-from suffice.plain import described, from_loader, restored
-from suffice.seal import Seal
-from suffice.stored import Stored
+from suffice.network import ExitNetwork, State, check_finite, placement
+from suffice.storage.fingerprint import fingerprint
+from suffice.storage.parts import Parts, Range
+from suffice.storage.seal import Seal
+from suffice.storage.stored import Stored
 from suffice.twin import inference
+from suffice.utils.modes import full_precision, ordinary
 
 _EPS = torch.finfo(torch.float64).eps
 _LOGARITHM = 745.0
@@ -197,7 +198,7 @@ class DensityScore:
         found, network_hash = restored(network, parts)
         exit = parts.count("exit", most=len(found.exits) - 1)
         parts.sizes = {"C": found.num_classes, "D": found.exit(exit).classifier.in_features}
-        density = Density.from_parts(parts).to(batches.placement(found)[0])
+        density = Density.from_parts(parts).to(placement(found)[0])
         return cls(found, exit, density, network_hash)
 
 
@@ -206,7 +207,7 @@ def fit(network: nn.Module, loader: Loader, exit: int = -1, ridge: float = RIDGE
     """The density of a network's features on the data that it was trained on, in one pass.
 
     Args:
-        network: a trained network with exits, or a plain classifier (`suffice.plain`).
+        network: a trained network with exits, or a plain classifier (`suffice.attach.plain`).
         loader: labelled batches, without augmentation; read once.
         exit: at which exit, counted from 0, or from the end if negative.
         ridge: what is added to each variance, in units of their mean.

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from suffice.cost import Costs
-from suffice.prediction import AnyPrediction, Prediction, entropy
-from suffice.regression import Regression
+from suffice.prediction import AnyPrediction, Prediction, Regression, entropy
 
 R = TypeVar("R")
 

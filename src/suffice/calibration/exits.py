@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from suffice.calibration.ensemble import Weight
 from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classification
 from suffice.calibration.links import Link
-from suffice.calibration.moments import Offsets, standard_normals
 from suffice.calibration.posterior import STRUCTURES, Posterior
-from suffice.parts import INVERTIBLE, Parts, Range, prefixed
+from suffice.calibration.posterior.moments import Offsets, standard_normals
 from suffice.prediction import AnyPrediction
-from suffice.stored import Stored
+from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
+from suffice.storage.stored import Stored
 
 _FLOAT32 = torch.finfo(torch.float32)
 TEMPERATURES = Range(_FLOAT32.tiny**0.5, _FLOAT32.max**0.5)

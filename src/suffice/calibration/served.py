@@ -8,10 +8,9 @@ type that answers are given in.
 import torch
 from torch import Tensor, nn
 
-from suffice.batches import placement
-from suffice.modes import full_precision
-from suffice.network import Exit, ExitNetwork, State, check_finite
-from suffice.seal import Seal
+from suffice.network import Exit, ExitNetwork, State, check_finite, placement
+from suffice.storage.seal import Seal
+from suffice.utils.modes import full_precision
 
 
 class Served:

@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from suffice import batches, contract
+from suffice import batches
+from suffice.attach import contract
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.likelihoods import linear
 from suffice.calibration.posterior import STRUCTURES, Structure, check_memory
-from suffice.network import ExitNetwork, State, check_finite
+from suffice.network import ExitNetwork, State, check_finite, placement
 from suffice.twin import inference
 
 
@@ -27,7 +28,7 @@ def no_examples(network: ExitNetwork, structure: Structure, latents: int) -> lis
     Raises:
         MemoryError: for a structure that would not fit.
     """
-    device, sums = batches.placement(network)[0], []
+    device, sums = placement(network)[0], []
     for features in _widths(network):
         check_memory(structure, features, latents, device)
         sums.append(STRUCTURES[structure].init(features, latents, device))
@@ -53,7 +54,7 @@ def residuals(network: ExitNetwork, loader: Loader, exits: Sequence[CalibratedEx
     Raises:
         MemoryError: if they would not fit.
     """
-    device, outputs = batches.placement(network)[0], network.num_classes
+    device, outputs = placement(network)[0], network.num_classes
     for features in _widths(network):
         check_memory("kronecker", features, outputs, device)
     sums = [linear.init(features, outputs, device) for features in _widths(network)]

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import torch
 
-from suffice.batches import Loader, placement
+from suffice.batches import Loader
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.posterior import STRUCTURES, check_memory
 from suffice.calibration.statistics import with_examples
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, fingerprint_of_classes
+from suffice.network import ExitNetwork, placement
+from suffice.storage.fingerprint import fingerprint_of_rows
 
 
 def with_more_data(exits: Sequence[CalibratedExit], network: ExitNetwork, loader: Loader) -> list[CalibratedExit]:
@@ -41,7 +42,8 @@ def check_wider(network: ExitNetwork, classes: int, network_hash: str) -> None:
     """
     if network.num_classes <= classes:
         raise ValueError(f"expected a network for more than {classes} classes, got one for {network.num_classes}")
-    if fingerprint_of_classes(network, classes) != network_hash:
+    rows = [p for k in range(len(network.exits)) for p in network.exit(k).classifier.parameters()]
+    if fingerprint_of_rows(network, rows, classes) != network_hash:
         raise ValueError(
             f"expected the weights that were calibrated in all but rows from {classes} on of every classifier, got "
             "others; copy them, or calibrate again"

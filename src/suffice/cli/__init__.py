@@ -13,10 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import suffice
-from suffice import terminal
-from suffice.cli import data, demo, reproduce
-from suffice.wording import printable
+from suffice._version import __version__
+from suffice.cli import data, demo, reproduce, terminal
+from suffice.utils.text import printable
 
 _EXPECTED = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError)
 """Kinds of errors whose messages say what was expected, what was got and what to do."""
@@ -68,7 +67,7 @@ _joined(data.app)
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"suffice {suffice.__version__}")
+        print(f"suffice {__version__}")
         raise typer.Exit
 
 

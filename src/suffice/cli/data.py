@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from rich.table import Table
 
 from suffice.cli.bars import Bars, description
-from suffice.terminal import cell, say
+from suffice.cli.terminal import cell, say
 
 if TYPE_CHECKING:
-    from suffice.data.store import Stored
+    from suffice.data.store.store import Stored
 
 app = typer.Typer(
     help="List, fetch, import and show data sets. They live in $SUFFICE_DATA, or in ~/.cache/suffice.",
@@ -34,9 +34,10 @@ def list_(
 
     Example: suffice data list --check
     """
-    from suffice.data import catalogue, store
+    from suffice.data.sources import catalog
+    from suffice.data.store import store
 
-    names = [*catalogue.ENTRIES, *(name for name in store.names() if name not in catalogue.ENTRIES)]
+    names = [*catalog.ENTRIES, *(name for name in store.names() if name not in catalog.ENTRIES)]
     rows = [_state(name, check) for name in names]
     if as_json:
         print(json.dumps(rows))
@@ -106,9 +107,12 @@ def show(
 
     Example: suffice data show cifar100 --rows 10 --out sheet.png
     """
-    from suffice.data import showing, store
+    from suffice.data import showing
+    from suffice.data.sources import catalog
+    from suffice.data.store import store
 
-    stored = store.find(name)
+    with catalog.advised():
+        stored = store.find(name)
     facts = showing.facts(stored)
     if stored.manifest["kind"] == "table":
         columns = showing.rows(stored, rows)
@@ -132,9 +136,10 @@ def show(
 
 def _state(name: str, check: bool) -> dict[str, Any]:
     """Facts of one data set, from the store or, where it is not there, from the catalogue."""
-    from suffice.data import catalogue, store
+    from suffice.data.sources import catalog
+    from suffice.data.store import store
 
-    entry = catalogue.ENTRIES.get(name)
+    entry = catalog.ENTRIES.get(name)
     row = {"name": name, "title": entry.title, "licence": entry.licence} if entry else {"name": name}
     try:
         stored = store.find(name)

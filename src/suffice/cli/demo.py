@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from suffice.cli.bars import Bars, bars
+from suffice.cli.terminal import cell, say
 from suffice.report.tables import Table, all_tables
-from suffice.terminal import cell, say
 
 _MARK = b'"suffice": "'
 """Among the first bytes of results: the version that they were made with."""
@@ -36,8 +36,9 @@ def command(
     """
     import torch
 
-    from suffice import demo, files, subjects
+    from suffice.demo import program, subjects
     from suffice.report.page import MARK, check_packages, write
+    from suffice.storage import files
 
     check_packages()
     torch.set_num_threads(1)  # images this small gain nothing from more, and two busy programs would crawl
@@ -47,7 +48,7 @@ def command(
     console, errors = Console(), Console(stderr=True)
     with bars(errors) as shown:
         progress = Bars(shown)
-        results = demo.run(subjects.SUBJECTS[data](seed, progress), seed, out, progress)
+        results = program.run(subjects.SUBJECTS[data](seed, progress), seed, out, progress)
     tables = all_tables(results)
     files.write(out / "results.json", json.dumps(results, indent=1).encode(), _MARK)
     write(results, tables, out / "report.html")

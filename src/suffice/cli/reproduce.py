@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from suffice.cli.bars import Bars, bars
-from suffice.terminal import cell, say
-from suffice.wording import printable
+from suffice.cli.terminal import cell, say
+from suffice.utils.text import printable
 
 if TYPE_CHECKING:
-    from suffice.reproduce.catalogue import Experiment, Options
+    from suffice.reproduce.catalog import Experiment, Options
 
 
 def command(
@@ -38,12 +38,13 @@ def command(
     """
     import torch
 
-    from suffice.data import import_set, store
-    from suffice.reproduce import catalogue
+    from suffice.data import import_set
+    from suffice.data.store import store
+    from suffice.reproduce import catalog
 
-    options = catalogue.Options(epochs, seed, validation, float32, eager, tuple(also or ()))
+    options = catalog.Options(epochs, seed, validation, float32, eager, tuple(also or ()))
     if name is None:
-        if options != catalogue.Options() or raw is not None or threads is not None:
+        if options != catalog.Options() or raw is not None or threads is not None:
             raise typer.BadParameter("expected the name of an experiment with these options, got none")
         _list(out, as_json)
         return
@@ -59,21 +60,21 @@ def command(
         print(json.dumps(results))
         return
     for table in experiment.tables:
-        for line in (table, "", *catalogue.made(out, name, table).split("\n")):
+        for line in (table, "", *catalog.made(out, name, table).split("\n")):
             print(printable(line))
 
 
 def _found(name: str, options: "Options") -> "Experiment":
-    from suffice.reproduce import catalogue
+    from suffice.reproduce import catalog
 
     try:
-        return catalogue.find(name, options)
+        return catalog.find(name, options)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
 def _list(out: Path, as_json: bool) -> None:
-    from suffice.reproduce.catalogue import EXPERIMENTS
+    from suffice.reproduce.catalog import EXPERIMENTS
 
     rows = []
     for name, experiment in EXPERIMENTS.items():

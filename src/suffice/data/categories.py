@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from suffice.data.store import Array
+from suffice.data.store.store import Array
 
 _MOST = 1 << 22
 """Distinct codes of one field that are counted at once before those counts are merged."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suffice.data.augment import Augment
-from suffice.data.store import Array
+from suffice.data.store.store import Array
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from suffice.data import archives, catalogue, fetch, folders, own, packing, schema, store
-from suffice.data.entry import Convert, Entry, Faults, Remote
-from suffice.data.store import Stored, Writer
-from suffice.places import described
-from suffice.progress import Progress, quiet
+from suffice.data.formats import schema
+from suffice.data.sources import catalog, folders, own, packing
+from suffice.data.store import archives, fetch, store
+from suffice.data.store.entry import Convert, Entry, Faults, Remote
+from suffice.data.store.store import Stored, Writer
+from suffice.storage.places import described
+from suffice.utils.progress import Progress, quiet
 
 
 def fetch_set(name: str, *, progress: Progress = quiet) -> Stored:
@@ -19,7 +21,7 @@ def fetch_set(name: str, *, progress: Progress = quiet) -> Stored:
         ConnectionError: without a network; it names the file and what to do with it.
         OSError: if the disk is full.
     """
-    entry = catalogue.find(name)
+    entry = catalog.find(name)
     return import_set(name, fetch.fetch(entry, progress), progress=progress)
 
 
@@ -38,7 +40,7 @@ def import_set(
         name: of a known set (`suffice data list`), or a new one for data of one's own.
         source: an official file, a folder with it or with what it unpacks to, or the compact files; of one's
             own, a folder of images `<class>/…` or, with a schema, a Parquet or CSV file.
-        schema_file: for a table of one's own (`suffice.data.schema`).
+        schema_file: for a table of one's own (`suffice.data.formats.schema`).
         bad: `refuse` a set with a malformed line or image, or `skip` those, counted and named in the manifest.
         any_checksum: take an official file that is not the official one to the byte.
         progress: called as the work goes on.
@@ -57,7 +59,7 @@ def import_set(
         raise ValueError(f"expected {_wanted(name)}, a file or a folder, got {described(source)}")
     store.check_name(name)
     faults = Faults(skip=bad == "skip")
-    entry = catalogue.ENTRIES.get(name)
+    entry = catalog.ENTRIES.get(name)
     if entry is not None and schema_file is None:
         convert, facts = _known(entry, source, any_checksum, progress)
     else:
@@ -104,13 +106,13 @@ def _place(entry: Entry, source: Path) -> Path:
 def _own(name: str, source: Path, schema_file: Path | str | None) -> tuple[Convert, dict[str, Any]]:
     facts = {"title": "of one's own", "licence": "of one's own", "source": str(source)}
     if schema_file is not None:
-        if name in catalogue.ENTRIES:
+        if name in catalog.ENTRIES:
             raise ValueError(f"expected a new name for a table of one's own, got {name!r}; choose another")
         return partial(own.convert, schema.read(Path(schema_file))), {**facts, "kind": "table"}
     if not source.is_dir():
         raise ValueError(
             f"expected a folder of images for the new name {name!r}, got the file {source}; for a table give a schema "
-            f"(--schema); known names are {', '.join(catalogue.ENTRIES)}"
+            f"(--schema); known names are {', '.join(catalog.ENTRIES)}"
         )
     return _convert_folder, {**facts, "kind": "encoded"}
 
@@ -131,5 +133,5 @@ def _convert_folder(source: Path, writer: Writer, faults: Faults) -> None:
 
 
 def _wanted(name: str) -> str:
-    entry = catalogue.ENTRIES.get(name)
+    entry = catalog.ENTRIES.get(name)
     return "the source" if entry is None else " or ".join(remote.file for remote in entry.remotes)

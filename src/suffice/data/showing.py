@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from suffice import files
-from suffice.data import decoding, encoded, packing
-from suffice.data.store import Array, Stored
+from suffice.data.formats import decoding, encoded
+from suffice.data.sources import packing
+from suffice.data.store.store import Array, Stored
+from suffice.storage import files
 
 _SIDE = 96
 """Pixels of a photograph in a contact sheet."""

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from suffice.data.store import Array, Stored
+from suffice.data.store.store import Array, Stored
 
 TRAIN, VALIDATION, TEST = range(3)
 

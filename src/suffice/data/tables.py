@@ -16,7 +16,7 @@ from torch import Tensor
 
 from suffice.data import categories
 from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.stored import Array, Parquet
+from suffice.data.store.stored import Array, Parquet
 
 Batch = dict[str, Tensor]
 

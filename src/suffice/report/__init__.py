@@ -1,5 +1,5 @@
 """The self-contained page."""
 
-from suffice.lazy import modules_of
+from suffice.utils.lazy import modules_of
 
 __getattr__ = modules_of(__name__)

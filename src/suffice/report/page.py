@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from suffice.files import write as write_file
 from suffice.report.tables import Table
+from suffice.storage.files import write as write_file
 
 
 def check_packages() -> None:

@@ -1,8 +1,8 @@
 """Results of an experiment, kept run by run in one JSON file, with all that is needed to make them again.
 
-The file is whole after each run (`suffice.files`). A run that it holds is not made again, so that an experiment that
-was killed goes on where it was, and several processes may measure different runs of it at once. Runs of one trained
-network stay runs of one network: its hash is kept with them.
+The file is whole after each run (`suffice.storage.files`). A run that it holds is not made again, so that an experiment
+that was killed goes on where it was, and several processes may measure different runs of it at once. Runs of one
+trained network stay runs of one network: its hash is kept with them.
 """
 
 import copy
@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-import suffice
-from suffice import files, reading
-from suffice.network import fingerprint
-from suffice.places import shown
+from suffice._version import __version__
+from suffice.storage import files, reading
+from suffice.storage.fingerprint import fingerprint
+from suffice.storage.places import shown
 
 Results = dict[str, Any]
 Subject = TypeVar("Subject")
@@ -133,7 +133,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} processors",
-        "versions": {"suffice": suffice.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"suffice": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
 

@@ -22,11 +22,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from suffice.modes import ordinary
-from suffice.snapshot import Attributes
 from suffice.twin.callables import THREAD
 from suffice.twin.copier import MARK, Copier
 from suffice.twin.kinds import is_compiled
+from suffice.twin.snapshot import Attributes
+from suffice.utils.modes import ordinary
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,5 +1,5 @@
 """Paper two: the spread of a prediction under dropout, from one ordinary pass."""
 
-from suffice.lazy import modules_of
+from suffice.utils.lazy import modules_of
 
 __getattr__ = modules_of(__name__)

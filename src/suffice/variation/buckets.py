@@ -14,18 +14,19 @@ from torch.nn import functional
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.modes import full_precision, ordinary
-from suffice.network import State, check_finite, fingerprint
-from suffice.parts import Parts, Range
-from suffice.seal import Seal, unchanged
-from suffice.stored import Stored
-from suffice.structure import structure_of
-from suffice.variation import labels, regressor, rows
-from suffice.variation.features import Reader
-from suffice.variation.fit import from_named, named
-from suffice.variation.scaling import Scaling
-from suffice.variation.strengths import Kind
-from suffice.variation.teachers import Teacher
+from suffice.network import State, check_finite, placement
+from suffice.storage.fingerprint import fingerprint
+from suffice.storage.parts import Parts, Range
+from suffice.storage.seal import Seal, unchanged
+from suffice.storage.stored import Stored
+from suffice.storage.structure import structure_of
+from suffice.utils.modes import full_precision, ordinary
+from suffice.variation.features.reader import Reader
+from suffice.variation.features.scaling import Scaling
+from suffice.variation.features.strengths import Kind
+from suffice.variation.learning import labels, mlp, rows
+from suffice.variation.learning.fit import from_named, named
+from suffice.variation.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Buckets(Stored):
             output, parts = self.reader.read(model, x)
         read = torch.cat(parts, dim=1)
         with full_precision():
-            probs = regressor.forward(self.weights, self.scaling.apply(read).inputs).sigmoid()
+            probs = mlp.forward(self.weights, self.scaling.apply(read).inputs).sigmoid()
         check_finite(read if bool(probs.isfinite().all()) else probs, "outputs")
         return output, probs
 
@@ -95,7 +96,7 @@ class Buckets(Stored):
         reader = Reader.from_parts(parts.inner("reader"), network)
         share = parts.number("share", Range(above=0, below=0.5))
         scaling, weights = from_named(parts, 2)
-        device = batches.placement(network)[0]
+        device = placement(network)[0]
         placed = tuple(weight.to(device) for weight in weights)
         return cls(network, reader, share, network_hash, scaling.to(device), placed)
 
@@ -148,8 +149,8 @@ def fit_buckets(
     )
     scaling = Scaling.fit(seen.features, seen.widths[0])
     inputs = scaling.apply(seen.features).inputs
-    weights = regressor.train(
-        regressor.initial(inputs.shape[1], hidden, 2, inputs.device, generator),
+    weights = mlp.train(
+        mlp.initial(inputs.shape[1], hidden, 2, inputs.device, generator),
         (inputs, _members(seen.labels[:, 0], bounds)),
         (scaling.apply(unseen.features).inputs, _members(unseen.labels[:, 0], bounds)),
         functional.binary_cross_entropy_with_logits,

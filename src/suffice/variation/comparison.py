@@ -14,18 +14,20 @@ from torch import Tensor, nn
 
 from suffice.batches import Loader
 from suffice.models.tower import Embeddings
-from suffice.modes import ordinary
 from suffice.network import ExitNetwork, State
-from suffice.progress import Progress
-from suffice.variation import judgement, moments, spreads
-from suffice.variation.dropout import MCDropout
+from suffice.utils.modes import ordinary
+from suffice.utils.progress import Progress
+from suffice.variation.baselines import moments
+from suffice.variation.baselines.delta_rule import delta_rule
+from suffice.variation.baselines.last_layer import last_layer
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_labels
-from suffice.variation.labels import Labels, label
-from suffice.variation.last_layer import last_layer
-from suffice.variation.propagation import delta_rule
-from suffice.variation.spreads import Likelihood
-from suffice.variation.teachers import Teacher
+from suffice.variation.learning import agreement
+from suffice.variation.learning.labels import Labels, label
+from suffice.variation.teachers import spreads
+from suffice.variation.teachers.dropout import MCDropout
+from suffice.variation.teachers.spreads import Likelihood
+from suffice.variation.teachers.teacher import Teacher
 
 PASSES = (10, 50, 100)
 """Of the rows that are dropout itself."""
@@ -110,7 +112,7 @@ def compare(
     estimates |= {name: ("1", task.estimated(estimator)) for name, estimator in estimators.items()}
     a, b = task.truth(truth_passes)
     rows = [
-        {"name": name, "passes": cost, **judgement.measures(estimate, a, b), "estimate": estimate.tolist()}
+        {"name": name, "passes": cost, **agreement.measures(estimate, a, b), "estimate": estimate.tolist()}
         for name, (cost, estimate) in estimates.items()
     ]
     return Comparison(estimators, (a + b) / 2, rows, left_out)
@@ -148,7 +150,7 @@ class _Task:
         found = [self.measured(half) for _ in range(2)]
         if not isinstance(self.fit.teacher, MCDropout) or spreads.power(self.fit.target) != 2.0:
             return found
-        return [judgement.unbiased(part, half) for part in found]
+        return [agreement.unbiased(part, half) for part in found]
 
     def estimated(self, estimator: VariationEstimator) -> Tensor:
         return self._each(lambda batch: estimator.estimate(batch).variation)

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice import batches
-from suffice.network import State, batch_size, check_finite, select
-from suffice.parts import NOT_NEGATIVE, POSITIVE, Parts
-from suffice.seal import Seal, unchanged
-from suffice.stored import Stored
-from suffice.structure import structure_of
-from suffice.variation import band, judgement, spreads
-from suffice.variation.dropout import MCDropout
-from suffice.variation.features import Reader
-from suffice.variation.fit import Fit
-from suffice.variation.teachers import Teacher
+from suffice.network import State, batch_size, check_finite, placement, select
+from suffice.storage.parts import NOT_NEGATIVE, POSITIVE, Parts
+from suffice.storage.seal import Seal, unchanged
+from suffice.storage.stored import Stored
+from suffice.storage.structure import structure_of
+from suffice.variation import conformal
+from suffice.variation.features.reader import Reader
+from suffice.variation.learning import agreement
+from suffice.variation.learning.fit import Fit
+from suffice.variation.teachers import spreads
+from suffice.variation.teachers.dropout import MCDropout
+from suffice.variation.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class VariationEstimator(Stored):
         Raises:
             ValueError: for a coverage that the calibration rows are too few for.
         """
-        return band.band(self.residuals, variation, coverage)
+        return conformal.band(self.residuals, variation, coverage)
 
     def audit(
         self,
@@ -184,7 +185,7 @@ class VariationEstimator(Stored):
         Args:
             x: N examples, such as a thousandth of the traffic; of at least two different spreads.
             passes: real passes of each example in all, at least 4; a teacher other than `MCDropout` has its own number
-                for each half, and one without randomness, such as `Ensemble`, gives both halves alike.
+                for each half, and one without randomness, such as `EnsembleTeacher`, gives both halves alike.
             teacher: in place of the estimator's own, which a loaded one has if it was `MCDropout`.
             generator: randomness of the passes.
 
@@ -199,12 +200,12 @@ class VariationEstimator(Stored):
         estimated = found.variation.double().pow(power).mean()
         measured = torch.stack([half.pow(power) for half in (a, b)]).mean()
         if power == 2.0:
-            a, b = (judgement.unbiased(half, half_passes) for half in (a, b))
+            a, b = (agreement.unbiased(half, half_passes) for half in (a, b))
         return Audit(
             batch_size(x),
             half_passes,
-            judgement.r_squared(found.variation, a, b),
-            judgement.squared_correlation(found.variation, a, b),
+            agreement.r_squared(found.variation, a, b),
+            agreement.squared_correlation(found.variation, a, b),
             float((estimated / measured).pow(1 / power) - 1),
             float(found.clipped.mean()),
             float(found.outside.float().mean()),
@@ -243,8 +244,8 @@ class VariationEstimator(Stored):
             return found
         measured, passes = self._measured(select(x, index), passes, teacher, generator)
         own, error = found.variation[index], self.quality.log_error
-        merged = judgement.combined(own, error, measured, passes)
-        alone = judgement.unbiased(measured, passes)
+        merged = agreement.combined(own, error, measured, passes)
+        alone = agreement.unbiased(measured, passes)
         mended = torch.where(found.outside[index], alone, merged).to(own)
         return replace(found, variation=found.variation.index_copy(0, index, mended))
 
@@ -287,7 +288,7 @@ class VariationEstimator(Stored):
         """
         network_hash = parts.digest("network_hash")
         network = unchanged(network, network_hash, structure_of(parts))
-        device, _ = batches.placement(network)
+        device, _ = placement(network)
         residuals = parts.tensor("residuals", "N", also=(-math.inf,), dtype=torch.float64, rising=True)
         return cls(
             network,

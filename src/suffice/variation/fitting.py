@@ -24,19 +24,21 @@ from torch import nn
 
 from suffice import cost
 from suffice.batches import Loader
-from suffice.modes import ordinary
-from suffice.network import fingerprint
-from suffice.variation import band, judgement, regressor, ridge, rows, spreads
+from suffice.storage.fingerprint import fingerprint
+from suffice.utils.modes import ordinary
+from suffice.variation import conformal
 from suffice.variation.estimator import Quality, VariationEstimator
-from suffice.variation.features import Reader
-from suffice.variation.fit import Fit
-from suffice.variation.labels import Labels, label
-from suffice.variation.problem import Problem, bounds_of, drawn_seed, limit_of, r_squared
-from suffice.variation.rows import Rows
-from suffice.variation.scaling import Scaling
-from suffice.variation.strengths import Kind
-from suffice.variation.subsets import smallest
-from suffice.variation.teachers import Teacher
+from suffice.variation.features.reader import Reader
+from suffice.variation.features.scaling import Scaling
+from suffice.variation.features.strengths import Kind
+from suffice.variation.learning import agreement, mlp, ridge, rows
+from suffice.variation.learning.fit import Fit
+from suffice.variation.learning.labels import Labels, label
+from suffice.variation.learning.layer_selection import smallest
+from suffice.variation.learning.objective import Problem, bounds_of, drawn_seed, limit_of, r_squared
+from suffice.variation.learning.rows import Rows
+from suffice.variation.teachers import spreads
+from suffice.variation.teachers.teacher import Teacher
 
 Method = Literal["network", "ridge"]
 
@@ -154,7 +156,7 @@ def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
     if statistics.count < 2:
         raise ValueError(f"expected at least 2 training rows, got {statistics.count}; pass thousands of them")
     weights = ridge.fit(statistics, (new.inputs, unseen.labels.mean(dim=1) / unit))
-    fitted = regressor.variance(regressor.forward(weights, new.inputs)) * unit
+    fitted = mlp.variance(mlp.forward(weights, new.inputs)) * unit
     bounds = bounds_of(fitted, torch.tensor([least, greatest], dtype=torch.float32), target)
     return Fit(target, scaling, tuple(weights), unit, bounds, limit, passes)
 
@@ -172,8 +174,8 @@ def judged(
     measured = judging.labels.pow(1 / spreads.power(fit.target))
     quality = Quality(
         r_squared(estimate, judging, fit.target),
-        judgement.log_error(estimate, measured[:, 0], measured[:, 1]),
+        agreement.log_error(estimate, measured[:, 0], measured[:, 1]),
         subsets,
     )
-    residuals = band.residuals(measured[:, 0], estimate)
+    residuals = conformal.residuals(measured[:, 0], estimate)
     return VariationEstimator(model, reader, fit, quality, fingerprint(model), residuals, teacher)

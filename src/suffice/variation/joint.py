@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from suffice.batches import Loader
-from suffice.modes import ordinary
 from suffice.network import State
-from suffice.variation import labels, regressor, rows, spreads
-from suffice.variation.dropout import MCDropout
+from suffice.utils.modes import ordinary
 from suffice.variation.estimator import VariationEstimator
-from suffice.variation.fit import Fit
+from suffice.variation.features.scaling import Scaling
+from suffice.variation.features.strengths import Kind
 from suffice.variation.fitting import judged
-from suffice.variation.problem import bounds_of, limit_of
-from suffice.variation.rows import Rows
-from suffice.variation.scaling import Scaling
-from suffice.variation.strengths import Kind
+from suffice.variation.learning import labels, mlp, rows
+from suffice.variation.learning.fit import Fit
+from suffice.variation.learning.objective import bounds_of, limit_of
+from suffice.variation.learning.rows import Rows
+from suffice.variation.teachers import spreads
+from suffice.variation.teachers.dropout import MCDropout
 
 _MEMORY = 100
 """Steps that the running scale of the features looks back on."""
@@ -87,7 +88,7 @@ class JointHead:
         self.square.lerp_(seen.features.double().square().mean(dim=0), share)
         inputs = self._scaling().apply(seen.features).inputs
         self.optimiser.zero_grad()
-        loss = regressor.qlike(regressor.forward(self.weights, inputs), seen.labels[:, 0] / self.unit)
+        loss = mlp.qlike(mlp.forward(self.weights, inputs), seen.labels[:, 0] / self.unit)
         loss.backward()
         self.optimiser.step()
         for mean, weight in zip(self.average, self.weights, strict=True):
@@ -112,7 +113,7 @@ class JointHead:
         known, judging = rows.halves(rows.collected(rows.batchwise(self.model, asked, self.reader)))
         scaling = self._scaling()
         scaled = scaling.apply(known.features)
-        fitted = regressor.variance(regressor.forward(self.average, scaled.inputs)) * self.unit
+        fitted = mlp.variance(mlp.forward(self.average, scaled.inputs)) * self.unit
         bounds = bounds_of(fitted, known.labels, self.target)
         weights = tuple(mean.clone() for mean in self.average)  # which later steps go on changing
         fit = Fit(self.target, scaling, weights, self.unit, bounds, limit_of(scaled), known.passes)
@@ -122,7 +123,7 @@ class JointHead:
         self.unit, self.outputs = rows.mean_label(seen.labels, self.target), seen.widths[0]
         self.mean = seen.features.double().mean(dim=0)
         self.square = seen.features.double().square().mean(dim=0)
-        self.weights = regressor.initial(seen.features.shape[1], self.hidden, 1, seen.features.device, self.generator)
+        self.weights = mlp.initial(seen.features.shape[1], self.hidden, 1, seen.features.device, self.generator)
         self.average = [weight.clone() for weight in self.weights]
         self.optimiser = torch.optim.AdamW([w.requires_grad_() for w in self.weights], lr=self.learning_rate)
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from suffice.calibration import links
-from suffice.calibration.moments import standard_normals
-from suffice.parts import Parts
+from suffice.calibration.posterior.moments import standard_normals
+from suffice.storage.parts import Parts
 
 DELTAS = [1e-2, 1.0, 30.0, 1e3]
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import torch
 
-from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import full
+from suffice.calibration.posterior.moments import standard_normals
 from tests.calibration.posterior.conformance import PosteriorConformance, problem, uneven
 
 

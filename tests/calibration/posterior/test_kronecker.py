@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import kronecker
+from suffice.calibration.posterior.moments import standard_normals
 from tests.calibration.posterior.conformance import (
     PosteriorConformance,
     centred,

@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from suffice.calibration import links
-from suffice.calibration.curvature import Curvature
-from suffice.calibration.moments import standard_normals
 from suffice.calibration.posterior import kronecker, lowrank
+from suffice.calibration.posterior.curvature import Curvature
+from suffice.calibration.posterior.moments import standard_normals
 from tests.calibration.posterior.conformance import (
     PosteriorConformance,
     centred,
@@ -17,7 +17,7 @@ from tests.calibration.posterior.conformance import (
     problem,
     softmax_hessian,
 )
-from tests.calibration.test_sketch import confusion
+from tests.calibration.posterior.test_sketch import confusion
 
 MANY, COLUMNS, WIDTH = 600, 64, 4
 

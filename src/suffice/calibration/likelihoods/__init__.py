@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from suffice.batches import Batch, Loader, read_targets
-from suffice.calibration.curvature import Curvature
 from suffice.calibration.likelihoods import binary, classification, heteroscedastic, regression
 from suffice.calibration.links import Link
-from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
+from suffice.calibration.posterior.curvature import Curvature
+from suffice.calibration.posterior.moments import Offsets
 from suffice.network import ExitNetwork
-from suffice.parts import Parts
 from suffice.prediction import AnyPrediction
+from suffice.storage.parts import Parts
 
 Name = Literal["classification", "binary", "regression", "heteroscedastic"]
 
@@ -72,7 +72,7 @@ class Likelihood(Protocol):
         """Offsets of samples from standard normals (S, noise)."""
 
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
-        """Shapes of their basis and values, as `suffice.parts` writes them."""
+        """Shapes of their basis and values, as `suffice.storage.parts` writes them."""
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """Multiply-adds per example of an answer with its uncertainty, beyond the exit's own."""

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from suffice.batches import Batch
 from suffice.calibration import links
-from suffice.calibration.curvature import Curvature
 from suffice.calibration.likelihoods.stateless import Stateless
 from suffice.calibration.links import Link
-from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
+from suffice.calibration.posterior.curvature import Curvature
+from suffice.calibration.posterior.moments import Offsets
 from suffice.network import check_finite
 from suffice.prediction import Prediction
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from suffice.batches import Batch, class_labels
 from suffice.calibration import links
-from suffice.calibration.curvature import Curvature, softmax
 from suffice.calibration.likelihoods.stateless import Stateless
 from suffice.calibration.links import Link
-from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
+from suffice.calibration.posterior.curvature import Curvature, softmax
+from suffice.calibration.posterior.moments import Offsets
 from suffice.prediction import Prediction
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from suffice.batches import Batch
-from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior
+from suffice.calibration.posterior.moments import Offsets
 from suffice.network import check_finite
-from suffice.regression import Regression
+from suffice.prediction import Regression
 
 TEMPERATURES = (1e-2, 1e7)
 """Range searched for T: wide, as a network that fits its training targets leaves next to no noise in them."""

@@ -13,14 +13,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from suffice.batches import Batch
-from suffice.calibration.curvature import Curvature
 from suffice.calibration.likelihoods import gaussian
 from suffice.calibration.likelihoods.gaussian import Exact
 from suffice.calibration.likelihoods.stateless import Stateless
 from suffice.calibration.links import Link
-from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
-from suffice.regression import Regression
+from suffice.calibration.posterior.curvature import Curvature
+from suffice.calibration.posterior.moments import Offsets
+from suffice.prediction import Regression
 
 
 @dataclass(frozen=True)

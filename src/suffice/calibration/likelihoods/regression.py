@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from suffice.batches import Batch
-from suffice.calibration.curvature import Curvature
 from suffice.calibration.likelihoods import gaussian
 from suffice.calibration.likelihoods.gaussian import Exact
 from suffice.calibration.links import Link
-from suffice.calibration.moments import Offsets
 from suffice.calibration.posterior import Posterior, Structure
-from suffice.parts import POSITIVE, Parts
-from suffice.regression import Regression
-from suffice.stored import Stored
+from suffice.calibration.posterior.curvature import Curvature
+from suffice.calibration.posterior.moments import Offsets
+from suffice.prediction import Regression
+from suffice.storage.parts import POSITIVE, Parts
+from suffice.storage.stored import Stored
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from suffice.parts import Parts
+from suffice.storage.parts import Parts
 
 
 class Stateless:

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from suffice.calibration.moments import Moments, Offsets
 from suffice.calibration.posterior import diagonal, full, kronecker, lowrank
+from suffice.calibration.posterior.moments import Moments, Offsets
 
 Structure = Literal["kronecker", "full", "diagonal", "lowrank"]
 
@@ -36,7 +36,7 @@ class Posterior(Protocol):
 
     @property
     def offsets_shapes(self) -> tuple[str, str]:
-        """Shapes of the basis and the values of its offsets, as `suffice.parts` writes them."""
+        """Shapes of the basis and the values of its offsets, as `suffice.storage.parts` writes them."""
 
     @property
     def prior_precision(self) -> Tensor:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.calibration.curvature import Likelihood, softmax
-from suffice.calibration.moments import Moments, Offsets, standard_normal_like
+from suffice.calibration.posterior.curvature import Likelihood, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
-from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
+from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
+from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.stored import Stored
+from suffice.storage.stored import Stored
 
 
 class Gaussian(Stored):

@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from suffice.calibration import sketch as sketches
-from suffice.calibration.curvature import Likelihood, softmax
-from suffice.calibration.moments import Moments, Offsets, standard_normal_like
-from suffice.calibration.orthonormal import check_orthonormal
+from suffice.calibration.posterior import sketch as sketches
+from suffice.calibration.posterior.curvature import Likelihood, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
-from suffice.calibration.resolvents import GRID, Resolvents
-from suffice.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts, Range
+from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
+from suffice.calibration.posterior.orthonormal import check_orthonormal
+from suffice.calibration.posterior.resolvents import GRID, Resolvents
+from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts, Range
 
 
 @dataclass(frozen=True)

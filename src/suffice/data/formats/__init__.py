@@ -1,0 +1,1 @@
+"""Reading of files as they come: images, tables, text, pickles."""

@@ -1,0 +1,1 @@
+"""One file for each data set, and the folders and tables that are the user's own."""

@@ -1,0 +1,110 @@
+"""ImageNet ILSVRC2012: 1.28 million photographs of 1,000 classes (Russakovsky et al. 2015).
+
+The training and validation images, from the official tars or from folders `train/<wnid>/` and `val/<wnid>/`.
+Classes are the WordNet numbers, sorted, as pretrained networks have them. The validation images are the `test`
+part: their labels are the only ones published.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from suffice.data.sources import folders
+from suffice.data.sources.packing import Item, pack
+from suffice.data.store import archives
+from suffice.data.store.entry import Entry, Faults, Remote
+from suffice.data.store.store import Writer
+
+_TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+_META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+_LARGEST, _KIT_LARGEST = 64 << 20, 1 << 20
+_COUNTS = {"train": 1_281_167, "test": 50_000}
+
+
+def convert(source: Path, writer: Writer, faults: Faults) -> None:
+    """A folder with the three official archives, or with `train/<wnid>/` and `val/<wnid>/`."""
+    parts = folders.parts_of(source)
+    if "train" in parts:
+        classes = folders.classes_in(parts["train"])
+        for part, folder in parts.items():
+            found = folders.listed(folder, classes, faults)
+            pack(writer, part, found.named(folder), str(folder), faults, classes=classes, total=len(found.paths))
+        writer.manifest["classes"] = classes
+        return
+    missing = [name for name in (_TRAIN, _VAL, _KIT) if not (source / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"expected a folder with {_TRAIN}, {_VAL} and {_KIT}, or with train/<wnid>/ and val/<wnid>/, "
+            f"got {source} without {', '.join(missing)}"
+        )
+    classes, truth = _read_kit(source / _KIT)
+    labels = {wnid: label for label, wnid in enumerate(classes)}
+    training, validation = _training(source / _TRAIN, labels), _validation(source / _VAL, truth)
+    pack(writer, "train", training, _TRAIN, faults, classes=classes, total=_COUNTS["train"])
+    pack(writer, "test", validation, _VAL, faults, classes=classes, total=_COUNTS["test"])
+    writer.manifest["classes"] = classes
+
+
+def _training(tar: Path, labels: dict[str, int]) -> Iterator[Item]:
+    """A tar of one tar for each class."""
+    for member in archives.members(tar):
+        wnid = Path(member.name).stem
+        if wnid not in labels:
+            raise ValueError(f"expected tars named by the {len(labels)} classes, got {member.name} in {tar}")
+        for image in archives.nested(member):
+            yield image.name, labels[wnid], image.read(_LARGEST)
+
+
+def _validation(tar: Path, labels: list[int]) -> Iterator[Item]:
+    """Images that are numbered from 1 in their names, each once; `labels` are in that order."""
+    missing = set(range(1, len(labels) + 1))
+    for member in archives.members(tar):
+        match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.JPEG", member.name)
+        number = int(match[1]) if match else 0
+        if number not in missing:
+            expected = f"ILSVRC2012_val_00000001.JPEG to {len(labels):08}, once each"
+            raise ValueError(f"expected {expected}, got {member.name} in {tar}")
+        missing.remove(number)
+        yield member.name, labels[number - 1], member.read(_LARGEST)
+    if missing:
+        raise ValueError(f"expected {len(labels)} images in {tar}, found no ILSVRC2012_val_{min(missing):08}.JPEG")
+
+
+def _read_kit(archive: Path) -> tuple[list[str], list[int]]:
+    """The WordNet numbers, sorted, and the label of each validation image."""
+    from scipy.io import loadmat
+
+    found = {name: member.read(_KIT_LARGEST) for name, member in archives.named(archive, (_META, _TRUTH))}
+    try:
+        rows = loadmat(io.BytesIO(found[_META]), squeeze_me=True)["synsets"]
+        leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
+    except Exception as error:  # SciPy raises anything at a damaged one
+        raise ValueError(f"expected the classes in {_META} of {archive}, got a damaged one: {error}") from error
+    classes = sorted(leaves.values())
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"expected each class once in {_META} of {archive}, got some twice")
+    labels = {str(number): classes.index(wnid) for number, wnid in leaves.items()}
+    numbers = found[_TRUTH].decode("ascii", "replace").split()
+    for line, number in enumerate(numbers, start=1):
+        if number not in labels:
+            raise ValueError(f"expected the number of a class in line {line} of {_TRUTH}, got {number[:20]!r}")
+    return classes, [labels[number] for number in numbers]
+
+
+ENTRIES = (
+    Entry(
+        name="imagenet",
+        title="1,000-class photographs",
+        kind="encoded",
+        licence="non-commercial, not to be passed on",
+        home="https://www.image-net.org/download.php",
+        remotes=(
+            Remote(_TRAIN, "md5:1d675b47d978889d74fa0da5fadfb00e", None),
+            Remote(_VAL, "md5:29b22e2961454d5413ddabcf34fc5622", None),
+            Remote(_KIT, "md5:fa75699e90414af021442c21a62c3abf", None),
+        ),
+        convert=convert,
+        defaults={"validation": 50_000},
+    ),
+)

@@ -1,0 +1,1 @@
+"""The canonical store: manifests, writers, archives and downloads."""

@@ -1,0 +1,124 @@
+"""Download a file: resumed where it stopped, checked, whole or absent."""
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from suffice.data.store.entry import Entry, Remote
+from suffice.data.store.store import ADVICE, need, root
+from suffice.storage import files, reading, syncing
+from suffice.utils.progress import Progress
+
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as lost."""
+_BLOCK = 1 << 20
+
+
+def downloads() -> Path:
+    """Where downloads are kept; they may be removed once imported."""
+    return root() / ".downloads"
+
+
+def fetch(entry: Entry, progress: Progress) -> Path:
+    """Download all files of a data set that are not there yet, and return their folder.
+
+    Raises:
+        ValueError: if a file must be fetched by hand, or has a wrong checksum (it is then removed).
+        ConnectionError: if there is no network, or it broke off; run again to resume.
+        BlockingIOError: if another download of a file is running.
+        OSError: if the disk is full.
+    """
+    for remote in entry.remotes:
+        if remote.url is None:
+            raise ValueError(
+                f"expected a file that may be downloaded freely, but {remote.file} is given out at {entry.home} to "
+                f"those who accept its terms; get it there, then run `{entry.by_hand()}`"
+            )
+    for remote in entry.remotes:
+        _download(remote, entry, progress)
+    return downloads()
+
+
+def check(file: Path, remote: Remote, progress: Progress) -> str:
+    """The checksum of a file as `algorithm:hexadecimal`, which must be the official one where that is known.
+
+    Raises:
+        ValueError: naming both.
+    """
+    algorithm = remote.checksum.partition(":")[0] if remote.checksum else "sha256"
+    digest, done, total = hashlib.new(algorithm), 0, file.stat().st_size
+    with reading.open_file(file) as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+            done += len(block)
+            progress(f"check {file.name}", done, total)
+    found = f"{algorithm}:{digest.hexdigest()}"
+    if remote.checksum is not None and found != remote.checksum:
+        raise ValueError(
+            f"expected {remote.file} with {remote.checksum}, got {found} ({total:,} bytes) at {file}; "
+            "it is truncated or another file: get it again"
+        )
+    return found
+
+
+def _download(remote: Remote, entry: Entry, progress: Progress) -> None:
+    file = downloads() / remote.file
+    part = file.with_name(f"{remote.file}.part")
+    with files.alone(file, wait=False, advice=ADVICE):
+        if file.exists():
+            return
+        _transfer(remote, entry, part, progress)
+        try:
+            check(part, remote, progress)
+        except ValueError:
+            part.unlink()
+            raise
+        os.replace(part, file)
+        syncing.folder(file.parent)
+
+
+def _transfer(remote: Remote, entry: Entry, part: Path, progress: Progress) -> None:
+    """Append what is missing to `part`."""
+    assert remote.url is not None
+    try:
+        start = part.stat().st_size if part.exists() else 0
+        request = urllib.request.Request(remote.url, headers={"Range": f"bytes={start}-"} if start else {})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+            length = response.headers.get("Content-Length")
+            total = start + int(length) if length and length.isdecimal() else 0
+            need(total - start)
+            with part.open("r+b" if start else "wb") as stream:
+                stream.seek(start)
+                for done in _copy(response, stream, start):
+                    progress(f"fetch {remote.file}", done, total)
+                done = stream.tell()
+                stream.flush()
+                os.fsync(stream.fileno())
+        if total and done != total:
+            raise ConnectionError(f"it broke off after {done:,} of {total:,} bytes")
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # the part is whole already; its checksum decides
+        raise ConnectionError(_unreachable(remote, entry, f"{error.code} {error.reason}")) from error
+    except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        raise ConnectionError(_unreachable(remote, entry, getattr(error, "reason", None) or error)) from error
+
+
+def _copy(source: IO[bytes], target: IO[bytes], start: int) -> Iterator[int]:
+    while block := source.read(_BLOCK):
+        target.write(block)
+        start += len(block)
+        yield start
+
+
+def _unreachable(remote: Remote, entry: Entry, why: object) -> str:
+    return (
+        f"expected {remote.file} from {remote.url}, but {why}; run it again to resume, or get the file by other "
+        f"means and run `{entry.by_hand()}`"
+    )

@@ -1,0 +1,186 @@
+"""The whole path: calibrate, spend half a budget, learn the dropout variation, save.
+
+A program to read: every step calls the public API and returns plain numbers. `suffice demo` prints them, and
+`suffice.report` draws them.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import suffice
+from suffice import cost, evaluation, metrics
+from suffice._version import __version__
+from suffice.budget.policy import Policy
+from suffice.calibration.calibrated import Calibrated
+from suffice.demo.subjects import Subject
+from suffice.evaluation import ABLATION, Outcome, cached
+from suffice.evaluation.ablation import Case, row
+from suffice.storage import artifact
+from suffice.utils.progress import Progress
+from suffice.utils.timing import interleaved
+from suffice.variation import comparison
+from suffice.variation.estimator import VariationEstimator
+
+Results = dict[str, Any]
+
+BUDGET = 0.5
+TRUTH_PASSES = 1000
+ARTIFACTS = ("calibrated", "policy", "variation")
+"""Folders that are written."""
+
+
+def run(subject: Subject, seed: int, out: Path, progress: Progress) -> Results:
+    """All steps, with the artifacts written under `out`.
+
+    Everything but `timing` is the same for the same seed on the same machine and versions.
+
+    Raises:
+        FileExistsError: if something else is where an artifact is to be written.
+    """
+    for name in ARTIFACTS:
+        artifact.check(out / name)
+    rows = _ablation(subject, seed, progress)
+    validation, generator = subject.validation.batches(), torch.Generator().manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are among the notes of the last row, which is calibrated alike
+        calibrated = suffice.calibrate(subject.network, subject.train.batches(), validation, generator=generator)
+    policy = suffice.allocate(calibrated, validation, BUDGET)
+    full = evaluation.predict(calibrated, subject.test.batches())
+    images = [x for x, _ in subject.test.batches()]
+    estimator, estimates = _variation(subject, seed, progress)
+    results: Results = {
+        "seed": seed,
+        "versions": {"suffice": __version__, "torch": torch.__version__},
+        "data": {name: len(getattr(subject, name)) for name in ("train", "validation", "test")},
+        "ablation": rows,
+        "notes": [f"{row['name']}: {note}" for row in rows for note in row["notes"]],
+        "overlap": _overlap(rows),
+        "budget": _spend(calibrated, policy, images, full),
+        "timing": _timing(calibrated, policy, images),
+        "variation": estimates,
+        "artifact": _save_and_reload(calibrated, policy, estimator, images, out),
+    }
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    about = f"{subject.about}. Seed {seed}, {versions}."
+    return {**results, "about": about, "closing": _closing(results)}
+
+
+def _ablation(subject: Subject, seed: int, progress: Progress) -> list[Results]:
+    """Every row of the ablation, tuned on the validation images and judged on the test images."""
+    network, splits = subject.network, (subject.train, subject.validation, subject.test)
+    train, validation, test = (cached.compute(network, split.batches()) for split in splits)
+    first, _ = next(iter(subject.test.batches(1)))
+    case = Case(cached.over(network), cost.count(network, first), train, validation, test, seed)
+    rows = []
+    for done, (name, choices) in enumerate(ABLATION.items(), start=1):
+        rows.append({"name": name, **row(case, **choices)})
+        progress("calibrate", done, len(ABLATION))
+    return rows
+
+
+def _overlap(rows: list[Results]) -> str:
+    """What the intervals of the calibration error allow to be said."""
+    intervals = {row["name"]: row["intervals"]["ece"] for row in rows}
+    low, _ = intervals["vanilla"]
+    better = [name for name, (_, top) in intervals.items() if top < low]
+    rest = [name for name in intervals if name not in better and name != "vanilla"]
+    best = min(intervals.values(), key=lambda interval: interval[1])
+    tied = [name for name, (bottom, _) in intervals.items() if bottom <= best[1]]
+    clear = f"Clearly below vanilla: {', '.join(better)}. " if better else "No row is clearly below vanilla. "
+    unclear = f"Not clearly below it: {', '.join(rest)}. " if rest else ""
+    if len(tied) == 1:
+        return f"{clear}{unclear}{tied[0]} is clearly the lowest."
+    return (
+        f"{clear}{unclear}The intervals of {', '.join(tied)} overlap that of the lowest: "
+        "this test set is too small to rank them."
+    )
+
+
+def _spend(calibrated: Calibrated, policy: Policy, images: list[Tensor], full: Outcome) -> Results:
+    """The policy run on the test images, beside the last exit's answer to all of them."""
+    answers = [suffice.run(calibrated, policy, batch) for batch in images]
+    exits = torch.cat([answer.exit for answer in answers])
+    log_probs = torch.cat([answer.prediction.log_probs for answer in answers])
+    macs = torch.cat([answer.macs for answer in answers]).double()
+    return {
+        "asked": BUDGET,
+        "expected_macs": policy.expected,
+        "realised_macs": float(macs.mean()),
+        "full_macs": calibrated.costs.cumulative[-1],
+        "costs": asdict(calibrated.costs),
+        "shares": (torch.bincount(exits, minlength=len(calibrated.exits)) / len(exits)).tolist(),
+        "accuracy": float(metrics.accuracy(log_probs, full.labels)),
+        "full_accuracy": float(metrics.accuracy(full.predictions[-1].log_probs, full.labels)),
+    }
+
+
+def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Results:
+    """Median milliseconds per 1,000 test images: the network alone, all exits calibrated, and the policy."""
+    ways: dict[str, Callable[[], object]] = {
+        "network_ms": lambda: [calibrated.network(batch) for batch in images],
+        "full_ms": lambda: [calibrated(batch) for batch in images],
+        "run_ms": lambda: [suffice.run(calibrated, policy, batch) for batch in images],
+    }
+    count = sum(map(len, images))
+    with torch.no_grad():
+        times = interleaved(ways)
+    return {name: 1000 * value / count for name, value in times.items()}
+
+
+def _variation(subject: Subject, seed: int, progress: Progress) -> tuple[VariationEstimator, Results]:
+    """The estimator, learned from unlabelled images, and its table on test images."""
+    fit = comparison.Fit(subject.unlabelled, subject.validation.batches(), subject.teacher)
+    table = comparison.compare(
+        subject.network,
+        fit,
+        subject.repeated,
+        truth_passes=TRUTH_PASSES,
+        generator=torch.Generator().manual_seed(seed),
+        progress=progress,
+    )
+    results = {"truth_passes": TRUTH_PASSES, "truth": table.truth.tolist(), "rows": table.rows}
+    return table.estimators["estimator"], results
+
+
+def _save_and_reload(
+    calibrated: Calibrated, policy: Policy, estimator: VariationEstimator, images: list[Tensor], out: Path
+) -> Results:
+    """Save everything, read it back, and compare the answers to a batch of test images."""
+    saved = dict(zip(ARTIFACTS, (calibrated, policy, estimator), strict=True))
+    for name, what in saved.items():
+        suffice.save(what, out / name)
+    again = {name: suffice.load(out / name, network=calibrated.network) for name in saved}
+    batch = images[0]
+    before = suffice.run(calibrated, policy, batch)
+    after = suffice.run(again["calibrated"], again["policy"], batch)
+    differences = {
+        "answers": float((before.probs - after.probs).abs().max()),
+        "exits": int((before.exit != after.exit).sum()),
+        "variation": float((estimator(batch)[1] - again["variation"](batch)[1]).abs().max()),
+    }
+    if any(differences.values()):
+        raise RuntimeError(f"expected the same answers after reloading, got differences {differences}")
+    return {"folders": [str(out / name) for name in saved], "differences": differences}
+
+
+def _closing(results: Results) -> str:
+    rows = {row["name"]: row["averaged"] for row in results["ablation"]}
+    spent, times = results["budget"], results["timing"]
+    estimates = {row["name"]: row["r2"] for row in results["variation"]["rows"]}
+    fraction = spent["realised_macs"] / spent["full_macs"]
+    return (
+        f"Averaged over budgets the calibration error was {rows['vanilla']['ece']:.3f} as trained, "
+        f"{rows['all']['ece']:.3f} with everything on and {rows['temperature']['ece']:.3f} with a temperature "
+        f"per exit alone, at {rows['vanilla']['accuracy']:.1%}, {rows['all']['accuracy']:.1%} and "
+        f"{rows['temperature']['accuracy']:.1%} top-1. At {fraction:.0%} of the multiply-adds the network was "
+        f"right on {spent['accuracy']:.1%} of the test images, against {spent['full_accuracy']:.1%} in full, in "
+        f"{times['run_ms'] / times['full_ms']:.0%} of the time. One pass explains {estimates['estimator']:.0%} of "
+        f"the true dropout variation (R²); a hundred dropout passes explain "
+        f"{estimates['dropout, T = 100']:.0%}, ten {max(estimates['dropout, T = 10'], 0):.0%}."
+    )

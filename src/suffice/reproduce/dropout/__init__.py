@@ -1,0 +1,1 @@
+"""Paper two's tables: the variation under dropout from one pass."""

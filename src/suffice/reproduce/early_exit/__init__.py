@@ -1,0 +1,1 @@
+"""Paper one's tables: early exits calibrated after training."""

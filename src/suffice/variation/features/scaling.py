@@ -1,0 +1,112 @@
+"""How features become the inputs of a small network: what is dropped, standardised and clipped."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, SHARE, Parts
+from suffice.storage.stored import Stored
+
+_ACTIVE = 0.01
+"""Share of the training rows on which a strength has to be other than zero."""
+_CLIP = 4.0
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Rows of a small network.
+
+    inputs: (N, K).  clipped: share (N,) of them that was clipped.
+    distance: root mean square (N,) of the standard scores before clipping, about 1 on the rows that were scaled by.
+    """
+
+    inputs: Tensor
+    clipped: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class Scaling(Stored):
+    """How features (N, F) become the inputs (N, K) of a small network.
+
+    Strengths that are hardly ever active, and columns that are constant, are left out. The rest is standardised
+    and clipped to ±4, and the strengths are weighed down until their variances sum to at most a quarter of those
+    of the output's features, since there are many of them and each says little.
+
+    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,), the scale infinite for a column that is
+    kept and does not vary.  weight: of each input, (K,).
+    """
+
+    columns: Tensor
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor, outputs: int) -> "Scaling":
+        """From training features (N, F), of which the first `outputs` columns describe the output.
+
+        Raises:
+            ValueError: if no column varies.
+        """
+        active = (features != 0).double().mean(dim=0) >= _ACTIVE
+        active[:outputs] = True
+        deviation = features.double().std(dim=0)
+        varies = deviation > 1e-6 * features.double().abs().amax(dim=0)
+        columns = (active & varies).nonzero()[:, 0]
+        if not len(columns):
+            raise ValueError(
+                f"expected training rows that differ, got {len(features)} rows with the same output and strengths; "
+                "pass the inputs that the model is used on"
+            )
+        return cls(
+            columns,
+            features.double().mean(dim=0)[columns].float(),
+            deviation[columns].float(),
+            cls.weights(columns, outputs),
+        )
+
+    @property
+    def least_width(self) -> int:
+        """Columns that features have at least: those up to the last that is kept."""
+        return int(self.columns[-1]) + 1
+
+    @staticmethod
+    def weights(columns: Tensor, outputs: int) -> Tensor:
+        """Weights (K,) of columns, of which those below `outputs` describe the output."""
+        output = columns < outputs
+        weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
+        return torch.full_like(output, min(1.0, weight), dtype=torch.float32).masked_fill_(output, 1.0)
+
+    def apply(self, features: Tensor) -> "Scaled":
+        """What features (N, F) become."""
+        if features.shape[1] < self.least_width:
+            raise ValueError(
+                f"expected features of {self.least_width} columns or more, got {features.shape[1]}: the output or a "
+                "layer that is read is narrower than it was; pass the model and inputs like those of fitting"
+            )
+        kept = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
+        slope = self.scale.reciprocal()
+        scores = torch.addcmul(-self.mean * slope, kept, slope)
+        distance = torch.linalg.vector_norm(scores, dim=1) / math.sqrt(scores.shape[1])
+        inputs = scores.clamp(-_CLIP, _CLIP)
+        clipped = (inputs != scores).sum(dim=1).float() / scores.shape[1]
+        return Scaled(inputs.mul_(self.weight), clipped, distance)
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "Scaling":
+        """From the tensors of an artifact, which are those of a `Scaling` by name."""
+        columns = parts.tensor("columns", "I", NOT_NEGATIVE, dtype=torch.int64, rising=True)
+        if not len(columns):
+            parts.refuse_tensor("columns", "of one column or more", "none")
+        parts.floating = torch.float32
+        scale, weight = parts.tensor("scale", "I", INVERTIBLE, also=(math.inf,)), parts.tensor("weight", "I", SHARE)
+        return cls(columns, parts.tensor("mean", "I"), scale, weight)
+
+    def to(self, device: torch.device) -> "Scaling":
+        """The same on a device."""
+        if device == self.columns.device:
+            return self
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})

@@ -1,0 +1,5 @@
+"""How an estimator is fitted: labels, rows, objectives and small networks."""
+
+from suffice.utils.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

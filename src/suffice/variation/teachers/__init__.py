@@ -1,0 +1,5 @@
+"""Teachers measure the variation of predictions: dropout passes, ensembles, posteriors."""
+
+from suffice.utils.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

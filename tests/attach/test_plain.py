@@ -1,0 +1,496 @@
+import copy
+from collections import namedtuple
+from dataclasses import dataclass
+from threading import Thread
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import suffice
+from suffice import cost
+from suffice.attach.plain import as_exit_network, from_loader
+from suffice.network import Exit, ExitNetwork
+from suffice.storage.fingerprint import fingerprint
+from tests import builders
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
+
+CLASSES = 4
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return functional.relu(self.bn(self.conv(x)) + x)
+
+
+class ResNet(nn.Module):
+    """As in torchvision: flatten in forward, a layer named fc."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.layer1 = Residual(6)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        x = self.layer1(functional.relu(self.bn1(self.conv1(x)), inplace=True))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class Timm(nn.Module):
+    """As in timm: forward_features, forward_head with dropout before the linear layer, and a hidden one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(16, 8)
+        self.norm = nn.LayerNorm(8)
+        self.fc_norm = nn.Identity()
+        self.head_drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward_features(self, x):
+        return self.norm(self.embed(x.flatten(1).unflatten(1, (4, 16))))
+
+    def forward_head(self, x, pre_logits=False):
+        x = self.head_drop(self.fc_norm(x.mean(dim=1)))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+class Tupled(ResNet):
+    """Logits first, then features and an auxiliary answer that runs last."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        x = torch.flatten(self.avgpool(self.conv1(x)), 1)
+        return self.fc(x), x, self.auxiliary(x)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    hidden_states: tuple = ()
+
+
+class HuggingFace(nn.Module):
+    """Token ids and a mask by name; an output with .logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = nn.Embedding(11, 8, padding_idx=0)
+        self.dense = nn.Linear(8, 8)
+        self.classifier = nn.Linear(8, CLASSES, bias=False)
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        assert labels is None
+        weight = attention_mask[..., None] / attention_mask.sum(dim=1)[:, None, None]
+        pooled = (self.embeddings(input_ids) * weight).sum(dim=1)
+        return Output(logits=self.classifier(input=torch.tanh(self.dense(pooled))))
+
+
+def built(kind):
+    """A model with weights of its own, in evaluation mode, and inputs for it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = kind()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight)
+    generator = torch.Generator().manual_seed(1)
+    if kind is HuggingFace:
+        x = {
+            "input_ids": torch.randint(11, (90, 5), generator=generator),
+            "attention_mask": torch.randint(2, (90, 5), generator=generator).index_fill(1, torch.tensor(0), 1),
+        }
+    else:
+        x = torch.randn(90, 1, 8, 8, generator=generator)
+    return model.eval(), x
+
+
+def logits_of(model, x):
+    output = model(**x) if isinstance(x, dict) else model(x)
+    return (output[0] if isinstance(output, tuple) else getattr(output, "logits", output)).detach()
+
+
+def batches_of(model, x):
+    labels = builders.sampled_labels(logits_of(model, x), 1.5)
+    if isinstance(x, dict):
+        parts = [tensor.split(32) for tensor in x.values()]
+        return [dict(zip([*x, "labels"], part, strict=True)) for part in zip(*parts, labels.split(32), strict=True)]
+    return builders.batched(x, labels, 32)
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def calibrate(model, train, val=None, **options):
+    generator = torch.Generator().manual_seed(0)
+    return suffice.calibrate(model, train, train if val is None else val, samples=8, generator=generator, **options)
+
+
+MODELS = [ResNet, Timm, Tupled, HuggingFace]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_without_posterior_and_temperature_it_says_what_the_model_says(kind):
+    model, x = built(kind)
+    (answer,) = calibrate(model, batches_of(model, x), structure=None, temperature=False)(x)
+    torch.testing.assert_close(answer.probs, logits_of(model, x).softmax(dim=1))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_it_is_calibrated_saved_loaded_and_run_as_it_is(kind, tmp_path):
+    model, x = built(kind)
+    loader = batches_of(model, x)
+    calibrated = calibrate(model, loader)
+    assert calibrated.exits[0].posterior.count == 90
+    (answer,) = calibrated(x)
+    assert answer.epistemic.mean() > 0
+    suffice.save(calibrated, tmp_path / "c")
+    again = suffice.load(tmp_path / "c", network=model)
+    assert torch.equal(again(x)[0].log_probs, answer.log_probs)
+    suffice.save(suffice.allocate(calibrated, loader, 1.0), tmp_path / "p")
+    ran = suffice.run(again, suffice.load(tmp_path / "p"), x)
+    torch.testing.assert_close(ran.probs, answer.probs)
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_posterior_is_that_of_the_same_network_cut_by_hand(kind):
+    class UpToHead(nn.Module):
+        def __init__(self, model, head):
+            super().__init__()
+            self.inner = copy.deepcopy(model)
+            setattr(self.inner, head, nn.Identity())
+
+        def forward(self, x):
+            output = self.inner(**x) if isinstance(x, dict) else self.inner(x)
+            return output[0] if isinstance(output, tuple) else getattr(output, "logits", output)
+
+    model, x = built(kind)
+    head = {ResNet: "fc", Tupled: "fc", Timm: "head", HuggingFace: "classifier"}[kind]
+    net = ExitNetwork([UpToHead(model, head)], [Exit(nn.Identity(), getattr(model, head))])
+    loader = batches_of(model, x)
+    (own,), (cut,) = calibrate(model, loader)(x), calibrate(net, loader)(x)
+    torch.testing.assert_close(own.probs, cut.probs)
+    torch.testing.assert_close(own.epistemic, cut.epistemic)
+
+
+def test_weights_are_shared_and_untouched_and_modes_come_back():
+    model, x = built(Timm)
+    before, version = copy.deepcopy(model.state_dict()), model.head.weight._version
+    model.train()
+    net = as_exit_network(model, x)
+    assert all(module.training for module in model.modules())
+    assert net.exit(0).classifier is model.head
+    assert sorted(map(id, net.parameters())) == sorted(map(id, model.parameters()))
+    calibrate(model.eval(), batches_of(model, x))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.head.weight._version == version
+
+
+def test_a_network_with_exits_is_returned_as_it_is():
+    net, loader = builders.network(), iter([])
+    assert as_exit_network(net, builders.inputs(2)) is net
+    assert from_loader(net, loader) == (net, loader)
+
+
+def test_the_fingerprint_is_the_same_each_time_and_follows_the_weights():
+    model, x = built(ResNet)
+    first = fingerprint(as_exit_network(model, x))
+    assert fingerprint(as_exit_network(model, x[:1])) == first
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] += 1
+    assert fingerprint(as_exit_network(model, x)) != first
+
+
+def test_the_cost_is_that_of_the_model_with_its_classifier_counted_once():
+    model, x = built(ResNet)
+    costs = cost.count(as_exit_network(model, x), x)
+    assert costs.stages == (8 * 8 * 9 * (6 + 6 * 6),)
+    assert costs.exits == (6 * CLASSES,)
+
+
+def test_the_stage_does_not_compute_past_the_classifier():
+    model, x = built(ResNet)
+    net, ran = as_exit_network(model, x), []
+    model.fc.register_forward_hook(lambda *_: ran.append(1))
+    net.advance(0, x)
+    assert not ran
+    net(x)
+    assert len(ran) == 1
+
+
+def test_a_model_that_catches_exceptions_is_stopped_all_the_same():
+    class Catching(ResNet):
+        def forward(self, x):
+            try:
+                return super().forward(x)
+            except Exception:
+                return torch.zeros(len(x), CLASSES)
+
+    model, x = built(Catching)
+    torch.testing.assert_close(as_exit_network(model, x)(x)[0], model(x))
+
+
+def test_another_thread_that_runs_the_model_meanwhile_is_not_stopped():
+    model, x = built(ResNet)
+    net, answers = as_exit_network(model, x), []
+
+    def meanwhile(*_):
+        handle.remove()
+        thread = Thread(target=lambda: answers.append(model(x)))
+        thread.start()
+        thread.join()
+
+    handle = model.conv1.register_forward_hook(meanwhile)
+    torch.testing.assert_close(net(x)[0], model(x))
+    torch.testing.assert_close(answers, [model(x)])
+
+
+def test_a_linear_layer_alone_is_a_model():
+    model, x = nn.Linear(3, CLASSES), builders.inputs(9)
+    torch.testing.assert_close(as_exit_network(model, x)(x)[0], model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types(dtype):
+    model, x = built(ResNet)
+    model, x = model.to(dtype), x.to(dtype)
+    assert torch.equal(as_exit_network(model, x)(x)[0], model(x))
+
+
+def test_it_can_still_be_trained():
+    model, x = built(ResNet)
+    as_exit_network(model, x)(x)[0].square().sum().backward()
+    wrapped = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model(x).square().sum().backward()
+    for own, parameter in zip(wrapped, model.parameters(), strict=True):
+        torch.testing.assert_close(own, parameter.grad)
+
+
+class TestLoaders:
+    @pytest.mark.parametrize("structure", ["kronecker", None])
+    @pytest.mark.parametrize("form", [list, iter, lambda batches: (batch for batch in batches)])
+    def test_every_example_is_read_exactly_once_and_in_order(self, form, structure):
+        model, x = built(ResNet)
+        batches = batches_of(model, x)
+        read = {"train": [], "val": []}
+
+        def recorded(name):
+            for batch in batches:
+                read[name].append(batch[0])
+                yield batch
+
+        train, val = form(list(batches)), form(list(batches))
+        expected = calibrate(model, batches, batches, structure=structure)(x)[0]
+        got = calibrate(model, train, val, structure=structure)
+        assert torch.equal(got(x)[0].log_probs, expected.log_probs)
+        assert structure is None or got.exits[0].posterior.count == 90
+        calibrate(model, recorded("train"), recorded("val"), structure=structure)
+        assert torch.equal(torch.cat(read["val"]), x)
+        if structure is None:
+            assert not read["train"]
+        else:
+            assert torch.equal(torch.cat(read["train"]), x)
+
+    def test_one_generator_for_both_passes_is_refused(self):
+        model, x = built(ResNet)
+        generator = (batch for batch in batches_of(model, x))
+        with pytest.raises(ValueError, match="a generator is empty the second time"):
+            calibrate(model, generator, generator)
+
+    def test_an_empty_first_batch_and_a_single_example_will_do(self):
+        model, x = built(ResNet)
+        loader = batches_of(model, x)
+        calibrated = calibrate(model, [(x[:0], loader[0][1][:0]), (x[:1], loader[0][1][:1]), *loader])
+        assert calibrated.exits[0].posterior.count == 91
+
+    @pytest.mark.parametrize("structure", ["kronecker", None])
+    def test_an_empty_loader_is_refused(self, structure):
+        with pytest.raises(ValueError, match="empty loader"):
+            calibrate(built(ResNet)[0], [], structure=structure)
+
+    def test_a_bad_input_is_named_by_its_position(self):
+        model, x = built(ResNet)
+        loader = [(x.clone(), y) for x, y in batches_of(model, x)]
+        loader[1][0][3, 0, 0, 0] = float("nan")
+        with pytest.raises(ValueError, match="at position 35 "):
+            calibrate(model, loader)
+
+
+class Changed(ResNet):
+    """Its answer is changed after the classifier, by `after`."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def forward(self, x):
+        return self.after(super().forward(x))
+
+
+Named = namedtuple("Named", ["loss", "scores"])
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "after",
+        [
+            lambda z: z.softmax(dim=1),
+            lambda z: z * 2,
+            lambda z: z.mul_(2),
+            lambda z: z[:, 0],
+            lambda z: z[:, :3],
+            lambda z: z[:, None],
+            lambda z: torch.cat([z, z]),
+        ],
+        ids=["softmax", "scale", "in place", "squeeze", "fewer", "shape", "longer"],
+    )
+    def test_an_answer_that_is_not_the_layers_output_says_which_layer_and_what_to_do(self, after):
+        model, x = built(lambda: Changed(after))
+        with pytest.raises(ValueError, match=r"not the output of 'fc' \(6 → 4\).*ExitNetwork\(\[stage\]"):
+            as_exit_network(model, x)
+        assert hooks(model) == 0
+
+    def test_a_linear_layer_that_only_looks_like_one(self):
+        class Cosine(nn.Linear):
+            def forward(self, phi):
+                return functional.linear(functional.normalize(phi), functional.normalize(self.weight))
+
+        model, x = built(ResNet)
+        model.fc = Cosine(6, CLASSES)
+        with pytest.raises(ValueError, match="not the output of 'fc'"):
+            as_exit_network(model, x)
+
+    def test_a_linear_layer_whose_input_is_changed_by_a_hook(self):
+        model, x = built(ResNet)
+        model.fc.register_forward_pre_hook(lambda _, args: functional.normalize(args[0]))
+        with pytest.raises(ValueError, match="not the output of 'fc'"):
+            as_exit_network(model, x)
+
+    def test_features_for_each_token(self):
+        model = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, CLASSES))
+        with pytest.raises(ValueError, match=r"'1' \(6 → 4\) as the last, with an input of shape \(2, 5, 6\)"):
+            as_exit_network(model, torch.zeros(2, 5, 3))
+
+    def test_no_linear_layer(self):
+        model, x = nn.Sequential(nn.Conv2d(1, CLASSES, 8), nn.Flatten()), torch.zeros(2, 1, 8, 8)
+        with pytest.raises(ValueError, match=r"got Sequential, in which none ran; pass the model itself"):
+            as_exit_network(model, x)
+
+    def test_a_layer_that_runs_twice(self):
+        layer = nn.Linear(CLASSES, CLASSES)
+        with pytest.raises(ValueError, match=r"'0' \(4 → 4\) to be used once in a pass, got it run 2 times"):
+            as_exit_network(nn.Sequential(layer, layer), builders.inputs(2, CLASSES))
+
+    def test_a_weight_that_is_used_elsewhere(self):
+        class Tied(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding, self.head = nn.Embedding(CLASSES, 6), nn.Linear(6, CLASSES)
+                self.head.weight = self.embedding.weight
+
+            def forward(self, ids):
+                return self.head(self.embedding(ids).mean(dim=1))
+
+        with pytest.raises(ValueError, match=r"its weight shared by \['embedding', 'head'\]"):
+            as_exit_network(Tied(), torch.zeros(2, 3, dtype=torch.long))
+
+    @pytest.mark.parametrize("after", [lambda z: {"scores": z}, lambda z: [], lambda z: Named(1.0, z)])
+    def test_an_answer_that_is_no_tensor(self, after):
+        model, x = built(lambda: Changed(after))
+        with pytest.raises(TypeError, match=r"expected logits.*got (dict|list|Named); wrap the model"):
+            as_exit_network(model, x)
+
+    def test_weights_that_are_not_finite(self):
+        model, x = built(ResNet)
+        with torch.no_grad():
+            model.fc.weight[0, 0] = float("nan")
+        with pytest.raises(ValueError, match="expected finite logits"):
+            as_exit_network(model, x)
+
+    def test_hooks_are_removed_and_modes_come_back_when_the_model_fails(self):
+        def fail(_):
+            raise RuntimeError("inside")
+
+        model, x = built(lambda: Changed(fail))
+        model.train()
+        with pytest.raises(RuntimeError, match="inside"):
+            as_exit_network(model, x)
+        assert hooks(model) == 0
+        assert all(module.training for module in model.modules())
+        net, _ = built(ResNet)
+        wrapped = as_exit_network(net, x)
+        with pytest.raises(RuntimeError, match=r"size of tensor|channels"):
+            wrapped(x.expand(-1, 2, -1, -1))
+        assert hooks(net) == 0
+
+    def test_a_classifier_that_is_not_reached_later(self):
+        model, x = built(ResNet)
+        net = as_exit_network(model, x)
+        model.forward = lambda x: x
+        with pytest.raises(RuntimeError, match="to reach the classifier 'fc'"):
+            net(x)
+        assert hooks(model) == 0
+
+
+class TestLoading:
+    def save(self, tmp_path):
+        model, x = built(ResNet)
+        suffice.save(calibrate(model, batches_of(model, x)), tmp_path / "c")
+        return model
+
+    def test_a_function_that_builds_the_model_will_do(self, tmp_path):
+        model = self.save(tmp_path)
+        assert suffice.load(tmp_path / "c", network=lambda: model).network.exit(0).classifier is model.fc
+
+    def test_the_wrapped_network_will_do(self, tmp_path):
+        model = self.save(tmp_path)
+        net = as_exit_network(model, built(ResNet)[1])
+        assert suffice.load(tmp_path / "c", network=net).network is net
+
+    def test_other_weights_are_refused(self, tmp_path):
+        model = self.save(tmp_path)
+        with torch.no_grad():
+            model.fc.bias[0] += 1
+        with pytest.raises(ValueError, match="whose weights have the hash"):
+            suffice.load(tmp_path / "c", network=model)
+
+    @pytest.mark.parametrize(("model", "there"), [(nn.Linear(3, 4), "nothing"), (nn.ModuleDict(), "Conv2d")])
+    def test_another_model_is_refused_by_the_classifiers_name(self, tmp_path, model, there):
+        self.save(tmp_path)
+        if there == "Conv2d":
+            model = nn.ModuleDict({"fc": nn.Conv2d(1, 1, 1)})
+        with pytest.raises(ValueError, match=rf"expected a model with an nn\.Linear at 'fc', got \w+ with {there}"):
+            suffice.load(tmp_path / "c", network=model)
+
+    def test_a_missing_model_says_what_to_pass(self, tmp_path):
+        self.save(tmp_path)
+        with pytest.raises(TypeError, match="expected the model that was calibrated, got NoneType; pass it as network"):
+            suffice.load(tmp_path / "c")
+
+    def test_a_plain_model_does_not_stand_in_for_a_network_with_exits(self, tmp_path):
+        net = builders.network()
+        suffice.save(builders.untuned(net, builders.inputs(20)), tmp_path / "c")
+        with pytest.raises(TypeError, match="expected the ExitNetwork that was calibrated, got ResNet"):
+            suffice.load(tmp_path / "c", network=ResNet())

@@ -1,0 +1,33 @@
+import pytest
+
+from suffice.data.sources import catalog
+from suffice.data.store import store
+from suffice.utils.progress import quiet
+
+
+def find(name):
+    with catalog.advised():
+        return store.find(name)
+
+
+def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folder):
+    with pytest.raises(FileNotFoundError, match=rf"'cifar10' in {store_folder}.*data fetch cifar10.*data import"):
+        find("cifar10")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("imagenet", r"get its files at http.* run `suffice data import imagenet FOLDER`"),
+        ("cifar1o", r"no set of that name is known; nearest: cifar10.*`suffice data import NAME SOURCE`"),
+        ("thing", r"no set of that name is known; nearest: things;"),
+        ("visits", r"no set of that name is known; for data of your own"),
+        ("digits", r"suffice.data.load\('digits'\)"),
+    ],
+)
+def test_only_what_can_work_is_advised_for_a_set_that_is_not_there(name, advice):
+    with store.create("things", quiet) as writer:
+        writer.save("all_images", [[0]], "u1")
+    with pytest.raises(FileNotFoundError, match=advice) as missing:
+        find(name)
+    assert "data fetch" not in str(missing.value)

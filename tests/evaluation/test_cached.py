@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+import suffice
+from suffice import cost
+from suffice.evaluation import cached
+from tests.builders import batched, inputs, network, sampled_labels
+
+
+def labelled(net, count=300, seed=0):
+    x = inputs(count, seed=seed)
+    with torch.no_grad():
+        return batched(x, sampled_labels(net(x)[-1], seed=seed), 50)
+
+
+def test_a_network_over_features_answers_as_the_network():
+    net = network()
+    x, y = map(torch.cat, zip(*labelled(net), strict=True))
+    ((phi, labels),) = cached.compute(net, labelled(net))
+    assert_close(cached.over(net)(phi), net(x))
+    assert torch.equal(labels, y)
+
+
+@pytest.mark.filterwarnings("ignore:the temperature")
+def test_calibrating_on_features_gives_the_same_as_on_inputs():
+    net = network()
+    train, val = labelled(net), labelled(net, seed=1)
+    costs = cost.count(net, train[0][0])
+    direct = suffice.calibrate(net, train, val, link="plugin")
+    features = [cached.compute(net, loader) for loader in (train, val)]
+    calibrated = suffice.calibrate(cached.over(net), *features, link="plugin", costs=costs)
+    assert calibrated.costs == direct.costs
+    for ours, theirs in zip(calibrated.exits, direct.exits, strict=True):
+        assert_close(ours.temperature, theirs.temperature, rtol=1e-3, atol=0)
+        assert_close(ours.posterior.feature_values, theirs.posterior.feature_values)
+        assert_close(ours.posterior.class_values, theirs.posterior.class_values)
+
+
+def test_a_subset_keeps_features_and_labels_together():
+    net = network()
+    features = cached.compute(net, labelled(net))
+    rows = torch.tensor([7, 3])
+    part = features.subset(rows)
+    assert torch.equal(part.labels, features.labels[rows])
+    assert torch.equal(part.phi[1], features.phi[1][rows])
+    assert len(part) == 1
+
+
+def test_inputs_without_labels_have_the_label_of_no_class():
+    assert (cached.compute(network(), batched(inputs(5))).labels == -1).all()

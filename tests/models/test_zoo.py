@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import suffice
+from suffice.models import msdnet, zoo
+from tests import kinds
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # 24 images of noise are little to tune on
+
+
+@pytest.fixture(scope="module")
+def made():
+    return kinds.shipped()
+
+
+def test_what_was_shipped_answers_as_it_did(made, tmp_path):
+    zoo.ship(tmp_path / "net", made, "cifar-small")
+    again = zoo.load(tmp_path / "net")
+    x = torch.randn(5, 3, 32, 32)
+    before, after = (suffice.run(each.calibrated, each.policy, x) for each in (made, again))
+    assert torch.equal(before.probs, after.probs)
+    assert torch.equal(before.exit, after.exit)
+    assert again.classes == made.classes
+    assert again.card == "#"
+
+
+def test_pixels_are_prepared_by_the_training_mean_and_deviation(made):
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    assert made.prepare(pixels)[:, 0, 0, 0].tolist() == [-2.0, 2.0]
+
+
+def test_weights_that_would_be_rounded_after_calibration_are_refused(made, tmp_path):
+    torch.manual_seed(0)
+    unrounded = replace(made, network=msdnet("cifar-small", num_classes=3))
+    with pytest.raises(ValueError, match="half precision"):
+        zoo.ship(tmp_path / "net", unrounded, "cifar-small")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="expected one of"):
+        suffice.models.pretrained("resnet50")
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_networks_that_come_with_the_library_load_and_are_small(name):
+    made = suffice.models.pretrained(name)
+    assert len(made.classes) == made.network.num_classes
+    assert (zoo.FOLDER / name / "network" / "tensors.safetensors").stat().st_size <= 3_000_000
+    assert suffice.run(made.calibrated, made.policy, torch.zeros(2, 3, 32, 32)).probs.shape == (2, len(made.classes))
+
+
+def test_a_folder_that_was_shipped_is_replaced_and_no_other(made, tmp_path):
+    for _ in range(2):
+        zoo.ship(tmp_path / "net", made, "cifar-small")
+    for file in ("mine.txt", "policy/mine.txt"):
+        (tmp_path / "net" / file).write_text("mine")
+        with pytest.raises(FileExistsError, match=r"got also (policy/)?mine.txt; move that away"):
+            zoo.ship(tmp_path / "net", made, "cifar-small")
+        (tmp_path / "net" / file).unlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "card.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"suffice\.save did not write"):
+        zoo.ship(tmp_path / "other", made, "cifar-small")
+    assert (tmp_path / "other" / "card.md").read_text() == "mine"

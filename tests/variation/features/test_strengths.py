@@ -1,0 +1,183 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from suffice.models import convnet
+from suffice.twin.hooks import hooked, matching
+from suffice.variation.features.reader import output_features
+from suffice.variation.features.scaling import Scaling
+from suffice.variation.features.strengths import capture, layer_names
+
+
+class Reused(nn.Module):
+    """One activation module that runs twice, then an operation that overwrites its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        hidden = self.relu(self.first(x))
+        return self.relu(self.second(hidden)).mul_(-1)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def watched(*shape, kind="value"):
+    """The strengths of a layer that puts out random values of that shape, and the values."""
+    values = torch.randn(shape)
+    model = nn.Sequential(nn.Identity(), nn.Flatten(1))
+    return capture(model, values, ["0"], kind)[1]["0"], values
+
+
+def test_strengths_of_a_dense_layer_are_its_values():
+    strengths, values = watched(5, 7)
+    assert torch.equal(strengths, values)
+
+
+def test_strengths_of_channels_are_their_mean_and_maximum_over_positions():
+    strengths, values = watched(5, 3, 4, 2)
+    torch.testing.assert_close(strengths[:, :3], values.mean(dim=(2, 3)))
+    assert torch.equal(strengths[:, 3:], values.amax(dim=(2, 3)))
+
+
+def test_strengths_of_tokens_are_the_mean_and_maximum_over_tokens():
+    strengths, values = watched(5, 6, 3)
+    torch.testing.assert_close(strengths[:, :3], values.mean(dim=1))
+    assert torch.equal(strengths[:, 3:], values.amax(dim=1))
+
+
+def test_strengths_on_and_off_are_whether_values_are_above_zero():
+    for shape, positions in (((5, 7), None), ((5, 6, 3), 1), ((5, 3, 4, 2), (2, 3))):
+        strengths, values = watched(*shape, kind="on")
+        on = (values > 0).float()
+        torch.testing.assert_close(strengths, on if positions is None else on.mean(dim=positions))
+        both, values = watched(*shape, kind="both")
+        assert both.shape[1] == strengths.shape[1] * (2 if positions is None else 3)
+
+
+def test_capturing_leaves_the_output_modes_and_hooks_as_they_were():
+    model = convnet(4, widths=(3, 5), dropout=0.3)
+    model.stages[0].eval()
+    modes = [module.training for module in model.modules()]
+    x = torch.rand(6, 1, 8, 8)
+    output, strengths = capture(model, x, layer_names(model, None))
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    model.eval()
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(output, model(x), strict=True))
+    assert [part.shape[1] for part in strengths.values()] == [6, 6, 10, 10, 64, 64]
+    assert not any(part.requires_grad for part in strengths.values())
+
+
+def test_a_layer_that_runs_twice_gives_two_sets_taken_before_anything_overwrites_them():
+    model = Reused()
+    x = torch.randn(5, 3)
+    output, strengths = capture(model, x, ["relu"])
+    strengths = strengths["relu"]
+    hidden = model.first(x).relu()
+    torch.testing.assert_close(strengths[:, :4], hidden)
+    torch.testing.assert_close(strengths[:, 4:], -output)
+    assert strengths.min() >= 0
+
+
+def test_no_layers_give_no_strengths():
+    assert capture(nn.Linear(3, 4), torch.zeros(5, 3), [])[1] == {}
+
+
+def test_every_activation_is_watched_unless_layers_are_named():
+    model = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Tanh(), nn.Softmax(dim=1))
+    assert layer_names(model, None) == ("1", "2")
+    assert layer_names(model, "[0-1]") == ("0", "1")
+    assert layer_names(model, ["3", "0"]) == ("0", "3")
+    assert layer_names(model, []) == ()
+    assert layer_names(model, "all") == ("1", "2")
+    assert layer_names(model, "last") == ("2",)
+
+
+def test_a_module_with_two_names_is_chosen_once():
+    model = nn.ModuleDict({"a": nn.ReLU()})
+    model["b"] = model["a"]
+    assert list(matching(model, "*")) == ["a"]
+    assert list(matching(model, "b")) == ["b"]
+
+
+def test_a_model_without_activation_modules_is_refused():
+    with pytest.raises(ValueError, match=r"found none: activations called as functions .* pass layers=\[\]"):
+        layer_names(nn.Linear(2, 2), None)
+
+
+def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"got 'frist', which matches none; nearest: \['first'"):
+        layer_names(Reused(), ["relu", "frist"])
+
+
+def test_a_layer_that_does_not_run_is_an_error_and_leaves_no_hook():
+    model = Reused()
+    model.unused = nn.ReLU()
+    with pytest.raises(RuntimeError, match=r"got none of \['unused'\] run"):
+        capture(model, torch.zeros(2, 3), ["relu", "unused"])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_gives_no_tensor_is_refused_and_leaves_no_hook():
+    model = nn.Sequential(Pair())
+    with pytest.raises(TypeError, match="expected a tensor from module '0', got tuple"):
+        capture(model, torch.zeros(2, 3), ["0"])
+    assert not model[0]._forward_hooks
+
+
+@pytest.mark.parametrize("mix", [nn.Unflatten(0, (3, 4)), nn.Identity()], ids=["rows", "vector"])
+def test_a_layer_without_the_examples_first_is_refused(mix):
+    model = nn.Sequential(nn.Flatten(0), mix)
+    with pytest.raises(ValueError, match="expected an output of layer '1' with the 2 examples first"):
+        capture(model, torch.zeros(2, 6), ["1"])
+
+
+def test_hooks_are_removed_when_the_body_fails():
+    model = Reused()
+    with pytest.raises(ZeroDivisionError), hooked({"relu": model.relu}, lambda _name, _output: None):
+        raise ZeroDivisionError
+    assert not model.relu._forward_hooks
+
+
+def test_strengths_that_are_hardly_active_or_constant_are_dropped_and_the_output_is_not(generator):
+    features = torch.randn(1000, 5, generator=generator)
+    features[:, 0] *= torch.arange(1000) < 5
+    features[:, 2] *= torch.arange(1000) < 9
+    features[:, 3] = 7.1
+    scaling = Scaling.fit(features, outputs=2)
+    assert scaling.columns.tolist() == [0, 1, 4]
+    assert scaling.weight.tolist() == pytest.approx([1, 1, 0.5 * 2**0.5])
+
+
+def test_inputs_are_standard_scores_clipped_at_four(generator):
+    features = torch.randn(1000, 2, generator=generator) * 3 + 5
+    scaling = Scaling.fit(features, outputs=2)
+    inputs = scaling.apply(features).inputs
+    torch.testing.assert_close(inputs.mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs.std(dim=0), torch.ones(2), rtol=0, atol=1e-2)
+    far = torch.tensor([[1e9, 5.0]])
+    scaled = scaling.apply(far)
+    assert scaled.inputs[0, 0] == 4
+    assert scaled.clipped.tolist() == [0.5]
+    assert scaled.distance > 1e8
+    assert scaling.apply(features).clipped.max() == 0
+    assert scaling.apply(features).distance.square().mean() == pytest.approx(1, rel=0.01)
+
+
+@given(st.integers(2, 8), st.floats(-1e3, 1e3), st.floats(1e-3, 300))
+@settings(deadline=None, max_examples=30)
+def test_output_features_are_finite_and_blind_to_a_shift_of_the_logits(classes, shift, scale):
+    logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0)) * scale
+    features = output_features(logits, "classification")
+    assert features.shape == (4, classes + min(classes, 5) + 3)
+    assert features.isfinite().all()
+    torch.testing.assert_close(output_features(logits + shift, "classification"), features, rtol=1e-3, atol=1e-2)
