@@ -84,13 +84,13 @@ def images(threads: int) -> list[Row]:
     data = load("cifar100")
     batches = data.train.shuffled(BATCH, generator=torch.Generator().manual_seed(0))
     network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(16, 32, 64))
-    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
     x, y = next(iter(batches))
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(cross_entropy(logits, y) for logits in network(x)).backward()
-        optimiser.step()
+        optimizer.step()
 
     single = torch.utils.data.DataLoader(Single(data.train), batch_size=BATCH, shuffle=True)
     ways: dict[str, Callable[[], int]] = {
@@ -190,14 +190,14 @@ def criteo_block(rows: int = 50_000) -> bytes:
 def tower_step(sizes: tuple[int, ...], batch: dict[str, torch.Tensor]) -> Callable[[], int]:
     """Training steps of the embedding tower on one batch."""
     network = suffice.models.tower(sizes, num_classes=2, numeric=13, embedding=8, hidden=(256, 128, 64))
-    optimiser = torch.optim.SGD(network.parameters(), 0.01)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
     inputs = {key: batch[key] for key in ("categorical", "numeric")}
 
     def steps() -> int:
         for _ in range(5):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             cross_entropy(network(inputs)[-1], batch["labels"]).backward()
-            optimiser.step()
+            optimizer.step()
         return 5 * len(batch["labels"])
 
     return steps

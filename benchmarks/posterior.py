@@ -56,11 +56,11 @@ def head(features: int, classes: int, examples: int = 10_000) -> Head:
     labels = torch.randint(classes, (examples,))
     phi = (centres[labels] + 1.5 * torch.randn(examples, features)).relu()
     linear = nn.Linear(features, classes)
-    optimiser = torch.optim.Adam(linear.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(linear.parameters(), 3e-3)
     for index in torch.randint(examples, (200, 512)):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(linear(phi[index]), labels[index]).backward()
-        optimiser.step()
+        optimizer.step()
     return Head(linear.requires_grad_(False), phi, labels)
 
 

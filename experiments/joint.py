@@ -92,14 +92,14 @@ def teacher(passes: int) -> suffice.MCDropout:
 
 def trained(model: nn.Module, head: suffice.JointHead, data: Table, generator: torch.Generator) -> tuple[float, float]:
     """Train the model and the head beside it: processor seconds of each."""
-    optimiser, own, beside = torch.optim.Adam(model.parameters()), 0.0, 0.0
+    optimizer, own, beside = torch.optim.Adam(model.parameters()), 0.0, 0.0
     for _ in range(EPOCHS):
         for batch in data.shuffled(BATCH, generator=generator):
             labels = batch.pop("labels").float()
             started = time.process_time()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             binary_cross_entropy_with_logits(model(batch)[-1][:, 0], labels).backward()
-            optimiser.step()
+            optimizer.step()
             between = time.process_time()
             head.step(batch)
             own, beside = own + between - started, beside + time.process_time() - between

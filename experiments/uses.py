@@ -149,12 +149,12 @@ def trained(x: Tensor, rating: Tensor, films: int, generator: torch.Generator) -
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         model = suffice.models.tower([USERS, films], embedding=8, hidden=(32, 16), dropout=DROPOUT)
-        optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(x), generator=generator).split(BATCH):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 (model(x[rows])[-1][:, 0] - rating[rows]).square().mean().backward()
-                optimiser.step()
+                optimizer.step()
     return model.eval()
 
 

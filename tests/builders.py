@@ -59,12 +59,12 @@ def network(
 
 def trained(net: ExitNetwork, x: Tensor, loss: Callable[[Tensor], Tensor], steps: int = 200) -> ExitNetwork:
     """The network after a little training of all exits at once; `loss` of an exit's outputs for x."""
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.stack([loss(outputs) for outputs in net(x)]).sum().backward()
-        optimiser.step()
-    optimiser.zero_grad()
+        optimizer.step()
+    optimizer.zero_grad()
     return net
 
 

@@ -23,7 +23,7 @@ def inputs(count: int = 24, seed: int = 0) -> Tensor:
     return torch.randn(count, odd.INPUTS, generator=seeded(seed), dtype=torch.float32)
 
 
-def labelled(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+def labeled(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     x = inputs(48, seed)
     return [*zip(x.split(24), torch.arange(48).remainder(odd.CLASSES).split(24), strict=True)]
 
@@ -37,7 +37,7 @@ def last(model: nn.Module) -> str:
 
 
 def calibrated(model: nn.Module) -> suffice.Calibrated:
-    return suffice.calibrate(model, labelled(), labelled(1), generator=seeded())
+    return suffice.calibrate(model, labeled(), labeled(1), generator=seeded())
 
 
 def estimator(model: nn.Module) -> suffice.VariationEstimator:
@@ -62,7 +62,7 @@ Prepare, Entry = Callable[[nn.Module], Any], Callable[[nn.Module, Any, Tensor], 
 ENTRIES: dict[str, tuple[Prepare, Entry]] = {
     "calibrate": (at_rest, lambda model, _, x: calibrated(model)(x)[-1].probs),
     "calibrated": (calibrated, lambda model, found, x: found(x)[-1].probs),
-    "density": (at_rest, lambda model, _, x: density.fit(model, labelled())(x)),
+    "density": (at_rest, lambda model, _, x: density.fit(model, labeled())(x)),
     "macs": (at_rest, lambda model, _, x: cost.macs(model, x)),
     "capture": (at_rest, lambda model, _, x: strengths.capture(model, x, activation(model))),
     "teacher": (at_rest, lambda model, _, x: TEACHER(model, x, generator=seeded())["std"]),

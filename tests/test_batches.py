@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from suffice.batches import peek, read, read_labelled, read_targets
+from suffice.batches import peek, read, read_labeled, read_targets
 from suffice.data.images import Images
 
 MODEL = nn.Linear(2, 3)
@@ -27,7 +27,7 @@ class Stream(IterableDataset):
     ids=["tuples", "lists", "DataLoader", "without length", "generator"],
 )
 def test_any_iterable_of_pairs_is_a_loader_and_examples_are_counted_as_they_come(loader):
-    seen = [(batch, labels) for batch, labels in read_labelled(loader, MODEL, 3)]
+    seen = [(batch, labels) for batch, labels in read_labeled(loader, MODEL, 3)]
     torch.testing.assert_close(torch.cat([batch.inputs for batch, _ in seen]), X)
     assert torch.cat([labels for _, labels in seen]).tolist() == Y.tolist()
     sizes = [batch.size for batch, _ in seen]
@@ -60,7 +60,7 @@ def test_inputs_alone_are_read_and_refused_where_labels_are_needed(loader):
     (batch,) = read(loader, MODEL)
     assert batch.labels is None
     with pytest.raises(ValueError, match="inputs alone"):
-        list(read_labelled(loader, MODEL, 3))
+        list(read_labeled(loader, MODEL, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -93,7 +93,7 @@ def test_a_label_out_of_range_is_named_with_its_position_in_the_pass(bad):
     wrong = Y.clone()
     wrong[3] = bad
     with pytest.raises(ValueError, match=rf"expected labels in \[0, 3\), got {bad} at position 8"):
-        list(read_labelled([(X, Y), (X, wrong)], MODEL, 3))
+        list(read_labeled([(X, Y), (X, wrong)], MODEL, 3))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_a_label_out_of_range_is_named_with_its_position_in_the_pass(bad):
 )
 def test_labels_of_a_wrong_type_or_shape_are_refused_with_both(labels):
     with pytest.raises(ValueError, match=r"expected integer labels of shape \(5,\), got torch\.\w+ of shape"):
-        list(read_labelled([(X, labels)], MODEL, 3))
+        list(read_labeled([(X, labels)], MODEL, 3))
 
 
 def test_small_integer_labels_become_int64():
-    ((_, labels),) = read_labelled([(X, Y.to(torch.uint8))], MODEL, 3)
+    ((_, labels),) = read_labeled([(X, Y.to(torch.uint8))], MODEL, 3)
     assert labels.dtype == torch.int64
 
 

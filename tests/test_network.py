@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from suffice.network import Exit, ExitNetwork, answer, batch_size, call, check_finite, join, select
+from suffice.network import Exit, ExitNetwork, batch_size, call, check_finite, join, output_tensor, select
 from suffice.storage.fingerprint import check_fingerprint, fingerprint
 from tests import builders
 
@@ -115,13 +115,13 @@ def test_a_wrong_fingerprint_is_an_error_and_the_right_one_is_not():
 def test_an_answer_is_the_first_of_a_tuple_and_the_last_of_a_list_of_exits():
     early, late = torch.zeros(2, 3), torch.ones(2, 3)
     named = namedtuple("Output", ["loss", "logits"])(0.0, (late, early))
-    assert all(answer(output) is late for output in (late, (late, early), [early, late], named))
+    assert all(output_tensor(output) is late for output in (late, (late, early), [early, late], named))
 
 
 @pytest.mark.parametrize("output", [{"scores": torch.zeros(2, 3)}, [], ()])
 def test_an_answer_that_is_no_tensor_is_refused(output):
     with pytest.raises(TypeError, match=r"expected logits.*got (dict|list|tuple); wrap the model"):
-        answer(output)
+        output_tensor(output)
 
 
 def test_a_mapping_becomes_the_keyword_arguments_of_a_plain_model_only():

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 import suffice
 from suffice.network import Exit, ExitNetwork
+from suffice.utils.nest import tree_leaves
 from tests import entries, odd
 
 pytestmark = [
@@ -37,7 +37,7 @@ def told(answer):
 
 
 def policy_of(calibrated):
-    return suffice.allocate(calibrated, entries.labelled(1), 0.8)
+    return suffice.allocate(calibrated, entries.labeled(1), 0.8)
 
 
 def ran(calibrated):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
 
+from suffice.utils.nest import tree_leaves
 from tests import entries, odd
 from tests.surroundings import SURROUNDINGS
 

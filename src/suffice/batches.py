@@ -12,10 +12,10 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset, IterableDataset
 
 from suffice.network import State, batch_size, check_finite, placement
+from suffice.utils.nest import tree_leaves, tree_map_only
 
 Loader = Iterable[object]
 
@@ -108,7 +108,7 @@ def read_targets(
         yield batch, check(batch.labels, batch)
 
 
-def read_labelled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:
+def read_labeled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:
     """Batches with their labels, int64 (N,) in [0, num_classes).
 
     Raises:

@@ -144,7 +144,7 @@ class Profiled(Protocol):
 
     network: ExitNetwork
 
-    def answer(self, k: int, phi: Tensor, outputs: Tensor, running: Any) -> tuple[Any, Any]:
+    def predict(self, k: int, phi: Tensor, outputs: Tensor, running: Any) -> tuple[Any, Any]:
         """The exit's own prediction and the ensemble's sums up to it, from φ, outputs and the sums so far."""
 
 
@@ -184,9 +184,9 @@ def _timed(calibrated: Profiled, x: State, repeats: int) -> list[list[float]]:
             logits = network.exit(k).classifier(phi)
             ways[f"stage {k}"] = partial(network.stages[k], before)
             ways[f"exit {k}"] = partial(network.exit(k), state)
-            ways[f"uncertainty {k}"] = partial(calibrated.answer, k, phi, logits, running)
+            ways[f"uncertainty {k}"] = partial(calibrated.predict, k, phi, logits, running)
             ways[f"copy {k}"] = partial(select, state, rows)
-            running = calibrated.answer(k, phi, logits, running)[1]
+            running = calibrated.predict(k, phi, logits, running)[1]
         times = interleaved({name: _waited(way, rows.device) for name, way in ways.items()}, repeats)
     exits = range(len(network.exits))
     return [[times[f"{part} {k}"] for k in exits] for part in ("stage", "exit", "uncertainty", "copy")]

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from suffice.utils.nest import tree_leaves, tree_map, tree_map_only
 
 State = Any
 """What flows between stages: a tensor or a nest (dict, list, tuple) of tensors, batch first."""
@@ -94,7 +95,7 @@ def call(model: nn.Module, x: State) -> Any:
     return model(**x) if isinstance(x, Mapping) and not isinstance(model, ExitNetwork) else model(x)
 
 
-def answer(output: Any) -> Tensor:
+def output_tensor(output: Any) -> Tensor:
     """What a model answers with: its output, the `.logits` of it, the first of a tuple, the last of a list of exits.
 
     Raises:

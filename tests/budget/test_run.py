@@ -142,8 +142,8 @@ def test_a_custom_score_receives_the_state_of_the_examples_still_there():
             states.append(state["h"][:, 0])
     expected = torch.where(states[0] >= 0, 0, torch.where(states[1] >= 0, 1, 2))
     assert answer.exit.tolist() == expected.tolist()
-    left = [50, int((expected > 0).sum()), int((expected > 1).sum())]
-    assert received[:2] == [(left[0], left[0], 1, [1]), (left[1], left[1], 2, [2])]
+    finished = [50, int((expected > 0).sum()), int((expected > 1).sum())]
+    assert received[:2] == [(finished[0], finished[0], 1, [1]), (finished[1], finished[1], 2, [2])]
 
 
 @pytest.mark.parametrize(("value", "stops_at"), [(math.inf, 2), (-math.inf, 0)])
@@ -253,12 +253,12 @@ def test_answers_are_the_same_with_and_without_leaving_and_filling_up(copying, b
 def test_examples_stay_where_copying_them_would_cost_more_than_it_saves():
     calibrated = builders.untuned(NET, X)
     policy = allocate(calibrated, [X], 0.6)
-    for profile, left in ((clock(1.0, 1e6), False), (clock(1.0, 0.0), True)):
+    for profile, finished in ((clock(1.0, 1e6), False), (clock(1.0, 0.0), True)):
         seen = builders.watch_batch_sizes(NET)
         run(calibrated, replace(policy, profile=profile), X)
         for stage in NET.stages:
             stage._forward_pre_hooks.clear()
-        assert (seen != [(k, 50) for k in range(3)]) == left
+        assert (seen != [(k, 50) for k in range(3)]) == finished
 
 
 @pytest.mark.parametrize("buckets", [(8, 32, 64), (64,), (1, 2, 4, 8, 16, 32, 64, 128)])

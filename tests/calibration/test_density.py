@@ -38,8 +38,8 @@ def dense(phi, labels, x, ridge):
     """The formula, class by class, by scipy."""
     phi, labels, x = phi.numpy(), labels.numpy(), x.numpy()
     seen = [c for c in range(CLASSES) if (labels == c).any()]
-    centred = phi - np.stack([phi[labels == c].mean(axis=0) for c in labels])
-    covariance = centred.T @ centred / len(phi)
+    centered = phi - np.stack([phi[labels == c].mean(axis=0) for c in labels])
+    covariance = centered.T @ centered / len(phi)
     covariance += ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     terms = [
         np.log((labels == c).mean()) + multivariate_normal(phi[labels == c].mean(axis=0), covariance).logpdf(x)
@@ -119,8 +119,8 @@ def test_a_feature_that_never_varied_counts_by_the_ridge():
     fitted = Density.fit(summed(phi, labels), ridge=0.1)
     x = phi.clone()
     x[:, -1] += 2.0
-    centred = phi - torch.stack([phi[labels == c].mean(dim=0) for c in range(CLASSES)])[labels]
-    variance = 0.1 * float(centred.square().sum()) / 200 / 5
+    centered = phi - torch.stack([phi[labels == c].mean(dim=0) for c in range(CLASSES)])[labels]
+    variance = 0.1 * float(centered.square().sum()) / 200 / 5
     drop = fitted.log_density(phi) - fitted.log_density(x)
     torch.testing.assert_close(drop, torch.full_like(drop, 4 / variance / 2))
 

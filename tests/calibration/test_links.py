@@ -147,8 +147,8 @@ def test_without_variance_closed_forms_are_the_softmax(link):
 
 def test_probit_shrinks_each_logit_by_its_variance():
     logits, variance = randn(6, 4), randn(6, 4, seed=1).square()
-    centred = logits - logits.mean(dim=1, keepdim=True)
-    expected = (centred / (1 + math.pi / 8 * variance / 0.49).sqrt() / 0.7).softmax(dim=1)
+    centered = logits - logits.mean(dim=1, keepdim=True)
+    expected = (centered / (1 + math.pi / 8 * variance / 0.49).sqrt() / 0.7).softmax(dim=1)
     torch.testing.assert_close(links.probit(logits, variance, 0.7)[0].exp(), expected)
 
 

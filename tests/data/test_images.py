@@ -1,6 +1,6 @@
 import torch
 
-from suffice.batches import read_labelled
+from suffice.batches import read_labeled
 from suffice.data import augment
 from suffice.data.images import Images, moments
 from tests.builders import identity_network
@@ -70,5 +70,5 @@ def test_they_are_loaders_as_the_rest_of_the_library_takes_them():
     pixels, labels = torch.rand(6, 3), torch.arange(6) % 3
     images = Images(pixels[:, :, None, None], labels)
     flat = [(x.flatten(1), y) for x, y in images.batches(4)]
-    seen = list(read_labelled(flat, identity_network(3), 3))
+    seen = list(read_labeled(flat, identity_network(3), 3))
     assert torch.cat([batch.inputs for batch, _ in seen]).tolist() == pixels.tolist()

@@ -8,7 +8,7 @@ from suffice.evaluation import cached
 from tests.builders import batched, inputs, network, sampled_labels
 
 
-def labelled(net, count=300, seed=0):
+def labeled(net, count=300, seed=0):
     x = inputs(count, seed=seed)
     with torch.no_grad():
         return batched(x, sampled_labels(net(x)[-1], seed=seed), 50)
@@ -16,8 +16,8 @@ def labelled(net, count=300, seed=0):
 
 def test_a_network_over_features_answers_as_the_network():
     net = network()
-    x, y = map(torch.cat, zip(*labelled(net), strict=True))
-    ((phi, labels),) = cached.compute(net, labelled(net))
+    x, y = map(torch.cat, zip(*labeled(net), strict=True))
+    ((phi, labels),) = cached.compute(net, labeled(net))
     assert_close(cached.over(net)(phi), net(x))
     assert torch.equal(labels, y)
 
@@ -25,7 +25,7 @@ def test_a_network_over_features_answers_as_the_network():
 @pytest.mark.filterwarnings("ignore:the temperature")
 def test_calibrating_on_features_gives_the_same_as_on_inputs():
     net = network()
-    train, val = labelled(net), labelled(net, seed=1)
+    train, val = labeled(net), labeled(net, seed=1)
     costs = cost.count(net, train[0][0])
     direct = suffice.calibrate(net, train, val, link="plugin")
     features = [cached.compute(net, loader) for loader in (train, val)]
@@ -39,7 +39,7 @@ def test_calibrating_on_features_gives_the_same_as_on_inputs():
 
 def test_a_subset_keeps_features_and_labels_together():
     net = network()
-    features = cached.compute(net, labelled(net))
+    features = cached.compute(net, labeled(net))
     rows = torch.tensor([7, 3])
     part = features.subset(rows)
     assert torch.equal(part.labels, features.labels[rows])

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from suffice import cost, models
-from suffice.models.msdnet import SETTINGS, Setting, load_public_weights, own_name
+from suffice.models.msdnet import SETTINGS, MSDNetConfig, load_public_weights, own_name
 
 SMALL = ["cifar-small", "cifar-medium", "cifar-large"]
 PUBLISHED = {
@@ -39,12 +39,12 @@ def test_the_largest_imagenet_network_has_the_published_size_at_every_exit():
 
 @pytest.mark.parametrize("size", [8, 28, 64])
 def test_images_of_other_sizes_and_channels_will_do(size):
-    net = models.msdnet(Setting("small", 4, 2, (1, 2), (1, 2)), 5, in_channels=1).eval()
+    net = models.msdnet(MSDNetConfig("small", 4, 2, (1, 2), (1, 2)), 5, in_channels=1).eval()
     assert [tuple(logits.shape) for logits in net(torch.zeros(2, 1, size, size))] == [(2, 5)] * 2
 
 
 def test_examples_do_not_see_each_other_in_evaluation_mode():
-    net = models.msdnet(Setting("small", 4, 2, (1, 2, 4), (1, 2, 3)), 5).eval()
+    net = models.msdnet(MSDNetConfig("small", 4, 2, (1, 2, 4), (1, 2, 3)), 5).eval()
     x = images(6)
     for whole, part in zip(net(x), net(x[2:3]), strict=True):
         torch.testing.assert_close(whole[2:3], part)
@@ -54,7 +54,7 @@ def test_unknown_settings_are_refused_with_those_that_there_are():
     with pytest.raises(ValueError, match=r"expected one of \['cifar-large'.*or a Setting, got 'cifar'"):
         models.msdnet("cifar", 10)
     with pytest.raises(ValueError, match=r"expected an even growth.*got 5"):
-        Setting("small", 16, 5, (1, 2, 4), (1, 2))
+        MSDNetConfig("small", 16, 5, (1, 2, 4), (1, 2))
 
 
 # ---- the public layout, written down once more as plainly as possible ----
@@ -172,7 +172,7 @@ def test_weights_of_the_public_layout_give_the_public_networks_logits(setting, s
 
 
 class TestPublicWeights:
-    SETTING = Setting("small", 4, 2, (1, 2, 4), (1, 2))
+    SETTING = MSDNetConfig("small", 4, 2, (1, 2, 4), (1, 2))
 
     def weights(self):
         public = Public(self.SETTING, 5)

@@ -58,7 +58,7 @@ LEARNED = {
     "calibrated": entries.calibrated,
     "estimator": entries.estimator,
     "buckets": entries.buckets,
-    "density": lambda model: density.fit(model, entries.labelled()),
+    "density": lambda model: density.fit(model, entries.labeled()),
 }
 
 

@@ -11,8 +11,8 @@ from suffice.training.checkpoint import Keeper
 def keeper(path):
     torch.manual_seed(0)
     network = nn.Linear(2, 2)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-    return Keeper(path, network, optimiser, {"epochs": 9}, -1.0, None)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    return Keeper(path, network, optimizer, {"epochs": 9}, -1.0, None)
 
 
 def written(path):
@@ -28,18 +28,18 @@ def test_what_the_optimiser_remembers_goes_on_with_the_weights(tmp_path):
     def training(path):
         torch.manual_seed(0)
         network = nn.Linear(2, 2)
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-        return network, optimiser, Keeper(path, network, optimiser, {"epochs": 9}, -1.0, None)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        return network, optimizer, Keeper(path, network, optimizer, {"epochs": 9}, -1.0, None)
 
-    def step(network, optimiser):
-        optimiser.zero_grad()
+    def step(network, optimizer):
+        optimizer.zero_grad()
         network(torch.ones(3, 2)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
 
-    network, optimiser, kept = training(tmp_path / "c")
-    step(network, optimiser)
+    network, optimizer, kept = training(tmp_path / "c")
+    step(network, optimizer)
     kept.after_step(3, torch.tensor(1.0), 3)
-    step(network, optimiser)
+    step(network, optimizer)
     again, remembering, _ = training(tmp_path / "c")
     step(again, remembering)
     assert all(map(torch.equal, again.parameters(), network.parameters()))
@@ -69,8 +69,8 @@ def test_it_is_written_after_the_seconds_that_were_asked_for_and_at_the_end(tmp_
     clock = iter([10.0, 21.0, 35.0, 35.0, 46.0, 47.0, 47.0])
     monkeypatch.setattr("suffice.training.checkpoint.time.monotonic", lambda: next(clock))
     network = nn.Linear(2, 2)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-    kept, written = Keeper(tmp_path / "c", network, optimiser, {"epochs": 4}, 12.0, None), []
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    kept, written = Keeper(tmp_path / "c", network, optimizer, {"epochs": 4}, 12.0, None), []
     for _ in range(4):
         before = os.path.exists(tmp_path / "c") and os.stat(tmp_path / "c").st_ino
         kept.end_epoch(1.0)
@@ -83,9 +83,9 @@ def test_the_generators_of_an_epoch_that_was_begun_are_set_back(tmp_path, seeded
     def training():
         torch.manual_seed(0)
         network = nn.Linear(2, 2)
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         loader = torch.Generator().manual_seed(1) if seeded else None
-        return Keeper(tmp_path / "c", network, optimiser, {"epochs": 9}, -1.0, loader), loader
+        return Keeper(tmp_path / "c", network, optimizer, {"epochs": 9}, -1.0, loader), loader
 
     def order(loader):
         return torch.rand(3), torch.rand(3, generator=loader)

@@ -23,13 +23,13 @@ def trained(head=None, steps=500):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1))
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         head = head and head(model)
         for seed in range(steps):
             x = rows(64, seed)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (model(x)[:, 0] - x.sum(dim=1)).square().mean().backward()
-            optimiser.step()
+            optimizer.step()
             if head is not None:
                 head.step(x)
     return model, head

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from suffice.attach import contract
 from suffice.attach.plain import UpToClassifier, as_exit_network, up_to
@@ -23,13 +22,14 @@ from suffice.attach.pooling import Pooling, Tap, new_exit
 from suffice.attach.tracing import SIZES, Call, CutError, Trace, describe, made_of, travels
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
+from suffice.utils.nest import tree_leaves, tree_map_only
 from suffice.utils.randomness import drawn
 
 _STAGES = "give the stages yourself, at=[first, second, …]: modules from state to state that together are the model"
 
 
-@ordinary()
+@default_modes()
 def attach_exits(
     model: nn.Module,
     at: str | Sequence[str] | Sequence[nn.Module],

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves
 
 from suffice.network import ExitNetwork, State, batch_size, select
 from suffice.twin import inference
+from suffice.utils.nest import tree_flatten, tree_leaves
 
 _EXAMPLES = 3
 _KEPT = torch.tensor([2, 0])

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.network import Exit, ExitNetwork, State, answer, call, check_finite, select
+from suffice.network import Exit, ExitNetwork, State, call, check_finite, output_tensor, select
 from suffice.storage.fingerprint import check_fingerprint
 from suffice.storage.parts import Parts
 from suffice.storage.structure import check_structure, structure_of
@@ -74,7 +74,7 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
         linear = [(name, module) for name, module in twin.named_modules() if isinstance(module, nn.Linear)]
         names = {module: name for name, module in linear if is_twin(module)}  # others are compiled
         with _before(names, lambda layer, phi: runs.append(_Run(names[layer], layer, phi))):
-            logits = answer(call(twin, example))
+            logits = output_tensor(call(twin, example))
         check_finite(logits, "logits")
         makers = [run for run in runs if run.makes(logits)]
         if not makers:

@@ -10,9 +10,9 @@ import copy
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from suffice.network import Exit, State
+from suffice.utils.nest import tree_leaves
 
 Pooling = Literal["positions", "tokens", "class token", "none"]
 

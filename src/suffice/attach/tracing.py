@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from suffice.network import State
 from suffice.twin import inference
+from suffice.utils.nest import tree_leaves, tree_map_only
 
 SIZES = (2, 3)
 """Examples in the two batches that a model is traced with."""

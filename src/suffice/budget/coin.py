@@ -8,14 +8,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from suffice.network import State
+from suffice.utils.nest import tree_leaves
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def toss(x: State) -> Tensor:
+def hash_to_unit(x: State) -> Tensor:
     """Numbers (N,) float64 in [0, 1), uniform over different examples of a batch x, equal for equal ones."""
     total = None
     for position, leaf in enumerate(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)):

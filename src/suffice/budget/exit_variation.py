@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from suffice import batches
 from suffice.batches import Loader
@@ -22,12 +21,13 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork, State, check_finite
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.storage.parts import Parts, prefixed
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
+from suffice.utils.nest import tree_leaves
 from suffice.variation.features.reader import output_features
 from suffice.variation.features.strengths import summary
 from suffice.variation.learning import objective, rows
 from suffice.variation.learning.fit import Fit
-from suffice.variation.learning.labels import Labelled, check_teacher, labelled
+from suffice.variation.learning.labels import Labeled, check_teacher, labeled
 from suffice.variation.learning.rows import Rows
 from suffice.variation.teachers import spreads
 from suffice.variation.teachers.teacher import Teacher
@@ -89,7 +89,7 @@ class VariationScore:
         return cls(parts.digest("made_for"), fits, tuple(parts.numbers("r_squared", len(fits), also=(math.nan,))))
 
 
-@ordinary()
+@default_modes()
 def fit_exit_variation(
     calibrated: Calibrated,
     train_loader: Loader,
@@ -149,10 +149,10 @@ def _rows(
     return [rows.collected(iter(exit_)) for exit_ in parts]
 
 
-def _asked(cut: ExitNetwork, k: int, batch: batches.Batch, teacher: Teacher, *asked: Any) -> Labelled:
+def _asked(cut: ExitNetwork, k: int, batch: batches.Batch, teacher: Teacher, *asked: Any) -> Labeled:
     """What a teacher says of the network up to exit k; what it refuses names the exit."""
     try:
-        return labelled(cut, batch, teacher, *asked)
+        return labeled(cut, batch, teacher, *asked)
     except ValueError as error:
         raise ValueError(f"before exit {k}: {error}") from error
 

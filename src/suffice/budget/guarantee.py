@@ -32,14 +32,14 @@ from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
 from suffice.prediction import Prediction
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 
 Loss = Literal["accuracy", "brier"]
 _GREATEST = {"accuracy": 1.0, "brier": 2.0}
 """B, the greatest loss that an example can have."""
 
 
-@ordinary()
+@default_modes()
 def control_risk(
     calibrated: Calibrated,
     val_loader: Loader,
@@ -189,11 +189,11 @@ def _validation(calibrated: Calibrated, loader: Loader, score: AnyScore, loss: s
     scores: list[list[Tensor]] = [[] for _ in exits]
     losses: list[list[Tensor]] = [[] for _ in exits]
     for batch, labels in likelihoods.read(loader, calibrated.network, calibrated.likelihood):
-        going, own = walk.begin(calibrated, batch.inputs, start=batch.start), []
+        in_flight, own = walk.begin(calibrated, batch.inputs, start=batch.start), []
         for k in exits:
-            going, prediction = walk.step(calibrated, k, going, score)
-            going = walk.scored(going, prediction, score, k)
-            scores[k].append(going.scores[:, k])
+            in_flight, prediction = walk.step(calibrated, k, in_flight, score)
+            in_flight = walk.scored(in_flight, prediction, score, k)
+            scores[k].append(in_flight.scores[:, k])
             assert isinstance(prediction, Prediction)
             own.append(_badness(prediction.probs, labels, loss))
         for k in exits:

@@ -62,7 +62,7 @@ def mix(
     return Mix(pair[1], tossed(cheap), pair[0], cheap)
 
 
-def _portion(coins: Tensor, realised: Callable[[float], float], budget: float) -> float:
+def _portion(coins: Tensor, realized: Callable[[float], float], budget: float) -> float:
     """The portion for the cheaper thresholds at which the realised cost is nearest to the budget.
 
     Only portions between two of `coins`, those of examples that the two sets judge differently, cost differently.
@@ -72,5 +72,5 @@ def _portion(coins: Tensor, realised: Callable[[float], float], budget: float) -
     low, high = 0, len(edges) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if realised(edges[middle]) <= budget else (middle, high)
-    return float(edges[min(low, high, key=lambda at: abs(realised(edges[at]) - budget))])
+        low, high = (low, middle) if realized(edges[middle]) <= budget else (middle, high)
+    return float(edges[min(low, high, key=lambda at: abs(realized(edges[at]) - budget))])

@@ -13,7 +13,7 @@ from suffice import batches
 from suffice.batches import Loader
 from suffice.budget import optimal, thresholds, walk
 from suffice.budget import scores as scoring
-from suffice.budget.coin import toss
+from suffice.budget.coin import hash_to_unit
 from suffice.budget.exit_variation import VariationScore
 from suffice.budget.mixture import TOLERANCE, mix
 from suffice.budget.scores import AnyScore
@@ -23,7 +23,7 @@ from suffice.cost import Profile
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.storage.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
 from suffice.storage.stored import Stored
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 
 Unit = Literal["fraction", "macs", "ms"]
 Method = Literal["geometric", "optimal"]
@@ -62,7 +62,7 @@ class Policy(Stored):
         shares: (K,), share of the validation data answered at each exit.
         made_for: `digest` of the calibrated network whose scores it judges.
         unit: of budget and expected: "macs", multiply-adds, or "ms", milliseconds.
-        alternative: (K − 1,), thresholds of the examples whose coin (`coin.toss`) is below `portion`, or None.
+        alternative: (K − 1,), thresholds of the examples whose coin (`coin.hash_to_unit`) is below `portion`, or None.
         portion: of the examples judged by `alternative`.
         profile: times by which `run` decides whether survivors are worth copying, or None: they are always.
         promise: what `control_risk` promised, or None.
@@ -173,7 +173,7 @@ def _score(parts: Parts, made_for: str) -> str | VariationScore:
     return score
 
 
-@ordinary()
+@default_modes()
 def allocate(
     calibrated: Calibrated,
     val_loader: Loader,
@@ -280,12 +280,12 @@ def _validation(calibrated: Calibrated, loader: Loader, score: AnyScore) -> _See
     chances: list[list[Tensor]] = [[] for _ in calibrated.exits]
     coins = []
     for batch in batches.read(loader, calibrated.network):
-        coins.append(toss(batch.inputs))
-        going = walk.begin(calibrated, batch.inputs, start=batch.start)
+        coins.append(hash_to_unit(batch.inputs))
+        in_flight = walk.begin(calibrated, batch.inputs, start=batch.start)
         for k in range(len(calibrated.exits)):
-            going, prediction = walk.step(calibrated, k, going, score)
-            going = walk.scored(going, prediction, score, k)
-            scores[k].append(going.scores[:, k])
+            in_flight, prediction = walk.step(calibrated, k, in_flight, score)
+            in_flight = walk.scored(in_flight, prediction, score, k)
+            scores[k].append(in_flight.scores[:, k])
             chances[k].append(_chance(prediction))
     joined = [[torch.cat(parts) for parts in exits] for exits in (scores, chances)]
     return _Seen(joined[0], joined[1], torch.cat(coins))
@@ -311,7 +311,7 @@ def _pair(seen: _Seen, method: Method, mean_cost: Callable[[Tensor], float], bud
         prices = chances.new_tensor([mean_cost(shares) for shares in torch.eye(exits, dtype=torch.float64)])
         family, ends = optimal.most_accurate(ranked, chances, prices), optimal.ends(prices)
 
-    def realised(found: Tensor) -> float:
+    def realized(found: Tensor) -> float:
         return mean_cost(shares_of(choose(seen.scores, found), exits))
 
-    return thresholds.bracket(family, realised, budget, ends)
+    return thresholds.bracket(family, realized, budget, ends)

@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from suffice.budget import scores as scoring
 from suffice.budget import walk
-from suffice.budget.coin import toss
+from suffice.budget.coin import hash_to_unit
 from suffice.budget.policy import Policy
-from suffice.budget.walk import Going, Left
+from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State
 from suffice.prediction import Prediction, Regression, concatenate
@@ -122,34 +122,36 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
             their position in x).
     """
     check_policy(calibrated, policy)
-    sizes, left = sorted(buckets or ()), list[Left]()
-    going = enter(calibrated, policy, x)
-    if len(going) < (size := fitting(len(going), sizes)) and len(going):
-        going = going.filled(torch.arange(len(going), device=going.positions.device), size)
+    sizes, finished = sorted(buckets or ()), list[Finished]()
+    in_flight = enter(calibrated, policy, x)
+    if len(in_flight) < (size := fitting(len(in_flight), sizes)) and len(in_flight):
+        in_flight = in_flight.filled(torch.arange(len(in_flight), device=in_flight.positions.device), size)
     for k in range(len(calibrated.exits)):
-        leaving, going, staying = advance(calibrated, policy, k, going)
-        left += leaving
+        leaving, in_flight, staying = advance(calibrated, policy, k, in_flight)
+        finished += leaving
         if not len(staying):
             break
         size = fitting(len(staying), sizes)
-        if size < len(going) and (policy.profile is None or policy.profile.pays(k, len(going), size)):
-            going = going.filled(staying, size)
-    return in_order(left, scoring.priced(calibrated.costs.cumulative, policy.score))
+        if size < len(in_flight) and (policy.profile is None or policy.profile.pays(k, len(in_flight), size)):
+            in_flight = in_flight.filled(staying, size)
+    return in_order(finished, scoring.priced(calibrated.costs.cumulative, policy.score))
 
 
-def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> Going:
+def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> InFlight:
     """A batch before the first exit, each example with its coin if the policy is mixed."""
-    return walk.begin(calibrated, x, toss(x) if policy.alternative is not None else None, start)
+    return walk.begin(calibrated, x, hash_to_unit(x) if policy.alternative is not None else None, start)
 
 
-def advance(calibrated: Calibrated, policy: Policy, k: int, going: Going) -> tuple[list[Left], Going, Tensor]:
+def advance(
+    calibrated: Calibrated, policy: Policy, k: int, in_flight: InFlight
+) -> tuple[list[Finished], InFlight, Tensor]:
     """Run stage and exit k: who stops, the rows with those marked as nobody's, and the rows of those that go on."""
     score = scoring.resolve(policy.score)
-    going, prediction = walk.step(calibrated, k, going, score)
+    in_flight, prediction = walk.step(calibrated, k, in_flight, score)
     if k == len(policy.thresholds):
-        return walk.leave(going, prediction, torch.ones_like(going.positions, dtype=torch.bool), k)
-    going = walk.scored(going, prediction, score, k)
-    return walk.leave(going, prediction, policy.stops(k, going.scores[:, k], going.coin), k)
+        return walk.leave(in_flight, prediction, torch.ones_like(in_flight.positions, dtype=torch.bool), k)
+    in_flight = walk.scored(in_flight, prediction, score, k)
+    return walk.leave(in_flight, prediction, policy.stops(k, in_flight.scores[:, k], in_flight.coin), k)
 
 
 def fitting(size: int, buckets: Sequence[int]) -> int:
@@ -172,14 +174,14 @@ def check_policy(calibrated: Calibrated, policy: Policy) -> None:
     policy.check_made_for(calibrated)
 
 
-def in_order(left: Sequence[Left], costs: Sequence[int]) -> Answer:
+def in_order(finished: Sequence[Finished], costs: Sequence[int]) -> Answer:
     """What left at each exit put back into the order of the positions."""
-    exits = torch.cat([torch.full_like(part.positions, part.exit) for part in left])
+    exits = torch.cat([torch.full_like(part.positions, part.exit) for part in finished])
     width = len(costs) - 1
-    scores = torch.cat([pad(part.scores, (0, width - part.scores.shape[1]), value=torch.nan) for part in left])
+    scores = torch.cat([pad(part.scores, (0, width - part.scores.shape[1]), value=torch.nan) for part in finished])
     price = torch.tensor(costs, device=exits.device)
-    if len(left) == 1:  # who stay together stay in order
-        return Answer(left[0].prediction, exits, price[exits], scores)
-    order = torch.cat([part.positions for part in left]).argsort()
-    prediction = concatenate([part.prediction for part in left]).take(order)
+    if len(finished) == 1:  # who stay together stay in order
+        return Answer(finished[0].prediction, exits, price[exits], scores)
+    order = torch.cat([part.positions for part in finished]).argsort()
+    prediction = concatenate([part.prediction for part in finished]).take(order)
     return Answer(prediction, exits[order], price[exits[order]], scores[order])

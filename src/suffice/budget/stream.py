@@ -17,7 +17,7 @@ from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy
 from suffice.budget.run import Answer, advance, check_policy, enter, fitting, in_order
-from suffice.budget.walk import Going, Left
+from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State
 
@@ -90,7 +90,7 @@ def run_stream(
     check_policy(calibrated, policy)
     if size < 1 or delay < 0:
         raise ValueError(f"expected size of at least 1 and delay of at least 0, got {size} and {delay}")
-    waiting: list[list[Going]] = [[] for _ in calibrated.exits]
+    waiting: list[list[InFlight]] = [[] for _ in calibrated.exits]
     return _served(
         _Stream(calibrated, policy, size, sorted({*buckets, size}) if buckets else (), waiting), batches, delay
     )
@@ -124,18 +124,18 @@ class _Batch:
     number: int
     start: int
     size: int
-    left: list[Left] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
     errors: list[StageError] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        return sum(len(part.positions) for part in self.left) + len(self.errors) == self.size
+        return sum(len(part.positions) for part in self.finished) + len(self.errors) == self.size
 
     def holds(self, positions: Tensor) -> Tensor:
         return (positions >= self.start) & (positions < self.start + self.size)
 
     def served(self, costs: Sequence[int]) -> Served:
-        parts = [replace(part, positions=part.positions - self.start) for part in self.left]
+        parts = [replace(part, positions=part.positions - self.start) for part in self.finished]
         positions = torch.cat([part.positions for part in parts]) if parts else torch.empty(0, dtype=torch.int64)
         errors = tuple(sorted(self.errors, key=lambda error: error.position))
         return Served(in_order(parts, costs) if parts else None, positions.sort().values, errors)
@@ -149,18 +149,18 @@ class _Stream:
     policy: Policy
     size: int
     buckets: Sequence[int]
-    waiting: list[list[Going]]
+    waiting: list[list[InFlight]]
     batches: deque[_Batch] = field(default_factory=deque)
     entered: int = 0
     examples: int = 0
 
     def enter(self, x: State) -> None:
         """A new batch before the first stage; every stage runs as long as enough wait before it."""
-        going = enter(self.calibrated, self.policy, x, self.examples)
-        self.batches.append(_Batch(self.entered, self.examples, len(going)))
-        self.entered, self.examples = self.entered + 1, self.examples + len(going)
-        if len(going):
-            self.waiting[0].append(going)
+        in_flight = enter(self.calibrated, self.policy, x, self.examples)
+        self.batches.append(_Batch(self.entered, self.examples, len(in_flight)))
+        self.entered, self.examples = self.entered + 1, self.examples + len(in_flight)
+        if len(in_flight):
+            self.waiting[0].append(in_flight)
         for k in range(len(self.waiting)):
             while self._count(k) >= self.size:
                 self._advance(k, self._next(k))
@@ -183,35 +183,35 @@ class _Stream:
     def _count(self, k: int) -> int:
         return sum(map(len, self.waiting[k]))
 
-    def _next(self, k: int) -> Going:
+    def _next(self, k: int) -> InFlight:
         """The first `size` examples that wait before stage k, or all if they are fewer."""
-        going = walk.together(self.waiting[k])
-        rows = torch.arange(len(going), device=going.positions.device)
-        self.waiting[k] = [going.take(rows[self.size :])] if len(going) > self.size else []
-        return going.take(rows[: self.size]) if len(going) > self.size else going
+        in_flight = walk.together(self.waiting[k])
+        rows = torch.arange(len(in_flight), device=in_flight.positions.device)
+        self.waiting[k] = [in_flight.take(rows[self.size :])] if len(in_flight) > self.size else []
+        return in_flight.take(rows[: self.size]) if len(in_flight) > self.size else in_flight
 
-    def _advance(self, k: int, going: Going) -> None:
+    def _advance(self, k: int, in_flight: InFlight) -> None:
         """Run a stage; where it fails, on each half, down to the example that makes it fail."""
-        rows = torch.arange(len(going), device=going.positions.device)
+        rows = torch.arange(len(in_flight), device=in_flight.positions.device)
         try:
-            filled = going.filled(rows, fitting(len(going), self.buckets))
+            filled = in_flight.filled(rows, fitting(len(in_flight), self.buckets))
             leaving, behind, staying = advance(self.calibrated, self.policy, k, filled)
         except Exception as error:  # of any kind: it is somebody else's code
             self.calibrated.check_network()  # another network is no fault of an example
-            self._fail(k, going, error)
+            self._fail(k, in_flight, error)
             return
-        for left, batch in product(leaving, self.batches):
-            mine = batch.holds(left.positions).nonzero()[:, 0]
+        for finished, batch in product(leaving, self.batches):
+            mine = batch.holds(finished.positions).nonzero()[:, 0]
             if len(mine):
-                batch.left.append(left.take(mine))
+                batch.finished.append(finished.take(mine))
         if len(staying):
             self.waiting[k + 1].append(behind.take(staying))
 
-    def _fail(self, k: int, going: Going, error: Exception) -> None:
-        if len(going) > 1:
-            for half in torch.arange(len(going), device=going.positions.device).tensor_split(2):
-                self._advance(k, going.take(half))
+    def _fail(self, k: int, in_flight: InFlight, error: Exception) -> None:
+        if len(in_flight) > 1:
+            for half in torch.arange(len(in_flight), device=in_flight.positions.device).tensor_split(2):
+                self._advance(k, in_flight.take(half))
             return
-        position = int(going.positions)
-        batch = next(batch for batch in self.batches if bool(batch.holds(going.positions)))
+        position = int(in_flight.positions)
+        batch = next(batch for batch in self.batches if bool(batch.holds(in_flight.positions)))
         batch.errors.append(StageError(k, batch.number, position - batch.start, error))

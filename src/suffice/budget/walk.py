@@ -19,18 +19,18 @@ from suffice.calibration.ensemble import Running
 from suffice.network import State, batch_size, join, placement, select
 from suffice.prediction import AnyPrediction, Prediction
 
-NOBODY = -1
+PADDING = -1
 """Position of a row that is no example's: it was answered, or is there to fill the batch."""
 
 
 @dataclass(frozen=True)
-class Going:
+class InFlight:
     """Rows between two exits.
 
     Attributes:
         running: the ensemble's sums of M rows, or None.
         state: of M rows.
-        positions: (M,), the example of each row, int64; `NOBODY` where there is none.
+        positions: (M,), the example of each row, int64; `PADDING` where there is none.
         coin: (M,), each example's own number in [0, 1), or None where no policy asks it.
         scores: (M, k), at the exits so far, float64.
         streak: label (M,) at the exit before, and how many exits in a row gave it (M,); None before the first, and
@@ -44,7 +44,7 @@ class Going:
     coin: Tensor | None
     scores: Tensor
     streak: tuple[Tensor, Tensor] | None = None
-    gaps: bool = False
+    padded: bool = False
 
     def __len__(self) -> int:
         """M, the number of rows."""
@@ -55,21 +55,21 @@ class Going:
         """All that is batch first, the running sums apart."""
         return self.state, self.positions, self.coin, self.scores, self.streak
 
-    def take(self, rows: Tensor) -> "Going":
+    def take(self, rows: Tensor) -> "InFlight":
         """The rows `rows` (L,), each as often as it is named."""
-        return Going(self.running and self.running.take(rows), *select(self.nest, rows))
+        return InFlight(self.running and self.running.take(rows), *select(self.nest, rows))
 
-    def filled(self, rows: Tensor, size: int) -> "Going":
+    def filled(self, rows: Tensor, size: int) -> "InFlight":
         """The rows `rows` (L,), and the first of them again as nobody's until there are `size`."""
         extra = max(0, size - len(rows))
         taken = self.take(torch.cat([rows, rows[:1].expand(extra)]))
         if not extra:
             return taken
-        return replace(taken, positions=pad(taken.positions[: len(rows)], (0, extra), value=NOBODY), gaps=True)
+        return replace(taken, positions=pad(taken.positions[: len(rows)], (0, extra), value=PADDING), padded=True)
 
 
 @dataclass(frozen=True)
-class Left:
+class Finished:
     """Examples that were answered at one exit: their positions (L,), the exit, the answer, scores (L, k)."""
 
     positions: Tensor
@@ -77,9 +77,9 @@ class Left:
     prediction: Any
     scores: Tensor
 
-    def take(self, index: Tensor) -> "Left":
+    def take(self, index: Tensor) -> "Finished":
         """The examples `index` (M,)."""
-        return Left(self.positions[index], self.exit, self.prediction.take(index), self.scores[index])
+        return Finished(self.positions[index], self.exit, self.prediction.take(index), self.scores[index])
 
 
 def check_calibrated(found: object) -> None:
@@ -91,46 +91,48 @@ def check_calibrated(found: object) -> None:
         )
 
 
-def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: int = 0) -> Going:
+def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: int = 0) -> InFlight:
     """A batch x before the first exit; its examples are number `start` and following."""
     size, device = batch_size(x), placement(calibrated.network)[0]
     positions = torch.arange(start, start + size, device=device)
-    return Going(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
+    return InFlight(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
 
 
-def step(calibrated: Calibrated, k: int, going: Going, score: AnyScore) -> tuple[Going, AnyPrediction]:
+def step(calibrated: Calibrated, k: int, in_flight: InFlight, score: AnyScore) -> tuple[InFlight, AnyPrediction]:
     """Run stage and exit k: the rows behind it, and what is answered there, with what this score needs of it."""
-    state, prediction, running = calibrated.step(k, going.state, going.running, going.positions)
+    state, prediction, running = calibrated.step(k, in_flight.state, in_flight.running, in_flight.positions)
     streak = None
     if score not in scoring.FORGETFUL and isinstance(prediction, Prediction):
-        prediction, streak = prediction.counted(going.streak)
-    return replace(going, state=state, running=running, streak=streak), prediction
+        prediction, streak = prediction.counted(in_flight.streak)
+    return replace(in_flight, state=state, running=running, streak=streak), prediction
 
 
-def scored(going: Going, prediction: AnyPrediction, score: AnyScore, k: int) -> Going:
+def scored(in_flight: InFlight, prediction: AnyPrediction, score: AnyScore, k: int) -> InFlight:
     """The rows with their scores at exit k."""
-    values = scoring.evaluate(score, prediction, going.state, k, going.positions)
-    return replace(going, scores=torch.cat([going.scores, values[:, None]], dim=1))
+    values = scoring.evaluate(score, prediction, in_flight.state, k, in_flight.positions)
+    return replace(in_flight, scores=torch.cat([in_flight.scores, values[:, None]], dim=1))
 
 
-def leave(going: Going, prediction: AnyPrediction, stops: Tensor, k: int) -> tuple[list[Left], Going, Tensor]:
+def leave(
+    in_flight: InFlight, prediction: AnyPrediction, stops: Tensor, k: int
+) -> tuple[list[Finished], InFlight, Tensor]:
     """Who leaves at exit k, if anybody, the rows with those marked as nobody's, and those (L,) that go on.
 
     Nothing is copied where all rows go on or all leave, as a single example does.
     """
-    present = going.positions >= 0 if going.gaps else None
+    present = in_flight.positions >= 0 if in_flight.padded else None
     leaving = (stops if present is None else stops & present).nonzero()[:, 0]
-    if present is None and len(leaving) in (0, len(going)):
-        gone = len(leaving) == len(going)
-        left = [Left(going.positions, k, prediction, going.scores)] if gone else []
-        return left, going, torch.arange(0 if gone else len(going), device=stops.device)
+    if present is None and len(leaving) in (0, len(in_flight)):
+        gone = len(leaving) == len(in_flight)
+        finished = [Finished(in_flight.positions, k, prediction, in_flight.scores)] if gone else []
+        return finished, in_flight, torch.arange(0 if gone else len(in_flight), device=stops.device)
     staying = (~stops if present is None else ~stops & present).nonzero()[:, 0]
-    left = [Left(going.positions, k, prediction, going.scores).take(leaving)] if len(leaving) else []
-    positions = going.positions.masked_fill(stops, NOBODY)
-    return left, replace(going, positions=positions, gaps=True), staying
+    finished = [Finished(in_flight.positions, k, prediction, in_flight.scores).take(leaving)] if len(leaving) else []
+    positions = in_flight.positions.masked_fill(stops, PADDING)
+    return finished, replace(in_flight, positions=positions, padded=True), staying
 
 
-def together(parts: Sequence[Going]) -> Going:
+def together(parts: Sequence[InFlight]) -> InFlight:
     """Rows that stand before the same stage made one batch."""
     running = [part.running for part in parts if part.running is not None]
-    return Going(mie.join(running) if running else None, *join([part.nest for part in parts]))
+    return InFlight(mie.join(running) if running else None, *join([part.nest for part in parts]))

@@ -34,10 +34,10 @@ from suffice.network import ExitNetwork, check_finite
 from suffice.storage.fingerprint import fingerprint
 from suffice.twin import inference
 from suffice.utils import threads
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 
 
-@ordinary()
+@default_modes()
 def calibrate(
     network: nn.Module,
     train_loader: Loader,
@@ -253,7 +253,7 @@ def _by_evidence(
     sums = residuals(network, loader, exits)
     for exit_, own, weights in zip(exits, sums, _weights(network, exits), strict=True):
         start = exit_.likelihood.prior_precision(weights)
-        noise, delta = linear.maximise(own, weights, start, class_precision)
+        noise, delta = linear.maximize(own, weights, start, class_precision)
         learned.append(replace(exit_, likelihood=regression.Likelihood(noise)))
         statistics = kronecker.Statistics(own.features, torch.diag(own.count / noise), own.count)
         posteriors.append(kronecker.Posterior.fit(statistics, delta, class_precision=class_precision))

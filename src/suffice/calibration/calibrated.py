@@ -22,7 +22,7 @@ from suffice.network import ExitNetwork, State, batch_size, check_finite, placem
 from suffice.prediction import AnyPrediction, Prediction
 from suffice.storage.fingerprint import fingerprint
 from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
-from suffice.utils.modes import full_precision, ordinary
+from suffice.utils.modes import default_modes, full_precision
 
 
 class Calibrated:
@@ -179,7 +179,7 @@ class Calibrated:
         values = self._for_each_exit("temperature", temperature, TEMPERATURES)
         return self._with([exit_.with_temperature(T) for exit_, T in zip(self.exits, values, strict=True)])
 
-    @ordinary()
+    @default_modes()
     def update(self, loader: Loader) -> "Calibrated":
         """The same with more training data: what fitting them with all earlier data gives, at the same δ, T and noise.
 
@@ -195,7 +195,7 @@ class Calibrated:
         self.check_weights()
         return self._with(with_more_data(self.exits, self.network, loader))
 
-    @ordinary()
+    @default_modes()
     def with_classes(self, network: nn.Module, *, generator: torch.Generator | None = None) -> "Calibrated":
         """The same for a network whose classifiers have further classes behind those that they had.
 
@@ -299,7 +299,7 @@ class Calibrated:
         _check_alike(parts, exits, ensemble)
         return cls(network, exits, ensemble, costs, network_hash)
 
-    @ordinary()
+    @default_modes()
     def _with(self, exits: Sequence[CalibratedExit]) -> "Calibrated":
         return Calibrated(self.network, exits, self.ensemble, self.costs, self.network_hash)
 
@@ -322,11 +322,11 @@ class Calibrated:
         self, k: int, state: State, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[State, AnyPrediction, mie.Running | None]:
         state, phi, outputs = self._served.output(k, state, positions)
-        member, running = self.answer(k, phi, outputs, running, positions)
+        member, running = self.predict(k, phi, outputs, running, positions)
         return state, member, running
 
     @full_precision()
-    def answer(
+    def predict(
         self, k: int, phi: Tensor, outputs: Tensor, running: mie.Running | None, positions: Tensor | None = None
     ) -> tuple[AnyPrediction, mie.Running | None]:
         """What the posterior, its link and the ensemble add at exit k: its own prediction and the sums up to it.

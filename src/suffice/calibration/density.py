@@ -23,7 +23,7 @@ from suffice.storage.parts import Parts, Range
 from suffice.storage.seal import Seal
 from suffice.storage.stored import Stored
 from suffice.twin import inference
-from suffice.utils.modes import full_precision, ordinary
+from suffice.utils.modes import default_modes, full_precision
 
 _EPS = torch.finfo(torch.float64).eps
 _LOGARITHM = 745.0
@@ -202,7 +202,7 @@ class DensityScore:
         return cls(found, exit, density, network_hash)
 
 
-@ordinary()
+@default_modes()
 def fit(network: nn.Module, loader: Loader, exit: int = -1, ridge: float = RIDGE) -> DensityScore:
     """The density of a network's features on the data that it was trained on, in one pass.
 
@@ -223,7 +223,7 @@ def fit(network: nn.Module, loader: Loader, exit: int = -1, ridge: float = RIDGE
     exit %= count
     statistics = None
     with inference(net) as twin:
-        for batch, labels in batches.read_labelled(loader, net, net.num_classes):
+        for batch, labels in batches.read_labeled(loader, net, net.num_classes):
             phi = _features(twin, exit, batch.inputs, batch.start)
             statistics = statistics or init(phi.shape[1], net.num_classes, phi.device)
             statistics = update(statistics, phi, labels)

@@ -205,7 +205,7 @@ class CalibratedExit(Stored):
         """Prediction from outputs (N, C) and, where the link asks the posterior, the spectrum of φ."""
         if self.posterior is None or spectrum is None:
             return self.likelihood.plugin(outputs, self.temperature)
-        return self.likelihood.answer(outputs, self.temperature, self.posterior, spectrum, self.link, self.offsets)
+        return self.likelihood.predict(outputs, self.temperature, self.posterior, spectrum, self.link, self.offsets)
 
 
 def with_bias(phi: Tensor, bias: float | None) -> Tensor:

@@ -170,9 +170,9 @@ def _mean_over_samples(z: Tensor, along: int, wide: bool) -> tuple[Tensor, Tenso
     """Mean over dimension 1 of the softmax along a dimension, and of its entropy."""
     if wide:
         z = (z - z.amax(dim=along, keepdim=True).detach()).clamp_min(_FLOOR)
-    unnormalised = z.exp()
-    total = unnormalised.sum(dim=along, keepdim=True)
-    probs = unnormalised / total
+    unnormalized = z.exp()
+    total = unnormalized.sum(dim=along, keepdim=True)
+    probs = unnormalized / total
     entropies = (total.log() - (probs * z).sum(dim=along, keepdim=True)).mean(dim=1)
     return probs.mean(dim=1), entropies.flatten()
 

@@ -65,7 +65,7 @@ class Images:
         generator: torch.Generator,
         augment: Augment | None = None,
         device: torch.device | str = "cpu",
-    ) -> "Shuffled":
+    ) -> "ShuffledImages":
         """Batches for training, in another order and with another augmentation at each pass.
 
         Args:
@@ -74,7 +74,7 @@ class Images:
             augment: instead of the split's own; `suffice.data.augment.unchanged` for none.
             device: where the images go before they are augmented.
         """
-        return Shuffled(self, size, torch.device(device), generator, augment or self.augment)
+        return ShuffledImages(self, size, torch.device(device), generator, augment or self.augment)
 
     def gather(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images and labels of these rows of the split, on the device, as they are stored."""
@@ -111,7 +111,7 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class Shuffled(Batches):
+class ShuffledImages(Batches):
     """A split in random order, augmented."""
 
     generator: torch.Generator

@@ -10,10 +10,10 @@ from suffice.data.store import archives, fetch, store
 from suffice.data.store.entry import Convert, Entry, Faults, Remote
 from suffice.data.store.store import Stored, Writer
 from suffice.storage.places import described
-from suffice.utils.progress import Progress, quiet
+from suffice.utils.progress import ProgressCallback, quiet
 
 
-def fetch_set(name: str, *, progress: Progress = quiet) -> Stored:
+def fetch_set(name: str, *, progress: ProgressCallback = quiet) -> Stored:
     """Download a known data set and import it; a download that broke off is resumed.
 
     Raises:
@@ -32,7 +32,7 @@ def import_set(
     schema_file: Path | str | None = None,
     bad: str = "refuse",
     any_checksum: bool = False,
-    progress: Progress = quiet,
+    progress: ProgressCallback = quiet,
 ) -> Stored:
     """Read files into the store, replacing a set of that name once the new one is whole.
 
@@ -76,7 +76,9 @@ def import_set(
     return store.find(name)
 
 
-def _known(entry: Entry, source: Path, any_checksum: bool, progress: Progress) -> tuple[Convert, dict[str, Any]]:
+def _known(
+    entry: Entry, source: Path, any_checksum: bool, progress: ProgressCallback
+) -> tuple[Convert, dict[str, Any]]:
     given = [
         {"file": file.name, "bytes": file.stat().st_size, "checksum": fetch.check(file, remote, progress)}
         | {"official": remote.checksum is not None}

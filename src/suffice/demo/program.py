@@ -22,7 +22,7 @@ from suffice.demo.subjects import Subject
 from suffice.evaluation import ABLATION, Outcome, cached
 from suffice.evaluation.ablation import Case, row
 from suffice.storage import artifact
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 from suffice.utils.timing import interleaved
 from suffice.variation import comparison
 from suffice.variation.estimator import VariationEstimator
@@ -35,7 +35,7 @@ ARTIFACTS = ("calibrated", "policy", "variation")
 """Folders that are written."""
 
 
-def run(subject: Subject, seed: int, out: Path, progress: Progress) -> Results:
+def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> Results:
     """All steps, with the artifacts written under `out`.
 
     Everything but `timing` is the same for the same seed on the same machine and versions.
@@ -71,7 +71,7 @@ def run(subject: Subject, seed: int, out: Path, progress: Progress) -> Results:
     return {**results, "about": about, "closing": _closing(results)}
 
 
-def _ablation(subject: Subject, seed: int, progress: Progress) -> list[Results]:
+def _ablation(subject: Subject, seed: int, progress: ProgressCallback) -> list[Results]:
     """Every row of the ablation, tuned on the validation images and judged on the test images."""
     network, splits = subject.network, (subject.train, subject.validation, subject.test)
     train, validation, test = (cached.compute(network, split.batches()) for split in splits)
@@ -133,9 +133,9 @@ def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Res
     return {name: 1000 * value / count for name, value in times.items()}
 
 
-def _variation(subject: Subject, seed: int, progress: Progress) -> tuple[VariationEstimator, Results]:
+def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple[VariationEstimator, Results]:
     """The estimator, learned from unlabelled images, and its table on test images."""
-    fit = comparison.Fit(subject.unlabelled, subject.validation.batches(), subject.teacher)
+    fit = comparison.Fit(subject.unlabeled, subject.validation.batches(), subject.teacher)
     table = comparison.compare(
         subject.network,
         fit,

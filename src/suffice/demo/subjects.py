@@ -13,7 +13,7 @@ from suffice.data.images import Images
 from suffice.data.sources import digits as handwritten
 from suffice.network import ExitNetwork
 from suffice.training.loop import train
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 from suffice.variation.teachers.dropout import MCDropout
 
 Name = Literal["digits", "cifar100"]
@@ -49,11 +49,11 @@ class Subject:
     validation: Images
     test: Images
     teacher: MCDropout
-    unlabelled: list[Tensor]
+    unlabeled: list[Tensor]
     repeated: list[Tensor]
 
 
-def digits(seed: int, progress: Progress) -> Subject:
+def digits(seed: int, progress: ProgressCallback) -> Subject:
     """Scikit-learn's handwritten digits and a small network, trained here and now."""
     sets = handwritten.load(seed)
     with torch.random.fork_rng(devices=[]):
@@ -79,7 +79,7 @@ def digits(seed: int, progress: Progress) -> Subject:
     )
 
 
-def cifar100(seed: int, progress: Progress) -> Subject:
+def cifar100(seed: int, progress: ProgressCallback) -> Subject:
     """CIFAR-100 from the store and the MSDNet that comes with the library; dropout is put before its last features.
 
     Raises:
@@ -111,4 +111,4 @@ def _drawn(split: Images, count: int, seed: int) -> Images:
     return split.subset(torch.randperm(len(split), generator=generator)[:count])
 
 
-SUBJECTS: dict[Name, Callable[[int, Progress], Subject]] = {"digits": digits, "cifar100": cifar100}
+SUBJECTS: dict[Name, Callable[[int, ProgressCallback], Subject]] = {"digits": digits, "cifar100": cifar100}

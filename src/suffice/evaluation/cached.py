@@ -40,9 +40,9 @@ class Features:
         """Number of batches."""
         return -(-len(self.labels) // self.size)
 
-    def shuffled(self, size: int, generator: torch.Generator) -> "Shuffled":
+    def shuffled(self, size: int, generator: torch.Generator) -> "ShuffledFeatures":
         """Batches for training, in another order at each pass."""
-        return Shuffled(self, size, generator)
+        return ShuffledFeatures(self, size, generator)
 
     def subset(self, rows: Tensor) -> "Features":
         """These examples (n,) alone, in this order."""
@@ -50,7 +50,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class ShuffledFeatures:
     """Features in random order; a loader."""
 
     features: Features

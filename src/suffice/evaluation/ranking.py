@@ -44,11 +44,11 @@ def _scored(calibrated: Calibrated, loader: Loader, named: Mapping[str, str | An
     resolved = {name: scores.resolve(score, calibrated.digest) for name, score in named.items()}
     found: dict[str, list[list[Tensor]]] = {name: [[] for _ in calibrated.exits] for name in named}
     for batch in batches.read(loader, calibrated.network):
-        going = walk.begin(calibrated, batch.inputs, start=batch.start)
+        in_flight = walk.begin(calibrated, batch.inputs, start=batch.start)
         for k in range(len(calibrated.exits)):
-            going, prediction = walk.step(calibrated, k, going, scores.patience)
+            in_flight, prediction = walk.step(calibrated, k, in_flight, scores.patience)
             for name, score in resolved.items():
-                found[name][k].append(scores.evaluate(score, prediction, going.state, k, going.positions))
+                found[name][k].append(scores.evaluate(score, prediction, in_flight.state, k, in_flight.positions))
     return {name: [torch.cat(parts) for parts in exits] for name, exits in found.items()}
 
 

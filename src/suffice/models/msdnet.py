@@ -24,7 +24,7 @@ _SMALL_FEATURES = 128
 
 
 @dataclass(frozen=True)
-class Setting:
+class MSDNetConfig:
     """Size of an MSDNet.
 
     Attributes:
@@ -54,12 +54,12 @@ class Setting:
         return len(self.factors) - layer // interval
 
 
-def _cifar(blocks: int) -> Setting:
-    return Setting("small", channels=16, growth=6, factors=(1, 2, 4), layers=tuple(range(1, blocks + 1)))
+def _cifar(blocks: int) -> MSDNetConfig:
+    return MSDNetConfig("small", channels=16, growth=6, factors=(1, 2, 4), layers=tuple(range(1, blocks + 1)))
 
 
-def _imagenet(step: int) -> Setting:
-    return Setting("large", channels=32, growth=16, factors=(1, 2, 4, 4), layers=(step,) * 5)
+def _imagenet(step: int) -> MSDNetConfig:
+    return MSDNetConfig("large", channels=32, growth=16, factors=(1, 2, 4, 4), layers=(step,) * 5)
 
 
 SETTINGS = {
@@ -142,12 +142,12 @@ class CoarsestFeatures(nn.Sequential):
         return phi
 
 
-def msdnet(setting: str | Setting, num_classes: int, in_channels: int = 3) -> ExitNetwork:
+def msdnet(setting: str | MSDNetConfig, num_classes: int, in_channels: int = 3) -> ExitNetwork:
     """A multi-scale dense network.
 
     Args:
         setting: one of `SETTINGS`, "cifar-small", "cifar-medium", "cifar-large" (4, 6 and 8 exits) or "imagenet-4",
-            "imagenet-6", "imagenet-7" (5 exits); or a `Setting` of your own.
+            "imagenet-6", "imagenet-7" (5 exits); or a `MSDNetConfig` of your own.
         num_classes: C.
         in_channels: channels of the images (N, in_channels, H, W).
 
@@ -216,7 +216,7 @@ _NAMES = [
 ]
 
 
-def _stem(setting: Setting, in_channels: int) -> Stem:
+def _stem(setting: MSDNetConfig, in_channels: int) -> Stem:
     first, *others = [setting.channels * factor for factor in setting.factors]
     if setting.stem == "small":
         finest = _convolution(in_channels, first)
@@ -229,7 +229,7 @@ def _stem(setting: Setting, in_channels: int) -> Stem:
     return Stem([finest, *coarser])
 
 
-def _layer(setting: Setting, layer: int, width: int) -> tuple[list[nn.Module], int]:
+def _layer(setting: MSDNetConfig, layer: int, width: int) -> tuple[list[nn.Module], int]:
     """A layer with, if it drops a scale, the transition after it; and the width (channels / factor) after both."""
     coming, staying = setting.scales(max(0, layer - 1)), setting.scales(layer)
     finest = len(setting.factors) - staying
@@ -243,7 +243,7 @@ def _layer(setting: Setting, layer: int, width: int) -> tuple[list[nn.Module], i
     return [Layer(scales), Transition(transition)], width // 2
 
 
-def _scale(setting: Setting, s: int, width: int, alone: bool) -> Scale:
+def _scale(setting: MSDNetConfig, s: int, width: int, alone: bool) -> Scale:
     """Scale s of a layer; alone where there is no finer one to come down from."""
     own, growth = setting.factors[s], setting.growth * setting.factors[s]
     if alone:

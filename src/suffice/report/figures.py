@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 Results = dict[str, Any]
 
-COLOURS = {
+COLORS = {
     "vanilla": "#6b7280",
     "temperature": "#d97706",
     "ensemble": "#65a30d",
@@ -33,7 +33,7 @@ def cost_curves(results: Results) -> go.Figure:
                 showlegend=column == 1,
                 mode="lines",
                 line={
-                    "color": COLOURS[row["name"]],
+                    "color": COLORS[row["name"]],
                     "width": 3 if row["name"] in ("vanilla", "all") else 1.5,
                 },
                 row=1,
@@ -59,7 +59,7 @@ def reliability(results: Results) -> go.Figure:
                 legendgroup=name,
                 showlegend=k == 0,
                 mode="lines+markers",
-                line={"color": COLOURS[name]},
+                line={"color": COLORS[name]},
                 marker={"size": [5 + 25 * (n / results["data"]["test"]) ** 0.5 for n, _, _ in filled]},
                 row=1,
                 col=k + 1,
@@ -96,14 +96,14 @@ def variation(results: Results) -> go.Figure:
     table = results["variation"]
     truth = table["truth"]
     figure = go.Figure()
-    for name, colour in (("dropout, T = 10", "#d1d5db"), ("estimator", "#1d4ed8")):
+    for name, color in (("dropout, T = 10", "#d1d5db"), ("estimator", "#1d4ed8")):
         estimate = next(row["estimate"] for row in table["rows"] if row["name"] == name)
         figure.add_scatter(
             x=truth,
             y=estimate,
             mode="markers",
             name=name,
-            marker={"size": 5, "color": colour, "opacity": 0.7},
+            marker={"size": 5, "color": color, "opacity": 0.7},
         )
     top = max(truth)
     figure.add_scatter(x=[0, top], y=[0, top], mode="lines", showlegend=False, line=_DIAGONAL)

@@ -12,10 +12,10 @@ from suffice.reproduce.dropout import tables as dropout_tables
 from suffice.reproduce.early_exit import lite0, measurements, msdnets, tables
 from suffice.reproduce.early_exit.msdnets import Recipe, Setup
 from suffice.reproduce.ledger import Results
-from suffice.reproduce.markdown import Table
-from suffice.utils.progress import Progress
+from suffice.reproduce.markdown import MarkdownTable
+from suffice.utils.progress import ProgressCallback
 
-Run = Callable[[Path, Progress], Results]
+Run = Callable[[Path, ProgressCallback], Results]
 State = tuple[str, str]
 """Of results, and why: "full", "reduced", "smoke" (only the command works), "partial" (runs lack) or "not run"."""
 
@@ -60,7 +60,7 @@ class Experiment:
     source: str
     run: Run
     keys: Collection[str]
-    tables: Mapping[str, Table]
+    tables: Mapping[str, MarkdownTable]
     judged: Callable[[Results], State]
     plan: str = ""
     configured: "Callable[[Options], Experiment] | None" = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from suffice.reproduce.ledger import Results
 
-Table = Callable[[Results], str]
+MarkdownTable = Callable[[Results], str]
 """Makes one from results."""
 
 _BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -72,7 +72,7 @@ class Keeper:
         self,
         path: str | os.PathLike[str] | None,
         network: nn.Module,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         settings: dict[str, Any],
         every: float,
         generator: torch.Generator | None,
@@ -80,7 +80,7 @@ class Keeper:
     ) -> None:
         self.position = Position()
         self._path = None if path is None else Path(path)
-        self._network, self._optimiser, self._settings = network, optimiser, settings
+        self._network, self._optimizer, self._settings = network, optimizer, settings
         self._every, self._generator, self._writes = every, generator, writes
         self._written = time.monotonic()
         self._began: dict[str, Tensor] = {}
@@ -126,7 +126,7 @@ class Keeper:
         if self._path is None or not self._writes:
             return
         tensors = prefixed("network.", self._network.state_dict())
-        for index, state in self._optimiser.state_dict()["state"].items():
+        for index, state in self._optimizer.state_dict()["state"].items():
             if state.get(_REMEMBERED) is not None:
                 tensors[f"optimiser.{index}.{_REMEMBERED}"] = state[_REMEMBERED]
         tensors |= prefixed("began.", self._generators_at_begin())
@@ -151,12 +151,12 @@ class Keeper:
             )
         position = Position.from_parts(parts.inner("position"), self._settings["epochs"])
         network = _weights(parts.under("network."), self._network)
-        states = _optimiser_states(parts.under("optimiser."), self._optimiser)
+        states = _optimizer_states(parts.under("optimiser."), self._optimizer)
         began = self._read_generators(parts, over=position.epoch == self._settings["epochs"])
         last = _generator_state(parts, "last", torch.default_generator)
         parts.finish()
         self._network.load_state_dict(network)
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": states})
         self.position, self._began, self._last = position, began, last
         torch.set_rng_state(last)
         if self._generator is not None:
@@ -192,10 +192,10 @@ def _weights(parts: Parts, network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _optimiser_states(parts: Parts, optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+def _optimizer_states(parts: Parts, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
     """What an optimiser remembers of each parameter, laid out as the parameter: steps then are the same to the byte."""
     states: dict[int, dict[str, Tensor]] = {}
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in enumerate(parameters):
         if (name := f"{index}.{_REMEMBERED}") in parts:
             value = parts.tensor_like(name, parameter)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from suffice import batches
 from suffice.batches import Loader
@@ -30,6 +29,7 @@ from suffice.training import losses
 from suffice.training.checkpoint import Keeper, likeness
 from suffice.training.losses import Loss
 from suffice.utils import threads
+from suffice.utils.nest import tree_map_only
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -136,12 +136,12 @@ def train(
     family = _family(likelihood, network.num_classes)
     if loss is not None:
         losses.check(loss, likelihood)
-    minimised = partial(losses.summed, likelihood=likelihood) if loss is None else loss
+    minimized = partial(losses.summed, likelihood=likelihood) if loss is None else loss
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = network.exits if exits_only else network
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    optimiser: torch.optim.Optimizer = torch.optim.SGD(
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(
         parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
     )
     settings = {
@@ -159,7 +159,7 @@ def train(
     with _training_mode(network, exits_only):
         forward: Callable[[State], list[Tensor]] = network
         if fabric is not None:
-            forward, optimiser, loader = _shared(fabric, network, optimiser, loader)
+            forward, optimizer, loader = _shared(fabric, network, optimizer, loader)
         if compiled:
             forward = _compiled(forward)
 
@@ -167,17 +167,17 @@ def train(
             if channels_last:
                 inputs = tree_map_only(Tensor, _channels_last, inputs)
             with threads.small(threads.of_layers(network, inputs)):
-                value = minimised(forward(inputs), labels)
-                optimiser.zero_grad()
+                value = minimized(forward(inputs), labels)
+                optimizer.zero_grad()
                 team.backward(value)
-                optimiser.step()
+                optimizer.step()
             return cast(Tensor, team.all_reduce(value.detach().double()))
 
-        keeper = Keeper(resume, network, optimiser, settings, every, generator, team.is_global_zero)
+        keeper = Keeper(resume, network, optimizer, settings, every, generator, team.is_global_zero)
         _pass_over(loader, keeper.position.epoch)
         clock = _Clock(epochs, keeper.position.epoch, on_step)
         while keeper.position.epoch < epochs:
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate * schedule(keeper.position.epoch / epochs)
             _epoch(likelihoods.read(loader, network, family), step, keeper, clock)
             if on_epoch is not None:
@@ -221,14 +221,14 @@ class _Alone:
 
 
 def _shared(
-    fabric: "Fabric", network: ExitNetwork, optimiser: torch.optim.Optimizer, loader: Loader
+    fabric: "Fabric", network: ExitNetwork, optimizer: torch.optim.Optimizer, loader: Loader
 ) -> tuple[Callable[[State], list[Tensor]], torch.optim.Optimizer, Loader]:
     """The network, its optimiser and a DataLoader as each of the fabric's processes needs them."""
     fabric.launch()
-    forward, optimiser = fabric.setup(network, optimiser)
+    forward, optimizer = fabric.setup(network, optimizer)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = fabric.setup_dataloaders(loader)
-    return forward, optimiser, loader
+    return forward, optimizer, loader
 
 
 def _compiled(forward: Callable[[State], list[Tensor]]) -> Callable[[State], list[Tensor]]:

@@ -26,7 +26,7 @@ from suffice.twin.callables import THREAD
 from suffice.twin.copier import MARK, Copier
 from suffice.twin.kinds import is_compiled
 from suffice.twin.snapshot import Attributes
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -110,7 +110,7 @@ def inference(model: M) -> Iterator[M]:
     Raises:
         TypeError: if part of the model cannot be copied.
     """
-    with ordinary(), torch.no_grad():
+    with default_modes(), torch.no_grad():
         if is_twin(model):
             yield model
             return

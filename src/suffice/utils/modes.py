@@ -19,7 +19,7 @@ def full_precision() -> Iterator[None]:
 
 
 @contextmanager
-def ordinary() -> Iterator[None]:
+def default_modes() -> Iterator[None]:
     """The same, and gradients, and tensors that outlast `torch.inference_mode`: what a fit needs, wherever it is."""
     with full_precision(), torch.inference_mode(False), torch.enable_grad():
         yield

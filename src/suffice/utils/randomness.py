@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from suffice.utils.nest import tree_leaves
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from suffice.utils.nest import tree_leaves
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController

@@ -20,7 +20,7 @@ from suffice.storage.parts import Parts, Range
 from suffice.storage.seal import Seal, unchanged
 from suffice.storage.stored import Stored
 from suffice.storage.structure import structure_of
-from suffice.utils.modes import full_precision, ordinary
+from suffice.utils.modes import default_modes, full_precision
 from suffice.variation.features.reader import Reader
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
@@ -101,7 +101,7 @@ class Buckets(Stored):
         return cls(network, reader, share, network_hash, scaling.to(device), placed)
 
 
-@ordinary()
+@default_modes()
 def fit_buckets(
     model: nn.Module,
     train_loader: Loader,

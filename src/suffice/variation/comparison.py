@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from suffice.batches import Loader
 from suffice.models.tower import Embeddings
 from suffice.network import ExitNetwork, State
-from suffice.utils.modes import ordinary
-from suffice.utils.progress import Progress
+from suffice.utils.modes import default_modes
+from suffice.utils.progress import ProgressCallback
 from suffice.variation.baselines import moments
 from suffice.variation.baselines.delta_rule import delta_rule
 from suffice.variation.baselines.last_layer import last_layer
@@ -26,7 +26,7 @@ from suffice.variation.learning import agreement
 from suffice.variation.learning.labels import Labels, label
 from suffice.variation.teachers import spreads
 from suffice.variation.teachers.dropout import MCDropout
-from suffice.variation.teachers.spreads import Likelihood
+from suffice.variation.teachers.spreads import LikelihoodName
 from suffice.variation.teachers.teacher import Teacher
 
 PASSES = (10, 50, 100)
@@ -72,7 +72,7 @@ class Comparison:
     left_out: dict[str, str]
 
 
-@ordinary()
+@default_modes()
 def compare(
     model: nn.Module,
     fit: Fit,
@@ -80,7 +80,7 @@ def compare(
     *,
     truth_passes: int,
     generator: torch.Generator,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> Comparison:
     """Fit the estimators, to the same labels and from the same seed, and judge every estimate.
 
@@ -126,7 +126,7 @@ class _Task:
     x: Sequence[State]
     seed: int
     generator: torch.Generator
-    progress: Progress
+    progress: ProgressCallback
 
     def fitted(self, name: str, model: nn.Module, labels: Labels, choices: Mapping[str, Any]) -> VariationEstimator:
         self.progress(f"fit: {name}", 0, 1)
@@ -193,7 +193,7 @@ class _Task:
             raise ValueError(f"expected MCDropout and the target 'std', got {type(teacher).__name__}, {target!r}")
         return teacher
 
-    def _own_dropout(self) -> tuple[float | None, Likelihood]:
+    def _own_dropout(self) -> tuple[float | None, LikelihoodName]:
         """Rate and likelihood of a teacher that drops what the model itself drops."""
         teacher = self._dropout()
         if teacher.at is not None:

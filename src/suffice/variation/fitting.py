@@ -25,7 +25,7 @@ from torch import nn
 from suffice import cost
 from suffice.batches import Loader
 from suffice.storage.fingerprint import fingerprint
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 from suffice.variation import conformal
 from suffice.variation.estimator import Quality, VariationEstimator
 from suffice.variation.features.reader import Reader
@@ -43,7 +43,7 @@ from suffice.variation.teachers.teacher import Teacher
 Method = Literal["network", "ridge"]
 
 
-@ordinary()
+@default_modes()
 def fit_variation(
     model: nn.Module,
     train_loader: Loader,
@@ -98,7 +98,7 @@ def fit_variation(
     )
 
 
-@ordinary()
+@default_modes()
 def fit_labels(
     model: nn.Module,
     labels: Labels,

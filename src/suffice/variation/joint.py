@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from suffice.batches import Loader
 from suffice.network import State
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
@@ -71,7 +71,7 @@ class JointHead:
         self.steps, self.unit = 0, 0.0
         self.weights: list[Tensor] = []
 
-    @ordinary()
+    @default_modes()
     def step(self, x: State) -> float:
         """Learn from one batch, on the model's device; returns the loss, QLIKE.
 
@@ -87,15 +87,15 @@ class JointHead:
         self.mean.lerp_(seen.features.double().mean(dim=0), share)
         self.square.lerp_(seen.features.double().square().mean(dim=0), share)
         inputs = self._scaling().apply(seen.features).inputs
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss = mlp.qlike(mlp.forward(self.weights, inputs), seen.labels[:, 0] / self.unit)
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         for mean, weight in zip(self.average, self.weights, strict=True):
             mean.lerp_(weight.detach(), 10 / (self.steps + 10))
         return float(loss.detach())
 
-    @ordinary()
+    @default_modes()
     def finish(self, val_loader: Loader, passes: int = 10) -> VariationEstimator:
         """The estimator of the model as it is now.
 
@@ -125,7 +125,7 @@ class JointHead:
         self.square = seen.features.double().square().mean(dim=0)
         self.weights = mlp.initial(seen.features.shape[1], self.hidden, 1, seen.features.device, self.generator)
         self.average = [weight.clone() for weight in self.weights]
-        self.optimiser = torch.optim.AdamW([w.requires_grad_() for w in self.weights], lr=self.learning_rate)
+        self.optimizer = torch.optim.AdamW([w.requires_grad_() for w in self.weights], lr=self.learning_rate)
 
     def _scaling(self) -> Scaling:
         """Of all columns, by the running moments; one that has not varied yet is left at zero."""

@@ -47,7 +47,7 @@ def dense(phi, targets, noise, delta, relative=None):
 )
 def test_noise_and_prior_of_one_output_are_scikit_learns(options):
     phi, targets, weights = problem(**options)
-    noise, delta = linear.maximise(sums(phi, targets, weights), weights, 1.0)
+    noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     ridge = BayesianRidge(
         fit_intercept=False, alpha_1=0, alpha_2=0, lambda_1=0, lambda_2=0, tol=1e-12, max_iter=10_000
     ).fit(phi.numpy(), targets[:, 0].numpy())
@@ -60,7 +60,7 @@ def test_noise_and_prior_of_one_output_are_scikit_learns(options):
 def test_no_step_away_from_the_maximum_has_more_evidence(outputs, relative):
     relative = None if relative is None else relative[:outputs]
     phi, targets, weights = problem(n=40, outputs=outputs)
-    noise, delta = linear.maximise(sums(phi, targets, weights), weights, 1.0, relative)
+    noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0, relative)
     best = dense(phi, targets, noise, delta, relative)
     for factor in (0.9, 0.99, 1.01, 1.1):
         assert dense(phi, targets, noise, delta * factor, relative) < best
@@ -72,29 +72,29 @@ def test_no_step_away_from_the_maximum_has_more_evidence(outputs, relative):
 
 def test_each_output_has_a_noise_of_its_own():
     phi, targets, weights = problem(n=5000, outputs=3)
-    noise, _ = linear.maximise(sums(phi, targets, weights), weights, 1.0)
+    noise, _ = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     planted = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)
     torch.testing.assert_close(noise.sqrt(), planted, rtol=tolerances.deviation(5000 - 6), atol=0)
 
 
 def test_neither_the_start_nor_the_classifier_that_answered_matters():
     phi, targets, weights = problem(outputs=2)
-    noise, delta = linear.maximise(sums(phi, targets, weights), weights, 1.0)
+    noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     for other, start in [(weights + 1, 1.0), (0 * weights, 1e4), (weights, 1e-6)]:
-        again = linear.maximise(sums(phi, targets, other), other, start)
+        again = linear.maximize(sums(phi, targets, other), other, start)
         torch.testing.assert_close(again[0], noise, rtol=1e-6, atol=0)
         assert again[1] == pytest.approx(delta, rel=1e-6)
 
 
 def test_a_small_noise_far_from_zero_does_not_cancel():
     phi, targets, weights = problem(noise=1e-4, offset=1e6)
-    noise, _ = linear.maximise(sums(phi, targets, weights), weights, 1.0)
+    noise, _ = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     assert float(noise.sqrt()) == pytest.approx(1e-4, rel=tolerances.deviation(200 - 6))
 
 
 def test_targets_that_the_features_reach_exactly_have_a_least_noise():
     phi, targets, weights = problem(n=100, width=40, noise=0.0)
-    noise, delta = linear.maximise(sums(phi, targets, weights), weights, 1.0)
+    noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     spread = float(targets.max() - targets.min())
     assert float(noise.sqrt()) == pytest.approx(1e-6 * spread, rel=1e-6)
     assert 0 < delta < float("inf")
@@ -104,7 +104,7 @@ def test_targets_that_the_features_do_not_explain_are_all_noise():
     """Fewer examples than features could go through any targets; the evidence does not."""
     phi, _, weights = problem(n=15, width=40)
     targets = problem(n=15, outputs=1, seed=5)[1]
-    noise, delta = linear.maximise(sums(phi, targets, weights), weights, 1.0)
+    noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     assert float(noise) == pytest.approx(float(targets.square().mean()), rel=1e-3)
     assert 1e3 < delta < float("inf")
 
@@ -113,8 +113,8 @@ def test_a_feature_that_is_always_zero_changes_nothing():
     phi, targets, weights = problem(n=3000)
     more = torch.cat([phi, 0 * phi[:, :1]], dim=1)
     padded = torch.cat([weights, 0 * weights[:, :1]], dim=1)
-    alone = linear.maximise(sums(phi, targets, weights), weights, 1.0)
-    again = linear.maximise(sums(more, targets, padded), padded, 1.0)
+    alone = linear.maximize(sums(phi, targets, weights), weights, 1.0)
+    again = linear.maximize(sums(more, targets, padded), padded, 1.0)
     torch.testing.assert_close(again[0], alone[0], rtol=1e-6, atol=0)
     assert again[1] == pytest.approx(alone[1], rel=1e-6)
 
@@ -132,4 +132,4 @@ def test_targets_that_never_vary_are_refused_with_the_output_and_their_value():
     phi, targets, weights = problem(outputs=2)
     targets[:, 1] = 3.5
     with pytest.raises(ValueError, match=r"targets that vary, got 3\.5 for output 1 in all 200 examples"):
-        linear.maximise(sums(phi, targets, weights), weights, 1.0)
+        linear.maximize(sums(phi, targets, weights), weights, 1.0)

@@ -57,7 +57,7 @@ def uneven(classes: int) -> Tensor:
     return torch.logspace(-0.7, 0.7, classes, dtype=torch.float64)
 
 
-def centred(covariance: Tensor) -> Tensor:
+def centered(covariance: Tensor) -> Tensor:
     """PΣP with P = I − 11ᵀ/C: what a softmax can see."""
     covariance = covariance - covariance.mean(dim=-1, keepdim=True)
     return covariance - covariance.mean(dim=-2, keepdim=True)
@@ -124,7 +124,7 @@ class PosteriorConformance:
     def test_the_visible_variance_is_that_of_the_centred_logits(self, delta, gamma):
         phi, logits = problem(100, 5, 4)
         posterior = self.fit(phi, logits, delta, gamma)
-        expected = centred(self.dense_covariance(phi, logits, delta, phi[:7], gamma)).diagonal(dim1=1, dim2=2)
+        expected = centered(self.dense_covariance(phi, logits, delta, phi[:7], gamma)).diagonal(dim1=1, dim2=2)
         got = posterior.visible_variance(posterior.spectrum(phi[:7]))
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
@@ -301,7 +301,7 @@ class PosteriorConformance:
         posterior = self.fit(phi, logits, delta, gamma)
         deviations = self.samples(posterior, phi[:100], torch.eye(posterior.noise, dtype=torch.float64))
         got = torch.einsum("nsi,nsj->nij", deviations, deviations)
-        expected = centred(posterior.covariance(phi[:100]))
+        expected = centered(posterior.covariance(phi[:100]))
         error = (got - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
         assert error.max() < 0.01
 
@@ -324,7 +324,7 @@ class PosteriorConformance:
         deviations = self.samples(posterior, phi[:10], normals)
         torch.testing.assert_close(deviations.mean(dim=1), torch.zeros(10, 5).double(), atol=1e-12, rtol=0)
         got = torch.einsum("nsi,nsj->nij", deviations, deviations) / 4096
-        expected = centred(posterior.covariance(phi[:10]))
+        expected = centered(posterior.covariance(phi[:10]))
         assert ((got - expected).norm(dim=(1, 2)) < 0.02 * expected.norm(dim=(1, 2))).all()
 
     @pytest.mark.parametrize("delta", [1e-2, 1.0, 30.0, 1e3])

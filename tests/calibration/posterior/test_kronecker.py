@@ -7,7 +7,7 @@ from suffice.calibration.posterior import kronecker
 from suffice.calibration.posterior.moments import standard_normals
 from tests.calibration.posterior.conformance import (
     PosteriorConformance,
-    centred,
+    centered,
     feature_moment,
     problem,
     softmax_hessian,
@@ -105,11 +105,11 @@ def test_offsets_of_different_examples_are_more_alike_than_their_logits(prior):
     normals = torch.eye(4, dtype=torch.float64)
     offsets = posterior.sample_offsets(normals)
     deviations = torch.einsum("nr,rsc->nsc", posterior.coefficients(posterior.spectrum(at), offsets), offsets.values)
-    between = centred(posterior.class_vectors * root[0] * root[1] @ posterior.class_vectors.T)
+    between = centered(posterior.class_vectors * root[0] * root[1] @ posterior.class_vectors.T)
     torch.testing.assert_close(deviations[0].T @ deviations[1], between, atol=1e-3, rtol=1e-2)
     psi = at @ posterior.feature_vectors
     true = posterior.class_vectors * ((psi[0] * psi[1]) @ posterior._variances) @ posterior.class_vectors.T
-    assert centred(true).trace() < 0.8 * between.trace()
+    assert centered(true).trace() < 0.8 * between.trace()
 
 
 def test_samples_do_not_depend_on_the_signs_that_a_decomposition_chose():

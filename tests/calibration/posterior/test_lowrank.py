@@ -4,15 +4,15 @@ from dataclasses import fields
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from suffice.calibration import links
 from suffice.calibration.posterior import kronecker, lowrank
 from suffice.calibration.posterior.curvature import Curvature
 from suffice.calibration.posterior.moments import standard_normals
+from suffice.utils.nest import tree_leaves
 from tests.calibration.posterior.conformance import (
     PosteriorConformance,
-    centred,
+    centered,
     feature_moment,
     problem,
     softmax_hessian,
@@ -74,7 +74,7 @@ def test_above_the_sketch_width_moments_are_those_of_its_own_hessian(delta, gamm
     variance = posterior.moments(at, logits[:3]).variance
     torch.testing.assert_close(variance, expected.diagonal(dim1=1, dim2=2), rtol=1e-6, atol=0)
     visible = posterior.visible_variance(posterior.spectrum(at))
-    torch.testing.assert_close(visible, centred(expected).diagonal(dim1=1, dim2=2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(visible, centered(expected).diagonal(dim1=1, dim2=2), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
@@ -84,7 +84,7 @@ def test_above_the_sketch_width_offsets_carry_the_covariance_that_a_softmax_can_
     offsets = posterior.sample_offsets(torch.eye(MANY, dtype=torch.float64))
     coefficients = posterior.coefficients(posterior.spectrum(phi[:3]), offsets)
     deviations = torch.einsum("nr,rsc->nsc", coefficients, offsets.values)
-    expected = centred(dense_covariance(posterior, phi[:3]))
+    expected = centered(dense_covariance(posterior, phi[:3]))
     error = (deviations.mT @ deviations - expected).norm(dim=(1, 2))
     assert (error < 0.01 * expected.norm(dim=(1, 2))).all()
 

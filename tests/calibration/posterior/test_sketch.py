@@ -30,8 +30,8 @@ def hessians(logits, columns):
 def variances(hessian, delta=1.0):
     """Of the centred logits, at a unit feature that is the only one."""
     inverse = torch.linalg.inv(hessian + delta * torch.eye(len(hessian), dtype=torch.float64))
-    centred = inverse - inverse.mean(dim=0)
-    return (centred - centred.mean(dim=1, keepdim=True)).diagonal()
+    centered = inverse - inverse.mean(dim=0)
+    return (centered - centered.mean(dim=1, keepdim=True)).diagonal()
 
 
 @pytest.mark.parametrize("classes", [1, 3, 50])

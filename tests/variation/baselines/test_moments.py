@@ -66,8 +66,8 @@ def test_relu_moments_are_those_of_a_bivariate_normal():
     positive = values.relu()
     off = tolerances.mean(1.0, len(values))  # relative to a deviation
     torch.testing.assert_close(found.mean[0], positive.mean(dim=0), rtol=0, atol=off * float(positive.std(dim=0).max()))
-    centred = positive - positive.mean(dim=0)
-    products = (centred[:, :, None] * centred[:, None]).std(dim=0)
+    centered = positive - positive.mean(dim=0)
+    products = (centered[:, :, None] * centered[:, None]).std(dim=0)
     torch.testing.assert_close(found.spread[0], positive.T.cov(), rtol=0, atol=off * float(products.max()))
 
 

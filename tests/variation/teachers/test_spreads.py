@@ -12,12 +12,12 @@ from suffice.variation.teachers.spreads import Variation, concatenate, outputs, 
 
 def passes(count=7, rows=5, columns=4, scale=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    ordinary = torch.randn(rows, columns, generator=generator)
-    return scale * ordinary, scale * (ordinary + torch.randn(count, rows, columns, generator=generator))
+    deterministic = torch.randn(rows, columns, generator=generator)
+    return scale * deterministic, scale * (deterministic + torch.randn(count, rows, columns, generator=generator))
 
 
-def streamed(ordinary, found, likelihood, cut=3):
-    sums = spreads.init(ordinary, likelihood)
+def streamed(deterministic, found, likelihood, cut=3):
+    sums = spreads.init(deterministic, likelihood)
     for part in found.split(cut):
         sums = spreads.update(sums, part)
     return spreads.variation(sums)
@@ -26,10 +26,10 @@ def streamed(ordinary, found, likelihood, cut=3):
 @given(count=st.integers(2, 9), cut=st.integers(1, 9), scale=st.sampled_from([1e-3, 1, 20]))
 @settings(deadline=None, max_examples=30)
 def test_streamed_spreads_of_a_classification_are_those_of_the_stored_passes(count, cut, scale):
-    ordinary, found = passes(count, scale=scale)
-    variation = streamed(ordinary, found, "classification", cut)
+    deterministic, found = passes(count, scale=scale)
+    variation = streamed(deterministic, found, "classification", cut)
     log_probs = found.double().log_softmax(dim=-1)
-    probs, top = log_probs.exp(), ordinary.argmax(dim=1)
+    probs, top = log_probs.exp(), deterministic.argmax(dim=1)
     variance = probs.var(dim=0)
     close = {"rtol": 1e-6, "atol": 1e-12}
     torch.testing.assert_close(variation.mean, probs.mean(dim=0))
@@ -43,17 +43,17 @@ def test_streamed_spreads_of_a_classification_are_those_of_the_stored_passes(cou
 
 
 def test_the_disagreement_of_few_passes_is_unbiased_and_the_mutual_information_is_not():
-    ordinary, found = passes(20_000, rows=1)
-    many = streamed(ordinary, found, "classification", 20_000)
-    few = [streamed(ordinary, part, "classification") for part in found.split(2)]
+    deterministic, found = passes(20_000, rows=1)
+    many = streamed(deterministic, found, "classification", 20_000)
+    few = [streamed(deterministic, part, "classification") for part in found.split(2)]
     means = {name: torch.cat([v[name] for v in few]).mean() for name in ("disagreement", "mutual_information")}
     assert abs(means["disagreement"] / many["disagreement"] - 1) < 0.03
     assert means["mutual_information"] / many["mutual_information"] < 0.7
 
 
 def test_spreads_of_a_binary_answer_are_of_the_logit_first_and_of_the_probability():
-    ordinary, found = passes(columns=1)
-    variation = streamed(ordinary, found, "binary")
+    deterministic, found = passes(columns=1)
+    variation = streamed(deterministic, found, "binary")
     torch.testing.assert_close(variation["std"], found.double().std(dim=0)[:, 0])
     torch.testing.assert_close(variation["std_probability"], found.double().sigmoid().std(dim=0)[:, 0])
     torch.testing.assert_close(variation.mean, found.double().mean(dim=0))
@@ -62,23 +62,23 @@ def test_spreads_of_a_binary_answer_are_of_the_logit_first_and_of_the_probabilit
 
 @pytest.mark.parametrize("likelihood", ["binary", "regression"])
 def test_several_outputs_have_spreads_of_their_own_and_one_in_common(likelihood):
-    ordinary, found = passes(columns=3)
-    variation = streamed(ordinary, found, likelihood)
+    deterministic, found = passes(columns=3)
+    variation = streamed(deterministic, found, likelihood)
     own = torch.stack([variation[f"std_{d}"] for d in range(3)], dim=1)
     torch.testing.assert_close(own, found.double().std(dim=0))
     torch.testing.assert_close(variation["std"] ** 2, (own**2).mean(dim=1))
 
 
 def test_another_divisor_is_for_second_moments_that_are_exact():
-    ordinary, found = passes(columns=1)
-    sums = spreads.update(spreads.init(ordinary, "regression"), found)
+    deterministic, found = passes(columns=1)
+    sums = spreads.update(spreads.init(deterministic, "regression"), found)
     exact = spreads.variation(sums, divisor=7)["std"]
     torch.testing.assert_close(exact, found.double().std(dim=0, correction=0)[:, 0])
 
 
 def test_a_large_common_value_does_not_cost_the_spread_its_digits():
-    ordinary, found = passes(columns=1)
-    variation = streamed(ordinary.double() + 1e9, found.double() + 1e9, "regression")
+    deterministic, found = passes(columns=1)
+    variation = streamed(deterministic.double() + 1e9, found.double() + 1e9, "regression")
     torch.testing.assert_close(variation["std"], found.double().std(dim=0)[:, 0], rtol=1e-5, atol=0)
 
 

@@ -80,7 +80,7 @@ class Likelihood(Protocol):
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> AnyPrediction:
         """What the network alone answers."""
 
-    def answer(
+    def predict(
         self,
         outputs: Tensor,
         temperature: Tensor | float,

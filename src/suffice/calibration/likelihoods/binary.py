@@ -104,7 +104,7 @@ class Likelihood(Stateless):
         """σ(f/T) of logits (N, 1)."""
         return Prediction(*links.plugin(_pair(outputs), temperature))
 
-    def answer(
+    def predict(
         self,
         outputs: Tensor,
         temperature: Tensor | float,

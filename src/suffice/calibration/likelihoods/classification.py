@@ -86,7 +86,7 @@ class Likelihood(Stateless):
         """Softmax of logits (N, C) at a temperature."""
         return Prediction(*links.plugin(outputs, temperature))
 
-    def answer(
+    def predict(
         self,
         outputs: Tensor,
         temperature: Tensor | float,

@@ -40,7 +40,7 @@ def prior_precision(weights: Tensor) -> float:
     return 1 / max(float(weights.double().square().mean()), 1e-30)
 
 
-def answer(mean: Tensor, variance: Tensor, noise: Tensor, temperature: Tensor | float) -> Regression:
+def predict(mean: Tensor, variance: Tensor, noise: Tensor, temperature: Tensor | float) -> Regression:
     """Gaussian of mean (N, C), variance of the mean and noise variance, each that broadcasts to (N, C)."""
     stretch = temperature**2
     return Regression(mean, (stretch * variance).expand_as(mean), (stretch * noise).expand_as(mean))

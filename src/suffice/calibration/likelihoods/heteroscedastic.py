@@ -69,9 +69,9 @@ class Likelihood(Stateless, Exact):
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Regression:
         """The network's means with its noise alone, of outputs (N, 2M)."""
         mean, log_variance = _split(outputs)
-        return gaussian.answer(mean, mean.new_zeros(()), log_variance.exp(), temperature)
+        return gaussian.predict(mean, mean.new_zeros(()), log_variance.exp(), temperature)
 
-    def answer(
+    def predict(
         self,
         outputs: Tensor,
         temperature: Tensor | float,
@@ -82,7 +82,7 @@ class Likelihood(Stateless, Exact):
     ) -> Regression:
         """The network's means with its noise and the posterior's variance, of outputs (N, 2M)."""
         mean, log_variance = _split(outputs)
-        return gaussian.answer(mean, posterior.variance(spectrum), log_variance.exp(), temperature)
+        return gaussian.predict(mean, posterior.variance(spectrum), log_variance.exp(), temperature)
 
 
 def _split(outputs: Tensor) -> tuple[Tensor, Tensor]:

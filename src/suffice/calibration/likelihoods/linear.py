@@ -92,7 +92,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     )
 
 
-def maximise(
+def maximize(
     statistics: Statistics, weights: Tensor, start: float, class_precision: Tensor | None = None
 ) -> tuple[Tensor, float]:
     """σ² (C,), float64, and δ of greatest evidence.

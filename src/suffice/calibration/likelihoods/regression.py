@@ -71,9 +71,9 @@ class Likelihood(Exact, Stored):
 
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Regression:
         """The network's means (N, C) with noise alone."""
-        return gaussian.answer(outputs, outputs.new_zeros(()), self.noise_variance, temperature)
+        return gaussian.predict(outputs, outputs.new_zeros(()), self.noise_variance, temperature)
 
-    def answer(
+    def predict(
         self,
         outputs: Tensor,
         temperature: Tensor | float,
@@ -83,7 +83,7 @@ class Likelihood(Exact, Stored):
         offsets: Offsets | None,
     ) -> Regression:
         """The network's means (N, C) with noise and the posterior's variance."""
-        return gaussian.answer(outputs, posterior.variance(spectrum), self.noise_variance, temperature)
+        return gaussian.predict(outputs, posterior.variance(spectrum), self.noise_variance, temperature)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Likelihood":
         """The same on another device and in another type."""

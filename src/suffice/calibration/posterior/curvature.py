@@ -31,7 +31,7 @@ class Curvature:
         return self.diagonal if self.rank_one is None else self.diagonal - self.rank_one.square()
 
 
-Likelihood = Callable[[Tensor], Curvature]
+CurvatureFn = Callable[[Tensor], Curvature]
 """From a network's outputs (N, C) to their curvature."""
 
 

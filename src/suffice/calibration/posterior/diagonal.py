@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.calibration.posterior.curvature import Likelihood, softmax
+from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
 from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
@@ -40,9 +40,9 @@ def init(features: int, classes: int, device: torch.device | str = "cpu") -> Sta
     return Statistics(torch.zeros(classes, features, dtype=torch.float64, device=device), 0)
 
 
-def update(statistics: Statistics, phi: Tensor, logits: Tensor, likelihood: Likelihood = softmax) -> Statistics:
+def update(statistics: Statistics, phi: Tensor, logits: Tensor, curvature_fn: CurvatureFn = softmax) -> Statistics:
     """Add one batch: phi (N, D), logits (N, C)."""
-    hessian = statistics.hessian + likelihood(logits).weights().T @ phi.double().square()
+    hessian = statistics.hessian + curvature_fn(logits).weights().T @ phi.double().square()
     return Statistics(hessian, statistics.count + len(phi))
 
 

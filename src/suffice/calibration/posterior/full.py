@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.calibration.posterior.curvature import Likelihood, softmax
+from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.posterior.orthonormal import check_orthonormal
@@ -45,9 +45,9 @@ def init(features: int, classes: int, device: torch.device | str = "cpu") -> Sta
     return Statistics(torch.zeros(shape, dtype=torch.float64, device=device), 0)
 
 
-def update(statistics: Statistics, phi: Tensor, logits: Tensor, likelihood: Likelihood = softmax) -> Statistics:
+def update(statistics: Statistics, phi: Tensor, logits: Tensor, curvature_fn: CurvatureFn = softmax) -> Statistics:
     """Add one batch: phi (N, D), logits (N, C)."""
-    phi, curvature = phi.double(), likelihood(logits)
+    phi, curvature = phi.double(), curvature_fn(logits)
     hessian = statistics.hessian.clone()
     blocks = torch.einsum("nc,ni,nj->cij", curvature.diagonal, phi, phi)
     hessian.diagonal(dim1=0, dim2=2).add_(blocks.permute(1, 2, 0))

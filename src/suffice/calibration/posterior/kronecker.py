@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.calibration.posterior.curvature import Likelihood, softmax
+from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.posterior.orthonormal import check_orthonormal
@@ -59,12 +59,12 @@ def init(features: int, classes: int, device: torch.device | str = "cpu") -> Sta
     return Statistics(moment, hessian, 0)
 
 
-def update(statistics: Statistics, phi: Tensor, logits: Tensor, likelihood: Likelihood = softmax) -> Statistics:
+def update(statistics: Statistics, phi: Tensor, logits: Tensor, curvature_fn: CurvatureFn = softmax) -> Statistics:
     """Add one batch: phi (N, D), logits (N, C)."""
     phi = phi.double()
     return Statistics(
         statistics.features + phi.T @ phi,
-        statistics.hessian + likelihood(logits).summed(),
+        statistics.hessian + curvature_fn(logits).summed(),
         statistics.count + len(phi),
     )
 

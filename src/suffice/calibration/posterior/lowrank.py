@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from suffice.calibration.posterior import sketch as sketches
-from suffice.calibration.posterior.curvature import Likelihood, softmax
+from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.posterior.orthonormal import check_orthonormal
@@ -55,9 +55,9 @@ def init(
     return Statistics(moment, products.new_zeros(classes), products, 0)
 
 
-def update(statistics: Statistics, phi: Tensor, logits: Tensor, likelihood: Likelihood = softmax) -> Statistics:
+def update(statistics: Statistics, phi: Tensor, logits: Tensor, curvature_fn: CurvatureFn = softmax) -> Statistics:
     """Add one batch: phi (N, D), logits (N, C)."""
-    phi, curvature, products = phi.double(), likelihood(logits), statistics.sketch
+    phi, curvature, products = phi.double(), curvature_fn(logits), statistics.sketch
     if curvature.rank_one is not None:
         products = products + sketches.off_diagonal(curvature.rank_one, products.shape[1])
     return Statistics(

@@ -15,7 +15,7 @@ from torch import Tensor
 _STEP = 0.25
 """From node to node in s."""
 
-_NEIGHBOURS = 12
+_NEIGHBORS = 12
 """Nodes that a polynomial goes through; few enough that its terms hardly cancel, for float32."""
 
 GRID = 64
@@ -131,10 +131,10 @@ def interpolation(tau: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     """
     position = (largest * tau).log1p() / _STEP
     first = position.detach().floor().long()
-    before, neighbours = _NEIGHBOURS // 2 - 1, torch.arange(_NEIGHBOURS, device=tau.device)
-    steps = torch.arange(-before, int(first.max()) - before + _NEIGHBOURS, device=tau.device)
-    shares = _lagrange(position - first + before, neighbours)
-    weights = shares.new_zeros(len(tau), len(steps)).scatter(1, first[:, None] + neighbours, shares)
+    before, neighbors = _NEIGHBORS // 2 - 1, torch.arange(_NEIGHBORS, device=tau.device)
+    steps = torch.arange(-before, int(first.max()) - before + _NEIGHBORS, device=tau.device)
+    shares = _lagrange(position - first + before, neighbors)
+    weights = shares.new_zeros(len(tau), len(steps)).scatter(1, first[:, None] + neighbors, shares)
     return (_STEP * steps.double()).expm1() / largest, weights
 
 

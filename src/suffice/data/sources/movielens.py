@@ -53,7 +53,7 @@ _LOWEST, _HIGHEST = 0.5, 5
 _DIGITS = 10
 """A number has fewer."""
 
-Table = dict[str, list[Any]]
+ColumnLists = dict[str, list[Any]]
 Line = tuple[str, list[str]]
 """Where a line is, and its fields."""
 
@@ -130,7 +130,7 @@ def _checked(rows: Rows, kinds: dict[str, str], where: str, faults: Faults) -> R
     return values.required(rows, "rating", where, faults, low=_LOWEST, high=_HIGHEST)
 
 
-def _films(release: str, member: archives.Member) -> Table:
+def _films(release: str, member: archives.Member) -> ColumnLists:
     if release == "25m":
         rows = _quoted(member)
         return {"movie": _integers(rows, 0), "title": [r[1] for _, r in rows], "genres": [r[2] for _, r in rows]}
@@ -141,10 +141,10 @@ def _films(release: str, member: archives.Member) -> Table:
     return {"movie": _integers(rows, 0), "title": [row[1] for _, row in rows], "genres": genres}
 
 
-def _users(release: str, member: archives.Member) -> Table:
+def _users(release: str, member: archives.Member) -> ColumnLists:
     names = _USER_FIELDS[release]
     rows = _split(member, "|" if release == "100k" else "::", len(names))
-    table: Table = {name: [row[place] for _, row in rows] for place, name in enumerate(names)}
+    table: ColumnLists = {name: [row[place] for _, row in rows] for place, name in enumerate(names)}
     return {**table, **{name: _integers(rows, names.index(name)) for name in ("user", "age")}}
 
 
@@ -186,7 +186,7 @@ def _integers(rows: list[Line], place: int) -> list[int]:
     return [int(row[place]) for _, row in rows]
 
 
-def _write_table(writer: Writer, name: str, columns: Table) -> None:
+def _write_table(writer: Writer, name: str, columns: ColumnLists) -> None:
     import pyarrow as pa
 
     table = pa.table(columns)

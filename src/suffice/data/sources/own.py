@@ -112,13 +112,13 @@ def _sound(schema: Schema, source: Path, faults: Faults) -> Iterator[Rows]:
     where = str(source)
     kinds = dict.fromkeys(schema.numbers, "float32")
     for rows in _rows(schema, source, faults):
-        rows = _labelled(rows, schema.labels, where, faults)
+        rows = _labeled(rows, schema.labels, where, faults)
         for name in schema.named:
             rows = _finite(rows, name, where, faults)
         yield values.converted(rows, kinds, where, faults, _ADVICE)
 
 
-def _labelled(rows: Rows, label: str, where: str, faults: Faults) -> Rows:
+def _labeled(rows: Rows, label: str, where: str, faults: Faults) -> Rows:
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -12,7 +12,7 @@ from typing import IO
 from suffice.data.store.entry import Entry, Remote
 from suffice.data.store.store import ADVICE, need, root
 from suffice.storage import files, reading, syncing
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
@@ -24,7 +24,7 @@ def downloads() -> Path:
     return root() / ".downloads"
 
 
-def fetch(entry: Entry, progress: Progress) -> Path:
+def fetch(entry: Entry, progress: ProgressCallback) -> Path:
     """Download all files of a data set that are not there yet, and return their folder.
 
     Raises:
@@ -44,7 +44,7 @@ def fetch(entry: Entry, progress: Progress) -> Path:
     return downloads()
 
 
-def check(file: Path, remote: Remote, progress: Progress) -> str:
+def check(file: Path, remote: Remote, progress: ProgressCallback) -> str:
     """The checksum of a file as `algorithm:hexadecimal`, which must be the official one where that is known.
 
     Raises:
@@ -66,7 +66,7 @@ def check(file: Path, remote: Remote, progress: Progress) -> str:
     return found
 
 
-def _download(remote: Remote, entry: Entry, progress: Progress) -> None:
+def _download(remote: Remote, entry: Entry, progress: ProgressCallback) -> None:
     file = downloads() / remote.file
     part = file.with_name(f"{remote.file}.part")
     with files.alone(file, wait=False, advice=ADVICE):
@@ -82,7 +82,7 @@ def _download(remote: Remote, entry: Entry, progress: Progress) -> None:
         syncing.folder(file.parent)
 
 
-def _transfer(remote: Remote, entry: Entry, part: Path, progress: Progress) -> None:
+def _transfer(remote: Remote, entry: Entry, part: Path, progress: ProgressCallback) -> None:
     """Append what is missing to `part`."""
     assert remote.url is not None
     try:

@@ -27,7 +27,7 @@ from suffice.data.store.stored import Array as Array
 from suffice.data.store.stored import Stored as Stored
 from suffice.storage import files, manifests, oserrors, reading
 from suffice.storage.places import shown
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -157,7 +157,7 @@ class Writer:
     """A data set while it is being written: files go into `folder`, facts into `manifest`."""
 
     folder: Path
-    progress: Progress
+    progress: ProgressCallback
     manifest: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
@@ -207,7 +207,7 @@ def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any
 
 
 @contextmanager
-def create(name: str, progress: Progress) -> Iterator[Writer]:
+def create(name: str, progress: ProgressCallback) -> Iterator[Writer]:
     """A writer of the data set `name`, which takes the place of any of that name when the block ends.
 
     Raises:

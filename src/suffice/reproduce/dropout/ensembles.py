@@ -20,8 +20,8 @@ from suffice.reproduce.dropout import measurements, recommenders
 from suffice.reproduce.dropout.measurements import ROWS, Setting
 from suffice.reproduce.dropout.recommenders import MOVIELENS, Rows
 from suffice.reproduce.ledger import Ledger, Results
-from suffice.reproduce.markdown import Table, spread, table
-from suffice.utils.progress import Progress
+from suffice.reproduce.markdown import MarkdownTable, spread, table
+from suffice.utils.progress import ProgressCallback
 from suffice.variation.fitting import fit_variation
 from suffice.variation.learning import agreement
 from suffice.variation.teachers.ensemble import EnsembleTeacher
@@ -37,7 +37,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(out: Path, progress: Progress) -> Results:
+def run(out: Path, progress: ProgressCallback) -> Results:
     """Everything, kept in `out/ensembles.json`.
 
     Raises:
@@ -54,7 +54,7 @@ def run(out: Path, progress: Progress) -> Results:
 
 
 def measure(
-    networks: Sequence[Sequence[ExitNetwork]], inputs: dict[str, State], seed: int, progress: Progress
+    networks: Sequence[Sequence[ExitNetwork]], inputs: dict[str, State], seed: int, progress: ProgressCallback
 ) -> dict[str, Any]:
     """Every estimate of the spread over members, against two ensembles that nothing was learned from."""
     teaching, first, second = (EnsembleTeacher(members, "regression") for members in networks)
@@ -81,7 +81,7 @@ def measure(
     return {"rows": rows}
 
 
-def _networks(sizes: tuple[int, ...], splits: dict[str, Rows], progress: Progress) -> list[list[ExitNetwork]]:
+def _networks(sizes: tuple[int, ...], splits: dict[str, Rows], progress: ProgressCallback) -> list[list[ExitNetwork]]:
     """The ensembles, member by member."""
     made: list[list[ExitNetwork]] = [[] for _ in range(ENSEMBLES)]
     for seed in range(ENSEMBLES * MEMBERS):
@@ -100,4 +100,4 @@ def spreads(results: Results) -> str:
     return table(["estimate", "R²", "R² of log", "Spearman", "AUC, lowest 10 %", "AUC, highest 10 %"], rows)
 
 
-TABLES: dict[str, Table] = {"spreads": spreads}
+TABLES: dict[str, MarkdownTable] = {"spreads": spreads}

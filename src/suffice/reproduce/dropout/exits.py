@@ -21,9 +21,9 @@ from suffice.reproduce import ledger
 from suffice.reproduce.dropout.letters import CLASSES, SOURCE
 from suffice.reproduce.dropout.measurements import drawn
 from suffice.reproduce.ledger import Ledger, Results
-from suffice.reproduce.markdown import Table, spread, table
+from suffice.reproduce.markdown import MarkdownTable, spread, table
 from suffice.training.loop import cosine, train
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 SEEDS = (0, 1, 2)
 KEYS = [f"seed {seed}" for seed in SEEDS]
@@ -34,7 +34,7 @@ PASSES, ROWS = 10, 12_000
 NAMED = ("confidence", "margin", "entropy", "epistemic")
 
 
-def run(out: Path, progress: Progress) -> Results:
+def run(out: Path, progress: ProgressCallback) -> Results:
     """All seeds, kept in `out/exit-scores.json`.
 
     Raises:
@@ -92,4 +92,4 @@ def scores(results: Results) -> str:
     return table(["score", "EEFP", "AURC", "top-1, %", "multiply-adds, M"], rows)
 
 
-TABLES: dict[str, Table] = {"scores": scores}
+TABLES: dict[str, MarkdownTable] = {"scores": scores}

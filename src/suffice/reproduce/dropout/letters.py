@@ -13,7 +13,7 @@ from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.reproduce.dropout import measurements
 from suffice.reproduce.dropout.measurements import Setting, Task
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 SOURCE, CLASSES = "emnist-byclass", 62
 CHANNELS, WIDTH, EPOCHS, BATCH = (8, 16), 128, 2, 128
@@ -23,7 +23,7 @@ ROWS = {**measurements.ROWS, "train": 20_000}
 """More to learn from than of ratings and clicks: what varies is less simple."""
 
 
-def run(out: Path, progress: Progress) -> dict[str, Any]:
+def run(out: Path, progress: ProgressCallback) -> dict[str, Any]:
     """All settings and seeds, kept in `out/emnist.json`.
 
     Raises:

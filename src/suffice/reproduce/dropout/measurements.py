@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.network import State, answer, batch_size, call, select
+from suffice.network import State, batch_size, call, output_tensor, select
 from suffice.reproduce.ledger import Ledger
 from suffice.twin import inference
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 from suffice.variation import comparison
 from suffice.variation.teachers.dropout import MCDropout
-from suffice.variation.teachers.spreads import Likelihood
+from suffice.variation.teachers.spreads import LikelihoodName
 
 SEEDS = (0, 1, 2)
 ROWS = {"train": 12_000, "validation": 4_000, "test": 3_000}
@@ -77,7 +77,7 @@ class Task:
     """
 
     model: nn.Module
-    likelihood: Likelihood
+    likelihood: LikelihoodName
     inputs: dict[str, State]
     quality: dict[str, float]
     passes: int = PASSES
@@ -89,7 +89,7 @@ def run(
     data: dict[str, str],
     settings: dict[str, Any],
     make: Callable[[Setting, int], Task],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> dict[str, Any]:
     """All settings and seeds of one data set, kept in `out/NAME.json`."""
     fixed = {"rows": ROWS, "passes": PASSES, "truth_passes": TRUTH_PASSES, "seeds": SEEDS}
@@ -101,18 +101,20 @@ def run(
     return ledger.results
 
 
-def _one(make: Callable[[Setting, int], Task], setting: Setting, seed: int, progress: Progress) -> dict[str, Any]:
+def _one(
+    make: Callable[[Setting, int], Task], setting: Setting, seed: int, progress: ProgressCallback
+) -> dict[str, Any]:
     progress("train", 0, 1)
     task = make(setting, seed)
     progress("train", 1, 1)
     return measure(task, seed, progress)
 
 
-def _told(progress: Progress, run: str, what: str, done: int, total: int) -> None:
+def _told(progress: ProgressCallback, run: str, what: str, done: int, total: int) -> None:
     progress(f"{run}: {what}", done, total)
 
 
-def measure(task: Task, seed: int, progress: Progress) -> dict[str, Any]:
+def measure(task: Task, seed: int, progress: ProgressCallback) -> dict[str, Any]:
     """Every estimate of the variation, and the subsets of layers that were tried."""
     loaders = {split: batches(x) for split, x in task.inputs.items()}
     teacher = MCDropout(passes=task.passes, likelihood=task.likelihood)
@@ -141,20 +143,20 @@ def learn(
     generator: torch.Generator,
 ) -> None:
     """Train by Adam, rows in random order; the model is left in evaluation mode."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6, fused=True)
     model.train()
     for _ in range(epochs):
         for rows in torch.randperm(len(labels), generator=generator).split(size):
-            optimiser.zero_grad()
-            loss(answer(call(model, select(x, rows))), labels[rows]).backward()
-            optimiser.step()
+            optimizer.zero_grad()
+            loss(output_tensor(call(model, select(x, rows))), labels[rows]).backward()
+            optimizer.step()
     model.eval()
 
 
 def answers(model: nn.Module, x: State) -> Tensor:
     """The model's own, without dropout."""
     with inference(model) as model:
-        return torch.cat([answer(call(model, batch)) for batch in batches(x)])
+        return torch.cat([output_tensor(call(model, batch)) for batch in batches(x)])
 
 
 def drawn(count: int, rows: int, generator: torch.Generator) -> Tensor:

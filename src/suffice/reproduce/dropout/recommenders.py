@@ -15,7 +15,7 @@ from suffice.data.tables import Table
 from suffice.network import ExitNetwork, State, select
 from suffice.reproduce.dropout import measurements
 from suffice.reproduce.dropout.measurements import ROWS, Setting, Task
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 Rows = tuple[dict[str, Tensor], Tensor]
 """Inputs of a tower, and labels (N,) float32."""
@@ -38,7 +38,7 @@ MOVIELENS = Recipe("movielens", "movielens-1m", "regression", 16, (128, 64), 2, 
 CRITEO = Recipe("criteo", "criteo-sample", "binary", 8, (256, 128, 64), 2, 256)
 
 
-def run(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
+def run(recipe: Recipe, out: Path, progress: ProgressCallback) -> dict[str, Any]:
     """All settings and seeds, kept in `out/NAME.json`.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 from suffice.reproduce import ledger
 from suffice.reproduce.dropout.measurements import SEEDS, SETTINGS, key
 from suffice.reproduce.ledger import Results
-from suffice.reproduce.markdown import Table, spread, table
+from suffice.reproduce.markdown import MarkdownTable, spread, table
 
 _RANKS = ("r2_log", "spearman", "auc_low", "auc_high")
 
@@ -59,4 +59,4 @@ def _by_setting(results: Results, corner: str, cell: Callable[[list[dict[str, An
     return table([corner, *names], rows)
 
 
-TABLES: dict[str, Table] = {function.__name__: function for function in (estimates, ranks, subsets, quality)}
+TABLES: dict[str, MarkdownTable] = {function.__name__: function for function in (estimates, ranks, subsets, quality)}

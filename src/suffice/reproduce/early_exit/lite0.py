@@ -25,7 +25,7 @@ from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.training.loop import cosine, train
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 SOURCE, CLASSES, SIZE, SEED = "tiny-imagenet", 200, 128, 0
 PARTS = {"validation": 2000, "test": 3000}
@@ -34,7 +34,7 @@ AT = tuple(f"_blocks.{i}" for i in (4, 7, 10, 14))
 EPOCHS, BATCH, LEARNING_RATE = 20, 64, 0.01
 
 
-def run(out: Path, progress: Progress) -> Results:
+def run(out: Path, progress: ProgressCallback) -> Results:
     """Attach, train, calibrate and judge; results in `out/tiny-imagenet-lite0.json`.
 
     Raises:
@@ -50,7 +50,7 @@ def run(out: Path, progress: Progress) -> Results:
     return book.results
 
 
-def made(sets: DataSet[Images], progress: Progress) -> tuple[ExitNetwork, Case]:
+def made(sets: DataSet[Images], progress: ProgressCallback) -> tuple[ExitNetwork, Case]:
     """The network with its exits trained, and its features."""
     network = attached(backbone(), torch.zeros(2, 3, SIZE, SIZE))
     parts = {}

@@ -36,7 +36,7 @@ from suffice.storage.places import shown
 from suffice.training.loop import cosine, steps
 from suffice.training.loop import train as learn
 from suffice.training.losses import Loss
-from suffice.utils.progress import Progress
+from suffice.utils.progress import ProgressCallback
 
 Sets = DataSet[Images] | DataSet[Encoded]
 
@@ -147,7 +147,7 @@ class Recipe:
         return settings
 
 
-def run(recipe: Recipe, out: Path, progress: Progress, *, also: Sequence[str] = ()) -> Results:
+def run(recipe: Recipe, out: Path, progress: ProgressCallback, *, also: Sequence[str] = ()) -> Results:
     """Train, or go on training, then measure everything; results in `out/NAME.json`, weights beside it (`weights`).
 
     With `also`, names in `dynamic.OTHERS`, a network for each of these losses too, NAME-OTHER. Strangers and
@@ -189,7 +189,9 @@ class Made:
 Measure = Callable[[Made], Results]
 
 
-def _made(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: Loss | None) -> tuple[ExitNetwork, Made]:
+def _made(
+    recipe: Recipe, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None
+) -> tuple[ExitNetwork, Made]:
     network = trained(recipe, sets, folder, progress, loss)
     return network, Made(network, _case(network, sets, recipe.seed))
 
@@ -230,7 +232,9 @@ def weights(recipe: Recipe, out: Path, name: str) -> Path:
     return out / f"{name}{seed}{validation}-weights"
 
 
-def trained(recipe: Recipe, sets: Sets, folder: Path, progress: Progress, loss: Loss | None = None) -> ExitNetwork:
+def trained(
+    recipe: Recipe, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None = None
+) -> ExitNetwork:
     """The network, in evaluation mode; trained from the last checkpoint in the folder, if there is one.
 
     Raises:

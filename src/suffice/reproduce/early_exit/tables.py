@@ -9,7 +9,7 @@ from suffice.evaluation import ABLATION
 from suffice.reproduce import ledger
 from suffice.reproduce.early_exit import measurements
 from suffice.reproduce.ledger import Results
-from suffice.reproduce.markdown import Table, table
+from suffice.reproduce.markdown import MarkdownTable, table
 
 _SHOWN = ("accuracy", "top5", "nll", "brier", "ece", "ece_equal_mass", "auroc", "aurc", "eefp")
 _FRONTIER = (15e6, 25e6, 35e6, 65e6)
@@ -213,9 +213,14 @@ def _streamed(found: Mapping[str, float]) -> str:
     return f"{100 * found['cost']:.1f} % / {100 * found['accuracy']:.2f} / {found['ece']:.3f}"
 
 
-TABLES: dict[str, Table] = {
+TABLES: dict[str, MarkdownTable] = {
     function.__name__: function for function in (averaged, intervals, added, exits, losses, budgets, variants, scores)
 }
-OF_PHOTOGRAPHS: dict[str, Table] = {**TABLES, "full_run": full_run}
-OF_SMALL_IMAGES: dict[str, Table] = {**TABLES, "frontier": frontier, "strangers": strangers, "corruptions": corruptions}
+OF_PHOTOGRAPHS: dict[str, MarkdownTable] = {**TABLES, "full_run": full_run}
+OF_SMALL_IMAGES: dict[str, MarkdownTable] = {
+    **TABLES,
+    "frontier": frontier,
+    "strangers": strangers,
+    "corruptions": corruptions,
+}
 """That other data sets and corruptions are made to fit."""

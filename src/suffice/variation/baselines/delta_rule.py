@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from suffice.network import State, batch_size
 from suffice.twin import inference
-from suffice.utils.modes import ordinary
+from suffice.utils.modes import default_modes
 from suffice.variation.teachers import sites
-from suffice.variation.teachers.spreads import Likelihood, check_likelihood, outputs
+from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, outputs
 
 
-@ordinary()
+@default_modes()
 def delta_rule(
     model: nn.Module,
     x: State,
     at: str | Sequence[str] | None = None,
     rate: float | None = None,
-    likelihood: Likelihood = "classification",
+    likelihood: LikelihoodName = "classification",
 ) -> Tensor:
     """The spread "std" (N,) float64 under dropout, to first order.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.attach.plain import as_exit_network
-from suffice.network import State, answer, batch_size, call
+from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import inference
 from suffice.variation.baselines.moments import Moments
 from suffice.variation.teachers import sites
@@ -49,7 +49,7 @@ def _last_layer(model: nn.Module, x: State, rate: float | None) -> Moments:
     try:
         chosen = sites.find(model, x, rate, None)
         sites.run(model, x, chosen, batch_size(x), gate, sites.refuse_attention)
-        mean = answer(call(model, x)).double()
+        mean = output_tensor(call(model, x)).double()
     finally:
         handle.remove()
     _, multiplied, h = (values.double() for values in inputs)

@@ -23,7 +23,7 @@ from suffice.models.tower import Embeddings
 from suffice.network import ExitNetwork, State
 from suffice.twin import inference
 from suffice.variation.teachers.sites import check_rate
-from suffice.variation.teachers.spreads import Likelihood, check_likelihood
+from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood
 
 _SMALL = 1e-30
 
@@ -83,7 +83,7 @@ def _moments(tower: nn.Sequential | ExitNetwork, x: State, full: bool, rate: flo
     return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.spread for part in parts]))
 
 
-def spread(moments: Moments, likelihood: Likelihood = "classification") -> Tensor:
+def spread(moments: Moments, likelihood: LikelihoodName = "classification") -> Tensor:
     """The spread "std" (N,) that moments of the outputs imply.
 
     Of the logit or the prediction it is their own; that of the top class's probability is to first order at the mean
@@ -164,7 +164,7 @@ def _through(layer: nn.Module, moments: Moments, full: bool, rate: float | None)
         bias = 0.0 if layer.bias is None else layer.bias.double()
         return _linear(layer.weight.double(), bias, moments, full)
     if isinstance(layer, nn.BatchNorm1d):
-        return _normalised(layer, moments)
+        return _normalized(layer, moments)
     return _relu(moments)
 
 
@@ -178,7 +178,7 @@ def _linear(weight: Tensor, bias: Tensor | float, moments: Moments, full: bool) 
     return Moments(mean, spread @ weight.square().T)
 
 
-def _normalised(layer: nn.BatchNorm1d, moments: Moments) -> Moments:
+def _normalized(layer: nn.BatchNorm1d, moments: Moments) -> Moments:
     if layer.running_mean is None or layer.running_var is None:
         raise ValueError("expected batch normalisation with running statistics, got one that uses those of the batch")
     scale = (layer.running_var.double() + layer.eps).rsqrt()

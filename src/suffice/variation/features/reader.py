@@ -16,7 +16,7 @@ from suffice.storage.parts import Parts
 from suffice.variation.baselines.delta_rule import delta_rule
 from suffice.variation.features.strengths import Kind, read
 from suffice.variation.teachers.sites import dropped
-from suffice.variation.teachers.spreads import Likelihood, shaped
+from suffice.variation.teachers.spreads import LikelihoodName, shaped
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reader:
 
     layers: tuple[str, ...]
     kind: Kind
-    likelihood: Likelihood
+    likelihood: LikelihoodName
     delta: DeltaRule | None = None
 
     def read(self, model: nn.Module, x: State) -> tuple[Any, list[Tensor]]:
@@ -64,12 +64,12 @@ class Reader:
         layers = parts.texts("layers")
         if list(layers) != [name for name, _ in model.named_modules(remove_duplicate=False) if name and name in layers]:
             parts.refuse("layers", "names of modules of the model, in its order", layers)
-        kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(Likelihood))
+        kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(LikelihoodName))
         delta = None if parts.none("delta") else DeltaRule(*dropped(parts.inner("delta"), model))
         return cls(layers, kind, likelihood, delta)
 
 
-def output_features(outputs: Tensor, likelihood: Likelihood) -> Tensor:
+def output_features(outputs: Tensor, likelihood: LikelihoodName) -> Tensor:
     """What the output (N, C) alone tells, float32.
 
     Of class logits C + min(C, 5) + 3 numbers: centred logits, in the order of the classes; the largest
@@ -85,5 +85,5 @@ def output_features(outputs: Tensor, likelihood: Likelihood) -> Tensor:
     ranked = log_probs.sort(dim=-1, descending=True).values
     log_odds = ranked[:, :1] - ranked[:, 1:].logsumexp(dim=-1, keepdim=True)
     spread = entropy(log_probs)[:, None]
-    centred = outputs - outputs.mean(dim=-1, keepdim=True)
-    return torch.cat([centred, ranked[:, :5], log_odds, spread, spread.clamp_min(1e-8).log()], dim=1)
+    centered = outputs - outputs.mean(dim=-1, keepdim=True)
+    return torch.cat([centered, ranked[:, :5], log_odds, spread, spread.clamp_min(1e-8).log()], dim=1)

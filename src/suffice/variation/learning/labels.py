@@ -10,12 +10,12 @@ from suffice import batches
 from suffice.batches import Batch, Loader
 from suffice.network import check_finite
 from suffice.variation.teachers import spreads
-from suffice.variation.teachers.spreads import Likelihood
+from suffice.variation.teachers.spreads import LikelihoodName
 from suffice.variation.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """A batch, and what each of R runs of a teacher says of it.
 
     Attributes:
@@ -43,9 +43,9 @@ class Labels:
 
     teacher: Teacher
     target: str
-    likelihood: Likelihood
-    train: Iterable[Labelled]
-    validation: Iterable[Labelled]
+    likelihood: LikelihoodName
+    train: Iterable[Labeled]
+    validation: Iterable[Labeled]
 
     def kept(self) -> "Labels":
         """The same in memory, to be read any number of times."""
@@ -92,9 +92,9 @@ def check_teacher(teacher: object) -> None:
         raise TypeError(f"expected a teacher such as suffice.MCDropout(passes=10), got {found}; make one")
 
 
-def likelihood_of(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[Likelihood, Loader]:
+def likelihood_of(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[LikelihoodName, Loader]:
     """What a teacher takes the outputs for, and the loader, from which nothing is lost."""
-    stated: Likelihood | None = getattr(teacher, "likelihood", None)
+    stated: LikelihoodName | None = getattr(teacher, "likelihood", None)
     if stated is not None:
         return stated, loader
     first, loader = batches.peek(loader, model)
@@ -108,19 +108,19 @@ def each(
     target: str,
     generator: torch.Generator | None,
     runs: int = 1,
-) -> Iterator[Labelled]:
+) -> Iterator[Labeled]:
     """Batches of a loader, labelled.
 
     Raises:
         ValueError: for an empty loader, or a label that is not finite.
     """
     for batch in batches.read(loader, model):
-        yield labelled(model, batch, teacher, target, generator, runs)
+        yield labeled(model, batch, teacher, target, generator, runs)
 
 
-def labelled(
+def labeled(
     model: nn.Module, batch: Batch, teacher: Teacher, target: str, generator: torch.Generator | None, runs: int
-) -> Labelled:
+) -> Labeled:
     """A batch, labelled.
 
     Raises:
@@ -132,4 +132,4 @@ def labelled(
         check_finite(variation[target], f"labels {target!r}", batch.start)
         found.append(variation[target].pow(spreads.power(target)).float())
         passes = variation.passes
-    return Labelled(batch, torch.stack(found, dim=1), passes)
+    return Labeled(batch, torch.stack(found, dim=1), passes)

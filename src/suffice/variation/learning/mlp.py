@@ -81,14 +81,14 @@ def train(
         weight.requires_grad_()
     average = [weight.detach().clone() for weight in weights]
     best, least, waited, steps = average, math.inf, 0, 0
-    optimiser = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(inputs), device=device, generator=generator).to(inputs.device)
         with threads.small(threads.of_products(_BATCH, weights)):
             for index in order.split(_BATCH):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss(forward(weights, inputs[index]), labels[index]).backward()
-                optimiser.step()
+                optimizer.step()
                 steps += 1
                 for mean, weight in zip(average, weights, strict=True):
                     mean.lerp_(weight.detach(), 10 / (steps + 10))

@@ -68,12 +68,12 @@ def solve(statistics: Statistics, penalty: float) -> list[Tensor]:
 def fit(statistics: Statistics, validation: tuple[Tensor, Tensor]) -> list[Tensor]:
     """The weights whose QLIKE on validation inputs (M, K) and labels (M,) is least."""
     inputs, labels = validation
-    found = [_centred(solve(statistics, penalty), inputs, labels) for penalty in _LAMBDAS]
+    found = [_centered(solve(statistics, penalty), inputs, labels) for penalty in _LAMBDAS]
     losses = [float(mlp.qlike(mlp.forward(weights, inputs), labels)) for weights in found]
     return found[losses.index(min(losses))]
 
 
-def _centred(weights: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
+def _centered(weights: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
     matrix, bias = weights
     ratio = labels / mlp.forward(weights, inputs)[:, 0].exp()
     return [matrix, bias + ratio.mean().log()]

@@ -11,9 +11,9 @@ from suffice.network import check_finite
 from suffice.twin import inference
 from suffice.variation.features.reader import DeltaRule, Reader
 from suffice.variation.features.strengths import Kind, layer_names
-from suffice.variation.learning.labels import Labelled
+from suffice.variation.learning.labels import Labeled
 from suffice.variation.teachers.dropout import MCDropout
-from suffice.variation.teachers.spreads import Likelihood
+from suffice.variation.teachers.spreads import LikelihoodName
 from suffice.variation.teachers.teacher import Teacher
 
 
@@ -47,7 +47,7 @@ def reader(
     layers: str | Sequence[str] | None,
     kind: Kind,
     delta: bool,
-    likelihood: Likelihood,
+    likelihood: LikelihoodName,
 ) -> Reader:
     """What is to be read of a model.
 
@@ -65,7 +65,7 @@ def reader(
     return Reader(names, kind, likelihood, DeltaRule(at, teacher.rate))
 
 
-def batchwise(model: nn.Module, labels: Iterable[Labelled], reading: Reader) -> Iterator[Rows]:
+def batchwise(model: nn.Module, labels: Iterable[Labeled], reading: Reader) -> Iterator[Rows]:
     """Rows of each batch, checked.
 
     Raises:

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from suffice.network import State, answer, batch_size, check_finite
+from suffice.network import State, batch_size, check_finite, output_tensor
 from suffice.storage.parts import Parts
 from suffice.twin import inference
 from suffice.utils import threads
+from suffice.utils.nest import tree_leaves, tree_map_only
 from suffice.utils.randomness import drawn
 from suffice.variation.teachers import masks, sites, spreads
 from suffice.variation.teachers.masks import Units
 from suffice.variation.teachers.sites import Sites
-from suffice.variation.teachers.spreads import Likelihood, Variation
+from suffice.variation.teachers.spreads import LikelihoodName, Variation
 
 _AT_ONCE = 64
 """Passes of an example that are worth running at once, if memory allows."""
@@ -53,7 +53,7 @@ class MCDropout:
     rate: float | None = None
     at: str | tuple[str, ...] | list[str] | None = None
     passes: int = 100
-    likelihood: Likelihood = "classification"
+    likelihood: LikelihoodName = "classification"
     memory: int = 1 << 25
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class MCDropout:
     def from_parts(cls, parts: Parts, model: nn.Module) -> "MCDropout":
         """From the fields of one, for a model that has what it drops."""
         at, rate = sites.dropped(parts, model)
-        likelihood = parts.choice("likelihood", get_args(Likelihood))
+        likelihood = parts.choice("likelihood", get_args(LikelihoodName))
         return cls(rate, at, parts.count("passes", 2), likelihood, parts.count("memory", 1))
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
@@ -110,8 +110,8 @@ class MCDropout:
         x = _rows(x, start, start + plan.rows)
         n, sums, moved = batch_size(x), None, False
         if chosen.attention:
-            ordinary = spreads.outputs(_Record().run(model, x, chosen), self.likelihood)
-            sums = spreads.init(ordinary, self.likelihood)
+            deterministic = spreads.outputs(_Record().run(model, x, chosen), self.likelihood)
+            sums = spreads.init(deterministic, self.likelihood)
         for count in _folds(self.passes, plan.fold):
             ones = int(sums is None)
             factors = masks.draw(plan.units_of(n), count, source, ones)
@@ -119,9 +119,9 @@ class MCDropout:
             found = spreads.shaped(found, self.likelihood).view(ones + count, n, -1)
             check_finite(found.movedim(1, 0), "outputs", start)
             if sums is None:
-                ordinary, found = found[0], found[1:]
-                sums = spreads.init(ordinary, self.likelihood)
-            moved = moved or _differs(found, ordinary)
+                deterministic, found = found[0], found[1:]
+                sums = spreads.init(deterministic, self.likelihood)
+            moved = moved or _differs(found, deterministic)
             sums = spreads.update(sums, found)
         assert sums is not None
         return spreads.variation(sums), moved
@@ -238,14 +238,14 @@ def _passes(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor], co
     found, start = [], 0
     for part in _folds(count, plan.repeated):
         own = [factor[start : start + part].flatten(end_dim=1) for factor in factors]
-        found.append(answer(_under(model, _repeated(x, part), chosen, own)))
+        found.append(output_tensor(_under(model, _repeated(x, part), chosen, own)))
         start += part
     return torch.cat(found)
 
 
 def _mapped(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]) -> Tensor:
     def one(*own: Tensor) -> Tensor:
-        return answer(_under(model, x, chosen, list(own)))
+        return output_tensor(_under(model, x, chosen, list(own)))
 
     found: Tensor = torch.vmap(one, randomness="different")(*factors)
     return found.flatten(end_dim=1)
@@ -282,13 +282,13 @@ def _seeded(chosen: Sites, generator: torch.Generator | None, x: State) -> Itera
         yield
 
 
-def _differs(found: Tensor, ordinary: Tensor) -> bool:
+def _differs(found: Tensor, deterministic: Tensor) -> bool:
     """Whether outputs (T, N, C) differ from the ordinary ones (N, C) by more than rounding.
 
     Rounding depends on the size of the batch: some fifty units in the last place in float32, three in bfloat16.
     """
-    tolerance = torch.finfo(ordinary.dtype).eps ** 0.75 * ordinary.abs().max()
-    return bool((found - ordinary).abs().max() > tolerance)
+    tolerance = torch.finfo(deterministic.dtype).eps ** 0.75 * deterministic.abs().max()
+    return bool((found - deterministic).abs().max() > tolerance)
 
 
 def _folds(passes: int, fold: int) -> Iterator[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.variation.teachers import spreads
-from suffice.variation.teachers.spreads import Likelihood, Variation
+from suffice.variation.teachers.spreads import LikelihoodName, Variation
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class EnsembleTeacher:
     """
 
     models: Sequence[nn.Module]
-    likelihood: Likelihood = "classification"
+    likelihood: LikelihoodName = "classification"
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
@@ -38,17 +38,17 @@ class EnsembleTeacher:
         Raises:
             ValueError: if outputs are not finite, or of another shape than the model's.
         """
-        sums = spreads.init(self._answer(model, x), self.likelihood)
+        sums = spreads.init(self._output(model, x), self.likelihood)
         for member in self.models:
-            found = self._answer(member, x)
-            if found.shape != sums.ordinary["value"].shape:
+            output, expected = self._output(member, x), sums.deterministic["value"].shape
+            if output.shape != expected:
                 raise ValueError(
-                    f"expected members with an output of shape {tuple(sums.ordinary['value'].shape)}, as the model's, "
-                    f"got {tuple(found.shape)}; use networks for the same task"
+                    f"expected members with an output of shape {tuple(expected)}, as the model's, "
+                    f"got {tuple(output.shape)}; use networks for the same task"
                 )
-            sums = spreads.update(sums, found[None])
+            sums = spreads.update(sums, output[None])
         return spreads.variation(sums)
 
-    def _answer(self, model: nn.Module, x: State) -> Tensor:
+    def _output(self, model: nn.Module, x: State) -> Tensor:
         with inference(model) as model:
             return spreads.outputs(call(model, x), self.likelihood)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.variation.teachers import spreads
-from suffice.variation.teachers.spreads import Likelihood, Variation
+from suffice.variation.teachers.spreads import LikelihoodName, Variation
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LaplaceTeacher:
     """
 
     samples: Callable[[State], Tensor]
-    likelihood: Likelihood = "classification"
+    likelihood: LikelihoodName = "classification"
 
     def __post_init__(self) -> None:
         spreads.check_likelihood(self.likelihood)
@@ -35,13 +35,13 @@ class LaplaceTeacher:
             ValueError: if outputs are not finite, or samples are not (S, N, C) with S of at least 2.
         """
         with inference(model) as model:
-            ordinary = spreads.outputs(call(model, x), self.likelihood)
+            deterministic = spreads.outputs(call(model, x), self.likelihood)
             found = self.samples(x)
-        if found.ndim != 3 or len(found) < 2 or found.shape[1:] != ordinary.shape:
+        if found.ndim != 3 or len(found) < 2 or found.shape[1:] != deterministic.shape:
             raise ValueError(
-                f"expected samples (S, {', '.join(map(str, ordinary.shape))}) with S of at least 2, got shape "
+                f"expected samples (S, {', '.join(map(str, deterministic.shape))}) with S of at least 2, got shape "
                 f"{tuple(found.shape)}; pass a function from a batch to joint samples of the outputs"
             )
         found = spreads.outputs(found.flatten(end_dim=1), self.likelihood).view(found.shape)
-        sums = spreads.update(spreads.init(ordinary, self.likelihood), found)
+        sums = spreads.update(spreads.init(deterministic, self.likelihood), found)
         return spreads.variation(sums, divisor=sums.passes)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_map_only
 
 from suffice.network import State, call
 from suffice.storage.parts import INSIDE, Parts
 from suffice.twin import Twin, own_parameters
 from suffice.twin.hooks import check_open, hooked, matching
+from suffice.utils.nest import tree_map_only
 from suffice.utils.randomness import drawn
 from suffice.variation.teachers.dropping import ATTENTION, CHANNELS, REFUSED, Dropping
 

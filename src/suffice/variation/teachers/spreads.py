@@ -24,11 +24,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from suffice.network import answer, check_finite
+from suffice.network import check_finite, output_tensor
 from suffice.prediction import entropy
 
-Likelihood = Literal["classification", "binary", "regression"]
-LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
+LikelihoodName = Literal["classification", "binary", "regression"]
+LIKELIHOODS: tuple[str, ...] = get_args(LikelihoodName)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Variation:
     mean: Tensor
     spreads: Mapping[str, Tensor]
     passes: int
-    likelihood: Likelihood = "classification"
+    likelihood: LikelihoodName = "classification"
 
     def __getitem__(self, name: str) -> Tensor:
         """The spread (N,) of that name.
@@ -72,8 +72,8 @@ class Sums:
     The companion of the probabilities is their logarithm, that of the logit its probability.
     """
 
-    likelihood: Likelihood
-    ordinary: Mapping[str, Tensor]
+    likelihood: LikelihoodName
+    deterministic: Mapping[str, Tensor]
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
     cross: Tensor
@@ -81,9 +81,9 @@ class Sums:
     passes: int
 
 
-def init(ordinary: Tensor, likelihood: Likelihood) -> Sums:
-    """No passes yet; `ordinary` are the outputs (N, C) of the ordinary pass."""
-    values = _values(ordinary, likelihood)
+def init(deterministic: Tensor, likelihood: LikelihoodName) -> Sums:
+    """No passes yet; `deterministic` are the outputs (N, C) of the ordinary pass."""
+    values = _values(deterministic, likelihood)
     zeros = {name: torch.zeros_like(value) for name, value in values.items()}
     rows = torch.zeros_like(values["value"][:, 0])
     return Sums(likelihood, values, zeros, zeros, rows, rows, 0)
@@ -92,7 +92,7 @@ def init(ordinary: Tensor, likelihood: Likelihood) -> Sums:
 def update(sums: Sums, outputs: Tensor) -> Sums:
     """Add passes: outputs (t, N, C)."""
     values = _values(outputs, sums.likelihood)
-    deviations = {name: value - sums.ordinary[name] for name, value in values.items()}
+    deviations = {name: value - sums.deterministic[name] for name, value in values.items()}
     added = replace(
         sums,
         first={name: sums.first[name] + d.sum(dim=0) for name, d in deviations.items()},
@@ -118,7 +118,7 @@ def variation(sums: Sums, divisor: int | None = None) -> Variation:
         name: ((sums.second[name] - sums.first[name].square() / sums.passes) / divisor).clamp_min(0)
         for name in sums.first
     }
-    mean = sums.ordinary["value"] + sums.first["value"] / sums.passes
+    mean = sums.deterministic["value"] + sums.first["value"] / sums.passes
     if sums.likelihood == "classification":
         spreads = _disagreements(sums, variances["value"], mean.clamp_min(0), divisor)
         return Variation(mean.clamp_min(0), spreads, sums.passes, sums.likelihood)
@@ -190,7 +190,7 @@ def outputs(output: Any, likelihood: str) -> Tensor:
 
 def shaped(output: Any, likelihood: str) -> Tensor:
     """The same, without a look at the values."""
-    found = answer(output)
+    found = output_tensor(output)
     if likelihood == "classification":
         if found.ndim != 2 or found.shape[1] < 2:
             raise ValueError(
@@ -206,7 +206,7 @@ def shaped(output: Any, likelihood: str) -> Tensor:
     return found[:, None] if found.ndim == 1 else found
 
 
-def _values(found: Tensor, likelihood: Likelihood) -> dict[str, Tensor]:
+def _values(found: Tensor, likelihood: LikelihoodName) -> dict[str, Tensor]:
     found = found.double()
     if likelihood == "classification":
         log_probs = found.log_softmax(dim=-1)
@@ -216,7 +216,7 @@ def _values(found: Tensor, likelihood: Likelihood) -> dict[str, Tensor]:
 
 def _disagreements(sums: Sums, variance: Tensor, mean: Tensor, divisor: int) -> dict[str, Tensor]:
     """The spreads of a classification. The mean over pairs of KL is Σ_c Cov_t[p_tc, log p_tc]."""
-    top = sums.ordinary["value"].argmax(dim=-1, keepdim=True)
+    top = sums.deterministic["value"].argmax(dim=-1, keepdim=True)
     product = (sums.first["value"] * sums.first["companion"]).sum(dim=-1)
     return {
         "std": variance.gather(-1, top)[:, 0].sqrt(),
