@@ -39,10 +39,11 @@ test: $(READY)  ## Run the fast tests
 test-numerics: $(READY)  ## Run the tests of bytes and tolerances under other instruction sets and numbers of threads
 	.ci/numerics
 
-lint: $(READY)  ## Check style, docstrings and types
+lint: $(READY)  ## Check style, docstrings, types and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY)  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
