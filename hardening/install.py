@@ -32,7 +32,7 @@ EXTRAS = {
         assert len(train(net, [batch], epochs=1, fabric=Fabric(accelerator="cpu", devices=1))) == 1
     """,
     "report": "import suffice.report.page, jinja2, plotly",
-    "experiments": "from suffice.reproduce import lite0; import efficientnet_lite_pytorch; assert lite0",
+    "experiments": "from suffice.reproduce.early_exit import lite0; import efficientnet_lite_pytorch; assert lite0",
 }
 """Extras for users, and a program that each is for."""
 

@@ -49,8 +49,8 @@ def budget(results: Results) -> Table:
     spent, times = results["budget"], results["timing"]
     shares = " / ".join(f"{share:.0%}" for share in spent["shares"])
     rows = [
-        ["mean multiply-adds per image", f"{spent['full_macs']:,.0f}", f"{spent['realized_macs']:,.0f}"],
-        ["the same as a fraction", "1.000", f"{spent['realized_macs'] / spent['full_macs']:.3f}"],
+        ["mean multiply-adds per image", f"{spent['full_macs']:,.0f}", f"{spent['realised_macs']:,.0f}"],
+        ["the same as a fraction", "1.000", f"{spent['realised_macs'] / spent['full_macs']:.3f}"],
         ["top-1", f"{spent['full_accuracy']:.3f}", f"{spent['accuracy']:.3f}"],
         ["images answered at each exit", "all at the last", shares],
         ["ms per 1,000 images (median)", f"{times['full_ms']:.1f}", f"{times['run_ms']:.1f}"],
