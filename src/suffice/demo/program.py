@@ -20,7 +20,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.demo.subjects import Subject
 from suffice.evaluation import ABLATION, Outcome, cached
-from suffice.evaluation.ablation import Case, row
+from suffice.evaluation.ablation import AblationStudy, row
 from suffice.storage import artifact
 from suffice.utils.progress import ProgressCallback
 from suffice.utils.timing import interleaved
@@ -76,7 +76,7 @@ def _ablation(subject: Subject, seed: int, progress: ProgressCallback) -> list[R
     network, splits = subject.network, (subject.train, subject.validation, subject.test)
     train, validation, test = (cached.compute(network, split.batches()) for split in splits)
     first, _ = next(iter(subject.test.batches(1)))
-    case = Case(cached.over(network), cost.count(network, first), train, validation, test, seed)
+    case = AblationStudy(cached.over(network), cost.count(network, first), train, validation, test, seed)
     rows = []
     for done, (name, choices) in enumerate(ABLATION.items(), start=1):
         rows.append({"name": name, **row(case, **choices)})

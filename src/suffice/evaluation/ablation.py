@@ -72,7 +72,7 @@ def summary(
 
 
 @dataclass(frozen=True)
-class Case:
+class AblationStudy:
     """A trained network over cached features, with the costs of the real one.
 
     Attributes:
@@ -110,8 +110,8 @@ class Case:
         return torch.Generator().manual_seed(self.seed)
 
 
-def row(case: Case, **choices: Any) -> dict[str, Any]:
+def row(study: AblationStudy, **choices: Any) -> dict[str, Any]:
     """A row of the ablation: measures at each exit and over the ladder of budgets, with intervals."""
-    calibrated, notes = case.calibrated(**choices)
-    validation, test = (predict(calibrated, part) for part in (case.validation, case.test))
-    return {"notes": notes, **summary(calibrated, validation, test, generator=case.generator())}
+    calibrated, notes = study.calibrated(**choices)
+    validation, test = (predict(calibrated, part) for part in (study.validation, study.test))
+    return {"notes": notes, **summary(calibrated, validation, test, generator=study.generator())}

@@ -9,7 +9,7 @@ from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.evaluation import cached
 from suffice.reproduce.early_exit import lite0, measurements
-from suffice.reproduce.early_exit.measurements import Case
+from suffice.reproduce.early_exit.measurements import AblationStudy
 from suffice.utils.progress import quiet
 
 
@@ -54,7 +54,7 @@ def features(network, seed):
 
 def test_classifiers_learn_from_features(network):
     train, test = features(network, 0), features(network, 1)
-    case = Case(cached.over(network), cost.count(network, torch.randn(1, 3, 16, 16)), train, test, test, 0)
+    case = AblationStudy(cached.over(network), cost.count(network, torch.randn(1, 3, 16, 16)), train, test, test, 0)
     lite0.learn(case)
     with torch.no_grad():
         right = (network.exit(0).classifier(test.phi[0]).argmax(dim=1) == test.labels).double().mean()

@@ -8,7 +8,7 @@ from suffice import cost, evaluation
 from suffice.evaluation import cached
 from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements, tables
-from suffice.reproduce.early_exit.measurements import Case
+from suffice.reproduce.early_exit.measurements import AblationStudy
 from suffice.reproduce.ledger import Ledger
 from tests.builders import batched, inputs, network, sampled_labels, trained
 
@@ -27,7 +27,7 @@ def case():
     labels = sampled_labels(2 * x[:, :1] * torch.arange(4.0))
     net = trained(network(), x, lambda logits: torch.nn.functional.cross_entropy(logits, labels)).eval()
     splits = (features(net, 400, 0), features(net, 300, 1), features(net, 500, 2))
-    return Case(cached.over(net), cost.count(net, x[:1]), *splits, seed=0), net
+    return AblationStudy(cached.over(net), cost.count(net, x[:1]), *splits, seed=0), net
 
 
 def test_the_same_choices_are_calibrated_once(case):

@@ -20,7 +20,7 @@ from suffice import cost, data
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.evaluation import cached
-from suffice.evaluation.ablation import Case
+from suffice.evaluation.ablation import AblationStudy
 from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements
 from suffice.reproduce.ledger import Ledger, Results
@@ -50,7 +50,7 @@ def run(out: Path, progress: ProgressCallback) -> Results:
     return book.results
 
 
-def made(sets: DataSet[Images], progress: ProgressCallback) -> tuple[ExitNetwork, Case]:
+def made(sets: DataSet[Images], progress: ProgressCallback) -> tuple[ExitNetwork, AblationStudy]:
     """The network with its exits trained, and its features."""
     network = attached(backbone(), torch.zeros(2, 3, SIZE, SIZE))
     parts = {}
@@ -58,7 +58,7 @@ def made(sets: DataSet[Images], progress: ProgressCallback) -> tuple[ExitNetwork
         parts[split] = cached.compute(network, Enlarged(getattr(sets, split)))
         progress("features of the three parts", done, 3)
     costs = cost.count(network, torch.zeros(1, 3, SIZE, SIZE))
-    case = Case(cached.over(network), costs, parts["train"], parts["validation"], parts["test"], SEED)
+    case = AblationStudy(cached.over(network), costs, parts["train"], parts["validation"], parts["test"], SEED)
     learn(case)
     return network, case
 
@@ -89,7 +89,7 @@ def attached(model: nn.Module, example: Tensor) -> ExitNetwork:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def learn(case: Case) -> None:
+def learn(case: AblationStudy) -> None:
     """Train the classifiers on the training features."""
     case.network.requires_grad_(True)
     torch.manual_seed(SEED)

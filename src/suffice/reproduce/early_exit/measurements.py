@@ -16,7 +16,7 @@ from suffice.budget import drift
 from suffice.calibration import density
 from suffice.calibration.calibrated import Calibrated
 from suffice.evaluation import ranking
-from suffice.evaluation.ablation import Case, row
+from suffice.evaluation.ablation import AblationStudy, row
 from suffice.evaluation.cached import Features
 from suffice.training.losses import Distilled, Loss, Smoothed
 
@@ -105,14 +105,14 @@ STRANGERS = "strangers: "
 """Before the name of a data set, what a run against it is called."""
 
 
-def measures() -> dict[str, Callable[[Case], dict[str, Any]]]:
+def measures() -> dict[str, Callable[[AblationStudy], dict[str, Any]]]:
     """What is measured of every network, by the name of the run."""
     choices = {**evaluation.ABLATION, **VARIANTS, **BEYOND}
     rows = {name: partial(row, **chosen) for name, chosen in choices.items()}
     return {**rows, "added": added, "scores": lambda case: {"rows": by_score(case)}}
 
 
-def added(case: Case) -> dict[str, dict[str, Any]]:
+def added(case: AblationStudy) -> dict[str, dict[str, Any]]:
     """For each pair of `ADDED` and each measure the difference, averaged over the budgets, and its paired interval."""
     choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {"temperature": False}}
     drawn = {name: _resampled(case, choices[name]) for name in dict.fromkeys(sum(ADDED.values(), ()))}
@@ -123,14 +123,14 @@ def added(case: Case) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _resampled(case: Case, choices: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _resampled(case: AblationStudy, choices: dict[str, Any]) -> dict[str, torch.Tensor]:
     calibrated, _ = case.calibrated(**choices)
     validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
     answers = (answer.prediction for answer in evaluation.over_budgets(calibrated, validation, test))
     return evaluation.resampled(answers, test.labels, generator=case.generator())
 
 
-def by_score(case: Case) -> list[dict[str, Any]]:
+def by_score(case: AblationStudy) -> list[dict[str, Any]]:
     """Each score deciding over the ladder, of the same calibrated network and so at equal cost."""
     calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
     test = evaluation.predict(calibrated, case.test)
@@ -138,7 +138,7 @@ def by_score(case: Case) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "curve"} for row in ranking.by_score(test, ranked)]
 
 
-def strangers(case: Case, others: Features) -> dict[str, dict[str, float]]:
+def strangers(case: AblationStudy, others: Features) -> dict[str, dict[str, float]]:
     """AUROC and FPR95 of each score between the test data and others, of the last exit."""
     vanilla, _ = case.calibrated(**evaluation.ABLATION["vanilla"])
     calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
@@ -166,7 +166,7 @@ def _apart(inside: torch.Tensor, outside: torch.Tensor) -> dict[str, float]:
 
 
 def under_corruption(
-    case: Case, corrupted: dict[str, Features], budget: float = 0.5
+    case: AblationStudy, corrupted: dict[str, Features], budget: float = 0.5
 ) -> dict[str, dict[str, dict[str, float]]]:
     """A policy on streams that are corrupted from beginning to end, with frozen and with running thresholds.
 

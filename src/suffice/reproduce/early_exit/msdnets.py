@@ -26,7 +26,7 @@ from suffice.data.ood import PAIRS, fitted
 from suffice.data.splits import DataSet
 from suffice.data.store import store
 from suffice.evaluation import ablation, cached
-from suffice.evaluation.ablation import Case
+from suffice.evaluation.ablation import AblationStudy
 from suffice.models.msdnet import SETTINGS
 from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements
@@ -183,7 +183,7 @@ class Made:
     """A trained network, and its features."""
 
     network: ExitNetwork
-    case: Case
+    case: AblationStudy
 
 
 Measure = Callable[[Made], Results]
@@ -196,7 +196,7 @@ def _made(
     return network, Made(network, _case(network, sets, recipe.seed))
 
 
-def _of_case(measure: Callable[[Case], Results], made: Made) -> Results:
+def _of_case(measure: Callable[[AblationStudy], Results], made: Made) -> Results:
     return measure(made.case)
 
 
@@ -285,7 +285,7 @@ def _fabric() -> Any:
     return Fabric(precision="bf16-mixed", devices=1)
 
 
-def _case(network: ExitNetwork, sets: Sets, seed: int) -> Case:
+def _case(network: ExitNetwork, sets: Sets, seed: int) -> AblationStudy:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(sets.train), generator=generator)[:FITTED].sort().values
     train, validation, test = (
@@ -294,7 +294,7 @@ def _case(network: ExitNetwork, sets: Sets, seed: int) -> Case:
     )
     here = copy.deepcopy(network).cpu()  # as the features are
     first, _ = next(iter(sets.test.batches(1)))
-    return Case(cached.over(here), cost.count(here, first), train, validation, test, seed)
+    return AblationStudy(cached.over(here), cost.count(here, first), train, validation, test, seed)
 
 
 def full_run(setup: Setup) -> dict[str, Any]:
