@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from suffice.variation.teachers.laplace import LaplaceTeacher as LaplaceTeacher
     from suffice.variation.teachers.spreads import Variation as Variation
 
-_HOMES = {
+_MODULE_OF = {
     "Answer": "suffice.budget.run",
     "Calibrated": "suffice.calibration.calibrated",
     "EnsembleTeacher": "suffice.variation.teachers.ensemble",
     "Exit": "suffice.network",
     "ExitNetwork": "suffice.network",
     "JointHead": "suffice.variation.joint",
+    "LaplaceTeacher": "suffice.variation.teachers.laplace",
     "MCDropout": "suffice.variation.teachers.dropout",
     "Policy": "suffice.budget.policy",
-    "LaplaceTeacher": "suffice.variation.teachers.laplace",
     "Prediction": "suffice.prediction",
     "Regression": "suffice.prediction",
     "Variation": "suffice.variation.teachers.spreads",
@@ -82,18 +82,18 @@ _MODULES = {
     "variation",
 }
 
-__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
+__all__ = sorted([*_MODULE_OF, *_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import suffice` imports nothing heavy."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     if name in _MODULES:
         return import_module(f"suffice.{name}")
     raise AttributeError(f"module 'suffice' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """Return the public names."""
     return __all__

@@ -1,4 +1,4 @@
-"""`python -m suffice` is `suffice`."""
+"""Entry point of `python -m suffice`, the same as the command `suffice`."""
 
 from suffice.cli import main
 

@@ -1,8 +1,7 @@
-"""One way to read any loader: inputs and labels, checked, on the model's device.
+"""Uniform reading of any loader: checked inputs and labels on the model's device.
 
-A loader is anything that iterates batches: pairs `(x, y)`, mappings that hold the labels under `"labels"`,
-or inputs alone; x is any nest of tensors. Nothing is asked of it but to be iterated: examples are counted as
-they come.
+A loader is any iterable of batches: pairs `(x, y)`, mappings with the labels under `"labels"`, or inputs alone; x is
+any nest of tensors. A loader needs no length: examples are counted while they are read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +21,14 @@ Loader = Iterable[object]
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples `start` to `start + size` of a pass: inputs (a nest of tensors) and labels (N,), if any."""
+    """Examples `start` to `start + size` of a pass.
+
+    Attributes:
+        inputs: Nest of tensors, batch first.
+        labels: Labels or targets, (N,) or (N, …), if the batch has any.
+        size: Number of examples N.
+        start: Position of the first example in the pass.
+    """
 
     inputs: State
     labels: Tensor | None
@@ -31,11 +37,11 @@ class Batch:
 
 
 def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
-    """Batches on the device and in the floating type of `model`; labels, where there are any, in their own type.
+    """Yield batches on the device and in the floating type of `model`; labels keep their own type.
 
     Raises:
-        TypeError: as `check_loader`.
-        ValueError: if the loader yields no example, or an input is not finite (named by its position).
+        TypeError: If `check_loader` raises one.
+        ValueError: If the loader yields no example, or an input is not finite; the message names its position.
     """
     check_loader(loader)
     device, dtype = placement(model)
@@ -58,47 +64,55 @@ def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
 
 
 def peek(loader: Loader, model: nn.Module) -> tuple[Batch, Loader]:
-    """The first batch, as `read` gives it, and a loader that yields it and all others, once.
+    """Read the first batch without losing it.
+
+    Returns:
+        The first batch, as `read` yields it, and an iterator over all batches, the first included.
 
     Raises:
-        TypeError: as `check_loader`.
-        ValueError: as `read`.
+        TypeError: If `check_loader` raises one.
+        ValueError: If `read` raises one.
     """
     check_loader(loader)
-    rest, taken = iter(loader), []
+    remaining, consumed = iter(loader), []
 
     def recorded() -> Iterator[object]:
-        for raw in rest:
-            taken.append(raw)
+        for raw in remaining:
+            consumed.append(raw)
             yield raw
 
     first = next(read(recorded(), model))
-    return first, chain(taken, rest)
+    return first, chain(consumed, remaining)
 
 
 def check_loader(loader: object) -> None:
-    """Raise a TypeError for what holds examples but iterates no batches, such as a data set or a pair of tensors."""
+    """Raise a TypeError unless `loader` iterates batches; a data set or a pair of tensors does not."""
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-        found, remedy = "a Dataset of single examples", "wrap it in a DataLoader"
+        kind, remedy = "a Dataset of single examples", "wrap it in a DataLoader"
     elif isinstance(loader, Tensor):
-        found, remedy = "a tensor", "pass [x], a list of one batch, or wrap a TensorDataset in a DataLoader"
+        kind, remedy = "a tensor", "pass [x], a list of one batch, or wrap a TensorDataset in a DataLoader"
     elif _is_pair(loader):
-        found, remedy = "a pair of tensors", "pass [(x, y)], or wrap TensorDataset(x, y) in a DataLoader"
+        kind, remedy = "a pair of tensors", "pass [(x, y)], or wrap TensorDataset(x, y) in a DataLoader"
     elif not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
-        found = type(loader).__name__
+        kind = type(loader).__name__
         remedy = "pass its .batches()" if hasattr(loader, "batches") else "pass a DataLoader or a list of batches"
     else:
         return
-    raise TypeError(f"expected batches (x, y), such as a DataLoader gives, got {found}; {remedy}")
+    raise TypeError(f"expected batches (x, y), such as a DataLoader yields, got {kind}; {remedy}")
 
 
 def read_targets(
     loader: Loader, model: nn.Module, check: Callable[[Tensor, Batch], Tensor]
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches with their targets, as `check` gives them: what it returns for the labels of a batch.
+    """Yield batches with their checked targets.
+
+    Args:
+        loader: Iterable of batches with labels.
+        model: Model that sets the device and the floating type.
+        check: Function `(labels, batch) -> targets` that validates and converts the labels of a batch.
 
     Raises:
-        ValueError: as `read` and `check`; also if labels are missing.
+        ValueError: If `read` or `check` raises one, or labels are missing.
     """
     for batch in read(loader, model):
         if batch.labels is None:
@@ -109,19 +123,19 @@ def read_targets(
 
 
 def read_labeled(loader: Loader, model: nn.Module, num_classes: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches with their labels, int64 (N,) in [0, num_classes).
+    """Yield batches with their labels, int64 (N,) in [0, num_classes).
 
     Raises:
-        ValueError: as `read`; also if labels are missing, of another length, or out of range.
+        ValueError: If `read` raises one, or labels are missing, of another length, or out of range.
     """
     return read_targets(loader, model, lambda labels, batch: class_labels(labels, batch, num_classes))
 
 
 def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
-    """The labels of a batch as int64 (N,), checked.
+    """Convert the labels of a batch to int64 (N,).
 
     Raises:
-        ValueError: unless they are N integers in [0, num_classes).
+        ValueError: Unless they are N integers in [0, num_classes).
     """
     if labels.shape != (batch.size,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
@@ -133,13 +147,13 @@ def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
         first = int(outside[0])
         raise ValueError(
             f"expected labels in [0, {num_classes}), got {int(labels[first])} "
-            f"at position {batch.start + first}; the network answers for {num_classes} classes"
+            f"at position {batch.start + first}; the network has {num_classes} classes"
         )
     return labels.long()
 
 
 def _is_pair(loader: object) -> bool:
-    """Whether it is (x, y) itself: a tuple, or a list of tensors as long and of different kinds."""
+    """Return whether `loader` is a single batch (x, y): two tensors of equal length; a list needs different kinds."""
     if not isinstance(loader, (tuple, list)) or len(loader) != 2:
         return False
     x, y = loader
@@ -162,7 +176,7 @@ def _split(raw: object) -> tuple[State, Tensor | None]:
 
 
 def _as_labels(y: object, device: torch.device) -> Tensor:
-    """Labels in their own type; numbers of Python are float32, whatever torch's default is."""
+    """Convert labels to a tensor of their own type; Python floats become float32, whatever torch's default type is."""
     try:
         labels = torch.as_tensor(y, device=device)
         if labels.is_floating_point() and not isinstance(y, (Tensor, np.ndarray, np.generic)):
@@ -173,6 +187,6 @@ def _as_labels(y: object, device: torch.device) -> Tensor:
 
 
 def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A tensor on a device, of that type if it is of numbers, that a gradient may be taken of."""
+    """Move a tensor to a device and cast floating types; inference tensors are copied, so that gradients work."""
     placed = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
     return placed.clone() if placed.is_inference() and not torch.is_inference_mode_enabled() else placed

@@ -1,8 +1,8 @@
 """Multiply-adds of a pass, counted operation by operation in the thread that runs it.
 
-The formulas are those of PyTorch's own counter, which cannot be used as it is: it registers hooks on every module of
-the process, and does not see into the fused kernels of recurrent layers and of attention on a processor. These have
-formulas here. The fast path of transformer layers is not taken while there is a `TorchFunctionMode`.
+The formulas are those of PyTorch's `FlopCounterMode`. That class itself is not used: it registers hooks on every
+module of the process, and it does not count the fused CPU kernels of recurrent layers and of attention, which have
+formulas here. A `TorchFunctionMode` keeps transformer layers off their fast path, which would hide their operations.
 """
 
 import math
@@ -16,8 +16,12 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 T = TypeVar("T")
 
 
-def counted(function: Callable[..., T], *args: Any) -> tuple[T, int]:
-    """What a function returns, and the multiply-adds that it takes (convolutions and matrix products)."""
+def count_macs(function: Callable[..., T], *args: Any) -> tuple[T, int]:
+    """Run a function and count its multiply-adds in convolutions and matrix products.
+
+    Returns:
+        The result of the function and the number of multiply-adds.
+    """
     counter = _Counter()
     with _SlowPath(), counter:
         result = function(*args)
@@ -25,7 +29,7 @@ def counted(function: Callable[..., T], *args: Any) -> tuple[T, int]:
 
 
 class _SlowPath(TorchFunctionMode):
-    """Changes nothing but that layers look whether there is such a mode, and then take no fast path."""
+    """Pass every call through unchanged; layers take no fast path while such a mode is active."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -34,7 +38,7 @@ class _SlowPath(TorchFunctionMode):
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up operations, two to a multiply-add."""
+    """Add up floating-point operations, two for each multiply-add."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -58,7 +62,7 @@ def _attention(query: Any, key: Any, value: Any, *_args: Any, **_kwargs: Any) ->
 
 
 def _recurrent(inputs: Any, *weights: Any) -> int:
-    """Each row of the inputs, a step of a sequence, meets every matrix of a layer once."""
+    """Return 2 × rows × weights: every step of every sequence is multiplied by each matrix of a layer once."""
     rows = math.prod(inputs.shape[:-1])
     return int(2 * rows * sum(weight.numel() for weight in weights if weight is not None and weight.ndim == 2))
 
@@ -69,4 +73,4 @@ _FUSED: dict[str, Callable[..., int]] = {
     "aten::mkldnn_rnn_layer": lambda inputs, *args, **_: _recurrent(inputs, *args[:2]),
     "aten::_cudnn_rnn": lambda inputs, weight, *_args, **_kwargs: _recurrent(inputs, *weight),
 }
-"""By name, as not every version of torch has each."""
+"""Operation counts of fused kernels by name, as some versions of torch lack some of them."""

@@ -1,8 +1,8 @@
-"""Networks that can answer early: stages, and an exit after each.
+"""Networks with early exits: a sequence of stages, and an exit after each stage.
 
-A stage maps state to state. An exit maps a state to features φ and, by a linear classifier, to logits.
-Everything else in the library needs only this: `ExitNetwork.advance`, the exits' classifiers, and a hash of
-the weights that ties what was learned about a network to that network.
+A stage maps a state to the next state. An exit maps a state to features φ and, with a linear classifier, to logits.
+The rest of the library relies only on `ExitNetwork.advance`, the classifiers of the exits, and a hash of the weights
+that ties an artifact to the network that it was fitted on.
 """
 
 import math
@@ -15,15 +15,26 @@ from torch import Tensor, nn
 from suffice.utils.nest import tree_leaves, tree_map, tree_map_only
 
 State = Any
-"""What flows between stages: a tensor or a nest (dict, list, tuple) of tensors, batch first."""
+"""Value passed between stages: a tensor or a nest (dict, list, tuple) of tensors, batch first."""
 
 
 class Exit(nn.Module):
-    """A point where the network can answer.
+    """A point where the network can predict: features and a linear classifier.
 
     Args:
-        features: maps a state to φ, (N, D).
-        classifier: maps φ to logits, (N, C).
+        features: Module from a state to φ, (N, D).
+        classifier: Linear layer from φ to logits, (N, C).
+
+    Raises:
+        TypeError: If the classifier is not an `nn.Linear`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import suffice
+        >>> early = suffice.Exit(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(16, 10))
+        >>> early(torch.zeros(4, 16, 8, 8)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, features: nn.Module, classifier: nn.Linear) -> None:
@@ -37,20 +48,29 @@ class Exit(nn.Module):
         self.classifier = classifier
 
     def forward(self, state: State) -> Tensor:
-        """Logits (N, C) of a state."""
+        """Return the logits (N, C) of a state."""
         logits: Tensor = self.classifier(self.features(state))
         return logits
 
 
 class ExitNetwork(nn.Module):
-    """Stages in a row with an exit after each; a plain classifier is a network of one stage and one exit.
+    """Stages in sequence with an exit after each; a plain classifier has one stage and one exit.
 
     Args:
-        stages: K modules, state in and state out; the first takes the network's input.
+        stages: K modules from state to state; the first takes the input of the network.
         exits: K exits, one after each stage, all with the same number of classes.
 
     Raises:
-        ValueError: if the numbers of stages and exits differ, or the exits disagree on the classes.
+        ValueError: If the numbers of stages and exits differ, or the exits differ in their number of classes.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import suffice
+        >>> stages = [nn.Linear(3, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 8))]
+        >>> network = suffice.ExitNetwork(stages, [suffice.Exit(nn.ReLU(), nn.Linear(8, 4)) for _ in stages])
+        >>> [tuple(logits.shape) for logits in network(torch.zeros(5, 3))]
+        [(5, 4), (5, 4)]
     """
 
     def __init__(self, stages: Sequence[nn.Module], exits: Sequence[Exit]) -> None:
@@ -65,69 +85,75 @@ class ExitNetwork(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C, the number of classes that every exit answers for."""
+        """Number of classes C, the same at every exit."""
         return self.exit(0).classifier.out_features
 
     def exit(self, k: int) -> Exit:
-        """Exit k, counted from 0."""
+        """Return exit k, counted from 0."""
         exit_ = self.exits[k]
         assert isinstance(exit_, Exit)
         return exit_
 
     def advance(self, k: int, state: State) -> tuple[State, Tensor]:
-        """Run stage k; returns the new state and the exit's features φ (N, D)."""
+        """Run stage k.
+
+        Returns:
+            The new state and the features φ (N, D) of exit k.
+        """
         state = self.stages[k](state)
         phi: Tensor = self.exit(k).features(state)
         return state, phi
 
     def forward(self, x: State) -> list[Tensor]:
-        """Logits (N, C) of every exit, first to last."""
-        answers = []
+        """Return the logits (N, C) of every exit, first to last."""
+        outputs = []
         state = x
         for k in range(len(self.exits)):
             state, phi = self.advance(k, state)
-            answers.append(self.exit(k).classifier(phi))
-        return answers
+            outputs.append(self.exit(k).classifier(phi))
+        return outputs
 
 
 def call(model: nn.Module, x: State) -> Any:
-    """The output of a model for a batch; a mapping becomes the keyword arguments of a plain model."""
+    """Return the output of a model for a batch; a plain model receives a mapping as keyword arguments."""
     return model(**x) if isinstance(x, Mapping) and not isinstance(model, ExitNetwork) else model(x)
 
 
 def output_tensor(output: Any) -> Tensor:
-    """What a model answers with: its output, the `.logits` of it, the first of a tuple, the last of a list of exits.
+    """Return the logits in the output of a model.
+
+    These are the output itself, its `.logits`, the first entry of a tuple, or the last entry of a list of exits.
 
     Raises:
-        TypeError: if that is not a tensor.
+        TypeError: If the selected value is not a tensor.
     """
-    found = getattr(output, "logits", output)
-    if isinstance(found, (tuple, list)) and found:
-        found = found[-1] if isinstance(found, list) else found[0]
-    if not isinstance(found, Tensor):
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, (tuple, list)) and logits:
+        logits = logits[-1] if isinstance(logits, list) else logits[0]
+    if not isinstance(logits, Tensor):
         raise TypeError(
-            "expected logits, an output with .logits, a tuple that begins with them or a list of them, one for each "
+            "expected logits, an output with .logits, a tuple that starts with logits or a list with logits for each "
             f"exit, got {type(output).__name__}; wrap the model so that it returns its logits"
         )
-    return found
+    return logits
 
 
 def batch_size(x: State) -> int:
-    """Examples in a nest of batch-first tensors."""
+    """Return the number of examples in a nest of batch-first tensors."""
     leaves = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
     if not leaves or not leaves[0].ndim:
-        found = "a single number" if leaves else type(x).__name__
-        raise TypeError(f"expected a tensor or a nest of tensors, batch first, got {found}; pass one row an example")
+        kind = "a single number" if leaves else type(x).__name__
+        raise TypeError(f"expected a tensor or a nest of tensors, batch first, got {kind}; pass one row per example")
     return len(leaves[0])
 
 
 def select(state: State, index: Tensor) -> State:
-    """The examples `index` (M,) of every tensor in a state."""
+    """Select the examples `index` (M,) from every tensor in a state."""
     return tree_map_only(Tensor, lambda tensor: tensor.index_select(0, index.to(tensor.device)), state)
 
 
 def join(states: Sequence[State]) -> State:
-    """Batches of states made one, the reverse of `select`."""
+    """Concatenate states along the batch dimension, the inverse of `select`."""
     if len(states) == 1:
         return states[0]
     return tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *states)
@@ -137,13 +163,17 @@ def check_finite(values: Tensor, what: str, start: int = 0, positions: Tensor | 
     """Raise a ValueError that names the first example of `values` (N, …) with a NaN or an infinity.
 
     Args:
-        values: one row an example.
-        what: what the values are, for the message.
-        start: position of the first row in the whole pass.
-        positions: (N,), positions of all rows where they are not in a row; rows at −1 are no example's.
+        values: Tensor with one row per example.
+        what: Name of the values in the message.
+        start: Position of the first row in the whole pass.
+        positions: Positions (N,) of the rows in the whole pass where they are not consecutive; rows at −1 hold no
+            example and are not checked.
+
+    Raises:
+        ValueError: If a value is not finite.
     """
     if not values.is_floating_point() or math.isfinite(float(values.sum())):
-        return  # one number that is not finite makes the sum so
+        return  # a value that is not finite would make the sum so
     if bool(torch.isfinite(values).all()):
         return
     bad = ~torch.isfinite(values).flatten(start_dim=1).all(dim=1) if values.ndim > 1 else ~values.isfinite()
@@ -162,7 +192,7 @@ def check_finite(values: Tensor, what: str, start: int = 0, positions: Tensor | 
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating type of a model's parameters; CPU and float32 where it has none."""
+    """Return the device and the floating type of a model's parameters; CPU and float32 if it has none."""
     for tensor in model.parameters():
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
