@@ -14,17 +14,17 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_is_not_printable_is_shown_by_its_escape(text):
+def test_unprintable_characters_become_escapes(text):
     assert printable(text) == HOSTILE[text]
     printable(text).encode()
 
 
-def test_what_is_printable_stays_as_it_is():
+def test_printable_text_is_unchanged():
     for text in ("Köln", "猫", "🐈", "a [b] c", "naïve · 3×4 − 1"):
         assert printable(text) == text
 
 
-def test_what_is_long_is_cut():
+def test_long_text_is_cut():
     assert brief("x" * 5_000_000) == "x" * 80 + "…"
     assert brief([1, 2], most=3) == "[1,…"
     assert brief(None) == "None"

@@ -24,7 +24,7 @@ from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
 from suffice.utils.nest import tree_leaves, tree_map_only
-from suffice.utils.randomness import drawn
+from suffice.utils.randomness import draw_from
 
 _STAGES = "give the stages yourself, at=[first, second, …]: modules from state to state that together are the model"
 
@@ -181,7 +181,7 @@ def _traced(model: nn.Module, watched: Sequence[str], example: State, freeze: bo
     around = [*watched][:-1]
     try:
         trace = Trace(model, watched, batches)
-        with drawn(torch.Generator().manual_seed(0), example):
+        with draw_from(torch.Generator().manual_seed(0), example):
             other = trace if freeze else Trace(model, watched, batches, training=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]

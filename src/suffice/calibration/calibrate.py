@@ -141,7 +141,7 @@ def calibrate(
     if val_loader is not None:
         caches, targets, costs = _tuning_pass(network, exits, val_loader, costs)
         weights, product = shares_of_cost(costs) if ensemble else None, ensemble == "product"
-        with threads.small(max(_numbers(*pair) for pair in zip(exits, caches, strict=True))):
+        with threads.one_thread_if_small(max(_numbers(*pair) for pair in zip(exits, caches, strict=True))):
             if tuning == "grid":
                 exits = grid.tune(exits, caches, targets, weights, temperature, product)
             else:

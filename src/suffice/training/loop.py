@@ -166,7 +166,7 @@ def train(
         def step(inputs: State, labels: Tensor) -> Tensor:
             if channels_last:
                 inputs = tree_map_only(Tensor, _channels_last, inputs)
-            with threads.small(threads.of_layers(network, inputs)):
+            with threads.one_thread_if_small(threads.largest_layer_work(network, inputs)):
                 value = minimized(forward(inputs), labels)
                 optimizer.zero_grad()
                 team.backward(value)

@@ -1,1 +1,1 @@
-"""What any module may use and none is about."""
+"""Small helpers without knowledge of networks or uncertainty, for use in any module."""

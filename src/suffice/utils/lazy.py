@@ -1,4 +1,4 @@
-"""Modules of a package, imported when they are first asked for."""
+"""Lazy import of the modules of a package."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,15 +7,15 @@ from types import ModuleType
 
 
 def modules_of(package: str) -> Callable[[str], ModuleType]:
-    """Return a package's `__getattr__` that imports its modules on first use.
+    """Return a `__getattr__` for a package that imports its modules on first use.
 
     The function raises an AttributeError for a name that is no module of the package.
     """
 
-    def module(name: str) -> ModuleType:
-        whole = f"{package}.{name}"
-        if name.startswith("_") or find_spec(whole) is None:
+    def import_attribute(name: str) -> ModuleType:
+        qualified = f"{package}.{name}"
+        if name.startswith("_") or find_spec(qualified) is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return import_module(whole)
+        return import_module(qualified)
 
-    return module
+    return import_attribute

@@ -1,4 +1,4 @@
-"""Ambient modes of torch that numbers of the library do not depend on: autocast, `no_grad` and inference mode."""
+"""Context managers that shield results from torch's ambient modes: autocast, `no_grad` and inference mode."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ _KINDS = ("cpu", "cuda", "mps", "xpu")
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Operations in the type of their inputs, whatever `torch.autocast` there is around."""
+    """Disable any surrounding `torch.autocast`: operations run in the type of their inputs."""
     kinds = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
     with ExitStack() as stack:
         for kind in kinds:
@@ -20,6 +20,6 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def default_modes() -> Iterator[None]:
-    """The same, and gradients, and tensors that outlast `torch.inference_mode`: what a fit needs, wherever it is."""
+    """Disable autocast and inference mode and enable gradients, as a fit needs."""
     with full_precision(), torch.inference_mode(False), torch.enable_grad():
         yield

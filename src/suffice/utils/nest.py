@@ -1,4 +1,4 @@
-"""Nests of tensors (dicts, lists, tuples): the one place that imports torch's pytree, whose module is private."""
+"""Functions on nests of tensors (dicts, lists, tuples); the only module that imports torch's private pytree."""
 
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 

@@ -1,10 +1,10 @@
-"""How long work tells what it is doing."""
+"""Progress callbacks of long computations."""
 
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (0: not known)."""
+"""Callback `(task, done, total)`: name of the task, finished units and all units (0 if unknown)."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """Show no progress."""
+    """Ignore all progress reports."""

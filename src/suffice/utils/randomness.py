@@ -1,8 +1,9 @@
-"""Random numbers of a pass from a generator of its own: those of torch, which all threads share, stay as they are.
+"""Random numbers of a pass from a given generator, which leaves torch's default generator untouched.
 
-Operations of a model draw from torch's default generator, and few of them can be given another. Inside a fused kernel
-no generator reaches at all, so on other devices than the processor the device's own is seeded, and put back afterwards;
-two threads that do so at once on one device would draw from each other's.
+The operations of a model draw from torch's default generator, which all threads share, and few modules accept another
+one. On the CPU a dispatch mode passes the given generator to each operation. Fused kernels of other devices accept no
+generator: there the device's own generator is seeded for the pass and restored afterwards, so two threads that do this
+at once on one device disturb each other.
 """
 
 from collections.abc import Iterator
@@ -18,12 +19,12 @@ from suffice.utils.nest import tree_leaves
 
 
 @contextmanager
-def drawn(generator: torch.Generator, *inputs: Any) -> Iterator[None]:
-    """Let operations in the body draw from a generator.
+def draw_from(generator: torch.Generator, *inputs: Any) -> Iterator[None]:
+    """Make the operations of the body draw from a generator.
 
     Args:
-        generator: on the CPU; on other devices a seed is drawn from it.
-        inputs: nests of tensors on the devices that the body computes on.
+        generator: Generator on the CPU; other devices are seeded from it.
+        inputs: Nests of tensors on the devices that the body computes on.
     """
     devices = {leaf.device for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.is_cuda}
     states = [(device, torch.cuda.get_rng_state(device)) for device in devices]
@@ -31,15 +32,15 @@ def drawn(generator: torch.Generator, *inputs: Any) -> Iterator[None]:
         for device, _ in states:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        with _Drawn(generator):
+        with _GeneratorMode(generator):
             yield
     finally:
         for device, state in states:
             torch.cuda.set_rng_state(state, device)
 
 
-class _Drawn(TorchDispatchMode):
-    """Gives a generator to operations on the CPU that draw without one."""
+class _GeneratorMode(TorchDispatchMode):
+    """Pass a generator to random operations on the CPU that have none."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,10 +52,10 @@ class _Drawn(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags or not _on_cpu(args, kwargs):
             return func(*args, **kwargs)
-        found = _with_generator(func)
-        if found is not None:
-            return found(*args, **{**kwargs, "generator": kwargs.get("generator") or self.generator})
-        if func._schema.name in ("aten::rand_like", "aten::randn_like"):  # of earlier versions of torch
+        overload = _with_generator(func)
+        if overload is not None:
+            return overload(*args, **{**kwargs, "generator": kwargs.get("generator") or self.generator})
+        if func._schema.name in ("aten::rand_like", "aten::randn_like"):  # earlier versions of torch lack the overload
             new = torch.empty_like(*args, **kwargs)
             draw = new.uniform_ if func._schema.name == "aten::rand_like" else new.normal_
             return draw(generator=self.generator)
@@ -63,17 +64,17 @@ class _Drawn(TorchDispatchMode):
 
 @cache
 def _with_generator(func: Any) -> Any:
-    """The form of an operation that takes a generator, if there is one."""
+    """Return the overload of an operation that takes a generator, or None."""
     names = {argument.name for argument in func._schema.arguments}
     if "generator" in names:
         return func
     packet = func.overloadpacket
-    others = (getattr(packet, name) for name in packet.overloads())
+    overloads = (getattr(packet, name) for name in packet.overloads())
     wanted = names | {"generator"}
-    return next((o for o in others if {argument.name for argument in o._schema.arguments} == wanted), None)
+    return next((o for o in overloads if {argument.name for argument in o._schema.arguments} == wanted), None)
 
 
 def _on_cpu(args: Any, kwargs: dict[str, Any]) -> bool:
     devices = {leaf.device.type for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
-    made = kwargs.get("device")
-    return (devices or {"cpu" if made is None else torch.device(made).type}) == {"cpu"}
+    device = kwargs.get("device")
+    return (devices or {"cpu" if device is None else torch.device(device).type}) == {"cpu"}

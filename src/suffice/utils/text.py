@@ -1,12 +1,12 @@
-r"""Words of others in messages and cells: on one line, cut, and with nothing in them that a terminal would obey.
+r"""Safe display of untrusted text in messages and table cells: on one line, cut, without control characters.
 
-What would move the cursor, change colors, reverse the direction of reading or be no character at all is shown by
-its escape (`\x1b`, `\u202e`, `\udcff`).
+Characters that move the cursor, change colors or reverse the reading direction, and code points that are no characters,
+are shown as escapes (`\x1b`, `\u202e`, `\udcff`).
 """
 
 
 def printable(value: object) -> str:
-    """Return the text of a value on one line, every character that is not printable as its escape."""
+    """Return the text of a value on one line, with an escape for each character that is not printable."""
     text = str(value)
     if text.isprintable():
         return text

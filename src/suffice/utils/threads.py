@@ -1,12 +1,12 @@
-"""Small work on one thread: where waiting for another thread can take longer than the work.
+"""One thread for small operations, where synchronizing threads can take longer than the work.
 
-OpenMP's threads spin while they wait for each other. On a machine that others use too, a region of microseconds so
-takes a scheduler's time slice on every core, and a fit is thousands of regions; on one with many cores all of them spin
-between regions. So operations that take no longer than such a slice are not shared out.
+OpenMP threads spin while they wait for each other. On a shared machine a parallel region of a few microseconds can thus
+take a scheduler time slice on every core, and a fit has thousands of such regions; on a machine with many cores all of
+them spin between regions. Operations that take no longer than a time slice therefore run on one thread.
 
-The number of threads is changed for the calling thread alone: OpenMP keeps one for each thread. (What
-`torch.set_num_threads` sets is inherited by threads that begin meanwhile.) What is small is told from shapes, never by
-a clock, so that the same fit is the same to the byte.
+Only the calling thread is affected: OpenMP stores a number of threads for each thread. (New threads would inherit a
+number that is set with `torch.set_num_threads`.) Whether an operation is small depends on shapes and never on a clock,
+so that a repeated fit gives the same bytes.
 """
 
 import math
@@ -23,22 +23,26 @@ from suffice.utils.nest import tree_leaves
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-SLICE = 1 << 23
-"""Numbers that an operation on one core goes through in a time slice of a scheduler, less than ten milliseconds."""
+MAX_SMALL_WORK = 1 << 23
+"""Elements that an elementwise operation on one core processes in a scheduler time slice, under ten milliseconds."""
 
-_LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
+_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 
-_PRODUCTS = 16
-"""Multiply-adds of a matrix product that take as long as one number elsewhere."""
+_MACS_PER_ELEMENT = 16
+"""Multiply-adds of a matrix product that take as long as one element of another operation."""
 
 
 @contextmanager
-def small(numbers: float) -> Iterator[None]:
-    """One thread for the calling thread's operations, if each is on no more than `SLICE` numbers; else as it was."""
-    if numbers > SLICE:
+def one_thread_if_small(work: float) -> Iterator[None]:
+    """Run the body's operations on one thread if none of them exceeds `MAX_SMALL_WORK`.
+
+    Args:
+        work: Number of elements that the largest operation processes.
+    """
+    if work > MAX_SMALL_WORK:
         yield
         return
-    torch.get_num_threads()  # a thread that has not computed yet would take torch's number of threads later
+    torch.get_num_threads()  # otherwise the first operation of a new thread would reset its number of threads
     with _openmp().limit(limits=1, user_api="openmp"):
         yield
 
@@ -50,42 +54,42 @@ def _openmp() -> "ThreadpoolController":
     return ThreadpoolController()
 
 
-def of_products(rows: int, weights: Iterable[Tensor]) -> float:
-    """Numbers that the largest product of so many rows with one of the weights takes; infinite on a GPU."""
+def matmul_work(rows: int, weights: Iterable[Tensor]) -> float:
+    """Return the work of the largest product of `rows` rows with one of the weights, in elements; infinite on a GPU."""
     sizes = [weight.numel() if weight.device.type == "cpu" else math.inf for weight in weights]
-    return rows * max(sizes, default=1) / _PRODUCTS
+    return rows * max(sizes, default=1) / _MACS_PER_ELEMENT
 
 
-def of_layers(model: nn.Module, x: Any) -> float:
-    """A bound on the numbers that the largest operation of a model takes for a batch x; infinite on a GPU.
+def largest_layer_work(model: nn.Module, x: Any) -> float:
+    """Return an upper bound on the work of a model's largest operation for a batch x, in elements; infinite on a GPU.
 
-    Each weight is multiplied at no more positions than the batch has, pixels or tokens; embeddings are looked up.
+    Each weight is multiplied at no more positions than the batch has pixels or tokens; embeddings are only looked up.
     """
-    layers = (layer for layer in model.modules() if not isinstance(layer, _LOOKED_UP))
+    layers = (layer for layer in model.modules() if not isinstance(layer, _LOOKUPS))
     weights = [weight for layer in layers for weight in layer.parameters(recurse=False)]
-    return of_products(sum(_positions(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor)), weights)
+    return matmul_work(sum(_positions(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor)), weights)
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[list[float]]:
-    """Numbers that the product of each layer takes, in the passes of the body; infinite on a GPU."""
-    seen: list[float] = []
+def record_layer_work(model: nn.Module) -> Iterator[list[float]]:
+    """Record the work of each layer's product in the passes of the body, in elements; infinite on a GPU."""
+    recorded: list[float] = []
 
-    def note(layer: nn.Module, _inputs: object, output: object) -> None:
+    def record(layer: nn.Module, _inputs: object, output: object) -> None:
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim > 1 and isinstance(output, Tensor):
-            seen.append(of_products(output.numel(), [weight[0]]))
+            recorded.append(matmul_work(output.numel(), [weight[0]]))
 
-    handles = [layer.register_forward_hook(note) for layer in model.modules() if not isinstance(layer, _LOOKED_UP)]
+    handles = [layer.register_forward_hook(record) for layer in model.modules() if not isinstance(layer, _LOOKUPS)]
     try:
-        yield seen
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _positions(leaf: Tensor) -> int:
-    """Of all examples: (N, C, H, W) has N·H·W, (N, T, D) and whole numbers (N, T) have N·T, (N, D) has N."""
+    """Count the positions of a batch: N·H·W for (N, C, H, W), N·T for (N, T, D) and integers (N, T), N for (N, D)."""
     if leaf.ndim > 3:
         return math.prod(leaf.shape) // max(1, leaf.shape[1])
     sequence = leaf.ndim == 3 or (leaf.ndim == 2 and not leaf.is_floating_point())

@@ -1,4 +1,4 @@
-"""The stopwatch: of ways taken in turn, and of devices that work behind the caller's back."""
+"""Timing of functions in interleaved runs, and synchronization of asynchronous devices."""
 
 import statistics
 import time
@@ -7,23 +7,23 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
-    """Median milliseconds of each way of doing something, the ways taken in turn after one round of warm-up.
+def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
+    """Return the median milliseconds of each function, run in turn after one round of warm-up.
 
-    Taking turns keeps ratios fair when the machine's speed drifts. Pin the threads yourself.
+    Interleaving keeps ratios fair when the speed of the machine drifts. Pin the number of threads before the call.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
-        for name, way in ways.items():
+        for name, function in functions.items():
             started = time.perf_counter()
-            way()
+            function()
             if round_:
                 times[name].append(1e3 * (time.perf_counter() - started))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a device has still to do, so that a clock means something."""
+    """Wait until a device has finished its queued work, so that elapsed time includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -84,7 +84,7 @@ def train(
     optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(inputs), device=device, generator=generator).to(inputs.device)
-        with threads.small(threads.of_products(_BATCH, weights)):
+        with threads.one_thread_if_small(threads.matmul_work(_BATCH, weights)):
             for index in order.split(_BATCH):
                 optimizer.zero_grad()
                 loss(forward(weights, inputs[index]), labels[index]).backward()
@@ -92,7 +92,7 @@ def train(
                 steps += 1
                 for mean, weight in zip(average, weights, strict=True):
                     mean.lerp_(weight.detach(), 10 / (steps + 10))
-        with threads.small(threads.of_products(len(validation[0]), average)):
+        with threads.one_thread_if_small(threads.matmul_work(len(validation[0]), average)):
             reached = float(loss(forward(average, validation[0]), validation[1]))
         waited += 1
         if reached < least:

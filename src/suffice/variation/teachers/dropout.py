@@ -25,7 +25,7 @@ from suffice.storage.parts import Parts
 from suffice.twin import inference
 from suffice.utils import threads
 from suffice.utils.nest import tree_leaves, tree_map_only
-from suffice.utils.randomness import drawn
+from suffice.utils.randomness import draw_from
 from suffice.variation.teachers import masks, sites, spreads
 from suffice.variation.teachers.masks import Units
 from suffice.variation.teachers.sites import Sites
@@ -93,7 +93,7 @@ class MCDropout:
             source = masks.Source(generator, _device(x))
             with _seeded(chosen, generator, x):
                 plan = _plan(model, sample, chosen, self)
-                with threads.small(plan.numbers):
+                with threads.one_thread_if_small(plan.numbers):
                     starts = range(0, n, plan.rows)
                     parts = [self._variation(model, x, start, chosen, plan, source) for start in starts]
         if not any(moved for _, moved in parts):
@@ -207,7 +207,7 @@ def _has_rule(func: Any) -> bool:
 def _plan(model: nn.Module, sample: State, chosen: Sites, teacher: MCDropout) -> _Plan:
     """How much to do at once within the memory allowed, from a pass of an example or two."""
     record = _Record()
-    with threads.watched(model) as products:
+    with threads.record_layer_work(model) as products:
         record.run(model, sample, chosen)
     n = batch_size(sample)
     before, after = (-(-total // n) for total in record.bytes)
@@ -278,7 +278,7 @@ def _seeded(chosen: Sites, generator: torch.Generator | None, x: State) -> Itera
         return
     place = torch.device("cpu") if generator is None else generator.device
     seed = int(torch.randint(2**62, (1,), generator=generator, device=place))
-    with drawn(torch.Generator().manual_seed(seed), x):
+    with draw_from(torch.Generator().manual_seed(seed), x):
         yield
 
 

@@ -22,7 +22,7 @@ from suffice.storage.parts import INSIDE, Parts
 from suffice.twin import Twin, own_parameters
 from suffice.twin.hooks import check_open, hooked, matching
 from suffice.utils.nest import tree_map_only
-from suffice.utils.randomness import drawn
+from suffice.utils.randomness import draw_from
 from suffice.variation.teachers.dropping import ATTENTION, CHANNELS, REFUSED, Dropping
 
 Gate = Callable[[float, Tensor], Tensor]
@@ -200,7 +200,7 @@ def _watched(model: nn.Module, x: State) -> tuple[dict[str, list[_Seen]], bool]:
     before = generator.get_state()
     watching = Dropping(lambda f, units, rate: note(f, rate, units), lambda f, rate: note(f, rate, 0.0))
     try:
-        with twin.running() as watched, drawn(generator, x, [*model.parameters()]), watching:
+        with twin.running() as watched, draw_from(generator, x, [*model.parameters()]), watching:
             call(watched, x)
     except Exception as error:
         error.add_note("raised while the model ran in training mode, to find what it drops there")
