@@ -14,8 +14,8 @@ def test_there_is_a_program_for_each_family():
 
 @pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:asked for .* multiply-adds")
 @pytest.mark.parametrize("family", PROGRAMS)
-def test_the_program_runs_as_printed_and_is_right_more_often_than_not(family, capsys):
+def test_the_program_runs_as_printed_and_is_correct_more_often_than_not(family, capsys):
     with torch.random.fork_rng():
         exec(PROGRAMS[family], {"__name__": "program"})
-    (right,) = re.findall(r"(\d+\.\d)% right, \[\d+, \d+, \d+\] at each exit", capsys.readouterr().out)
-    assert float(right) > 50
+    (correct,) = re.findall(r"(\d+\.\d)% correct, \[\d+, \d+, \d+\] at each exit", capsys.readouterr().out)
+    assert float(correct) > 50

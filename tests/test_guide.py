@@ -15,14 +15,14 @@ PRINTED = {
         r"before: NLL 1\.\d+, ECE 0\.\d+",
         r"after: NLL 0\.\d+, ECE 0\.\d+",
     ],
-    "Which setting should I use?": [rf".+: {PERCENT} right, NLL \d\.\d+, ECE 0\.\d+"] * 4,
+    "Which setting should I use?": [rf".+: {PERCENT} correct, NLL \d\.\d+, ECE 0\.\d+"] * 4,
     "How do I stop early, within a budget?": [
-        r".+: [6-8]\d\.\d% right at [45]\d\.\d% of the cost, \[.+\] at each exit",
+        r".+: [6-8]\d\.\d% correct at [45]\d\.\d% of the cost, \[.+\] at each exit",
     ]
     * 3,
     "A budget in milliseconds": [r"\d+\.\d+ to \d+\.\d+ ms an example, \d+\.\d+ expected"],
-    "How do I promise a loss?": [r"[0-4]\.\d% lost by stopping early, at [4-8]\d\.\d% of the cost"],
-    "How do I answer a stream?": [
+    "How do I bound the loss from early exits?": [r"[0-4]\.\d% lost by stopping early, at [4-8]\d\.\d% of the cost"],
+    "How do I process a stream of batches?": [
         *[r"batch [012]: 50 answered, .+, errors: \[\]"] * 3,
         r"batch 3: 49 answered, .+, errors: \['stage 0 failed for example 7 of batch 3: .+'\]",
         *[r"batch \d+: 50 answered, .+, errors: \[\]"] * 8,
@@ -31,37 +31,37 @@ PRINTED = {
         r"frozen thresholds: 1[1-9]\d% of what the policy expects",
         r"running thresholds: (9\d|10\d)% of what the policy expects",
     ],
-    "How do I answer by a deadline?": [r"exit [012]: \d with a probability of 0\.\d\d", r"after at most 20 ms: \d"],
+    "How do I meet a deadline?": [r"exit [012]: \d with a probability of 0\.\d\d", r"after at most 20 ms: \d"],
     "How do I add data, or classes?": [
-        r"at first: logits have a mean deviation of 1\.\d+",
-        r"with more data: logits have a mean deviation of 0\.\d+",
-        r"9\d\.\d% right with five classes",
+        r"initially: mean standard deviation of the logits 1\.\d+",
+        r"with more data: mean standard deviation of the logits 0\.\d+",
+        r"9\d\.\d% correct with five classes",
     ],
-    "How do I calibrate numbers and clicks?": [
-        rf"clicks: {PERCENT} expected, {PERCENT} came",
-        r"one noise for all: (8[6-9]|9[0-4])\.\d% within 90 %",
-        r"a noise of its own: a deviation of 0\.1\d near 0 and 0\.3\d far from it",
+    "How do I calibrate regression and click models?": [
+        rf"clicks: {PERCENT} predicted, {PERCENT} observed",
+        r"constant noise: (8[6-9]|9[0-4])\.\d% within the 90 % interval",
+        r"input-dependent noise: standard deviation 0\.1\d near 0, 0\.3\d far from it",
     ],
-    "What would dropout say, from one pass?": [
-        r"one pass: off by 0\.0\d+ on average, of 0\.\d+",
-        r"ten passes of dropout: off by 0\.0\d+ on average, of 0\.\d+",
+    "How do I estimate the dropout variation from one pass?": [
+        r"estimator, one pass: mean error 0\.0\d+, mean variation 0\.\d+",
+        r"dropout, ten passes: mean error 0\.0\d+, mean variation 0\.\d+",
     ],
     "Can I trust that estimate?": [
-        r"R² 0\.9\d of 1000 inputs, bias [+-]\d%, 0% far outside",
-        r"(8[5-9]|9[0-5])% of what ten passes measure is in the band",
-        r"far outside what it was fitted on: \[8, 9, 10, 11\]",
-        r"([4-9]|10) of 12 were given real passes",
+        r"R² 0\.9\d on 1000 inputs, bias [+-]\d%, 0% far outside",
+        r"(8[5-9]|9[0-5])% of the ten-pass measurements are in the band",
+        r"far outside the fitting data: \[8, 9, 10, 11\]",
+        r"([4-9]|10) of 12 refined by dropout passes",
     ],
-    "What would an ensemble say, or the posterior?": [
-        r".+: a deviation of 0\.\d+ on average, R² 0\.\d\d when fitted",
+    "How do I use an ensemble or a posterior as the teacher?": [
+        r".+: mean standard deviation 0\.\d+, validation R² 0\.\d\d",
     ]
     * 2,
-    "Exits that stop on their dropout variation": [
-        r"R² 0\.\d\d, 0\.\d\d of the exits' estimates when fitted",
-        rf"{PERCENT} right, \[\d+, \d+\] at each exit",
+    "How do I exit on the dropout variation?": [
+        r"validation R² of the exits' estimates: 0\.\d\d, 0\.\d\d",
+        rf"{PERCENT} correct, \[\d+, \d+\] at each exit",
     ],
     "Is this input like the training data?": [r"AUROC (0\.9\d|1\.00)"],
-    "A network that comes with the library": [r"\w+ with a probability of [01]\.\d\d, at exit [0-3]"] * 4,
+    "How do I use the pretrained network?": [r"\w+ with a probability of [01]\.\d\d, at exit [0-3]"] * 4,
     "How do I save and load?": [
         r"the same answers: True, exits: True",
         r"other weights: expected a network whose weights .+",

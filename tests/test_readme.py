@@ -20,8 +20,8 @@ def test_the_program_in_the_readme_runs_as_printed_in_half_a_minute_of_processor
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
-    (share,) = re.findall(r"\d\d\.\d% right at [\d,]+ multiply-adds, (\d+)% of the last exit's", done.stdout)
-    assert 40 <= int(share) <= 60  # what was asked for, on other images than those that the thresholds were made on
+    (share,) = re.findall(r"\d\d\.\d% correct at [\d,]+ multiply-adds, (\d+)% of the last exit's cost", done.stdout)
+    assert 40 <= int(share) <= 60  # budget 0.5; the thresholds were made on the validation images
     assert (tmp_path / "calibrated" / "manifest.json").is_file()
 
 
