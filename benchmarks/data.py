@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 import suffice
 from suffice.data import folder, load
-from suffice.data.store import store
+from suffice.data.store.writer import create_dataset
 from suffice.utils.progress import quiet
 
 IMAGES, BATCH = 50_000, 256
@@ -152,7 +152,7 @@ def tables(place: Path) -> list[Row]:
 def make_images() -> None:
     """A store of random images in CIFAR-100's shape."""
     draw = np.random.default_rng(0)
-    with store.create("cifar100", quiet) as writer:
+    with create_dataset("cifar100", quiet) as writer:
         for part, count in (("train", IMAGES), ("test", IMAGES // 5)):
             writer.save(f"{part}_images", draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.uint8)
             writer.save(f"{part}_labels", np.arange(count) % 100, np.uint8)

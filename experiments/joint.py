@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import suffice
-from suffice.data.store import store
-from suffice.data.tables import Table
+from suffice.data.store import lookup
+from suffice.data.tables import TableSplit
 from suffice.reproduce import ledger
 from suffice.reproduce.markdown import spread
 from suffice.variation.learning import agreement
@@ -44,7 +44,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     runs = [one_seed(seed) for seed in SEEDS]
-    files = store.find("criteo-sample").manifest["files"]
+    files = lookup.find("criteo-sample").manifest["files"]
     results = {
         "command": "python experiments/joint.py",
         **ledger.circumstances(),
@@ -90,7 +90,7 @@ def teacher(passes: int) -> suffice.MCDropout:
     return suffice.MCDropout(passes=passes, likelihood="binary")
 
 
-def trained(model: nn.Module, head: suffice.JointHead, data: Table, generator: torch.Generator) -> tuple[float, float]:
+def trained(model: nn.Module, head: suffice.JointHead, data: TableSplit, generator: torch.Generator) -> tuple[float, float]:
     """Train the model and the head beside it: processor seconds of each."""
     optimizer, own, beside = torch.optim.Adam(model.parameters()), 0.0, 0.0
     for _ in range(EPOCHS):

@@ -14,7 +14,7 @@ import torch
 import suffice
 from suffice import evaluation
 from suffice.calibration.calibrated import Calibrated
-from suffice.data.images import Batches
+from suffice.data.images import ImageBatches
 from suffice.models import zoo
 from suffice.models.zoo import Pretrained
 from suffice.network import ExitNetwork
@@ -69,7 +69,7 @@ def _trained(recipe: Recipe, sets: Sets, results: dict) -> ExitNetwork:
     return network
 
 
-def _calibrated(network: ExitNetwork, train: Batches, validation: Batches, seed: int) -> tuple[Calibrated, str]:
+def _calibrated(network: ExitNetwork, train: ImageBatches, validation: ImageBatches, seed: int) -> tuple[Calibrated, str]:
     """With the average or with the product of the exits, whichever suits the validation images better; and its name."""
     found = {}
     for ensemble in ("average", "product"):

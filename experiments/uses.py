@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.data.store import store
+from suffice.data.store import lookup
 from suffice.reproduce import ledger
 from suffice.reproduce.markdown import spread
 from suffice.variation import uses
@@ -78,7 +78,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     runs = [one_seed(seed) for seed in SEEDS]
-    files = store.find("movielens-1m").manifest["files"]
+    files = lookup.find("movielens-1m").manifest["files"]
     results = {
         "command": "python experiments/uses.py",
         **ledger.circumstances(),
@@ -174,7 +174,7 @@ def rms(error: Tensor) -> float:
 
 def shown(runs: list[dict[str, Any]]) -> str:
     """What each rule is worth: mean ± standard deviation over seeds."""
-    lines = ["| rule | mean rating of the films shown | RMSE afterwards |", "|---|---|---|"]
+    lines = ["| rule | mean rating of the recommended movies | RMSE afterwards |", "|---|---|---|"]
     for name in RULES:
         cells = [spread([run["rules"][name][measure] for run in runs]) for measure in ("liked", "rmse")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -183,7 +183,7 @@ def shown(runs: list[dict[str, Any]]) -> str:
 
 def refused(runs: list[dict[str, Any]]) -> str:
     """What refusing is worth."""
-    lines = ["| coverage asked for | answered, % | RMSE of the answered |", "|---|---|---|"]
+    lines = ["| requested coverage | coverage, % | RMSE of the covered ratings |", "|---|---|---|"]
     for coverage in map(str, COVERAGES):
         rows = [run["refused"][coverage] for run in runs]
         share = spread([100 * row["answered"] for row in rows], digits=1)

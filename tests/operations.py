@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from suffice.data.store import store
+from suffice.data.store import lookup
+from suffice.data.store.dataset import StoredDataset
+from suffice.data.store.writer import create_dataset
 from suffice.report import figures, page
 from suffice.reproduce import ledger
 from suffice.storage import artifact, files
@@ -96,7 +98,7 @@ def shown(folder: Path) -> int | None:
 
 
 def results(folder: Path, version: int) -> None:
-    files.write(folder / "deep" / "results.json", json.dumps({"suffice": version}).encode(), b'"suffice"')
+    files.atomic_write(folder / "deep" / "results.json", json.dumps({"suffice": version}).encode(), b'"suffice"')
 
 
 def kept(folder: Path) -> int | None:
@@ -108,7 +110,7 @@ def kept(folder: Path) -> int | None:
 
 def imported(folder: Path, version: int) -> None:
     os.environ["SUFFICE_DATA"] = str(folder)
-    with store.create("things", quiet) as writer:
+    with create_dataset("things", quiet) as writer:
         writer.save("all_images", np.full((version % 5 + 1, 8), version), np.int64)
         writer.manifest |= {"parts": {"all": version % 5 + 1}, "version": version}
 
@@ -117,19 +119,19 @@ def found(folder: Path) -> int | None:
     """The version of a set, which must be that of its files and of what was derived from it."""
     os.environ["SUFFICE_DATA"] = str(folder)
     try:
-        return store.steadily("things", _version)
+        return lookup.read_consistently("things", _version)
     except FileNotFoundError:
         return None
 
 
-def _version(stored: store.Stored) -> int:
+def _version(stored: StoredDataset) -> int:
     version = stored.manifest["version"]
     assert stored.array("all_images").tolist() == [[version] * 8] * (version % 5 + 1)
     assert int(derived(stored)["of"]) == version
     return version
 
 
-def derived(stored: store.Stored) -> dict[str, np.ndarray]:
+def derived(stored: StoredDataset) -> dict[str, np.ndarray]:
     return stored.derived("split-1", lambda: {"of": stored.array("all_images")[0, 0].copy()})
 
 
@@ -140,7 +142,7 @@ def derive(folder: Path, version: int) -> None:
     if not (folder / "things").exists():
         imported(folder, 1)
         return
-    derived(store.find("things"))
+    derived(lookup.find("things"))
 
 
 OPERATIONS = {

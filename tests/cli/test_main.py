@@ -25,7 +25,7 @@ def test_the_package_runs_as_the_command_does():
 
 
 @pytest.mark.parametrize("command", ["demo", "reproduce", "data list", "data fetch", "data import", "data show"])
-def test_a_line_of_help_is_as_long_as_it_can_be(command):
+def test_help_text_fills_the_width_of_the_terminal(command):
     output = runner.invoke(app, [*command.split(), "--help"]).output
     prose = [line.strip() for line in output[: output.index("╭")].splitlines()]
     assert len(prose) > 4
@@ -36,9 +36,9 @@ def test_a_line_of_help_is_as_long_as_it_can_be(command):
 
 @pytest.fixture
 def failing(monkeypatch, capsys):
-    """`main` with a command that raises: status, and what it wrote to standard error."""
+    """Run `main` with a command that raises, and return the exit status and standard error."""
 
-    def run(error, *arguments, place="suffice.data.store.store.names", command=("data", "list")):
+    def run(error, *arguments, place="suffice.data.store.lookup.names", command=("data", "list")):
         def fail(*_, **__):
             raise error
 
@@ -64,14 +64,14 @@ def test_an_error_of_an_expected_kind_is_its_message(failing, kind):
 @pytest.mark.parametrize(
     ("place", "command"),
     [
-        ("suffice.data.store.store.names", ("data", "list")),
-        ("suffice.data.store.store.find", ("data", "show", "x")),
+        ("suffice.data.store.lookup.names", ("data", "list")),
+        ("suffice.data.store.lookup.find", ("data", "show", "x")),
         ("suffice.data.import_set", ("data", "import", "x", "y")),
         ("suffice.report.page.check_packages", ("demo",)),
         ("suffice.reproduce.catalog.find", ("reproduce", "x")),
     ],
 )
-def test_an_error_of_an_unexpected_kind_is_one_line_too_and_says_how_to_see_more(failing, kind, place, command):
+def test_an_error_of_an_unexpected_kind_is_one_line_that_names_the_debug_flag(failing, kind, place, command):
     status, text = failing(kind("oh"), place=place, command=command)
     assert status == 1
     (line,) = [line for line in text.splitlines() if line.startswith("suffice: ")]
@@ -86,7 +86,7 @@ def test_an_error_without_a_message_is_named(failing):
     assert failing(AssertionError("")) == (1, "suffice: AssertionError; an unexpected failure, --debug shows where\n")
 
 
-def test_the_end_of_a_file_is_no_abort(failing):
+def test_an_end_of_file_is_an_ordinary_failure(failing):
     assert failing(EOFError()) == (1, "suffice: expected more to read, found the end\n")
 
 
@@ -101,7 +101,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(failing, command):
 
 
 def test_debug_behind_two_dashes_is_an_argument(failing):
-    status, text = failing(ValueError("x"), "data", "show", "--", "--debug", place="suffice.data.store.store.find")
+    status, text = failing(ValueError("x"), "data", "show", "--", "--debug", place="suffice.data.store.lookup.find")
     assert (status, text) == (1, "suffice: x\n")
 
 
@@ -126,7 +126,7 @@ def started(tmp_path, *arguments, **options):
 def test_a_real_interrupt_during_an_import_is_one_line_and_leaves_nothing(tmp_path):
     miniatures.image_folder(tmp_path / "pets")
     script = (
-        "import sys, time, suffice.data.sources.packing as p\n"
+        "import sys, time, suffice.data.formats.images.packing as p\n"
         "p.pack = lambda *a, **k: (print('here', flush=True), time.sleep(60))\n"
         "sys.argv = ['suffice', 'data', 'import', 'pets', sys.argv[1]]\n"
         "from suffice.cli import main; main()"
@@ -147,7 +147,7 @@ def test_a_real_interrupt_during_an_import_is_one_line_and_leaves_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("arguments", [["data", "list"], ["data", "list", "--json"], ["--version"], ["reproduce"]])
-def test_a_reader_that_goes_is_no_error(tmp_path, arguments):
+def test_a_closed_pipe_prints_no_error(tmp_path, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     process = started(tmp_path, *arguments, stdout=writing)
@@ -157,7 +157,7 @@ def test_a_reader_that_goes_is_no_error(tmp_path, arguments):
     assert process.returncode == 1
 
 
-def test_a_name_that_the_terminal_has_no_characters_for_is_escaped(tmp_path):
+def test_a_name_that_the_encoding_lacks_is_escaped(tmp_path):
     environment = {**os.environ, "SUFFICE_DATA": str(tmp_path / "K\xf6ln"), "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "suffice", "data", "list"]
     done = subprocess.run(command, env=environment, capture_output=True, check=True)

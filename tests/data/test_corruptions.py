@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from suffice.data.corruptions import KINDS, corrupt, corrupted
+from suffice.data.corruptions import KINDS, corrupt, corrupt_split
 from suffice.data.images import Images
 
 
@@ -97,7 +97,7 @@ def test_a_split_is_corrupted_before_it_is_standardised(generator):
     pixels = torch.randint(256, (2500, 1, 4, 4), generator=generator, dtype=torch.uint8)
     split = Images(pixels, torch.arange(2500), mean=torch.tensor([0.5]), std=torch.tensor([0.25]))
     part = split.subset(torch.arange(1000, 2200))
-    worse = corrupted(part, "noise", 5, generator=seeded())
+    worse = corrupt_split(part, "noise", 5, generator=seeded())
     assert torch.equal(worse.labels, part.labels)
     assert torch.equal(worse.images, corrupt(part.images, "noise", 5, generator=seeded()))
     ((x, _),) = worse.batches(5000)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from suffice.data import folder, from_torch, import_set, load
-from suffice.data.store.store import Stored
+from suffice.data.store.dataset import StoredDataset
 from tests.data import miniatures
 
 
@@ -161,7 +161,7 @@ def test_a_table_is_read_on_while_it_is_imported_again(tmp_path):
 
 def test_an_import_that_comes_while_a_set_is_opened_is_loaded_whole(cifar, tmp_path, monkeypatch):
     archive, _ = miniatures.cifar100(tmp_path / "cifar-100-python.tar.gz", count=300)
-    array, opened = Stored.array, []
+    array, opened = StoredDataset.array, []
 
     def overtaken(stored, name):
         opened.append(name)
@@ -169,7 +169,7 @@ def test_an_import_that_comes_while_a_set_is_opened_is_loaded_whole(cifar, tmp_p
             import_set("cifar100", archive, any_checksum=True)
         return array(stored, name)
 
-    monkeypatch.setattr(Stored, "array", overtaken)
+    monkeypatch.setattr(StoredDataset, "array", overtaken)
     data = load("cifar100", validation=100)
     assert (len(data.train), len(data.validation), len(data.test)) == (200, 100, 300)
 

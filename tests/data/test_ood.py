@@ -19,7 +19,7 @@ def split(shape, seed=0, **facts):
 def test_strangers_take_the_size_channels_and_scale_of_the_split(inside, outside):
     mean = torch.full((inside[1],), 0.4)
     home = split(inside, mean=mean, std=mean)
-    fitted = ood.fitted(split(outside, seed=1), home)
+    fitted = ood.match_format(split(outside, seed=1), home)
     assert fitted.images.shape == (7, *inside[1:])
     assert fitted.images.dtype == torch.uint8
     assert fitted.mean is mean
@@ -28,8 +28,8 @@ def test_strangers_take_the_size_channels_and_scale_of_the_split(inside, outside
 
 def test_resizing_is_that_of_pillow_and_grey_its_luma():
     outside = split((3, 3, 64, 64), seed=1)
-    coloured = ood.fitted(outside, split((1, 3, 32, 32)))
-    grey = ood.fitted(outside, split((1, 1, 64, 64)))
+    coloured = ood.match_format(outside, split((1, 3, 32, 32)))
+    grey = ood.match_format(outside, split((1, 1, 64, 64)))
     for image, small, flat in zip(outside.images, coloured.images, grey.images, strict=True):
         opened = Image.fromarray(image.permute(1, 2, 0).numpy())
         expected = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
@@ -39,14 +39,14 @@ def test_resizing_is_that_of_pillow_and_grey_its_luma():
 
 def test_strangers_of_the_same_form_stay_as_they_are():
     outside = split((5, 3, 32, 32), seed=1).subset(torch.tensor([3, 1]))
-    fitted = ood.fitted(outside, split((2, 3, 32, 32)))
+    fitted = ood.match_format(outside, split((2, 3, 32, 32)))
     assert torch.equal(fitted.images, outside.images)
     assert fitted.labels.tolist() == [3, 1]
 
 
 def test_what_cannot_be_made_to_fit_is_refused():
     with pytest.raises(ValueError, match=r"1 or 3 channels, got torch.float32 \(2, 1, 4, 4\)"):
-        ood.fitted(Images(torch.rand(2, 1, 4, 4), torch.zeros(2)), split((2, 3, 32, 32)))
+        ood.match_format(Images(torch.rand(2, 1, 4, 4), torch.zeros(2)), split((2, 3, 32, 32)))
 
 
 @pytest.mark.parametrize("kind", ood.SYNTHETIC)

@@ -6,7 +6,7 @@ import torch
 
 from suffice.data import categories
 from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.tables import Columns, Table
+from suffice.data.tables import Columns, TableSplit
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def file(tmp_path):
 def table(file, which=0, split=None, **facts):
     split = np.zeros(1000, np.uint8) if split is None else split
     columns = Columns("y", ("x",), ("c",), **facts)
-    return Table(file, columns, Vocabulary((np.arange(7, dtype=np.uint32),)), split, which)
+    return TableSplit(file, columns, Vocabulary((np.arange(7, dtype=np.uint32),)), split, which)
 
 
 @pytest.mark.parametrize("size", [1, 50, 64, 100, 3000])
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_batches(file):
 def test_a_logarithm_keeps_the_sign_and_a_missing_number_is_zero(tmp_path):
     columns = {"x": pa.array([-3.0, None, 7.0]), "y": pa.array([0, 1, 0])}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    made = Table(tmp_path / "t.parquet", Columns("y", ("x",), (), ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
+    made = TableSplit(tmp_path / "t.parquet", Columns("y", ("x",), (), ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
     (batch,) = made.batches()
     torch.testing.assert_close(batch["numeric"][:, 0], torch.tensor([-np.log(4), 0, np.log(8)], dtype=torch.float32))
     assert "categorical" not in batch
@@ -95,9 +95,9 @@ def test_an_empty_split_yields_nothing(file):
 def test_only_the_asked_columns_of_a_block_are_held(file, generator):
     """What streaming is for: a pass reads a block of row groups at a time."""
     made, sizes = table(file), []
-    read = Table.read
+    read = TableSplit.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Table, "read", lambda self, groups: sizes.append(len(groups)) or read(self, groups))
+        patch.setattr(TableSplit, "read", lambda self, groups: sizes.append(len(groups)) or read(self, groups))
         list(made.shuffled(30, generator=generator, block=4))
     assert sizes == [4, 4, 4, 4]
 
@@ -107,14 +107,14 @@ def test_codes_are_counted_over_blocks_as_over_the_whole(monkeypatch):
     codes = np.random.default_rng(0).zipf(1.3, 5000).astype(np.uint32) % 400
     values, counts = np.unique(codes, return_counts=True)
     for least in (1, 3, 10_000):
-        found = categories.frequent(np.split(codes, 25), least)
+        found = categories.frequent_codes(np.split(codes, 25), least)
         assert found.tolist() == values[counts >= least].tolist()
 
 
 def test_a_vocabulary_of_nothing_knows_nothing():
     empty = Vocabulary((np.empty(0, np.uint32),))
     assert empty.index(0, np.array([1, 2], np.uint32), np.zeros(2, bool)).tolist() == [0, 0]
-    assert Vocabulary.of(empty.arrays()).sizes == (1,)
+    assert Vocabulary.from_arrays(empty.arrays()).sizes == (1,)
 
 
 def test_hashed_indices_are_spread_evenly_and_differ_between_fields():
@@ -141,7 +141,7 @@ def test_the_hash_is_splitmix64_as_published():
 @pytest.mark.parametrize("labels", [[0, None], [0, -1], [0.0, float("nan")], [0.0, float("inf")]])
 def test_labels_that_are_none_are_never_numbers_of_a_class(tmp_path, labels):
     pq.write_table(pa.table({"x": pa.array([1.0, 2.0]), "y": labels}), tmp_path / "t.parquet")
-    made = Table(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(2, np.uint8), 0)
+    made = TableSplit(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(2, np.uint8), 0)
     with pytest.raises(ValueError, match=r"import (the set|it) again"):
         list(made.batches())
     with pytest.raises(ValueError, match=r"import (the set|it) again"):
@@ -151,6 +151,6 @@ def test_labels_that_are_none_are_never_numbers_of_a_class(tmp_path, labels):
 def test_whole_numbers_beyond_those_of_float32_are_rounded(tmp_path):
     columns = {"x": pa.array([23_159_457, -(2**31), None], pa.int32()), "y": pa.array([0, 1, 0])}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    made = Table(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
+    made = TableSplit(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
     (batch,) = made.batches()
     assert batch["numeric"][:, 0].tolist() == [float(np.float32(23_159_457)), -(2.0**31), 0]

@@ -7,8 +7,9 @@ import torch
 
 import suffice
 from suffice.data.sources import digits
-from suffice.data.store import store
-from suffice.storage import artifact, exchange, manifests, syncing
+from suffice.data.store import lookup
+from suffice.data.store.writer import create_dataset
+from suffice.storage import artifact, filesystem, manifests
 from suffice.utils.progress import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
@@ -175,7 +176,7 @@ def test_a_failed_write_leaves_the_old_artifact_and_no_half_written_folder(polic
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(syncing, "tree", full)
+    monkeypatch.setattr(filesystem, "sync_tree", full)
     with pytest.raises(OSError, match="no space"):
         suffice.save(policy, tmp_path / "p")
     assert os.listdir(tmp_path) == ["p"]
@@ -193,7 +194,7 @@ def test_where_names_cannot_be_swapped_a_failed_rename_puts_the_old_artifact_bac
             raise OSError("interrupted")
         return rename(source, target)
 
-    monkeypatch.setattr(exchange, "exchange", lambda first, second: False)
+    monkeypatch.setattr(filesystem, "exchange", lambda first, second: False)
     monkeypatch.setattr(os, "rename", fail_into_place)
     with pytest.raises(OSError, match="interrupted"):
         suffice.save(calibrated, tmp_path / "p")
@@ -222,11 +223,11 @@ def test_an_artifact_with_files_of_the_users_in_it_is_not_replaced(policy, tmp_p
 
 def test_a_data_set_is_no_artifact_to_be_replaced(policy, tmp_path, monkeypatch):
     monkeypatch.setenv("SUFFICE_DATA", str(tmp_path))
-    with store.create("things", quiet) as writer:
+    with create_dataset("things", quiet) as writer:
         writer.save("a", [1, 2], "int64")
     with pytest.raises(FileExistsError, match="expected a new path or an artifact to replace"):
         suffice.save(policy, tmp_path / "things")
-    assert store.find("things").array("a").tolist() == [1, 2]
+    assert lookup.find("things").array("a").tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"torn")])

@@ -1,4 +1,4 @@
-"""`suffice data`: what data sets there are, getting them, and a look at them."""
+"""The command `suffice data`: list, fetch, import and show data sets."""
 
 import json
 from pathlib import Path
@@ -10,39 +10,39 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from rich.table import Table
 
-from suffice.cli.bars import Bars, description
-from suffice.cli.terminal import cell, say
+from suffice.cli.bars import Bars, description_column
+from suffice.cli.terminal import cell, print_line
 
 if TYPE_CHECKING:
-    from suffice.data.store.store import Stored
+    from suffice.data.store.dataset import StoredDataset
 
 app = typer.Typer(
-    help="List, fetch, import and show data sets. They live in $SUFFICE_DATA, or in ~/.cache/suffice.",
+    help="List, fetch, import and show data sets. They are stored in $SUFFICE_DATA (default: ~/.cache/suffice).",
     no_args_is_help=True,
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="As `suffice data list` shows it.")]
+Name = Annotated[str, typer.Argument(help="Name of a data set, as `suffice data list` shows it.")]
 
 
 @app.command("list")
 def list_(
-    check: Annotated[bool, typer.Option("--check", help="Read and hash every file of those that are here.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read and hash every file of the stored data sets.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What there is: state, size and licence of each data set.
+    """List every known or stored data set with its state, size and license.
 
     Example: suffice data list --check
     """
     from suffice.data.sources import catalog
-    from suffice.data.store import store
+    from suffice.data.store import lookup
 
-    names = [*catalog.ENTRIES, *(name for name in store.names() if name not in catalog.ENTRIES)]
-    rows = [_state(name, check) for name in names]
+    names = [*catalog.ENTRIES, *(name for name in lookup.names() if name not in catalog.ENTRIES)]
+    rows = [_status(name, check) for name in names]
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("name", "what", "state", "MB", "licence", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("name", "title", "state", "MB", "license", box=box.SIMPLE_HEAD, pad_edge=False)
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
     table.columns[3].justify = "right"
     for row in rows:
@@ -52,38 +52,39 @@ def list_(
     console.print(table)
     for row in rows:
         if row["fault"]:
-            say(console, f"{row['name']}: {row['fault']}")
-    say(console, f"They live in {store.root()}.", wrap=False)
+            print_line(console, f"{row['name']}: {row['fault']}")
+    print_line(console, f"Data sets are stored in {lookup.root()}.", wrap=False)
 
 
 @app.command("fetch")
 def fetch(name: Name, as_json: AsJson = False) -> None:
-    """Download a data set from its official place, check it, and import it.
+    """Download a data set from its official source, verify its checksum, and import it.
 
-    A download that broke off is resumed. Sets whose terms must be accepted first are to be got by hand.
+    An interrupted download is resumed. A data set whose terms must be accepted first has to be downloaded by hand and
+    imported with `suffice data import`.
 
     Example: suffice data fetch cifar100
     """
     from suffice.data import fetch_set
 
-    with _bars() as bars:
+    with _display() as bars:
         stored = fetch_set(name, progress=Bars(bars))
-    _done(stored, as_json)
+    _print_stored(stored, as_json)
 
 
 @app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(help="Of a known set, or a new one for data of your own.")],
-    source: Annotated[Path, typer.Argument(help="An official file, or a folder with it or what it unpacks to.")],
-    schema: Annotated[Path | None, typer.Option(help="What the columns of your own table are for (TOML).")] = None,
-    bad: Annotated[Literal["refuse", "skip"], typer.Option(help="What to do at a malformed line or image.")] = "refuse",
-    any_checksum: Annotated[bool, typer.Option("--any-checksum", help="Take a file other than the official.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of a known data set, or a new name for your own data.")],
+    source: Annotated[Path, typer.Argument(help="The official file, or a folder with that file or its unpacked content.")],
+    schema: Annotated[Path | None, typer.Option(help="TOML file with the roles of the columns of your own table.")] = None,
+    bad: Annotated[Literal["refuse", "skip"], typer.Option(help="How to treat a malformed line or image.")] = "refuse",
+    any_checksum: Annotated[bool, typer.Option("--any-checksum", help="Accept a file with another checksum than the official one.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read files into the store: official ones, compact ones, or your own.
+    """Import official files, their compact versions, or your own data into the store.
 
-    Your own are a folder of images (<class>/…, or train/<class>/… and test/<class>/…), or a Parquet or CSV file with
-    a schema.
+    Your own data are a folder of images (<class>/…, or train/<class>/… and test/<class>/…), or a Parquet or CSV file
+    with a schema.
 
     Example: suffice data import cifar100 cifar-100-python.tar.gz
 
@@ -91,40 +92,40 @@ def import_(
     """
     from suffice.data import import_set
 
-    with _bars() as bars:
+    with _display() as bars:
         stored = import_set(name, source, schema_file=schema, bad=bad, any_checksum=any_checksum, progress=Bars(bars))
-    _done(stored, as_json)
+    _print_stored(stored, as_json)
 
 
 @app.command("show")
 def show(
     name: Name,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a table, or of images in a sheet.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="The contact sheet; NAME.png here if not given.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of table rows, or of rows of images in the contact sheet.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Path of the contact sheet (default: NAME.png).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is known of a data set, and a few rows of it or a contact sheet of its images.
+    """Show the facts of a data set, and a few rows of its table or a contact sheet of its images.
 
     Example: suffice data show cifar100 --rows 10 --out sheet.png
     """
-    from suffice.data import showing
+    from suffice.data import preview
     from suffice.data.sources import catalog
-    from suffice.data.store import store
+    from suffice.data.store import lookup
 
-    with catalog.advised():
-        stored = store.find(name)
-    facts = showing.facts(stored)
+    with catalog.explain_missing():
+        stored = lookup.find(name)
+    facts = preview.facts(stored)
     if stored.manifest["kind"] == "table":
-        columns = showing.rows(stored, rows)
+        columns = preview.first_rows(stored, rows)
     else:
         columns, sheet = {}, out or Path(f"{name}.png")
-        facts["sheet"] = str(showing.write_sheet(stored, rows, sheet))
+        facts["sheet"] = str(preview.write_contact_sheet(stored, rows, sheet))
     if as_json:
         print(json.dumps({**facts, "rows": columns}, default=str))
         return
     console = Console()
     for key, value in facts.items():
-        say(console, f"{key}: {value}")
+        print_line(console, f"{key}: {value}")
     if columns:
         table = Table(
             "column", *(f"row {row}" for row in range(len(next(iter(columns.values()))))), box=box.SIMPLE_HEAD
@@ -134,44 +135,44 @@ def show(
         console.print(table)
 
 
-def _state(name: str, check: bool) -> dict[str, Any]:
-    """Facts of one data set, from the store or, where it is not there, from the catalogue."""
+def _status(name: str, check: bool) -> dict[str, Any]:
+    """Return the listed facts of one data set, from the store or, if it is not stored, from the catalog."""
     from suffice.data.sources import catalog
-    from suffice.data.store import store
+    from suffice.data.store import lookup
 
     entry = catalog.ENTRIES.get(name)
     row = {"name": name, "title": entry.title, "licence": entry.licence} if entry else {"name": name}
     try:
-        stored = store.find(name)
+        stored = lookup.find(name)
     except FileNotFoundError:
         return {"title": "", "licence": "", **row, "state": "not here", "bytes": 0, "fault": ""}
     except ValueError as error:
         return {"title": "", "licence": "", **row, "state": "damaged", "bytes": 0, "fault": str(error)}
     row = {key: stored.manifest[key] for key in ("name", "title", "licence")}
-    damaged = store.damaged(stored) if check else []
+    damaged = lookup.damaged_files(stored) if check else []
     fault = f"{', '.join(damaged)} changed since the import; import it again" if damaged else ""
     return {**row, "state": "damaged" if damaged else "here", "bytes": stored.size, "fault": fault}
 
 
-def _done(stored: "Stored", as_json: bool) -> None:
+def _print_stored(stored: "StoredDataset", as_json: bool) -> None:
     manifest = stored.manifest
     if as_json:
         print(json.dumps({"folder": str(stored.folder), "bytes": stored.size, **manifest}))
         return
     console = Console()
     parts = ", ".join(f"{count:,} in {part}" for part, count in manifest["parts"].items())
-    say(console, f"{manifest['name']}: {parts}; {stored.size / 1e6:,.0f} MB in {stored.folder}")
+    print_line(console, f"{manifest['name']}: {parts}; {stored.size / 1e6:,.0f} MB in {stored.folder}")
     for note in manifest.get("notes", []):
-        say(console, f"Note: {note}.")
-    for given in manifest["source"] if isinstance(manifest["source"], list) else []:
-        if not given["official"]:
-            say(console, f"{given['file']} is {given['checksum']}: recorded, not checked.")
+        print_line(console, f"Note: {note}.")
+    for file in manifest["source"] if isinstance(manifest["source"], list) else []:
+        if not file["official"]:
+            print_line(console, f"{file['file']} has the checksum {file['checksum']}, which was recorded, not verified.")
     if manifest["skipped"]["count"]:
-        say(console, f"Passed over {manifest['skipped']['count']} faults, the first of them:")
+        print_line(console, f"Skipped {manifest['skipped']['count']} malformed lines or images; the first of them:")
         for fault in manifest["skipped"]["first"]:
-            say(console, f"  {fault}")
+            print_line(console, f"  {fault}")
 
 
-def _bars() -> Progress:
-    columns = (description(), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def _display() -> Progress:
+    columns = (description_column(), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from suffice.data.store.store import Array
+from suffice.data.store.dataset import Array
 
 _MOST = 1 << 22
 """Distinct codes of one field that are counted at once before those counts are merged."""
@@ -44,7 +44,7 @@ class Vocabulary:
     codes: tuple[Array, ...]
 
     @classmethod
-    def of(cls, arrays: dict[str, Array]) -> "Vocabulary":
+    def from_arrays(cls, arrays: dict[str, Array]) -> "Vocabulary":
         """From what `arrays` gave."""
         return cls(tuple(arrays[str(field)] for field in range(len(arrays))))
 
@@ -66,7 +66,7 @@ class Vocabulary:
         return np.where(missing | (known[place] != codes), 0, place + 1)
 
 
-def frequent(blocks: Iterable[Array], least: int) -> Array:
+def frequent_codes(blocks: Iterable[Array], least: int) -> Array:
     """Sorted codes that occur at least `least` times in blocks of codes; memory grows with the distinct ones only."""
     values, counts, pending = np.empty(0, np.uint32), np.empty(0, np.int64), 0
     parts = [(values, counts)]

@@ -40,7 +40,7 @@ def corrupt(images: Tensor, kind: str, strength: int, *, generator: torch.Genera
     return torch.cat(parts) if parts else images.clone()
 
 
-def corrupted(split: Images, kind: str, strength: int, *, generator: torch.Generator) -> Images:
+def corrupt_split(split: Images, kind: str, strength: int, *, generator: torch.Generator) -> Images:
     """A split with all images corrupted, in memory; standardised as the split is."""
     return replace(split, pixels=corrupt(split.images, kind, strength, generator=generator), rows=None)
 

@@ -11,14 +11,16 @@ import torch
 from suffice.data import splits, tables
 from suffice.data.augment import Augment
 from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.formats.encoded import Encoded, Files
+from suffice.data.encoded import EncodedImages
+from suffice.data.formats.images import folders, packing
+from suffice.data.formats.images.encoded_files import ImageFiles
 from suffice.data.images import Images, moments
-from suffice.data.sources import catalog, cifar, digits, folders, packing, tiny_imagenet
+from suffice.data.sources import catalog, cifar, digits, tiny_imagenet
 from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
-from suffice.data.store import store
-from suffice.data.store.entry import Faults
-from suffice.data.store.store import Array, Stored
-from suffice.data.tables import Columns, Table
+from suffice.data.store import lookup
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.dataset import Array, StoredDataset
+from suffice.data.tables import Columns, TableSplit
 
 _AUGMENT: dict[str, Augment] = {
     "cifar10": cifar.AUGMENT,
@@ -47,7 +49,7 @@ def load(
         validation: how many (int) or which share (float) of the rows; None: the set's own.
         test: likewise; not where there is an official test part.
         seed: of the split.
-        **choices: for arrays of images `augment`; for photographs `size`, `workers` and `skip` (`Encoded`); for tables
+        **choices: for arrays of images `augment`; for photographs `size`, `workers` and `skip` (`EncodedImages`); for tables
             `categories` ("vocabulary", learned from the training rows, or "hashed"), `least` (times that a code of
             the vocabulary must occur there), `buckets` and `unknown` ("zero" or "refuse").
 
@@ -60,12 +62,12 @@ def load(
         _check_choices(name, choices, ("share",))
         sizes = {part: size for part, size in (("validation", validation), ("test", test)) if size is not None}
         return digits.load(seed, **sizes, **choices)  # type: ignore[arg-type]
-    with catalog.advised():
-        return store.steadily(name, lambda stored: _loaded(name, stored, validation, test, seed, choices))
+    with catalog.explain_missing():
+        return lookup.read_consistently(name, lambda stored: _loaded(name, stored, validation, test, seed, choices))
 
 
 def _loaded(
-    name: str, stored: Stored, validation: Size | None, test: Size | None, seed: int, choices: dict[str, Any]
+    name: str, stored: StoredDataset, validation: Size | None, test: Size | None, seed: int, choices: dict[str, Any]
 ) -> DataSet[Any]:
     _check_choices(name, choices, _CHOICES[stored.manifest["kind"]])
     defaults = catalog.ENTRIES[name].defaults if name in catalog.ENTRIES else {"validation": 0.1, "test": 0.1}
@@ -77,7 +79,7 @@ def _loaded(
 
 def folder(
     path: Path | str, *, validation: Size = 0.1, test: Size = 0.1, seed: int = 0, **choices: Any
-) -> DataSet[Encoded]:
+) -> DataSet[EncodedImages]:
     """Images read in place, from `path/<class>/…` or `path/train/<class>/…` and `path/test/<class>/…` (or `val`).
 
     Args:
@@ -85,22 +87,22 @@ def folder(
         validation: how many or which share to hold out for calibration, of the training images if there are such.
         test: how many or which share to hold out for judging, where the folder has no test images.
         seed: of the split.
-        **choices: `size`, `workers` and `skip` (`Encoded`).
+        **choices: `size`, `workers` and `skip` (`EncodedImages`).
 
     Raises:
         ValueError: if there are no images, or, unless `skip` is given, none of a class or some of another format.
         TypeError: for another choice.
     """
     _check_choices(str(path), choices, _CHOICES["encoded"])
-    parts = folders.parts_of(Path(path))
-    classes = folders.classes_in(parts.get("train", Path(path)))
-    faults = Faults(skip=bool(choices.get("skip", False)), how="skip=True")
-    found = {part: folders.listed(place, classes, faults) for part, place in parts.items()}
+    parts = folders.find_parts(Path(path))
+    classes = folders.class_names(parts.get("train", Path(path)))
+    bad_records = BadRecords(skip=bool(choices.get("skip", False)), option="skip=True")
+    found = {part: folders.list_images(place, classes, bad_records) for part, place in parts.items()}
     for part, images in found.items():
-        folders.check_classes(images.labels.tolist(), classes, str(parts[part]), faults)
-    whole = {part: _whole(Files(images.paths), images.labels, choices) for part, images in found.items()}
+        folders.check_classes(images.labels.tolist(), classes, str(parts[part]), bad_records)
+    whole = {part: _whole(ImageFiles(images.paths), images.labels, choices) for part, images in found.items()}
     labels = found[_drawn(parts)].labels
-    split = splits.draw(labels, len(labels), validation, 0 if "test" in parts else test, seed)
+    split = splits.random_split(labels, len(labels), validation, 0 if "test" in parts else test, seed)
     return _cut(str(path), whole, split, splits.fingerprint(split), tuple(classes))
 
 
@@ -111,7 +113,9 @@ def _check_choices(name: str, choices: Iterable[str], allowed: Sequence[str]) ->
             raise TypeError(f"expected of {name!r} the choices {', '.join(known)}, got {choice!r}")
 
 
-def _sizes(stored: Stored, defaults: dict[str, Size], validation: Size | None, test: Size | None) -> tuple[Size, Size]:
+def _sizes(
+    stored: StoredDataset, defaults: dict[str, Size], validation: Size | None, test: Size | None
+) -> tuple[Size, Size]:
     official = "test" in stored.manifest["parts"]
     if official and test is not None:
         raise ValueError(
@@ -128,17 +132,19 @@ def _drawn(parts: Iterable[str]) -> str:
 
 
 def _assigned(
-    stored: Stored, labels: Callable[[], Array], sizes: tuple[Size, Size], seed: int, key: str
+    stored: StoredDataset, labels: Callable[[], Array], sizes: tuple[Size, Size], seed: int, key: str
 ) -> tuple[Array, str]:
     """The split of the training part, or of the whole set, and its SHA-256."""
     rows = stored.manifest["parts"][_drawn(stored.manifest["parts"])]
     if stored.manifest.get("order") == "time":
-        return splits.recorded(stored, f"time-{sizes[0]}-{sizes[1]}", lambda: splits.in_order(rows, *sizes))
-    return splits.recorded(stored, key, lambda: splits.draw(labels(), rows, *sizes, seed))
+        return splits.load_or_compute(
+            stored, f"time-{sizes[0]}-{sizes[1]}", lambda: splits.time_ordered_split(rows, *sizes)
+        )
+    return splits.load_or_compute(stored, key, lambda: splits.random_split(labels(), rows, *sizes, seed))
 
 
 def _images(
-    stored: Stored, sizes: tuple[Size, Size], seed: int, key: str, augment: Augment | None = None
+    stored: StoredDataset, sizes: tuple[Size, Size], seed: int, key: str, augment: Augment | None = None
 ) -> DataSet[Images]:
     whole = {}
     for part in stored.manifest["parts"]:
@@ -153,7 +159,9 @@ def _images(
     return replace(data, train=replace(train, augment=augment or _AUGMENT.get(data.name)), validation=held, test=test)
 
 
-def _encoded(stored: Stored, sizes: tuple[Size, Size], seed: int, key: str, **choices: Any) -> DataSet[Encoded]:
+def _encoded(
+    stored: StoredDataset, sizes: tuple[Size, Size], seed: int, key: str, **choices: Any
+) -> DataSet[EncodedImages]:
     unpacked = {part: packing.unpack(stored, part) for part in stored.manifest["parts"]}
     whole = {part: _whole(source, labels, choices) for part, (source, labels) in unpacked.items()}
     labels = unpacked[_drawn(unpacked)][1]
@@ -161,8 +169,8 @@ def _encoded(stored: Stored, sizes: tuple[Size, Size], seed: int, key: str, **ch
     return _cut(stored.manifest["name"], whole, split, digest, tuple(stored.manifest["classes"]))
 
 
-def _whole(source: Any, labels: Array, choices: dict[str, Any]) -> Encoded:
-    return Encoded(source, torch.from_numpy(labels), torch.arange(len(labels)), **choices)
+def _whole(source: Any, labels: Array, choices: dict[str, Any]) -> EncodedImages:
+    return EncodedImages(source, torch.from_numpy(labels), torch.arange(len(labels)), **choices)
 
 
 def _cut(name: str, whole: dict[str, Any], split: Array, digest: str, classes: tuple[str, ...]) -> DataSet[Any]:
@@ -178,7 +186,7 @@ def _cut(name: str, whole: dict[str, Any], split: Array, digest: str, classes: t
 
 
 def _table(
-    stored: Stored,
+    stored: StoredDataset,
     sizes: tuple[Size, Size],
     seed: int,
     key: str,
@@ -186,20 +194,20 @@ def _table(
     least: int = 1,
     buckets: int = 1 << 20,
     unknown: str = "zero",
-) -> DataSet[Table]:
+) -> DataSet[TableSplit]:
     if categories not in ("vocabulary", "hashed") or unknown not in ("zero", "refuse"):
         raise ValueError(f"expected vocabulary or hashed, and zero or refuse, got {categories!r} and {unknown!r}")
-    columns = Columns.of(stored.manifest["columns"])
+    columns = Columns.from_manifest(stored.manifest["columns"])
     file = stored.parquet("rows")
     hashed = Hashed(len(columns.categorical), buckets)
-    everything = Table(file, columns, hashed, np.zeros(stored.manifest["parts"]["all"], np.uint8), TRAIN)
+    everything = TableSplit(file, columns, hashed, np.zeros(stored.manifest["parts"]["all"], np.uint8), TRAIN)
     split, digest = _assigned(stored, lambda: everything.labels.numpy(), sizes, seed, key)
     train = replace(everything, split=split)
     encoding: Hashed | Vocabulary = hashed
     if categories == "vocabulary":
         record = f"vocabulary-{least}-{digest[:16]}"
-        arrays = stored.derived(record, lambda: tables.vocabulary(train, least).arrays())
-        encoding = Vocabulary.of(arrays)
+        arrays = stored.derived(record, lambda: tables.learn_vocabulary(train, least).arrays())
+        encoding = Vocabulary.from_arrays(arrays)
     train = replace(train, encoding=encoding, refuse=unknown == "refuse")
     held, judged = (replace(train, which=which) for which in (VALIDATION, TEST))
     classes = tuple(map(str, stored.manifest.get("classes", ())))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suffice.data.augment import Augment
-from suffice.data.store.store import Array
+from suffice.data.store.dataset import Array
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Images:
         """The split of these rows, (n,) int64, alone."""
         return replace(self, labels=self.labels[rows], rows=rows if self.rows is None else self.rows[rows])
 
-    def batches(self, size: int = 256, *, device: torch.device | str = "cpu") -> "Batches":
+    def batches(self, size: int = 256, *, device: torch.device | str = "cpu") -> "ImageBatches":
         """Batches (x, y) in order and without augmentation, to be iterated any number of times.
 
         x is float32: pixels / 255, less the mean and over the standard deviation where those are known.
         """
-        return Batches(self, size, torch.device(device))
+        return ImageBatches(self, size, torch.device(device))
 
     def shuffled(
         self,
@@ -92,7 +92,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Batches:
+class ImageBatches:
     """A split in order."""
 
     split: Images
@@ -111,7 +111,7 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class ShuffledImages(Batches):
+class ShuffledImages(ImageBatches):
     """A split in random order, augmented."""
 
     generator: torch.Generator

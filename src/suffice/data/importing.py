@@ -4,16 +4,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from suffice.data.formats import schema
-from suffice.data.sources import catalog, folders, own, packing
-from suffice.data.store import archives, fetch, store
-from suffice.data.store.entry import Convert, Entry, Faults, Remote
-from suffice.data.store.store import Stored, Writer
-from suffice.storage.places import described
+from suffice.data.formats.images import folders, packing
+from suffice.data.formats.tables import schema
+from suffice.data.sources import catalog, user_table
+from suffice.data.store import archives, fetch, lookup
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.dataset import StoredDataset
+from suffice.data.store.entry import CatalogEntry, Convert, Remote
+from suffice.data.store.writer import DatasetWriter, create_dataset
+from suffice.storage.paths import describe_path
 from suffice.utils.progress import ProgressCallback, quiet
 
 
-def fetch_set(name: str, *, progress: ProgressCallback = quiet) -> Stored:
+def fetch_set(name: str, *, progress: ProgressCallback = quiet) -> StoredDataset:
     """Download a known data set and import it; a download that broke off is resumed.
 
     Raises:
@@ -33,7 +36,7 @@ def import_set(
     bad: str = "refuse",
     any_checksum: bool = False,
     progress: ProgressCallback = quiet,
-) -> Stored:
+) -> StoredDataset:
     """Read files into the store, replacing a set of that name once the new one is whole.
 
     Args:
@@ -54,41 +57,43 @@ def import_set(
     if bad not in ("refuse", "skip"):
         raise ValueError(f"expected bad as refuse or skip, got {bad!r}")
     if not source.exists():
-        raise FileNotFoundError(f"expected {_wanted(name)} at {described(source.absolute())}, found nothing there")
+        raise FileNotFoundError(f"expected {_wanted(name)} at {describe_path(source.absolute())}, found nothing there")
     if not source.is_dir() and not source.is_file():  # to open it might wait for ever
-        raise ValueError(f"expected {_wanted(name)}, a file or a folder, got {described(source)}")
-    store.check_name(name)
-    faults = Faults(skip=bad == "skip")
+        raise ValueError(f"expected {_wanted(name)}, a file or a folder, got {describe_path(source)}")
+    lookup.check_name(name)
+    bad_records = BadRecords(skip=bad == "skip")
     entry = catalog.ENTRIES.get(name)
     if entry is not None and schema_file is None:
         convert, facts = _known(entry, source, any_checksum, progress)
     else:
         convert, facts = _own(name, source, schema_file)
-    with store.create(name, progress) as writer:
+    with create_dataset(name, progress) as writer:
         writer.manifest |= facts
-        with archives.damage_is_said(source):
-            convert(source if entry is None else _place(entry, source), writer, faults)
+        with archives.damage_as_value_error(source):
+            convert(source if entry is None else _place(entry, source), writer, bad_records)
         empty = [part for part, count in writer.manifest["parts"].items() if not count]
         if empty:
-            left_out = f", {faults.count} of them malformed, such as {faults.named[0]}" if faults.count else ""
+            left_out = (
+                f", {bad_records.count} of them malformed, such as {bad_records.first[0]}" if bad_records.count else ""
+            )
             raise ValueError(f"expected rows in {source}, found none to keep{left_out}")
-        writer.manifest["skipped"] = {"count": faults.count, "first": faults.named}
-    return store.find(name)
+        writer.manifest["skipped"] = {"count": bad_records.count, "first": bad_records.first}
+    return lookup.find(name)
 
 
 def _known(
-    entry: Entry, source: Path, any_checksum: bool, progress: ProgressCallback
+    entry: CatalogEntry, source: Path, any_checksum: bool, progress: ProgressCallback
 ) -> tuple[Convert, dict[str, Any]]:
     given = [
         {"file": file.name, "bytes": file.stat().st_size, "checksum": fetch.check(file, remote, progress)}
         | {"official": remote.checksum is not None}
         for file, remote in _official(entry, source, any_checksum)
     ]
-    facts = {"kind": entry.kind, "title": entry.title, "licence": entry.licence, "home": entry.home}
+    facts = {"kind": entry.kind, "title": entry.title, "licence": entry.license, "home": entry.homepage}
     return entry.convert, {**facts, "source": given or str(source)}
 
 
-def _official(entry: Entry, source: Path, any_checksum: bool) -> list[tuple[Path, Remote]]:
+def _official(entry: CatalogEntry, source: Path, any_checksum: bool) -> list[tuple[Path, Remote]]:
     """The official files at a source, and what is known of each; not what they unpack to."""
     if source.is_dir():
         found = [(source / remote.file, remote) for remote in entry.remotes if (source / remote.file).is_file()]
@@ -99,9 +104,9 @@ def _official(entry: Entry, source: Path, any_checksum: bool) -> list[tuple[Path
     return [(file, Remote(r.file, None, None) if any_checksum else r) for file, r in found]
 
 
-def _place(entry: Entry, source: Path) -> Path:
+def _place(entry: CatalogEntry, source: Path) -> Path:
     """Where to read: the official file itself where the folder holds it and there is but one."""
-    found = entry.official(source)
+    found = entry.official_files(source)
     return found[0] if len(entry.remotes) == 1 and found else source
 
 
@@ -110,7 +115,7 @@ def _own(name: str, source: Path, schema_file: Path | str | None) -> tuple[Conve
     if schema_file is not None:
         if name in catalog.ENTRIES:
             raise ValueError(f"expected a new name for a table of one's own, got {name!r}; choose another")
-        return partial(own.convert, schema.read(Path(schema_file))), {**facts, "kind": "table"}
+        return partial(user_table.convert, schema.read(Path(schema_file))), {**facts, "kind": "table"}
     if not source.is_dir():
         raise ValueError(
             f"expected a folder of images for the new name {name!r}, got the file {source}; for a table give a schema "
@@ -119,14 +124,16 @@ def _own(name: str, source: Path, schema_file: Path | str | None) -> tuple[Conve
     return _convert_folder, {**facts, "kind": "encoded"}
 
 
-def _convert_folder(source: Path, writer: Writer, faults: Faults) -> None:
+def _convert_folder(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """Images under `<class>/`, or under `train/<class>/` and `test/<class>/` (or `val/`)."""
-    parts = folders.parts_of(source)
-    classes = folders.classes_in(parts.get("train", source))
-    unread = folders.beside(source, parts)
+    parts = folders.find_parts(source)
+    classes = folders.class_names(parts.get("train", source))
+    unread = folders.unread_entries(source, parts)
     for part, folder in parts.items():
-        found = folders.listed(folder, classes, faults)
-        packing.pack(writer, part, found.named(folder), str(folder), faults, classes=classes, total=len(found.paths))
+        found = folders.list_images(folder, classes, bad_records)
+        packing.pack(
+            writer, part, found.named(folder), str(folder), bad_records, classes=classes, total=len(found.paths)
+        )
         unread += found.others
     writer.manifest["classes"] = classes
     if unread:

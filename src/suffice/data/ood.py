@@ -26,7 +26,7 @@ SYNTHETIC = ("noise", "constant", "scrambled")
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def fitted(strangers: Images, inside: Images) -> Images:
+def match_format(strangers: Images, inside: Images) -> Images:
     """Stranger images in the size, channels and scale of a split; their labels stay their own.
 
     They are resized bilinearly (with antialiasing) to the height and width; grey becomes three equal channels,

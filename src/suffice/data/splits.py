@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from suffice.data.store.store import Array, Stored
+from suffice.data.store.dataset import Array, StoredDataset
 
 TRAIN, VALIDATION, TEST = range(3)
 
@@ -45,7 +45,7 @@ class DataSet(Generic[Part]):
         return f"DataSet({self.name!r}, {parts}, {len(self.classes)} classes, split={self.split[:12]}…)"
 
 
-def draw(labels: Array | None, rows: int, validation: Size, test: Size, seed: int) -> Array:
+def random_split(labels: Array | None, rows: int, validation: Size, test: Size, seed: int) -> Array:
     """A split (rows,) uint8 at random.
 
     Args:
@@ -69,7 +69,7 @@ def draw(labels: Array | None, rows: int, validation: Size, test: Size, seed: in
     return split
 
 
-def in_order(rows: int, validation: Size, test: Size) -> Array:
+def time_ordered_split(rows: int, validation: Size, test: Size) -> Array:
     """A split (rows,) uint8 of rows in order of time: the last are for judging, those before for calibration."""
     counts = _counts(rows, validation, test)
     split = np.zeros(rows, dtype=np.uint8)
@@ -78,7 +78,7 @@ def in_order(rows: int, validation: Size, test: Size) -> Array:
     return split
 
 
-def recorded(stored: Stored, key: str, make: Callable[[], Array]) -> tuple[Array, str]:
+def load_or_compute(stored: StoredDataset, key: str, make: Callable[[], Array]) -> tuple[Array, str]:
     """A split and its SHA-256, made once and read from its record afterwards."""
     split = stored.derived(f"split-{key}", lambda: {"split": make()})["split"]
     return split, fingerprint(split)

@@ -1,4 +1,4 @@
-"""Tables streamed from Parquet: row groups read one after another, encoded, shuffled by block.
+"""Tables streamed from StoredParquet: row groups read one after another, encoded, shuffled by block.
 
 A batch is a mapping: `numeric` (N, K) float32, `categorical` (N, F) int64 and `labels` (N,); a table without
 columns of a kind yields no such key. Memory holds one block of row groups, whatever the number of rows.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from suffice.data import categories
 from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.store.stored import Array, Parquet
+from suffice.data.store.dataset import Array, StoredParquet
 
 Batch = dict[str, Tensor]
 
@@ -43,18 +43,18 @@ class Columns:
     regression: bool = False
 
     @classmethod
-    def of(cls, manifest: dict[str, Any]) -> "Columns":
+    def from_manifest(cls, manifest: dict[str, Any]) -> "Columns":
         """From a manifest."""
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in manifest.items()}
         return cls(**values)
 
 
 @dataclass(frozen=True)
-class Table:
+class TableSplit:
     """A split of a table.
 
     Attributes:
-        file: Parquet, of a stored set or by itself.
+        file: StoredParquet, of a stored set or by itself.
         columns: what they are for.
         encoding: of the categories.
         split: (rows of the file,) uint8, the split of each row.
@@ -62,7 +62,7 @@ class Table:
         refuse: raise an error for a category that is not in the vocabulary, instead of giving it index 0.
     """
 
-    file: Path | Parquet
+    file: Path | StoredParquet
     columns: Columns
     encoding: Hashed | Vocabulary
     split: Array = field(repr=False)
@@ -72,7 +72,7 @@ class Table:
     def __repr__(self) -> str:
         """One line."""
         columns = f"{len(self.columns.numeric)} numeric, {len(self.columns.categorical)} categorical"
-        return f"Table({len(self):,} of {columns}, labels={self.columns.labels!r})"
+        return f"TableSplit({len(self):,} of {columns}, labels={self.columns.labels!r})"
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -88,15 +88,15 @@ class Table:
         """All labels (N,), in memory."""
         return _labels([group[self.columns.labels] for group in self._groups([self.columns.labels])], self.columns)
 
-    def batches(self, size: int = 1024, *, device: torch.device | str = "cpu") -> "Streamed":
+    def batches(self, size: int = 1024, *, device: torch.device | str = "cpu") -> "TableBatches":
         """Batches in order."""
-        return Streamed(self, size, torch.device(device), None, 1)
+        return TableBatches(self, size, torch.device(device), None, 1)
 
     def shuffled(
         self, size: int, *, generator: torch.Generator, block: int = BLOCK, device: torch.device | str = "cpu"
-    ) -> "Streamed":
+    ) -> "TableBatches":
         """Batches for training: `block` row groups drawn at random are shuffled together, another way each pass."""
-        return Streamed(self, size, torch.device(device), generator, block)
+        return TableBatches(self, size, torch.device(device), generator, block)
 
     def unknown(self) -> dict[str, int]:
         """How many values of each categorical column are in the table, but not in the vocabulary."""
@@ -137,7 +137,7 @@ class Table:
 
     def _groups(self, names: list[str], groups: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
         """Columns of the rows of this split, a row group at a time."""
-        with opened(self.file) as file:
+        with open_parquet(self.file) as file:
             starts = group_starts(file)
             for group in range(file.num_row_groups) if groups is None else groups:
                 chosen = self.split[starts[group] : starts[group + 1]] == self.which
@@ -147,10 +147,10 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class TableBatches:
     """A split of a table, in order or, with a generator, shuffled by block."""
 
-    table: Table
+    table: TableSplit
     size: int
     device: torch.device
     generator: torch.Generator | None
@@ -178,7 +178,7 @@ class Streamed:
 
     def _order(self) -> list[list[int]]:
         """Blocks of row groups that hold rows of the split."""
-        with opened(self.table.file) as file:
+        with open_parquet(self.table.file) as file:
             starts = group_starts(file)
         mine = self.table.split == self.table.which
         groups = torch.tensor([g for g in range(len(starts) - 1) if mine[starts[g] : starts[g + 1]].any()])
@@ -187,7 +187,7 @@ class Streamed:
         return [chunk.tolist() for chunk in groups.split(self.block)] if len(groups) else []
 
 
-def vocabulary(table: Table, least: int) -> Vocabulary:
+def learn_vocabulary(table: TableSplit, least: int) -> Vocabulary:
     """The codes that occur at least `least` times in the rows of a table, for each categorical column."""
 
     def blocks(name: str) -> Iterator[Array]:
@@ -195,21 +195,21 @@ def vocabulary(table: Table, least: int) -> Vocabulary:
             codes, missing = _codes(group[name])
             yield codes[~missing]
 
-    return Vocabulary(tuple(categories.frequent(blocks(name), least) for name in table.columns.categorical))
+    return Vocabulary(tuple(categories.frequent_codes(blocks(name), least) for name in table.columns.categorical))
 
 
-def opened(file: Path | Parquet) -> AbstractContextManager[Any]:
+def open_parquet(file: Path | StoredParquet) -> AbstractContextManager[Any]:
     """A `pyarrow.parquet.ParquetFile`."""
     import pyarrow.parquet as pq
 
-    if isinstance(file, Parquet):
+    if isinstance(file, StoredParquet):
         return file.open()
     alone: AbstractContextManager[Any] = pq.ParquetFile(file)
     return alone
 
 
 def group_starts(file: Any) -> Array:
-    """First row of each row group of an open Parquet file, and the number of rows."""
+    """First row of each row group of an open StoredParquet file, and the number of rows."""
     counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 

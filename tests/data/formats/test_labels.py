@@ -6,9 +6,9 @@ from suffice.data.formats import labels
 
 @pytest.mark.parametrize("given", [[0, 2, 1], np.array([0, 2, 1], np.uint8), np.array([0, 2, 1], np.int64)])
 def test_whole_numbers_in_range_are_kept(given):
-    assert labels.checked(given, 3, "x").tolist() == [0, 2, 1]
-    assert labels.matched(labels.checked(given, 3, "x"), 3, "x").tolist() == [0, 2, 1]
-    assert labels.checked([], 3, "x").tolist() == []
+    assert labels.check_range(given, 3, "x").tolist() == [0, 2, 1]
+    assert labels.check_count(labels.check_range(given, 3, "x"), 3, "x").tolist() == [0, 2, 1]
+    assert labels.check_range([], 3, "x").tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_whole_numbers_in_range_are_kept(given):
 )
 def test_others_are_named_with_their_place(given, message):
     with pytest.raises(ValueError, match=message):
-        labels.checked(given, 3, "x")
+        labels.check_range(given, 3, "x")
 
 
 def test_too_few_labels_are_counted():
     with pytest.raises(ValueError, match="expected a label for each of 4 images, got 3 in x"):
-        labels.matched(np.arange(3), 4, "x")
+        labels.check_count(np.arange(3), 4, "x")

@@ -1,13 +1,14 @@
 import pytest
 
 from suffice.data.sources import catalog
-from suffice.data.store import store
+from suffice.data.store import lookup
+from suffice.data.store.writer import create_dataset
 from suffice.utils.progress import quiet
 
 
 def find(name):
-    with catalog.advised():
-        return store.find(name)
+    with catalog.explain_missing():
+        return lookup.find(name)
 
 
 def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folder):
@@ -26,7 +27,7 @@ def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folde
     ],
 )
 def test_only_what_can_work_is_advised_for_a_set_that_is_not_there(name, advice):
-    with store.create("things", quiet) as writer:
+    with create_dataset("things", quiet) as writer:
         writer.save("all_images", [[0]], "u1")
     with pytest.raises(FileNotFoundError, match=advice) as missing:
         find(name)

@@ -18,7 +18,7 @@ def official(tmp_path):
 
 @pytest.mark.parametrize("block", [8 << 20, 4000])
 def test_every_cell_of_the_official_text_is_kept_whatever_the_blocks(official, monkeypatch, block):
-    monkeypatch.setattr("suffice.data.formats.lines.BLOCK", block)
+    monkeypatch.setattr("suffice.data.formats.tables.lines.BLOCK", block)
     file, values = official
     table = import_set("criteo", file).table("rows")
     assert table["label"].to_pylist() == [label for label, _, _ in values]
@@ -115,7 +115,7 @@ def test_a_malformed_line_is_refused_by_its_number_or_left_out_and_counted(tmp_p
 
 
 def test_lines_are_numbered_through_all_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("suffice.data.formats.lines.BLOCK", 3000)
+    monkeypatch.setattr("suffice.data.formats.tables.lines.BLOCK", 3000)
     lines, _ = miniatures.criteo_lines(100)
     lines[89] = "broken\n"
     (tmp_path / "train.txt").write_text("".join(lines))

@@ -75,23 +75,23 @@ def test_a_gzip_inside_is_unpacked_only_as_far_as_it_may(tmp_path):
     (member,) = archives.members(archive)  # a list: the stream is read while it is open
     for member in archives.members(archive):
         with pytest.raises(ValueError, match="refused"):
-            archives.bounded(archives.gunzipped(member), 1000, "zeros")
+            archives.read_bounded(archives.decompressed(member), 1000, "zeros")
 
 
 def test_a_tar_in_a_tar_is_read_as_one(tmp_path):
     outer = write_tar(tmp_path / "x.tar", {"in.tar": tar_bytes(FILES), "in2.tar": tar_bytes(FILES)}, "w")
-    found = [inner.read() for member in archives.members(outer) for inner in archives.nested(member)]
+    found = [inner.read() for member in archives.members(outer) for inner in archives.nested_members(member)]
     assert found == [b"1", b"22"] * 2
 
 
 def test_a_damaged_tar_in_a_tar_is_refused_by_both_names(tmp_path):
     outer = write_tar(tmp_path / "x.tar", {"in.tar": tar_bytes({"a": bytes(5000)})[:1000]}, "w")
     with pytest.raises(ValueError, match=r"damaged .*x.tar/in.tar"):
-        [inner.read() for member in archives.members(outer) for inner in archives.nested(member)]
+        [inner.read() for member in archives.members(outer) for inner in archives.nested_members(member)]
 
 
 def test_a_stream_within_its_bound_is_read_whole():
-    assert archives.bounded(io.BytesIO(b"1234"), 4, "x") == b"1234"
+    assert archives.read_bounded(io.BytesIO(b"1234"), 4, "x") == b"1234"
 
 
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, b"Z"])
@@ -187,20 +187,20 @@ def test_a_truncated_or_changed_archive_of_any_packing_is_refused(tmp_path, mode
 
 
 def test_files_are_found_by_their_names_wherever_they_lie(source):
-    found = {name: member.read() for name, member in archives.named(source, ("one.txt", "two.txt"))}
+    found = {name: member.read() for name, member in archives.find_members(source, ("one.txt", "two.txt"))}
     assert found == {"one.txt": b"1", "two.txt": b"22"}
     with pytest.raises(ValueError, match=r"expected one.txt, three.txt in .*, found no three.txt"):
-        list(archives.named(source, ("one.txt", "three.txt")))
+        list(archives.find_members(source, ("one.txt", "three.txt")))
 
 
 def test_a_file_that_is_packed_too_is_taken_once(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"1"))
-    assert [member.name for _, member in archives.named(tmp_path, ("a",), packed=True)] == ["a"]
+    assert [member.name for _, member in archives.find_members(tmp_path, ("a",), packed=True)] == ["a"]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.gz").write_bytes(gzip.compress(b"2"))
     with pytest.raises(ValueError, match=r"expected one a in .*, got a and b/a; give the folder of one"):
-        list(archives.named(tmp_path, ("a",), packed=True))
+        list(archives.find_members(tmp_path, ("a",), packed=True))
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
@@ -232,4 +232,4 @@ def test_a_tar_that_was_cut_between_two_files_or_goes_on_behind_its_end_is_refus
             [member.read() for member in archives.members(tmp_path / "x")]
         outer = write_tar(tmp_path / "outer.tar", {"x.tar": data}, "w")
         with pytest.raises(ValueError, match=why):
-            [inner.read() for member in archives.members(outer) for inner in archives.nested(member)]
+            [inner.read() for member in archives.members(outer) for inner in archives.nested_members(member)]

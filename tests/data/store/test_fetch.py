@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from suffice.data.store import fetch
-from suffice.data.store.entry import Entry, Remote
+from suffice.data.store.entry import CatalogEntry, Remote
 from suffice.utils.progress import quiet
 
 DATA = bytes(range(256)) * 20_000
@@ -53,7 +53,7 @@ def server():
 
 def entry(url, checksum=SHA256):
     remote = Remote("things.bin", checksum, url)
-    return Entry("things", "", "images", "", "https://example.org/terms", (remote,), lambda *_: None)
+    return CatalogEntry("things", "", "images", "", "https://example.org/terms", (remote,), lambda *_: None)
 
 
 def test_a_file_is_downloaded_checked_and_not_downloaded_again(server):

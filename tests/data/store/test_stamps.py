@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from suffice.data.store import stamps, store
+from suffice.data.store import lookup, stamps
+from suffice.data.store.writer import create_dataset
 from suffice.utils.progress import quiet
 
 LONG_AGO = time.time_ns() - 3_600 * 10**9
@@ -28,10 +29,10 @@ def hashed(monkeypatch):
 
 @pytest.fixture
 def made():
-    with store.create("things", quiet) as writer:
+    with create_dataset("things", quiet) as writer:
         for name in ("a", "b"):
             writer.save(name, np.arange(1000), np.int64)
-    return store.find("things")
+    return lookup.find("things")
 
 
 def settled(monkeypatch):
@@ -41,14 +42,14 @@ def settled(monkeypatch):
 
 def test_what_was_imported_here_is_not_read_through_again(made, hashed):
     for _ in range(2):
-        assert store.find("things").array("a")[3] == 3
+        assert lookup.find("things").array("a")[3] == 3
     assert hashed == []
 
 
 def test_a_copy_is_read_through_once_file_by_file(made, hashed, monkeypatch):
     settled(monkeypatch)
     shutil.copytree(made.folder, made.folder.with_name("copy"))
-    copy = store.find("copy")
+    copy = lookup.find("copy")
     copy.array("a")
     assert hashed == ["a.npy"]
     stamps._here.clear()  # another process
@@ -113,7 +114,7 @@ def test_what_is_looked_through_when_asked_is_hashed_in_any_case_and_remembered(
     settled(monkeypatch)
     (made.folder / "verified.json").unlink()
     for _ in range(2):
-        assert store.damaged(made) == []
+        assert lookup.damaged_files(made) == []
     stamps._here.clear()  # another process
     made.array("a")
     assert hashed == ["a.npy", "b.npy"] * 2
@@ -121,7 +122,7 @@ def test_what_is_looked_through_when_asked_is_hashed_in_any_case_and_remembered(
 
 def test_what_another_import_was_remembered_for_does_not_count(made, hashed, monkeypatch):
     settled(monkeypatch)
-    known = stamps.remembered(made.folder)
+    known = stamps.load_verified(made.folder)
     made.manifest["files"]["a.npy"]["sha256"] = "0" * 64
     assert known["a.npy"][0] != "0" * 64
     with pytest.raises(ValueError, match="with SHA-256 000000000000"):
@@ -131,9 +132,9 @@ def test_what_another_import_was_remembered_for_does_not_count(made, hashed, mon
 def test_every_file_of_a_set_is_checked_whatever_opens_it(made, monkeypatch):
     import pyarrow as pa
 
-    with store.create("table", quiet) as writer, writer.table("rows", pa.schema([("x", pa.int64())])) as append:
+    with create_dataset("table", quiet) as writer, writer.table("rows", pa.schema([("x", pa.int64())])) as append:
         append(pa.table({"x": list(range(100))}))
-    table = store.find("table")
+    table = lookup.find("table")
     assert table.table("rows")["x"][7].as_py() == 7
     flip(table.folder / "rows.parquet")
     for read in (lambda: table.table("rows"), lambda: table.parquet("rows")):

@@ -8,7 +8,7 @@ import suffice
 from suffice import evaluation
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
-from suffice.data.store import store
+from suffice.data.store import lookup
 from suffice.models.msdnet import SETTINGS
 from suffice.reproduce import catalog
 from suffice.reproduce.early_exit import measurements, msdnets, tables
@@ -85,9 +85,9 @@ def test_where_the_results_are_all_there_nothing_is_trained(small, tmp_path, mon
 
 
 def test_strangers_are_runs_of_their_own_once_they_are_in_the_store(monkeypatch):
-    monkeypatch.setattr(store, "names", lambda: ["cifar100"])
+    monkeypatch.setattr(lookup, "names", lambda: ["cifar100"])
     assert list(msdnets._of_small_images("cifar100", images(4, 0))) == ["corruptions"]
-    monkeypatch.setattr(store, "names", lambda: ["cifar100", "tiny-imagenet"])
+    monkeypatch.setattr(lookup, "names", lambda: ["cifar100", "tiny-imagenet"])
     assert list(msdnets._of_small_images("cifar100", images(4, 0))) == ["strangers: tiny-imagenet", "corruptions"]
 
 

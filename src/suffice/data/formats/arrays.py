@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from suffice.data.store import archives
-from suffice.data.store.store import Array
+from suffice.data.store.dataset import Array
 
 LIMIT = 256 << 20
 """Largest array, in bytes."""
@@ -25,7 +25,7 @@ def read(file: Path, **kinds: str) -> dict[str, Array]:
     Raises:
         ValueError: naming an array that is missing, damaged, of another kind, or more than `LIMIT` bytes.
     """
-    with archives.damage_is_said(file):
+    with archives.damage_as_value_error(file):
         if not zipfile.is_zipfile(file):
             raise ValueError(f"expected a NumPy archive, got {file}; it is truncated or something else")
         with zipfile.ZipFile(file) as archive:
@@ -37,7 +37,7 @@ def _array(archive: zipfile.ZipFile, name: str, kind: str, file: Path) -> Array:
     if f"{name}.npy" not in archive.namelist():
         raise ValueError(f"expected the array {where}, found only {', '.join(archive.namelist())[:200]}")
     with archive.open(f"{name}.npy") as stream:
-        data = archives.bounded(stream, LIMIT, where)
+        data = archives.read_bounded(stream, LIMIT, where)
     try:
         found = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header can raise anything

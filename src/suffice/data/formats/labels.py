@@ -3,10 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from suffice.data.store.store import Array
+from suffice.data.store.dataset import Array
 
 
-def checked(labels: npt.ArrayLike, classes: int, where: str) -> Array:
+def check_range(labels: npt.ArrayLike, classes: int, where: str) -> Array:
     """Return labels (N,) as an array, if each of them is an integer in [0, classes).
 
     Args:
@@ -32,7 +32,7 @@ def checked(labels: npt.ArrayLike, classes: int, where: str) -> Array:
     return found
 
 
-def matched(labels: Array, count: int, where: str) -> Array:
+def check_count(labels: Array, count: int, where: str) -> Array:
     """Return labels (N,) as they are, if there are `count` of them.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from suffice.data.store.store import Array
+from suffice.data.store.dataset import Array
 
 MOST = 1_000_000
 """Operations of one file: four times what the largest official one needs."""

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from suffice.data.sources.packing import Item, pack
+from suffice.data.formats.images.packing import Item, pack
 from suffice.data.store import archives
-from suffice.data.store.entry import Entry, Faults, Remote
-from suffice.data.store.store import Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.entry import CatalogEntry, Remote
+from suffice.data.store.writer import DatasetWriter
 
 _IMAGE = re.compile(r"(?:.*/)?(\d{3})\.([^/]+)/\d{3}_\d{4}\.jpg")
 """Of the images proper: the archive holds a few other files and copies in folders of folders."""
@@ -15,7 +16,7 @@ _LARGEST = 64 << 20
 _COUNT = 30_607
 
 
-def convert(source: Path, writer: Writer, faults: Faults) -> None:
+def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The official tar, or its folder."""
     classes: dict[int, str] = {}
 
@@ -28,19 +29,19 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
                     raise ValueError(f"expected one class {match[1]} in {source}, got {classes[label]} and {match[2]}")
                 yield member.name, label, member.read(_LARGEST)
 
-    pack(writer, "all", images(), str(source), faults, total=_COUNT)
+    pack(writer, "all", images(), str(source), bad_records, total=_COUNT)
     if sorted(classes) != list(range(len(classes))):
         raise ValueError(f"expected classes 1 to {max(classes) + 1}, got {len(classes)} of them in {source}")
     writer.manifest["classes"] = [classes[label] for label in sorted(classes)]
 
 
 ENTRIES = (
-    Entry(
+    CatalogEntry(
         name="caltech256",
         title="257-class photographs",
         kind="encoded",
-        licence="CC BY 4.0",
-        home="https://data.caltech.edu/records/nyy15-4j048",
+        license="CC BY 4.0",
+        homepage="https://data.caltech.edu/records/nyy15-4j048",
         remotes=(
             Remote(
                 "256_ObjectCategories.tar",

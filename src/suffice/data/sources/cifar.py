@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from suffice.data.augment import CropFlip
-from suffice.data.formats import arrays, decoding, labels, pickles
+from suffice.data.formats import arrays, labels, pickles
+from suffice.data.formats.images import decoding
 from suffice.data.store import archives
-from suffice.data.store.entry import Entry, Faults, Remote, holding
-from suffice.data.store.store import Array, Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.dataset import Array
+from suffice.data.store.entry import CatalogEntry, Remote, find_folder
+from suffice.data.store.writer import DatasetWriter
 
 AUGMENT = CropFlip(padding=4)
 
@@ -23,7 +26,7 @@ _SHAPE = (3, 32, 32)
 _LARGEST = 200 << 20
 
 
-def convert_cifar10(source: Path, writer: Writer, faults: Faults) -> None:
+def convert_cifar10(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The official archive or its folder."""
     names = [f"data_batch_{i}" for i in range(1, 6)]
     found = _unpickled(source, {*names, "test_batch", "batches.meta"})
@@ -32,9 +35,9 @@ def convert_cifar10(source: Path, writer: Writer, faults: Faults) -> None:
     writer.manifest["classes"] = found["batches.meta"].names(b"label_names", 10)
 
 
-def convert_cifar100(source: Path, writer: Writer, faults: Faults) -> None:
+def convert_cifar100(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The official archive, its folder, or the compact mosaics."""
-    compact = holding(source, "cifar100", "labels.npz", "train_0.webp")
+    compact = find_folder(source, "cifar100", "labels.npz", "train_0.webp")
     if compact is not None:
         _convert_compact(compact, writer)
         return
@@ -45,16 +48,16 @@ def convert_cifar100(source: Path, writer: Writer, faults: Faults) -> None:
     writer.manifest["coarse_classes"] = found["meta"].names(b"coarse_label_names", 20)
 
 
-def _convert_compact(folder: Path, writer: Writer) -> None:
+def _convert_compact(folder: Path, writer: DatasetWriter) -> None:
     file, mosaics = folder / "labels.npz", {"train": [f"train_{i}.webp" for i in range(5)], "test": ["test.webp"]}
     integers = dict.fromkeys(("train", "train_coarse", "test", "test_coarse"), "integers")
     found = arrays.read(file, **integers, names="text", coarse_names="text")
     classes, coarse = found["names"].astype(str).tolist(), found["coarse_names"].astype(str).tolist()
     for part, files in mosaics.items():
-        fine = labels.checked(found[part], len(classes), f"{part} of {file}")
+        fine = labels.check_range(found[part], len(classes), f"{part} of {file}")
         writer.save(f"{part}_labels", fine, np.uint8)
-        by_coarse = labels.checked(found[f"{part}_coarse"], len(coarse), f"{part}_coarse of {file}")
-        writer.save(f"{part}_coarse", labels.matched(by_coarse, len(fine), f"{part}_coarse of {file}"), np.uint8)
+        by_coarse = labels.check_range(found[f"{part}_coarse"], len(coarse), f"{part}_coarse of {file}")
+        writer.save(f"{part}_coarse", labels.check_count(by_coarse, len(fine), f"{part}_coarse of {file}"), np.uint8)
         with writer.array(f"{part}_images", (len(fine), *_SHAPE), np.uint8) as append:
             for done, name in enumerate(files, start=1):
                 append(_tiles(folder / name))
@@ -67,7 +70,7 @@ def _convert_compact(folder: Path, writer: Writer) -> None:
 def _tiles(file: Path) -> Array:
     """The images (N, 3, 32, 32) of a mosaic, row by row."""
     try:
-        pixels = decoding.pixels(file.read_bytes())
+        pixels = decoding.decode_pixels(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"expected a mosaic of images, got {file}: {error}") from error
     side = _SHAPE[1]
@@ -92,7 +95,7 @@ class _File:
     def labels(self, key: bytes, classes: int) -> Array:
         """Its labels (n,) by that name, one for each image."""
         where = f"{key.decode()} of {self.where}"
-        return labels.matched(labels.checked(self._get(key, list), classes, where), len(self.images()), where)
+        return labels.check_count(labels.check_range(self._get(key, list), classes, where), len(self.images()), where)
 
     def names(self, key: bytes, classes: int) -> list[str]:
         """The names of the classes."""
@@ -108,7 +111,7 @@ class _File:
         return found
 
 
-def _write(writer: Writer, parts: dict[str, list[_File]], kinds: dict[str, tuple[bytes, int]]) -> None:
+def _write(writer: DatasetWriter, parts: dict[str, list[_File]], kinds: dict[str, tuple[bytes, int]]) -> None:
     """Images and labels of each part; `kinds` are the labels by the name that they are stored by."""
     for part, files in parts.items():
         for name, (key, classes) in kinds.items():
@@ -123,20 +126,20 @@ def _write(writer: Writer, parts: dict[str, list[_File]], kinds: dict[str, tuple
 def _unpickled(source: Path, names: set[str]) -> dict[str, _File]:
     """The pickles of these names in an archive or folder."""
     found = {}
-    for name, member in archives.named(source, names):
+    for name, member in archives.find_members(source, names):
         where = f"{member.name} in {source}"
         found[name] = _File(pickles.read(member.read(_LARGEST), int(np.prod(_SHAPE)), where), where)
     return found
 
 
-def _entry(classes: int, convert: Any, sha256: str) -> Entry:
+def _entry(classes: int, convert: Any, sha256: str) -> CatalogEntry:
     file = f"cifar-{classes}-python.tar.gz"
-    return Entry(
+    return CatalogEntry(
         name=f"cifar{classes}",
         title=f"{classes}-class photographs, 32×32",
         kind="images",
-        licence=_TERMS,
-        home=_HOME,
+        license=_TERMS,
+        homepage=_HOME,
         remotes=(Remote(file, f"sha256:{sha256}", f"https://www.cs.toronto.edu/~kriz/{file}"),),
         convert=convert,
         defaults={"validation": 5000},

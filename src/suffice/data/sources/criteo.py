@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from suffice.data.formats import lines, parquet, text, values
-from suffice.data.formats.lines import Dialect
-from suffice.data.formats.values import Rows
+from suffice.data.formats.tables import lines, parquet, text, values
+from suffice.data.formats.tables.lines import Dialect
+from suffice.data.formats.tables.values import Rows
 from suffice.data.store import archives
-from suffice.data.store.entry import Convert, Entry, Faults, Remote, holding
-from suffice.data.store.store import Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.entry import CatalogEntry, Convert, Remote, find_folder
+from suffice.data.store.writer import DatasetWriter
 
 _NUMERIC = [f"I{i}" for i in range(1, 14)]
 _CATEGORICAL = [f"C{i}" for i in range(1, 27)]
@@ -23,72 +24,74 @@ _STORED = {name: kind.replace("hex32", "uint32") for name, kind in _TEXT.items()
 _COLUMNS = {"labels": "label", "numeric": _NUMERIC, "categorical": _CATEGORICAL, "log1p": _NUMERIC}
 
 
-def convert(source: Path, writer: Writer, faults: Faults) -> None:
+def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """`train.txt` of the Kaggle challenge, the archive or a folder that holds it."""
-    _convert_text(source, "train.txt", writer, faults)
+    _convert_text(source, "train.txt", writer, bad_records)
 
 
-def convert_sample(source: Path, writer: Writer, faults: Faults) -> None:
+def convert_sample(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """`dac_sample.txt`, the archive or a folder that holds it, or the compact Parquet file."""
-    compact = holding(source, "criteo", "dac_sample_80k_hashed.parquet")
+    compact = find_folder(source, "criteo", "dac_sample_80k_hashed.parquet")
     if compact is None:
-        _convert_text(source, "dac_sample.txt", writer, faults)
+        _convert_text(source, "dac_sample.txt", writer, bad_records)
         return
-    _convert_parquet(compact / "dac_sample_80k_hashed.parquet", writer, faults)
+    _convert_parquet(compact / "dac_sample_80k_hashed.parquet", writer, bad_records)
     writer.manifest["notes"] = ["categories are 20-bit hashes of the published values; I5 is about 98 % exact"]
 
 
-def convert_head(source: Path, writer: Writer, faults: Faults) -> None:
+def convert_head(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The compact Parquet file of the first 8,000 rows of the sample as published."""
-    compact = holding(source, "criteo", "first_8000_raw.parquet")
+    compact = find_folder(source, "criteo", "first_8000_raw.parquet")
     if compact is None:
         raise FileNotFoundError(f"expected first_8000_raw.parquet in {source}, found none")
-    _convert_parquet(compact / "first_8000_raw.parquet", writer, faults)
+    _convert_parquet(compact / "first_8000_raw.parquet", writer, bad_records)
 
 
-def _convert_text(source: Path, name: str, writer: Writer, faults: Faults) -> None:
+def _convert_text(source: Path, name: str, writer: DatasetWriter, bad_records: BadRecords) -> None:
     if source.is_file() and not archives.is_archive(source):
         with source.open("rb") as stream:
-            _write(_of_text(stream, str(source), faults), _TEXT, str(source), writer, faults)
+            _write(_of_text(stream, str(source), bad_records), _TEXT, str(source), writer, bad_records)
         return
-    for _, member in archives.named(source, (name,)):
+    for _, member in archives.find_members(source, (name,)):
         where = f"{member.name} in {source}"
-        _write(_of_text(member.stream, where, faults), _TEXT, where, writer, faults)
+        _write(_of_text(member.stream, where, bad_records), _TEXT, where, writer, bad_records)
 
 
-def _of_text(stream: IO[bytes], where: str, faults: Faults) -> Iterator[Rows]:
+def _of_text(stream: IO[bytes], where: str, bad_records: BadRecords) -> Iterator[Rows]:
     dialect = Dialect("\t")
-    return text.rows(lines.blocks(stream, dialect, where), list(_TEXT), dialect, where, faults)
+    return text.read_rows(lines.read_blocks(stream, dialect, where), list(_TEXT), dialect, where, bad_records)
 
 
-def _convert_parquet(file: Path, writer: Writer, faults: Faults) -> None:
+def _convert_parquet(file: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """Categories as text, or as the numbers that it stands for."""
-    texts = parquet.texts(file)
+    texts = parquet.text_columns(file)
     kinds = {name: kind if name in texts else _STORED[name] for name, kind in _TEXT.items()}
-    _write(parquet.rows(file, list(_TEXT)), kinds, str(file), writer, faults)
+    _write(parquet.read_rows(file, list(_TEXT)), kinds, str(file), writer, bad_records)
 
 
-def _write(source: Iterator[Rows], kinds: dict[str, str], where: str, writer: Writer, faults: Faults) -> None:
+def _write(
+    source: Iterator[Rows], kinds: dict[str, str], where: str, writer: DatasetWriter, bad_records: BadRecords
+) -> None:
     import pyarrow as pa
 
     count = 0
     with writer.table("rows", pa.schema(list(_STORED.items()))) as append:
         for rows in source:
-            rows = values.converted(rows, kinds, where, faults)
-            rows = values.required(rows, "label", where, faults, low=0, high=1)
+            rows = values.convert(rows, kinds, where, bad_records)
+            rows = values.require_numbers(rows, "label", where, bad_records, low=0, high=1)
             append(rows.table)
             count += len(rows.numbers)
             writer.progress("read rows", count, 0)
     writer.manifest |= {"parts": {"all": count}, "columns": _COLUMNS, "order": "time", "classes": ["none", "click"]}
 
 
-def _entry(name: str, title: str, file: str, convert: Convert) -> Entry:
-    return Entry(
+def _entry(name: str, title: str, file: str, convert: Convert) -> CatalogEntry:
+    return CatalogEntry(
         name=name,
         title=title,
         kind="table",
-        licence="non-commercial, not to be passed on",
-        home="https://ailab.criteo.com/ressources/",
+        license="non-commercial, not to be passed on",
+        homepage="https://ailab.criteo.com/ressources/",
         remotes=(Remote(file, None, None),),
         convert=convert,
         defaults={"validation": 1 / 14, "test": 1 / 7},  # of seven days, the last to judge

@@ -16,8 +16,10 @@ import numpy as np
 
 from suffice.data.formats import arrays, labels
 from suffice.data.store import archives
-from suffice.data.store.entry import Entry, Faults, Remote, holding
-from suffice.data.store.store import Array, Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.dataset import Array
+from suffice.data.store.entry import CatalogEntry, Remote, find_folder
+from suffice.data.store.writer import DatasetWriter
 
 _SIDE = 28
 _ROWS = 10_000
@@ -36,9 +38,9 @@ _COMPACT = {"byclass": "62", "bymerge": "47"}
 """Splits that the compact files have labels for."""
 
 
-def convert(split: str, source: Path, writer: Writer, faults: Faults) -> None:
+def convert(split: str, source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The official zip, a folder of idx files (packed by gzip or not), or the compact files."""
-    compact = holding(source, "emnist", "byclass_test_images.npy.xz", "byclass_test_labels.npz")
+    compact = find_folder(source, "emnist", "byclass_test_images.npy.xz", "byclass_test_labels.npz")
     writer.manifest["classes"] = list(CLASSES[split])
     if compact is not None:
         _convert_compact(split, compact, writer)
@@ -50,14 +52,14 @@ def convert(split: str, source: Path, writer: Writer, faults: Faults) -> None:
     }
     counts = {
         wanted[file]: _copy_idx(member, wanted[file], split, writer)
-        for file, member in archives.named(source, wanted, packed=True)
+        for file, member in archives.find_members(source, wanted, packed=True)
     }
     if (counts["train_images"], counts["test_images"]) != (counts["train_labels"], counts["test_labels"]):
         raise ValueError(f"expected a label for each image, got {counts} in {source}")
     writer.manifest["parts"] = {part: counts[f"{part}_labels"] for part in ("train", "test")}
 
 
-def _convert_compact(split: str, folder: Path, writer: Writer) -> None:
+def _convert_compact(split: str, folder: Path, writer: DatasetWriter) -> None:
     if split not in _COMPACT:
         raise ValueError(
             f"expected emnist-byclass or emnist-bymerge from the compact files in {folder}, got emnist-{split}; "
@@ -70,9 +72,9 @@ def _convert_compact(split: str, folder: Path, writer: Writer) -> None:
     classes = found[names].astype(str).tolist()
     if classes != writer.manifest["classes"]:
         raise ValueError(f"expected classes {''.join(writer.manifest['classes'])}, got {''.join(classes)} in {beside}")
-    known = labels.checked(found[by], len(classes), f"{by} of {beside}")
+    known = labels.check_range(found[by], len(classes), f"{by} of {beside}")
     writer.save("all_labels", known, np.uint8)
-    with archives.damage_is_said(file), lzma.open(file) as stream:
+    with archives.damage_as_value_error(file), lzma.open(file) as stream:
         with writer.array("all_images", (len(known), 1, _SIDE, _SIDE), np.uint8) as append:
             shape, _, dtype = _array_header(stream, file)
             if shape != (len(known), _SIDE, _SIDE) or dtype != np.uint8:
@@ -93,17 +95,17 @@ def _array_header(stream: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool,
         raise ValueError(f"expected an array in NumPy's format, got {file}: {error}") from error
 
 
-def _copy_idx(member: archives.Member, name: str, split: str, writer: Writer) -> int:
+def _copy_idx(member: archives.Member, name: str, split: str, writer: DatasetWriter) -> int:
     """Write one idx file as an array, and return its number of rows."""
     where = f"{member.name} in {member.archive}"
-    stream = archives.gunzipped(member)
-    with archives.damage_is_said(member.archive / member.name):
+    stream = archives.decompressed(member)
+    with archives.damage_as_value_error(member.archive / member.name):
         if name.endswith("labels"):
             (count,) = _header(stream, 0x801, 1, where)
-            found = np.frombuffer(archives.bounded(stream, count, where), dtype=np.uint8).astype(np.int64)
+            found = np.frombuffer(archives.read_bounded(stream, count, where), dtype=np.uint8).astype(np.int64)
             first = 1 if split == "letters" else 0
-            known = labels.checked(found - first, len(CLASSES[split]), f"{where}, counted from {first}")
-            writer.save(name, labels.matched(known, count, where), np.uint8)
+            known = labels.check_range(found - first, len(CLASSES[split]), f"{where}, counted from {first}")
+            writer.save(name, labels.check_count(known, count, where), np.uint8)
             return count
         count, height, width = _header(stream, 0x803, 3, where)
         if (height, width) != (_SIDE, _SIDE):
@@ -132,7 +134,7 @@ def _header(stream: IO[bytes], magic: int, dimensions: int, where: str) -> tuple
     return tuple(shape)
 
 
-def _blocks(stream: IO[bytes], count: int, writer: Writer) -> Iterator[Array]:
+def _blocks(stream: IO[bytes], count: int, writer: DatasetWriter) -> Iterator[Array]:
     """Images (n, 28, 28) uint8, until there are `count` or the stream ends."""
     done = 0
     while done < count:
@@ -152,12 +154,12 @@ _ZIP = Remote(
 )
 
 ENTRIES = tuple(
-    Entry(
+    CatalogEntry(
         name=f"emnist-{split}",
         title=f"handwriting, {len(classes)} classes, 28×28",
         kind="images",
-        licence="none stated; from NIST, US government",
-        home="https://www.nist.gov/itl/products-and-services/emnist-dataset",
+        license="none stated; from NIST, US government",
+        homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
         remotes=(_ZIP,),
         convert=partial(convert, split),
         defaults={"validation": 0.1, "test": 0.1},

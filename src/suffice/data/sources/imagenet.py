@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from suffice.data.sources import folders
-from suffice.data.sources.packing import Item, pack
+from suffice.data.formats.images import folders
+from suffice.data.formats.images.packing import Item, pack
 from suffice.data.store import archives
-from suffice.data.store.entry import Entry, Faults, Remote
-from suffice.data.store.store import Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.entry import CatalogEntry, Remote
+from suffice.data.store.writer import DatasetWriter
 
 _TRAIN, _VAL, _KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
@@ -22,14 +23,14 @@ _LARGEST, _KIT_LARGEST = 64 << 20, 1 << 20
 _COUNTS = {"train": 1_281_167, "test": 50_000}
 
 
-def convert(source: Path, writer: Writer, faults: Faults) -> None:
+def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """A folder with the three official archives, or with `train/<wnid>/` and `val/<wnid>/`."""
-    parts = folders.parts_of(source)
+    parts = folders.find_parts(source)
     if "train" in parts:
-        classes = folders.classes_in(parts["train"])
+        classes = folders.class_names(parts["train"])
         for part, folder in parts.items():
-            found = folders.listed(folder, classes, faults)
-            pack(writer, part, found.named(folder), str(folder), faults, classes=classes, total=len(found.paths))
+            found = folders.list_images(folder, classes, bad_records)
+            pack(writer, part, found.named(folder), str(folder), bad_records, classes=classes, total=len(found.paths))
         writer.manifest["classes"] = classes
         return
     missing = [name for name in (_TRAIN, _VAL, _KIT) if not (source / name).is_file()]
@@ -41,8 +42,8 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
     classes, truth = _read_kit(source / _KIT)
     labels = {wnid: label for label, wnid in enumerate(classes)}
     training, validation = _training(source / _TRAIN, labels), _validation(source / _VAL, truth)
-    pack(writer, "train", training, _TRAIN, faults, classes=classes, total=_COUNTS["train"])
-    pack(writer, "test", validation, _VAL, faults, classes=classes, total=_COUNTS["test"])
+    pack(writer, "train", training, _TRAIN, bad_records, classes=classes, total=_COUNTS["train"])
+    pack(writer, "test", validation, _VAL, bad_records, classes=classes, total=_COUNTS["test"])
     writer.manifest["classes"] = classes
 
 
@@ -52,7 +53,7 @@ def _training(tar: Path, labels: dict[str, int]) -> Iterator[Item]:
         wnid = Path(member.name).stem
         if wnid not in labels:
             raise ValueError(f"expected tars named by the {len(labels)} classes, got {member.name} in {tar}")
-        for image in archives.nested(member):
+        for image in archives.nested_members(member):
             yield image.name, labels[wnid], image.read(_LARGEST)
 
 
@@ -75,7 +76,7 @@ def _read_kit(archive: Path) -> tuple[list[str], list[int]]:
     """The WordNet numbers, sorted, and the label of each validation image."""
     from scipy.io import loadmat
 
-    found = {name: member.read(_KIT_LARGEST) for name, member in archives.named(archive, (_META, _TRUTH))}
+    found = {name: member.read(_KIT_LARGEST) for name, member in archives.find_members(archive, (_META, _TRUTH))}
     try:
         rows = loadmat(io.BytesIO(found[_META]), squeeze_me=True)["synsets"]
         leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
@@ -93,12 +94,12 @@ def _read_kit(archive: Path) -> tuple[list[str], list[int]]:
 
 
 ENTRIES = (
-    Entry(
+    CatalogEntry(
         name="imagenet",
         title="1,000-class photographs",
         kind="encoded",
-        licence="non-commercial, not to be passed on",
-        home="https://www.image-net.org/download.php",
+        license="non-commercial, not to be passed on",
+        homepage="https://www.image-net.org/download.php",
         remotes=(
             Remote(_TRAIN, "md5:1d675b47d978889d74fa0da5fadfb00e", None),
             Remote(_VAL, "md5:29b22e2961454d5413ddabcf34fc5622", None),

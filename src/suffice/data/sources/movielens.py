@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from suffice.data.formats import headers, lines, parquet, text, values
-from suffice.data.formats.lines import Dialect
-from suffice.data.formats.values import Rows
+from suffice.data.formats.tables import headers, lines, parquet, text, values
+from suffice.data.formats.tables.lines import Dialect
+from suffice.data.formats.tables.values import Rows
 from suffice.data.store import archives
-from suffice.data.store.entry import Entry, Faults, Remote, holding
-from suffice.data.store.store import Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.entry import CatalogEntry, Remote, find_folder
+from suffice.data.store.writer import DatasetWriter
 
 _LARGEST = 64 << 20
 _KINDS = {"user": "uint32", "movie": "uint32", "rating": "float32", "timestamp": "int64"}
@@ -58,40 +59,40 @@ Line = tuple[str, list[str]]
 """Where a line is, and its fields."""
 
 
-def convert(release: str, source: Path, writer: Writer, faults: Faults) -> None:
+def convert(release: str, source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The official zip, its folder, or (for 1M) the compact Parquet files."""
     writer.manifest["columns"] = _COLUMNS
-    compact = holding(source, "movielens", "ratings.parquet", "users.parquet", "movies.parquet")
+    compact = find_folder(source, "movielens", "ratings.parquet", "users.parquet", "movies.parquet")
     if compact is not None:
         if release != "1m":
             raise ValueError(f"expected movielens-1m from the compact files in {compact}, got movielens-{release}")
-        _convert_compact(compact, writer, faults)
+        _convert_compact(compact, writer, bad_records)
         return
     names = [file for file in (_RATINGS[release], _FILMS[release], _USERS.get(release)) if file is not None]
-    for name, member in archives.named(source, names):
+    for name, member in archives.find_members(source, names):
         if name == _RATINGS[release]:
-            writer.manifest["parts"] = {"all": _write_ratings(release, member, writer, faults)}
+            writer.manifest["parts"] = {"all": _write_ratings(release, member, writer, bad_records)}
         elif name == _FILMS[release]:
             _write_table(writer, "movies", _films(release, member))
         else:
             _write_table(writer, "users", _users(release, member))
 
 
-def _convert_compact(folder: Path, writer: Writer, faults: Faults) -> None:
+def _convert_compact(folder: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     import pyarrow as pa
 
     file, count = folder / "ratings.parquet", 0
     names = {"user_id": "user", "movie_id": "movie", "rating": "rating", "fold": "fold"}
     kinds = {**_KINDS, "fold": "uint8"}
     with writer.table("rows", pa.schema(list(kinds.items()))) as append:
-        for rows in parquet.rows(file, list(names)):
+        for rows in parquet.read_rows(file, list(names)):
             table = rows.table.rename_columns(list(names.values()))
             table = table.append_column("timestamp", pa.nulls(len(table), pa.int64()))
-            rows = _checked(Rows(table, rows.numbers, rows.unit), kinds, str(file), faults)
+            rows = _checked(Rows(table, rows.numbers, rows.unit), kinds, str(file), bad_records)
             append(rows.table)
             count += len(rows.numbers)
     for name, key in (("users", "user_id"), ("movies", "movie_id")):
-        with parquet.opened(folder / f"{name}.parquet") as opened:
+        with parquet.open_parquet(folder / f"{name}.parquet") as opened:
             headers.check(opened.schema_arrow.names, [key], str(folder / f"{name}.parquet"))
             table = opened.read().rename_columns({key: key.removesuffix("_id")})
         with writer.table(name, table.schema) as append:
@@ -100,7 +101,7 @@ def _convert_compact(folder: Path, writer: Writer, faults: Faults) -> None:
     writer.manifest["notes"] = ["ordered by fold of a random five-fold split; timestamps are missing"]
 
 
-def _write_ratings(release: str, member: archives.Member, writer: Writer, faults: Faults) -> int:
+def _write_ratings(release: str, member: archives.Member, writer: DatasetWriter, bad_records: BadRecords) -> int:
     import pyarrow as pa
 
     where, count = f"{member.name} in {member.archive}", 0
@@ -108,26 +109,26 @@ def _write_ratings(release: str, member: archives.Member, writer: Writer, faults
     fields = list(_KINDS)
     if release == "1m":  # its delimiter is "::": empty columns between
         fields = [part for name in _KINDS for part in (name, f"after {name}")][:-1]
-    blocks = lines.blocks(member.stream, dialect, where)
+    blocks = lines.read_blocks(member.stream, dialect, where)
     if release == "25m":
-        head, blocks = lines.first(blocks, dialect)
+        head, blocks = lines.split_first_row(blocks, dialect)
         if head.data.strip() != b"userId,movieId,rating,timestamp":
             raise ValueError(f"expected the header userId,movieId,rating,timestamp, got {head.data[:80]!r} in {where}")
     with writer.table("rows", pa.schema(list(_KINDS.items()))) as append:
-        for rows in text.rows(blocks, fields, dialect, where, faults):
-            rows = _checked(rows, _KINDS, where, faults)
+        for rows in text.read_rows(blocks, fields, dialect, where, bad_records):
+            rows = _checked(rows, _KINDS, where, bad_records)
             append(rows.table)
             count += len(rows.numbers)
             writer.progress("read ratings", count, 0)
     return count
 
 
-def _checked(rows: Rows, kinds: dict[str, str], where: str, faults: Faults) -> Rows:
+def _checked(rows: Rows, kinds: dict[str, str], where: str, bad_records: BadRecords) -> Rows:
     """The rows as numbers: those with a user, a film and a rating that may be given."""
-    rows = values.converted(rows, kinds, where, faults)
+    rows = values.convert(rows, kinds, where, bad_records)
     for name in ("user", "movie"):
-        rows = values.required(rows, name, where, faults)
-    return values.required(rows, "rating", where, faults, low=_LOWEST, high=_HIGHEST)
+        rows = values.require_numbers(rows, name, where, bad_records)
+    return values.require_numbers(rows, "rating", where, bad_records, low=_LOWEST, high=_HIGHEST)
 
 
 def _films(release: str, member: archives.Member) -> ColumnLists:
@@ -165,12 +166,12 @@ def _split(member: archives.Member, delimiter: str, fields: int) -> list[Line]:
 def _quoted(member: archives.Member) -> list[Line]:
     """The lines of a small file with quotes and a header of three fields, in UTF-8."""
     where, dialect = f"{member.name} in {member.archive}", Dialect(",", '"', text=True)
-    blocks = lines.blocks(io.BytesIO(member.read(_LARGEST)), dialect, where)
-    head, blocks = lines.first(blocks, dialect)
+    blocks = lines.read_blocks(io.BytesIO(member.read(_LARGEST)), dialect, where)
+    head, blocks = lines.split_first_row(blocks, dialect)
     if head.data.strip() != b"movieId,title,genres":
         raise ValueError(f"expected the header movieId,title,genres, got {head.data[:80]!r} in {where}")
     rows: list[Line] = []
-    for found in text.rows(blocks, ["movie", "title", "genres"], dialect, where, Faults()):
+    for found in text.read_rows(blocks, ["movie", "title", "genres"], dialect, where, BadRecords()):
         cells = zip(*(column.to_pylist() for column in found.table.columns), strict=True)
         rows += [
             (f"line {n} of {where}", ["" if c is None else c for c in row])
@@ -186,7 +187,7 @@ def _integers(rows: list[Line], place: int) -> list[int]:
     return [int(row[place]) for _, row in rows]
 
 
-def _write_table(writer: Writer, name: str, columns: ColumnLists) -> None:
+def _write_table(writer: DatasetWriter, name: str, columns: ColumnLists) -> None:
     import pyarrow as pa
 
     table = pa.table(columns)
@@ -194,14 +195,14 @@ def _write_table(writer: Writer, name: str, columns: ColumnLists) -> None:
         append(table)
 
 
-def _entry(release: str, count: str, sha256: str) -> Entry:
+def _entry(release: str, count: str, sha256: str) -> CatalogEntry:
     file = f"ml-{release}.zip"
-    return Entry(
+    return CatalogEntry(
         name=f"movielens-{release}",
         title=f"{count} ratings of films",
         kind="table",
-        licence="non-commercial, not to be passed on",
-        home=f"https://grouplens.org/datasets/movielens/{release}/",
+        license="non-commercial, not to be passed on",
+        homepage=f"https://grouplens.org/datasets/movielens/{release}/",
         remotes=(Remote(file, f"sha256:{sha256}", f"https://files.grouplens.org/datasets/movielens/{file}"),),
         convert=partial(convert, release),
         defaults={"validation": 0.1, "test": 0.1},

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from suffice.data.augment import CropFlip
-from suffice.data.formats import arrays, decoding, labels
-from suffice.data.sources import folders
+from suffice.data.formats import arrays, labels
+from suffice.data.formats.images import decoding, folders
 from suffice.data.store import archives
-from suffice.data.store.entry import Entry, Faults, Remote, holding
-from suffice.data.store.store import Array, Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.dataset import Array
+from suffice.data.store.entry import CatalogEntry, Remote, find_folder
+from suffice.data.store.writer import DatasetWriter
 
 AUGMENT = CropFlip(padding=8)
 
@@ -23,9 +25,9 @@ _LARGEST = 16 << 20
 _MOST_CLASSES = 256
 
 
-def convert(source: Path, writer: Writer, faults: Faults) -> None:
+def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
     """The official zip, its folder, or the compact file of the validation part."""
-    compact = holding(source, "tiny_imagenet", "val_jpeg.npz")
+    compact = find_folder(source, "tiny_imagenet", "val_jpeg.npz")
     if compact is not None:
         _convert_compact(compact / "val_jpeg.npz", writer)
         return
@@ -48,7 +50,7 @@ def convert(source: Path, writer: Writer, faults: Faults) -> None:
                 if place % _ROWS == 0:
                     writer.progress(f"decode {part}", place, len(found))
         writer.save(f"{part}_labels", found, np.uint8)
-        folders.check_classes(found.tolist(), wnids, f"{folder} of {source}", faults)
+        folders.check_classes(found.tolist(), wnids, f"{folder} of {source}", bad_records)
     unnamed = [wnid for wnid in wnids if wnid not in words]
     if unnamed:
         raise ValueError(f"expected words for each class in words.txt of {source}, found none for {unnamed[0]!r}")
@@ -67,11 +69,11 @@ def _pairs(texts: dict[str, str], name: str, source: Path) -> dict[str, str]:
     return found
 
 
-def _convert_compact(file: Path, writer: Writer) -> None:
+def _convert_compact(file: Path, writer: DatasetWriter) -> None:
     kinds = {"jpeg": "integers", "offset": "integers", "label": "integers", "name": "text"}
     found = arrays.read(file, **kinds)
     jpeg, offset, classes = found["jpeg"], found["offset"], found["name"].astype(str).tolist()
-    known = labels.checked(found["label"], min(len(classes), _MOST_CLASSES), f"label of {file}")
+    known = labels.check_range(found["label"], min(len(classes), _MOST_CLASSES), f"label of {file}")
     bounds = [0, *offset[1:-1].tolist(), len(jpeg)]
     if jpeg.dtype != np.uint8 or len(offset) != len(known) + 1 or offset.tolist() != bounds or bounds != sorted(bounds):
         raise ValueError(f"expected JPEG files end to end and where each begins in {file}, got offsets that do not fit")
@@ -117,7 +119,7 @@ def _is_image(name: str, folder: str) -> bool:
 def _decoded(data: bytes, where: str) -> Array:
     """The image, uint8 (3, 64, 64); some are grey."""
     try:
-        pixels = decoding.pixels(data)
+        pixels = decoding.decode_pixels(data)
         if pixels.shape[:2] != (_SIDE, _SIDE):
             raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} pixels")
     except ValueError as error:
@@ -126,12 +128,12 @@ def _decoded(data: bytes, where: str) -> Array:
 
 
 ENTRIES = (
-    Entry(
+    CatalogEntry(
         name="tiny-imagenet",
         title="200-class photographs, 64×64",
         kind="images",
-        licence="non-commercial, not to be passed on",
-        home="http://cs231n.stanford.edu/",
+        license="non-commercial, not to be passed on",
+        homepage="http://cs231n.stanford.edu/",
         remotes=(
             Remote(
                 "tiny-imagenet-200.zip",

@@ -45,8 +45,8 @@ class Member:
 
     def read(self, limit: int = LIMIT) -> bytes:
         """All its bytes, at most `limit` of them."""
-        with damage_is_said(self.archive):
-            return bounded(self.stream, limit, f"{self.name} in {self.archive}")
+        with damage_as_value_error(self.archive):
+            return read_bounded(self.stream, limit, f"{self.name} in {self.archive}")
 
 
 def is_archive(path: Path) -> bool:
@@ -63,7 +63,7 @@ def members(path: Path) -> Iterator[Member]:
     if path.is_dir():
         yield from _of_folder(path)
         return
-    with damage_is_said(path):
+    with damage_as_value_error(path):
         if zipfile.is_zipfile(path):
             yield from _of_zip(path)
         elif path.is_file() and path.stat().st_size and _is_tar(path):
@@ -72,7 +72,7 @@ def members(path: Path) -> Iterator[Member]:
             raise ValueError(f"expected a tar or zip archive, got {path}; it is truncated or something else")
 
 
-def named(path: Path, names: Collection[str], *, packed: bool = False) -> Iterator[tuple[str, Member]]:
+def find_members(path: Path, names: Collection[str], *, packed: bool = False) -> Iterator[tuple[str, Member]]:
     """The files of these names, wherever they lie in an archive or folder, each with its name.
 
     Args:
@@ -97,19 +97,19 @@ def named(path: Path, names: Collection[str], *, packed: bool = False) -> Iterat
         raise ValueError(f"expected {', '.join(sorted(names))} in {path}, found no {', '.join(missing)}")
 
 
-def nested(member: Member) -> Iterator[Member]:
+def nested_members(member: Member) -> Iterator[Member]:
     """The files of a tar that is a member of another."""
     where = member.archive / member.name
-    with damage_is_said(where):
+    with damage_as_value_error(where):
         yield from _files_of(member.stream, where)
 
 
-def gunzipped(member: Member) -> IO[bytes]:
+def decompressed(member: Member) -> IO[bytes]:
     """A member as it is, or unpacked where its name ends in .gz."""
     return gzip.GzipFile(fileobj=member.stream) if member.name.endswith(".gz") else member.stream  # type: ignore[return-value]
 
 
-def bounded(stream: IO[bytes], limit: int, what: str) -> bytes:
+def read_bounded(stream: IO[bytes], limit: int, what: str) -> bytes:
     """All bytes of a stream.
 
     Raises:
@@ -122,7 +122,7 @@ def bounded(stream: IO[bytes], limit: int, what: str) -> bytes:
 
 
 @contextmanager
-def damage_is_said(path: Path) -> Iterator[None]:
+def damage_as_value_error(path: Path) -> Iterator[None]:
     """Turn the many errors of damaged archives into one."""
     try:
         yield

@@ -1,11 +1,12 @@
-"""What is known of a data set before it is there: where it comes from, under which terms, and who reads it."""
+"""Description of a data set before it is imported: its origin, its license and the function that converts it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from suffice.data.store.store import Writer
+from suffice.data.store.bad_records import BadRecords
+from suffice.data.store.writer import DatasetWriter
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,9 @@ class Remote:
     """One file of the official distribution.
 
     Attributes:
-        file: its name.
-        checksum: `sha256:…` or `md5:…`; None where no certain one is known, then the hash found is recorded.
-        url: where it is; None where it must be fetched by hand, because its terms must be accepted first.
+        file: File name.
+        checksum: `sha256:…` or `md5:…`; None if no trusted one is known (the computed hash is then recorded).
+        url: Download address; None if the terms must be accepted before the download.
     """
 
     file: str
@@ -23,89 +24,59 @@ class Remote:
     url: str | None
 
 
-_NAMED = 10
-"""Faults that are described."""
+Convert = Callable[[Path, DatasetWriter, BadRecords], None]
+"""`convert(source, writer, bad_records)` reads a source and writes the data set.
 
-
-@dataclass
-class Faults:
-    """Malformed lines and images: refused, or counted and named while the rest is kept; `how` that is asked for."""
-
-    skip: bool = False
-    how: str = "`--bad skip` (bad='skip')"
-    count: int = 0
-    named: list[str] = field(default_factory=list)
-
-    def add(self, where: str, why: str) -> None:
-        """Note one fault.
-
-        Raises:
-            ValueError: unless faults are skipped.
-        """
-        if not self.skip:
-            raise ValueError(f"{where}: {why}; leave such ones out with {self.how}")
-        self.count += 1
-        if len(self.named) < _NAMED:
-            self.named.append(f"{where}: {why}")
-
-    def add_each(self, rows: Sequence[int], describe: Callable[[int], tuple[str, str]]) -> None:
-        """Note one fault for each of these rows, which are described as long as that is of any use.
-
-        Raises:
-            ValueError: unless faults are skipped.
-        """
-        for row in rows[:_NAMED]:
-            self.add(*describe(row))
-        self.count += len(rows[_NAMED:])
-
-
-Convert = Callable[[Path, Writer, Faults], None]
-"""Reads the source, an official file, a folder with it or with what it unpacks to, or the compact layout, and
-writes the set. Raises ValueError or FileNotFoundError, naming what it expected."""
+The source is an official file, a folder that contains it or its unpacked contents, or the compact layout. A
+ValueError or FileNotFoundError names what was expected.
+"""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A data set of the catalogue.
+class CatalogEntry:
+    """One data set of the catalog.
 
     Attributes:
-        name: the folder's, and what `load` is asked for.
-        title: in a few words.
-        kind: `images` (arrays), `encoded` (images decoded as they are asked for) or `table`.
-        licence: in a few words.
-        home: the page that describes it and states its terms.
-        remotes: the official files.
-        convert: what reads them.
-        defaults: of `load`: `validation` and `test`, a count or a share each.
+        name: Name of the data set, as passed to `load`, and of its folder.
+        title: Short description.
+        kind: `images` (arrays), `encoded` (images decoded on access) or `table`.
+        license: Short description of the license.
+        homepage: Page that describes the data set and its terms.
+        remotes: Official files.
+        convert: Function that reads them.
+        defaults: Default `validation` and `test` of `load`, a count or a fraction each.
     """
 
     name: str
     title: str
     kind: str
-    licence: str
-    home: str
+    license: str
+    homepage: str
     remotes: tuple[Remote, ...]
     convert: Convert
     defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def free(self) -> bool:
-        """Whether all of its files may be downloaded without accepting terms first."""
+    def downloadable(self) -> bool:
+        """Return whether all files can be downloaded without accepting terms first."""
         return all(remote.url is not None for remote in self.remotes)
 
-    def official(self, source: Path) -> list[Path]:
-        """The official files at a source: itself, or those in the folder that it is."""
+    def official_files(self, source: Path) -> list[Path]:
+        """Return the official files at a source: the source itself, or those in the folder."""
         if source.is_dir():
             return [source / remote.file for remote in self.remotes if (source / remote.file).is_file()]
         return [source]
 
-    def by_hand(self) -> str:
-        """The command that imports what was got by hand."""
+    def import_command(self) -> str:
+        """Return the command that imports manually downloaded files."""
         return f"suffice data import {self.name} {self.remotes[0].file if len(self.remotes) == 1 else 'FOLDER'}"
 
 
-def holding(source: Path, folder: str, *names: str) -> Path | None:
-    """The folder with files of all these names: the source, one of that name in it, or where it is one of them."""
+def find_folder(source: Path, folder: str, *names: str) -> Path | None:
+    """Return the folder that contains files of all these names, or None.
+
+    Candidates are the source, the subfolder `folder` of it and, if the source is one of the files, its parent.
+    """
     for place in (source, source / folder, *([source.parent] if source.name in names else [])):
         if all((place / name).is_file() for name in names):
             return place

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from suffice.data.store.entry import Entry, Remote
-from suffice.data.store.store import ADVICE, need, root
-from suffice.storage import files, reading, syncing
+from suffice.data.store.entry import CatalogEntry, Remote
+from suffice.data.store.lookup import ADVICE, require_free_space, root
+from suffice.storage import files, filesystem, reading
 from suffice.utils.progress import ProgressCallback
 
 TIMEOUT = 30.0
@@ -24,7 +24,7 @@ def downloads() -> Path:
     return root() / ".downloads"
 
 
-def fetch(entry: Entry, progress: ProgressCallback) -> Path:
+def fetch(entry: CatalogEntry, progress: ProgressCallback) -> Path:
     """Download all files of a data set that are not there yet, and return their folder.
 
     Raises:
@@ -36,8 +36,8 @@ def fetch(entry: Entry, progress: ProgressCallback) -> Path:
     for remote in entry.remotes:
         if remote.url is None:
             raise ValueError(
-                f"expected a file that may be downloaded freely, but {remote.file} is given out at {entry.home} to "
-                f"those who accept its terms; get it there, then run `{entry.by_hand()}`"
+                f"expected a file that may be downloaded freely, but {remote.file} is given out at {entry.homepage} to "
+                f"those who accept its terms; get it there, then run `{entry.import_command()}`"
             )
     for remote in entry.remotes:
         _download(remote, entry, progress)
@@ -66,10 +66,10 @@ def check(file: Path, remote: Remote, progress: ProgressCallback) -> str:
     return found
 
 
-def _download(remote: Remote, entry: Entry, progress: ProgressCallback) -> None:
+def _download(remote: Remote, entry: CatalogEntry, progress: ProgressCallback) -> None:
     file = downloads() / remote.file
     part = file.with_name(f"{remote.file}.part")
-    with files.alone(file, wait=False, advice=ADVICE):
+    with files.lock_target(file, wait=False, advice=ADVICE):
         if file.exists():
             return
         _transfer(remote, entry, part, progress)
@@ -79,10 +79,10 @@ def _download(remote: Remote, entry: Entry, progress: ProgressCallback) -> None:
             part.unlink()
             raise
         os.replace(part, file)
-        syncing.folder(file.parent)
+        filesystem.sync_folder(file.parent)
 
 
-def _transfer(remote: Remote, entry: Entry, part: Path, progress: ProgressCallback) -> None:
+def _transfer(remote: Remote, entry: CatalogEntry, part: Path, progress: ProgressCallback) -> None:
     """Append what is missing to `part`."""
     assert remote.url is not None
     try:
@@ -92,7 +92,7 @@ def _transfer(remote: Remote, entry: Entry, part: Path, progress: ProgressCallba
             start = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             length = response.headers.get("Content-Length")
             total = start + int(length) if length and length.isdecimal() else 0
-            need(total - start)
+            require_free_space(total - start)
             with part.open("r+b" if start else "wb") as stream:
                 stream.seek(start)
                 for done in _copy(response, stream, start):
@@ -117,8 +117,8 @@ def _copy(source: IO[bytes], target: IO[bytes], start: int) -> Iterator[int]:
         yield start
 
 
-def _unreachable(remote: Remote, entry: Entry, why: object) -> str:
+def _unreachable(remote: Remote, entry: CatalogEntry, why: object) -> str:
     return (
         f"expected {remote.file} from {remote.url}, but {why}; run it again to resume, or get the file by other "
-        f"means and run `{entry.by_hand()}`"
+        f"means and run `{entry.import_command()}`"
     )

@@ -1,9 +1,9 @@
-"""Whether a stored file is still what was imported: hashed once, and again only after something touched it.
+"""Check that a stored file is unchanged since its import; it is hashed once, and again only after a modification.
 
-What a hash was found for is remembered by what the system says of the file: size, times of the last change of its
-contents and of its inode (which nobody can set back), and inode. It is remembered in the set's folder
-(`verified.json`), by the import and by whoever hashes the file later, so that a large set is not read through at every
-start; where the folder cannot be written to, in this process.
+A verified hash is stored with the file's stamp: size, modification time, inode change time (which cannot be set back)
+and inode number. Stamps are stored in the data set's folder (`verified.json`) by the import and after each later
+verification, so that a large data set is not read in full at every start; if the folder is not writable, they are
+kept in memory.
 """
 
 import hashlib
@@ -16,65 +16,65 @@ from pathlib import Path
 from typing import Any
 
 from suffice.storage import files, reading
-from suffice.storage.places import shown
+from suffice.utils.text import printable
 
 FILE = "verified.json"
 _SETTLED = 2_000_000_000
-"""Nanoseconds after which another change surely changes the times too; file systems count in up to two seconds."""
+"""Nanoseconds after which another change is certain to change the times; file systems resolve up to two seconds."""
 
 Stamp = list[int]
 
 _here: dict[tuple[int, ...], str] = {}
-"""SHA-256 by device and stamp, of files hashed by this process."""
+"""SHA-256 by device and stamp of the files hashed by this process."""
 
 
 def stamp(stream: BufferedIOBase) -> Stamp:
-    """What changes when an open file does."""
-    found = os.fstat(stream.fileno())
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    """Return size, modification time, change time and inode of an open file."""
+    status = os.fstat(stream.fileno())
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def check(folder: Path, name: str, stream: BufferedReader, sha256: str, *, anew: bool = False) -> None:
-    """Check a file of a set that was opened, and leave it at its beginning.
+    """Check an open file of a data set, and leave the stream at its beginning.
 
     Args:
-        folder: of the set.
-        name: of the file.
-        stream: the file.
-        sha256: that it had when it was imported.
-        anew: hash it in any case.
+        folder: Folder of the data set.
+        name: Name of the file.
+        stream: The open file.
+        sha256: SHA-256 of the file when it was imported.
+        anew: Hash the file even if its stamp is known.
 
     Raises:
-        ValueError: if its SHA-256 is another one.
+        ValueError: If the SHA-256 differs.
     """
     before = stamp(stream)
     key = (os.fstat(stream.fileno()).st_dev, *before)
-    if not anew and (sha256 == _here.get(key) or remembered(folder).get(name) == [sha256, *before]):
+    if not anew and (sha256 == _here.get(key) or load_verified(folder).get(name) == [sha256, *before]):
         return
-    began = time.time_ns()
-    found = hashlib.file_digest(stream, "sha256").hexdigest()
+    started = time.time_ns()
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()
     stream.seek(0)
-    if found != sha256:
+    if digest != sha256:
         raise ValueError(
-            f"expected {shown(folder / name)} with SHA-256 {sha256[:12]}…, got {found[:12]}…; it was changed since the "
-            "import: import the set again"
+            f"expected {printable(folder / name)} with SHA-256 {sha256[:12]}…, got {digest[:12]}…; it was changed since "
+            "the import: import the set again"
         )
-    if stamp(stream) == before and began - max(before[1:3]) > _SETTLED:
-        _here[key] = found
-        with suppress(OSError):  # it is a convenience
-            remember(folder, {**remembered(folder), name: [found, *before]})
+    if stamp(stream) == before and started - max(before[1:3]) > _SETTLED:
+        _here[key] = digest
+        with suppress(OSError):  # the stamp only saves time
+            save_verified(folder, {**load_verified(folder), name: [digest, *before]})
 
 
-def remembered(folder: Path) -> dict[str, list[Any]]:
-    """SHA-256 and stamp of the files of a set that were hashed, by name."""
+def load_verified(folder: Path) -> dict[str, list[Any]]:
+    """Return SHA-256 and stamp of the verified files of a data set, by name."""
     try:
-        found = reading.read_json(folder / FILE)
+        verified = reading.read_json(folder / FILE)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return verified if isinstance(verified, dict) else {}
 
 
-def remember(folder: Path, known: dict[str, list[Any]]) -> None:
-    """Write what `remembered` reads."""
-    with files.alone(folder / FILE, parents=False) as place, place.file() as stream:
-        stream.write(json.dumps(known, indent=1).encode())
+def save_verified(folder: Path, verified: dict[str, list[Any]]) -> None:
+    """Write SHA-256 and stamp of verified files, by name, for `load_verified`."""
+    with files.lock_target(folder / FILE, parents=False) as place, place.atomic_file() as stream:
+        stream.write(json.dumps(verified, indent=1).encode())

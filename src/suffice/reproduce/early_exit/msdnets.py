@@ -1,14 +1,9 @@
-"""Paper one on CIFAR-100, ImageNet and Caltech-256: an MSDNet, trained, calibrated and judged.
+"""Experiments of paper one on CIFAR-100, ImageNet and Caltech-256: an MSDNet, trained, calibrated and evaluated.
 
-The paper's recipe is stochastic gradient descent with momentum 0.9, weight decay 1e-4, a learning rate of 0.1 divided
-by ten at half and at three quarters of the epochs, the sum of the exits' cross-entropies, random crops and mirror
-images. Fewer epochs than the paper's go down a cosine instead, and the results say so; more go down by steps as the
-paper's do. If asked for, more networks are trained the same way with other losses, for rows of their own.
+On request, further networks are trained the same way with other losses and measured as additional rows.
 """
 
 import copy
-import importlib.util
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,286 +18,133 @@ from suffice.data import corruptions
 from suffice.data.formats.encoded import Encoded
 from suffice.data.images import Images
 from suffice.data.ood import PAIRS, fitted
-from suffice.data.splits import DataSet
 from suffice.data.store import store
 from suffice.evaluation import ablation, cached
 from suffice.evaluation.ablation import AblationStudy
 from suffice.models.msdnet import SETTINGS
 from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements
-from suffice.reproduce.ledger import Ledger, Results, same, write
-from suffice.storage import reading
-from suffice.storage.places import shown
-from suffice.training.loop import cosine, steps
-from suffice.training.loop import train as learn
+from suffice.reproduce.early_exit.msdnet_training import (
+    FIT_IMAGES,
+    MSDNetConfig,
+    PaperConfig,
+    Sets,
+    train_network,
+    weights_folder,
+)
+from suffice.reproduce.ledger import Ledger, Results
 from suffice.training.losses import Loss
 from suffice.utils.progress import ProgressCallback
 
-Sets = DataSet[Images] | DataSet[Encoded]
-
 STRENGTH = 3
-"""Of the corruptions."""
-FITTED = 100_000
-"""Training images that posteriors are fitted to, at most."""
-JUDGED = 500
-"""Images in a batch without gradients."""
+"""Strength of the corruptions."""
+BATCH = 500
+"""Batch size of forward passes without gradients."""
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What the paper does with a data set.
+class TrainedNetwork:
+    """Trained network and its cached features."""
 
-    Attributes:
-        family: of `models.msdnet`'s settings.
-        epochs: of training.
-        batch: images in one.
-        images: to train on, as published.
-    """
-
-    family: str
-    epochs: int
-    batch: int
-    images: int
+    network: ExitNetwork
+    study: AblationStudy
 
 
-SETUPS = {
-    "cifar100": Setup("cifar", 300, 64, 45_000),
-    "imagenet": Setup("imagenet", 90, 256, 1_231_167),
-    "caltech256": Setup("imagenet", 180, 128, 21_424),
-}
-"""By name in the store. Of Caltech-256 the recipe is ours: twice ImageNet's epochs for its few images."""
+Measure = Callable[[TrainedNetwork], Results]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
+def run(config: MSDNetConfig, out: Path, progress: ProgressCallback, *, also: Sequence[str] = ()) -> Results:
+    """Train a network, measure it, and write `out/NAME.json` with the weights in a folder beside it.
 
-    Attributes:
-        source: a data set of `SETUPS`.
-        size: "small", "medium" or "large" for small images, "4", "6" or "7" for photographs.
-        epochs: the paper's, if None.
-        seed: of weights, order and augmentation; of the split of the data too.
-        validation: images held out of the training part; None for the data set's own number.
-        bfloat16: in mixed precision, through Lightning Fabric (extra "train").
-        compiled: through `torch.compile`.
-    """
-
-    source: str
-    size: str
-    epochs: int | None = None
-    seed: int = 0
-    validation: int | None = None
-    bfloat16: bool = True
-    compiled: bool = True
-
-    @property
-    def name(self) -> str:
-        """Of the experiment."""
-        return f"{self.source}-msdnet-{self.size}"
-
-    @property
-    def setup(self) -> Setup:
-        """The paper's."""
-        return SETUPS[self.source]
-
-    @property
-    def shortened(self) -> bool:
-        """Whether there are fewer epochs than the paper's."""
-        return self.trained_epochs < self.setup.epochs
-
-    @property
-    def trained_epochs(self) -> int:
-        """Epochs of this training."""
-        return self.setup.epochs if self.epochs is None else self.epochs
-
-    @property
-    def command(self) -> str:
-        """That trains by it."""
-        flags = [
-            f"--epochs {self.epochs}" if self.trained_epochs != self.setup.epochs else "",
-            f"--seed {self.seed}" if self.seed else "",
-            f"--validation {self.validation}" if self.validation is not None else "",
-            "" if self.bfloat16 else "--float32",
-            "" if self.compiled else "--eager",
-        ]
-        return " ".join(["suffice reproduce", self.name, *filter(None, flags)])
-
-    def load(self) -> Sets:
-        """The data set, split by the seed.
-
-        Raises:
-            FileNotFoundError: if it is not in the store.
-        """
-        held = {} if self.validation is None else {"validation": self.validation}
-        sets: Sets = data.load(self.source, seed=self.seed, **held)
-        return sets
-
-    def settings(self, sets: Sets) -> dict[str, Any]:
-        """For the ledger."""
-        settings = {name: getattr(self, name) for name in ("size", "seed", "bfloat16", "compiled")}
-        settings |= {"epochs": self.trained_epochs, "batch": self.setup.batch}
-        settings |= {"schedule": "cosine" if self.shortened else "steps"}
-        if isinstance(sets.train, Encoded):
-            settings |= {"images": len(sets.train), "classes": len(sets.classes), "fitted": FITTED}
-        return settings
-
-
-def run(recipe: Recipe, out: Path, progress: ProgressCallback, *, also: Sequence[str] = ()) -> Results:
-    """Train, or go on training, then measure everything; results in `out/NAME.json`, weights beside it (`weights`).
-
-    With `also`, names in `dynamic.OTHERS`, a network for each of these losses too, NAME-OTHER. Strangers and
-    corruptions are of small images only. Where the results are all there, nothing is trained.
+    An interrupted training is resumed, and nothing is trained if no run is missing. For each name in `also` (a key of
+    `measurements.ALTERNATIVE_LOSSES`) a further network NAME-LOSS is trained and measured. Out-of-distribution data
+    and corruptions are measured for small images only.
 
     Raises:
-        FileNotFoundError: if the data set is not in the store.
-        ValueError: if `out` holds another training, other results, or results of another network; for another loss
-            that is not known.
+        FileNotFoundError: If the data set is not in the store.
+        ValueError: If `out` holds another training, results of other settings or of another network, or if a name in
+            `also` is unknown.
     """
-    others = measurements.others(also)
-    sets = recipe.load()
-    command = " ".join([recipe.command, *(f"--also {other}" for other in also)])
-    ledger = Ledger(out / f"{recipe.name}.json", command, recipe.settings(sets), {recipe.source: sets.split})
+    losses = measurements.alternative_losses(also)
+    sets = config.load()
+    command = " ".join([config.command, *(f"--also {name}" for name in also)])
+    ledger = Ledger(out / f"{config.name}.json", command, config.settings(sets), {config.source: sets.split})
 
     def fill(name: str, measures: Mapping[str, Measure], loss: Loss | None = None) -> None:
-        ledger.fill(name, measures, lambda: _made(recipe, sets, weights(recipe, out, name), progress, loss))
+        folder = weights_folder(config, out, name)
+        ledger.fill(name, measures, lambda: _train_and_cache(config, sets, folder, progress, loss))
 
-    ours = {name: partial(_of_case, measure) for name, measure in measurements.measures().items()}
+    measures = {key: partial(_on_features, measure) for key, measure in measurements.measures().items()}
     if isinstance(sets.test, Encoded):
-        fill(recipe.name, ours)
-        ledger.run("full run", lambda: full_run(recipe.setup))
+        fill(config.name, measures)
+        ledger.run("full run", lambda: full_training(config.paper))
     else:
-        fill(recipe.name, {**ours, **_of_small_images(recipe.source, sets.test)})
-    for name, other in others.items():
-        theirs = {row: partial(_of_case, partial(ablation.row, **choices)) for row, choices in other.choices.items()}
-        fill(f"{recipe.name}-{name}", theirs, other.loss)
+        fill(config.name, {**measures, **_small_image_measures(config.source, sets.test)})
+    for name, alternative in losses.items():
+        rows = {
+            row: partial(_on_features, partial(ablation.row, **choices)) for row, choices in alternative.choices.items()
+        }
+        fill(f"{config.name}-{name}", rows, alternative.loss)
     return ledger.results
 
 
-@dataclass(frozen=True)
-class Made:
-    """A trained network, and its features."""
-
-    network: ExitNetwork
-    case: AblationStudy
-
-
-Measure = Callable[[Made], Results]
+def _train_and_cache(
+    config: MSDNetConfig, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None
+) -> tuple[ExitNetwork, TrainedNetwork]:
+    network = train_network(config, sets, folder, progress, loss)
+    return network, TrainedNetwork(network, _cache_features(network, sets, config.seed))
 
 
-def _made(
-    recipe: Recipe, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None
-) -> tuple[ExitNetwork, Made]:
-    network = trained(recipe, sets, folder, progress, loss)
-    return network, Made(network, _case(network, sets, recipe.seed))
+def _cache_features(network: ExitNetwork, sets: Sets, seed: int) -> AblationStudy:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(sets.train), generator=generator)[:FIT_IMAGES].sort().values
+    train, validation, test = (
+        cached.compute(network, split.batches(BATCH)) for split in (sets.train.subset(rows), sets.validation, sets.test)
+    )
+    cpu_network = copy.deepcopy(network).cpu()  # the cached features are on the CPU
+    example, _ = next(iter(sets.test.batches(1)))
+    costs = cost.count(cpu_network, example)
+    return AblationStudy(cached.over(cpu_network), costs, train, validation, test, seed)
 
 
-def _of_case(measure: Callable[[AblationStudy], Results], made: Made) -> Results:
-    return measure(made.case)
+def _on_features(measure: Callable[[AblationStudy], Results], trained: TrainedNetwork) -> Results:
+    return measure(trained.study)
 
 
-def _of_small_images(source: str, test: Images) -> dict[str, Measure]:
-    """What needs images that are made to fit: strangers, those that are in the store, and corruptions."""
-    strangers = {f"{measurements.STRANGERS}{name}": partial(_against, name, test) for name in _strangers(source)}
-    return {**strangers, "corruptions": partial(_under_corruption, test)}
+def _small_image_measures(source: str, test: Images) -> dict[str, Measure]:
+    """Return the measurements that resize or corrupt images: out-of-distribution data in the store, and corruptions."""
+    ood = {f"{measurements.OOD_PREFIX}{name}": partial(_measure_ood, name, test) for name in _stored_ood_sets(source)}
+    return {**ood, "corruptions": partial(_measure_corruptions, test)}
 
 
-def _strangers(source: str) -> list[str]:
-    """Those that are in the store."""
+def _stored_ood_sets(source: str) -> list[str]:
     return [name for name in PAIRS[source] if name in store.names()]
 
 
-def _against(stranger: str, test: Images, made: Made) -> Results:
-    images = fitted(data.load(stranger, seed=0).test, test)
-    return measurements.strangers(made.case, cached.compute(made.network, images.batches(JUDGED)))
+def _measure_ood(name: str, test: Images, trained: TrainedNetwork) -> Results:
+    images = fitted(data.load(name, seed=0).test, test)
+    return measurements.ood_detection(trained.study, cached.compute(trained.network, images.batches(BATCH)))
 
 
-def _under_corruption(test: Images, made: Made) -> Results:
+def _measure_corruptions(test: Images, trained: TrainedNetwork) -> Results:
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    features = {}
     for kind in sorted(corruptions.KINDS):
         images = corruptions.corrupted(test, kind, STRENGTH, generator=generator)
-        found[kind] = cached.compute(made.network, images.batches(JUDGED))
-    return measurements.under_corruption(made.case, found)
+        features[kind] = cached.compute(trained.network, images.batches(BATCH))
+    return measurements.under_corruption(trained.study, features)
 
 
-def weights(recipe: Recipe, out: Path, name: str) -> Path:
-    """The folder of a network's weights; a seed or a split of its own is in its name."""
-    seed = f"-seed{recipe.seed}" if recipe.seed else ""
-    validation = "" if recipe.validation is None else f"-validation{recipe.validation}"
-    return out / f"{name}{seed}{validation}-weights"
+def full_training(paper: PaperConfig) -> dict[str, Any]:
+    """Return the size of the paper's trainings on photographs.
 
-
-def trained(
-    recipe: Recipe, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None = None
-) -> ExitNetwork:
-    """The network, in evaluation mode; trained from the last checkpoint in the folder, if there is one.
-
-    Raises:
-        ValueError: if that is of another training.
+    Returns:
+        "macs", multiply-adds per image for each size of the network; "images" and "epochs" of a training.
     """
-    _claim(recipe, sets, folder)
-    torch.manual_seed(recipe.seed)
-    network = suffice.models.msdnet(f"{recipe.setup.family}-{recipe.size}", num_classes=len(sets.classes))
-    generator = torch.Generator().manual_seed(recipe.seed)
-    learn(
-        network,
-        sets.train.shuffled(recipe.setup.batch, generator=generator),
-        epochs=recipe.trained_epochs,
-        loss=loss,
-        schedule=cosine if recipe.shortened else steps,
-        channels_last=True,
-        compiled=recipe.compiled,
-        fabric=_fabric() if recipe.bfloat16 else None,
-        resume=folder,
-        every=300.0,
-        generator=generator,
-        on_step=lambda step: progress("epochs of training", step.epoch - 1, step.epochs),
-    )
-    return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
-
-
-def _claim(recipe: Recipe, sets: Sets, folder: Path) -> None:
-    """Refuse weights of other settings or data, so that none are calibrated by the images that they learned from.
-
-    What they are of stands in a file beside them. Those without one are older than such files, and taken as they are.
-    """
-    beside = folder.with_name(f"{folder.name}.json")
-    asked = {"settings": recipe.settings(sets), "data": {recipe.source: sets.split}}
-    known = reading.read_json(beside) if os.path.lexists(beside) else asked
-    if not isinstance(known, dict) or known.keys() != asked.keys():
-        raise ValueError(f"expected {shown(beside)} to say what weights are of, got something else; move it away")
-    if reading.there(folder).exists() and os.path.lexists(beside):
-        same(folder, known, asked)
-    else:
-        write(beside, asked)
-
-
-def _fabric() -> Any:
-    if importlib.util.find_spec("lightning_fabric") is None:
-        raise ImportError("expected Lightning Fabric for bfloat16, found none; pip install 'suffice[train]'")
-    from lightning_fabric import Fabric
-
-    return Fabric(precision="bf16-mixed", devices=1)
-
-
-def _case(network: ExitNetwork, sets: Sets, seed: int) -> AblationStudy:
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(sets.train), generator=generator)[:FITTED].sort().values
-    train, validation, test = (
-        cached.compute(network, part.batches(JUDGED))
-        for part in (sets.train.subset(chosen), sets.validation, sets.test)
-    )
-    here = copy.deepcopy(network).cpu()  # as the features are
-    first, _ = next(iter(sets.test.batches(1)))
-    return AblationStudy(cached.over(here), cost.count(here, first), train, validation, test, seed)
-
-
-def full_run(setup: Setup) -> dict[str, Any]:
-    """What the paper's trainings on photographs take: multiply-adds of one image, by size; images and epochs."""
     macs = {}
     for name in SETTINGS:
         family, size = name.split("-")
-        if family == setup.family:
+        if family == paper.family:
             network = suffice.models.msdnet(name, num_classes=1000).eval()
             macs[size] = cost.count(network, torch.zeros(1, 3, 224, 224)).cumulative[-1]
-    return {"macs": macs, "images": setup.images, "epochs": setup.epochs}
+    return {"macs": macs, "images": paper.images, "epochs": paper.epochs}

@@ -1,0 +1,1 @@
+"""Encoded images: listing folders, packing files, and decoding with Pillow."""

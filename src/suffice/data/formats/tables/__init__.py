@@ -1,0 +1,1 @@
+"""Tables: delimited text and Parquet, read in blocks of rows and checked."""

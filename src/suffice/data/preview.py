@@ -1,0 +1,75 @@
+"""A look at a data set: its facts, a few rows, a contact sheet."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suffice.data.formats.images import crops, decoding, packing
+from suffice.data.store.dataset import Array, StoredDataset
+from suffice.storage import files
+
+_SIDE = 96
+"""Pixels of a photograph in a contact sheet."""
+_ACROSS = 10
+_MARK = b"suffice data show"
+"""Near the beginning of every sheet."""
+_NAME = 60
+"""Characters of a class's name."""
+
+
+def facts(stored: StoredDataset) -> dict[str, Any]:
+    """What the manifest says, in brief."""
+    manifest = stored.manifest
+    names = ("name", "title", "kind", "licence", "home", "parts", "order", "notes")
+    known: dict[str, Any] = {name: manifest[name] for name in names if name in manifest}
+    classes = manifest.get("classes", [])
+    if classes:
+        first = ", ".join(str(name)[:_NAME] for name in classes[:8])
+        known["classes"] = f"{len(classes)}: {first}{', …' if len(classes) > 8 else ''}"
+    return {**known, "skipped": manifest["skipped"]["count"], "bytes": stored.size, "folder": str(stored.folder)}
+
+
+def first_rows(stored: StoredDataset, count: int) -> dict[str, list[Any]]:
+    """The first rows of a table, by column, as they are stored; categories of one's own by name."""
+    with stored.parquet("rows").open() as file:
+        first: dict[str, list[Any]] = next(file.iter_batches(batch_size=count)).to_pydict()
+    for name, file in stored.manifest.get("categories", {}).items():
+        names = stored.table(file)["value"].to_pylist()
+        first[name] = [None if value is None else names[value] for value in first[name]]
+    return first
+
+
+def write_contact_sheet(stored: StoredDataset, down: int, out: Path) -> Path:
+    """Write a PNG of images spread evenly over a part, ten across, and return its path.
+
+    Raises:
+        ImportError: without the extra `data`.
+        FileExistsError: if something is there that is no such sheet.
+    """
+    files.check_replaceable(out, _MARK)
+    pillow = decoding.require_pillow()
+    from PIL.PngImagePlugin import PngInfo
+
+    images = _some_images(stored, down * _ACROSS)
+    channels, height, width = images.shape[1:]
+    blank = np.zeros((-len(images) % _ACROSS, channels, height, width), dtype=np.uint8)
+    tiles = np.concatenate([images, blank]).reshape(-1, _ACROSS, channels, height, width)
+    sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(len(tiles) * height, _ACROSS * width, channels)
+    picture = pillow.fromarray(np.ascontiguousarray(sheet.repeat(3, axis=2) if channels == 1 else sheet))
+    about, written = PngInfo(), io.BytesIO()
+    about.add_text("Software", _MARK.decode())
+    picture.save(written, format="PNG", pnginfo=about)
+    files.atomic_write(out, written.getvalue(), _MARK)
+    return out
+
+
+def _some_images(stored: StoredDataset, most: int) -> Array:
+    """Images (n, C, H, W) uint8 of the first part."""
+    part, count = next(iter(stored.manifest["parts"].items()))
+    chosen = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+    if stored.manifest["kind"] == "images":
+        return np.asarray(stored.array(f"{part}_images")[chosen])
+    source, _ = packing.unpack(stored, part)
+    return np.stack([crops.decode_crop(source.read(int(index)), _SIDE, None) for index in chosen])
