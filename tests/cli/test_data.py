@@ -3,8 +3,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from suffice.cli import app, main, terminal
+from suffice.cli import app, main
 from suffice.data import import_set
+from suffice.utils.text import printable
 from tests.data import miniatures
 
 
@@ -40,7 +41,7 @@ def test_the_list_names_every_set_with_state_and_licence_within_80_columns(run, 
     assert "here" in states["pets"]
 
 
-def test_the_list_as_json_has_size_licence_and_state_and_checks_hashes_when_asked(run, tmp_path):
+def test_the_list_as_json_has_size_licence_and_state_and_checks_hashes_with_an_option(run, tmp_path):
     stored = json.loads(run("import", "criteo", criteo(tmp_path), "--json").stdout)
     file = tmp_path / "store" / "criteo" / "rows.parquet"
     data = file.read_bytes()
@@ -57,14 +58,14 @@ def test_the_list_as_json_has_size_licence_and_state_and_checks_hashes_when_aske
     assert "import criteo again" in " ".join(result.stdout.split())
 
 
-def test_an_import_says_what_came_of_it(run, tmp_path):
+def test_an_import_reports_counts_checksums_and_faults(run, tmp_path):
     result = run("import", "criteo", criteo(tmp_path, spoilt=True), "--bad", "skip")
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0, result.output
     assert "criteo: 20 in all" in text
-    assert "train.txt is sha256:" in text
-    assert "recorded, not checked" in text
-    assert "Passed over 1 fault" in text
+    assert "train.txt has the checksum sha256:" in text
+    assert "recorded, not verified" in text
+    assert "Skipped 1 malformed" in text
     assert "line 21" in text
 
 
@@ -150,7 +151,7 @@ FOLDERS = [name for name in HOSTILE if "/" not in name]
 
 
 def clean(result):
-    """What was printed, which moves no cursor and reads no markup."""
+    """Return the output after checking that it contains no control characters."""
     assert result.exit_code == 0, result.output
     assert not any(ord(c) < 32 and c != "\n" for c in result.stdout)
     assert not set(result.stdout) & set("\x7f\x9b\u202e")
@@ -164,22 +165,22 @@ def test_names_of_classes_are_shown_as_they_are_and_harm_no_terminal(run, tmp_pa
     (place / "dog").rename(place / name)
     (place / name / f"{name}.txt").write_text("x")
     shown = clean(run("import", "pets", place))
-    assert terminal.printable(name) in shown
-    assert terminal.printable(name) in clean(run("show", "pets"))
+    assert printable(name) in shown
+    assert printable(name) in clean(run("show", "pets"))
     clean(run("list"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_columns_categories_paths_and_faults_are_shown_so_too(run, tmp_path, name):
+def test_columns_categories_paths_and_faults_are_shown_as_they_are(run, tmp_path, name):
     place = tmp_path / name
     place.mkdir(parents=True)
     quoted = name.replace("\r", " ")  # which ends a line of text
     (place / "v.csv").write_text(f"y,{quoted},a\n0,{quoted},1\n1,b,2\n1,c,{quoted}\n")
     (place / "v.toml").write_text(f"labels = 'y'\nnumeric = ['a']\ncategorical = [{json.dumps(quoted)}]\n")
     result = run("import", "visits", place / "v.csv", "--schema", place / "v.toml", "--bad", "skip")
-    assert "Passed over 1 fault" in clean(result)
+    assert "Skipped 1 malformed" in clean(result)
     shown = clean(run("show", "visits"))
-    assert shown.count(terminal.printable(quoted)) == 2  # the column, and a category in it
+    assert shown.count(printable(quoted)) == 2  # the column, and a category in it
     assert json.loads(run("show", "visits", "--json").stdout)["rows"][quoted] == [quoted, "b"]
 
 

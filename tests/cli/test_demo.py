@@ -10,7 +10,7 @@ from tests.report.results import RESULTS
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The demo without its work: made-up results ."""
+    """Command-line runner with a demo that returns fixed results at once."""
 
     def run(subject, seed, out, progress):
         assert subject == "digits of seed 0"

@@ -27,17 +27,17 @@ def test_without_a_name_everything_is_listed_with_its_state(tmp_path):
     ("arguments", "message"),
     [
         (["nothing"], "expected one of movielens"),
-        (["criteo", "--epochs", "3"], "whose settings are fixed, got epochs=3"),
+        (["criteo", "--epochs", "3"], "which has fixed settings, got epochs=3"),
         (["cifar100-msdnet-small", "--epochs", "0"], "'--epochs'"),
         (["cifar100-msdnet-small", "--validation", "-1"], "'--validation'"),
-        (["cifar100-msdnet-small", "--also", "sharpened"], "among smoothed, distilled, got sharpened"),
+        (["cifar100-msdnet-small", "--also", "sharpened"], "losses among smoothed, distilled, got sharpened"),
         (["criteo", "--threads", "0"], "'--threads'"),
         (["--epochs", "3"], "expected the name of an experiment"),
         (["--raw", "folder"], "expected the name of an experiment"),
         (["--threads", "1"], "expected the name of an experiment"),
     ],
 )
-def test_what_cannot_be_asked_for_is_bad_usage_before_anything_is_imported(tmp_path, monkeypatch, arguments, message):
+def test_invalid_options_are_bad_usage_before_anything_is_imported(tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr("suffice.data.import_set", lambda *_, **__: pytest.fail("imported"))
     monkeypatch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
     raw = [] if arguments[0].startswith("-") else ["--raw", str(tmp_path)]
@@ -48,12 +48,12 @@ def test_what_cannot_be_asked_for_is_bad_usage_before_anything_is_imported(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [([], "300 epochs; --epochs takes fewer."), (["--epochs", "20"], "20 epochs.")]
+    ("options", "plan"), [([], "300 epochs; --epochs sets fewer."), (["--epochs", "20"], "20 epochs.")]
 )
-def test_what_will_be_trained_is_said_before(tmp_path, monkeypatch, options, told):
+def test_a_long_training_is_announced(tmp_path, monkeypatch, options, plan):
     monkeypatch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
     arguments = ["reproduce", "cifar100-msdnet-small", *options, "--out", str(tmp_path)]
-    assert f"Weights that are not there are trained: {told}\n" in runner.invoke(app, arguments).stderr
+    assert f"Missing weights will be trained: {plan}\n" in runner.invoke(app, arguments).stderr
     book = Ledger(tmp_path / "cifar100-msdnet-small.json", "", {}, {})
     for key in catalog.find("cifar100-msdnet-small").keys:
         book.run(key, dict)
@@ -61,7 +61,7 @@ def test_what_will_be_trained_is_said_before(tmp_path, monkeypatch, options, tol
     assert "trained" in runner.invoke(app, [*arguments, "--also", "smoothed"]).stderr
 
 
-def test_data_that_are_not_there_are_named(tmp_path, monkeypatch):
+def test_missing_data_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SUFFICE_DATA", str(tmp_path / "store"))
     result = runner.invoke(app, ["reproduce", "movielens", "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, FileNotFoundError)

@@ -17,7 +17,7 @@ def test_cells_and_lines_hold_the_text_itself_whatever_it_would_mean_as_markup(t
     table.add_column(terminal.cell(text))
     table.add_row(terminal.cell(text))
     console.print(table)
-    terminal.say(console, text)
+    terminal.print_line(console, text)
     shown = out.getvalue()
     assert shown.count(printable(text)) == 4, shown
     assert "\x1b[31m" not in shown
@@ -30,5 +30,8 @@ def test_a_long_cell_is_cut():
 
 
 def test_a_message_is_one_line_and_never_empty():
-    assert terminal.message(ValueError("expected\n  this,\r\ngot \x1b[31mthat")) == r"expected this, got \x1b[31mthat"
-    assert terminal.message(MemoryError()) == "MemoryError"
+    assert (
+        terminal.error_message(ValueError("expected\n  this,\r\ngot \x1b[31mthat"))
+        == r"expected this, got \x1b[31mthat"
+    )
+    assert terminal.error_message(MemoryError()) == "MemoryError"

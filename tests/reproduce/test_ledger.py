@@ -26,7 +26,7 @@ def test_a_run_is_measured_once_and_found_again(tmp_path):
     assert len(calls) == 1
 
 
-def test_runs_are_written_one_by_one_with_their_circumstances(tmp_path):
+def test_runs_are_written_one_by_one_with_their_provenance(tmp_path):
     book = opened(tmp_path)
     book.run("seed 0", lambda: {"r2": 0.5})
     with pytest.raises(RuntimeError):
@@ -47,7 +47,7 @@ def test_each_run_keeps_the_command_that_made_it(tmp_path):
     assert ledger.commands(results) == ["suffice reproduce x", "suffice reproduce x --also y"]
 
 
-def test_two_that_write_one_file_keep_each_others_runs(tmp_path):
+def test_two_ledgers_of_one_file_keep_each_others_runs(tmp_path):
     first, second = opened(tmp_path), opened(tmp_path)
     first.run("seed 0", lambda: {"r2": 0.5})
     second.run("seed 1", lambda: {"r2": 0.6})
@@ -56,7 +56,7 @@ def test_two_that_write_one_file_keep_each_others_runs(tmp_path):
     assert list(ledger.read(tmp_path / "x.json")["runs"]) == ["seed 0", "seed 1", "seed 2"]
 
 
-def test_of_two_that_measure_one_run_at_once_the_first_is_kept(tmp_path):
+def test_the_first_of_two_concurrent_measurements_is_kept(tmp_path):
     def overtaken():
         opened(tmp_path).run("seed 0", lambda: {"r2": 0.5})
         return {"r2": 0.6}
@@ -68,7 +68,7 @@ def test_a_run_waits_while_another_process_writes(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from suffice.reproduce.ledger import Ledger\n"
         "book = Ledger(Path(sys.argv[1]), '', {'rates': [0.1, 0.2]}, {'digits': 'ab'})\n"
-        "with book._alone():\n print('in', flush=True); time.sleep(0.5); book.results['runs']['theirs'] = {}"
+        "with book._exclusive():\n print('in', flush=True); time.sleep(0.5); book.results['runs']['theirs'] = {}"
     )
     with subprocess.Popen([sys.executable, "-c", program, tmp_path / "x.json"], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
@@ -93,17 +93,17 @@ def test_a_network_is_made_only_for_runs_that_are_missing(tmp_path):
     assert ledger.measured(ledger.read(tmp_path / "x.json"))["third row"] == {"r2": 1.5}
 
 
-def test_runs_of_one_name_are_of_one_network(tmp_path):
+def test_all_runs_of_a_network_must_have_its_hash(tmp_path):
     opened(tmp_path).fill("net", {"row": dict}, lambda: (network(0), ()))
     before = (tmp_path / "x.json").read_text()
-    with pytest.raises(ValueError, match=r"expected the network net .* put back the weights of then"):
+    with pytest.raises(ValueError, match=r"expected the network net .* restore its weights"):
         opened(tmp_path).fill("net", {"row": dict, "other row": dict}, lambda: (network(1), ()))
     assert (tmp_path / "x.json").read_text() == before
     opened(tmp_path).fill("second", {"other row": dict}, lambda: (network(1), ()))
     assert ledger.read(tmp_path / "x.json")["networks"].keys() == {"net", "second"}
 
 
-def test_of_runs_from_before_networks_were_noted_none_is_claimed(tmp_path):
+def test_runs_without_a_recorded_network_are_accepted(tmp_path):
     opened(tmp_path).run("row", dict)
     opened(tmp_path).fill("net", {"row": dict, "other row": dict}, lambda: (network(0), ()))
     results = ledger.read(tmp_path / "x.json")
@@ -114,12 +114,12 @@ def test_of_runs_from_before_networks_were_noted_none_is_claimed(tmp_path):
 @pytest.mark.parametrize("other", [{"settings": {"rates": [0.1]}}, {"data": {"digits": "cd"}}])
 def test_a_file_of_other_settings_or_data_is_refused(tmp_path, other):
     opened(tmp_path).run("seed 0", dict)
-    with pytest.raises(ValueError, match=f"to be of {next(iter(other))}"):
+    with pytest.raises(ValueError, match=f"to have the {next(iter(other))}"):
         opened(tmp_path, **other)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"runs": {}}'])
-def test_a_file_of_something_else_is_refused(tmp_path, text):
+def test_a_file_with_other_content_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match="expected results written by"):
         opened(tmp_path)
@@ -142,13 +142,13 @@ def test_a_run_that_could_not_be_written_counts_as_missing(tmp_path, monkeypatch
     assert ledger.measured(ledger.read(tmp_path / "x.json")) == {"seed 0": {"r2": 0.6}}
 
 
-def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
+def test_a_fifo_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(ValueError, match=r"written by `suffice reproduce`, got .*: expected a file, got a FIFO at"):
         opened(tmp_path)
 
 
-def test_a_link_that_leads_nowhere_is_refused_before_anything_is_measured(tmp_path):
+def test_a_broken_link_is_refused_before_anything_is_measured(tmp_path):
     (tmp_path / "x.json").symlink_to(tmp_path / "unmounted" / "x.json")
     with pytest.raises(FileNotFoundError):
         opened(tmp_path)

@@ -20,14 +20,14 @@ def test_a_spread_is_mean_and_sample_deviation():
     assert markdown.spread([0.12345], digits=2) == "0.12"
 
 
-def test_every_block_is_made_anew_and_nothing_else_changes():
-    page = markdown.filled(PAGE, lambda experiment, table: f"{experiment}/{table}\n")
+def test_every_block_is_replaced_and_nothing_else_changes():
+    page = markdown.fill_tables(PAGE, lambda experiment, table: f"{experiment}/{table}\n")
     assert page.split("<!-- table")[0] == "before\n"
     assert all(part in page for part in ("towers/r2", "letters/auc", "between"))
     assert "old" not in page
     assert page.endswith("after\n")
-    assert markdown.filled(page, lambda experiment, table: f"{experiment}/{table}\n") == page
+    assert markdown.fill_tables(page, lambda experiment, table: f"{experiment}/{table}\n") == page
 
 
 def test_blocks_are_named():
-    assert markdown.named(PAGE) == [("towers", "r2"), ("letters", "auc")]
+    assert markdown.table_names(PAGE) == [("towers", "r2"), ("letters", "auc")]

@@ -12,17 +12,17 @@ _SPEC.loader.exec_module(tables)
 
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
-def test_the_tables_of_a_page_are_those_of_the_results(page):
+def test_the_tables_of_a_page_match_the_results(page):
     assert page.read_text() == tables.renewed(page), "run: python experiments/tables.py"
 
 
 @pytest.mark.parametrize("name", catalog.EXPERIMENTS)
-def test_results_that_are_kept_make_all_their_tables(name):
+def test_committed_results_make_all_their_tables(name):
     path = ROOT / "experiments" / f"{name}.json"
     if not path.exists():
         pytest.skip("not run")
     experiment = catalog.find(name)
     for table in experiment.tables:
-        assert catalog.made(path.parent, name, table).count("|") > 10
+        assert catalog.render_table(path.parent, name, table).count("|") > 10
     assert experiment.state(path)[0] in ("full", "reduced", "smoke")
     assert ledger.read(path)["command"].startswith(f"suffice reproduce {name}")

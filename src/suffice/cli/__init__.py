@@ -18,21 +18,21 @@ from suffice.cli import data, demo, reproduce, terminal
 from suffice.utils.text import printable
 
 _EXPECTED = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError)
-"""Kinds of errors whose messages say what was expected, what was got and what to do."""
+"""Types of errors whose messages state what was expected, what was found and what to do."""
 _UNEXPECTED = (RecursionError, NotImplementedError)
-"""Those of them that do not."""
+"""Subclasses of these types whose messages do not."""
 _DEBUG = "--debug"
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C."""
+    """Replacement for a KeyboardInterrupt, which Typer would handle itself."""
 
 
 class _Commands(TyperGroup):
-    """Passes on what Typer would end in a way of its own, another in each version: Ctrl-C, and the end of a file."""
+    """Group of commands that re-raises Ctrl-C and EOFError, which versions of Typer handle differently."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was given."""
+        """Run the command of this invocation."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -54,19 +54,19 @@ app.command("reproduce")(reproduce.command)
 app.add_typer(data.app, name="data")
 
 
-def _joined(commands: typer.Typer) -> None:
-    """Let the paragraphs of each command's help break where they are shown, and not where they were written."""
+def _reflow_help(commands: typer.Typer) -> None:
+    """Join the lines of each help paragraph, so that it wraps at the width of the terminal."""
     for command in commands.registered_commands:
         paragraphs = inspect.cleandoc(getattr(command.callback, "__doc__", None) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-_joined(app)
-_joined(data.app)
+_reflow_help(app)
+_reflow_help(data.app)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"suffice {__version__}")
         raise typer.Exit
 
@@ -74,22 +74,25 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option(_DEBUG, help="Show the traceback of a failure; may stand behind a command too.")
+        bool, typer.Option(_DEBUG, help="Print the traceback of a failure; also accepted after a command.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; a failure is one line on standard error and status 1, with `--debug` its traceback too."""
-    arguments, debug = _without_debug(sys.argv[1:])
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's, of what is refused right after
+    """Run the command line and exit.
+
+    A failure prints one line on standard error, with `--debug` preceded by its traceback, and exits with status 1.
+    """
+    arguments, debug = _split_debug_flag(sys.argv[1:])
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's; an error follows right after
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
-        reconfigure(errors="backslashreplace")  # a name that the terminal has no characters for is no failure
+        reconfigure(errors="backslashreplace")  # print names that the terminal's encoding lacks, escaped
     try:
         try:
             app(args=arguments, prog_name="suffice")
@@ -100,27 +103,28 @@ def main() -> None:
         print("suffice: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone, and wants no more
+        # The reader of the pipe has exited. Redirect standard output, so that Python's flush at exit cannot fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if debug:
             for line in traceback.format_exc().splitlines():
                 print(printable(line), file=sys.stderr)
-        print(f"suffice: {_failure(error)}", file=sys.stderr)
+        print(f"suffice: {_failure_message(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """The arguments without `--debug`, wherever it stands before a `--`; and whether it was there."""
+def _split_debug_flag(arguments: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments without any `--debug` before a `--`, and whether there was one."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != _DEBUG]
-    return kept + arguments[end:], len(kept) < end
+    others = [argument for argument in arguments[:end] if argument != _DEBUG]
+    return others + arguments[end:], len(others) < end
 
 
-def _failure(error: Exception) -> str:
-    """What is to be said of an error, on one line."""
+def _failure_message(error: Exception) -> str:
+    """Return the message of an error on one line, with its type if the error is unexpected."""
+    message = terminal.error_message(error)
     if isinstance(error, _EXPECTED) and not isinstance(error, _UNEXPECTED):
-        return terminal.message(error)
-    said = terminal.message(error)
+        return message
     kind = type(error).__name__
-    return f"{kind if said == kind else f'{kind}: {said}'}; an unexpected failure, {_DEBUG} shows where"
+    return f"{kind if message == kind else f'{kind}: {message}'}; an unexpected failure, {_DEBUG} shows where"

@@ -75,10 +75,10 @@ def fetch(name: Name, as_json: AsJson = False) -> None:
 @app.command("import")
 def import_(
     name: Annotated[str, typer.Argument(help="Name of a known data set, or a new name for your own data.")],
-    source: Annotated[Path, typer.Argument(help="The official file, or a folder with that file or its unpacked content.")],
-    schema: Annotated[Path | None, typer.Option(help="TOML file with the roles of the columns of your own table.")] = None,
+    source: Annotated[Path, typer.Argument(help="The official file, or a folder with it or its unpacked content.")],
+    schema: Annotated[Path | None, typer.Option(help="TOML file with the roles of the columns of a table.")] = None,
     bad: Annotated[Literal["refuse", "skip"], typer.Option(help="How to treat a malformed line or image.")] = "refuse",
-    any_checksum: Annotated[bool, typer.Option("--any-checksum", help="Accept a file with another checksum than the official one.")] = False,
+    any_checksum: Annotated[bool, typer.Option("--any-checksum", help="Accept files with any checksum.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Import official files, their compact versions, or your own data into the store.
@@ -100,7 +100,7 @@ def import_(
 @app.command("show")
 def show(
     name: Name,
-    rows: Annotated[int, typer.Option(min=1, help="Number of table rows, or of rows of images in the contact sheet.")] = 5,
+    rows: Annotated[int, typer.Option(min=1, help="Number of table rows, or of image rows in the contact sheet.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Path of the contact sheet (default: NAME.png).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -166,7 +166,9 @@ def _print_stored(stored: "StoredDataset", as_json: bool) -> None:
         print_line(console, f"Note: {note}.")
     for file in manifest["source"] if isinstance(manifest["source"], list) else []:
         if not file["official"]:
-            print_line(console, f"{file['file']} has the checksum {file['checksum']}, which was recorded, not verified.")
+            print_line(
+                console, f"{file['file']} has the checksum {file['checksum']}, which was recorded, not verified."
+            )
     if manifest["skipped"]["count"]:
         print_line(console, f"Skipped {manifest['skipped']['count']} malformed lines or images; the first of them:")
         for fault in manifest["skipped"]["first"]:

@@ -1,4 +1,4 @@
-"""`suffice demo`: the whole path, on handwritten digits in a minute or two."""
+"""The command `suffice demo`: every step of the library on a small network, in a minute or two."""
 
 import json
 from pathlib import Path
@@ -9,28 +9,29 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from suffice.cli.bars import Bars, bars
-from suffice.cli.terminal import cell, say
+from suffice.cli.bars import Bars, progress_display
+from suffice.cli.terminal import cell, print_line
 from suffice.report.tables import Table, all_tables
 
 _MARK = b'"suffice": "'
-"""Among the first bytes of results: the version that they were made with."""
+"""Text near the beginning of every results.json, which identifies the file as the demo's."""
 
 
 def command(
     data: Annotated[
-        Literal["digits", "cifar100"], typer.Option(help="Digits, no download; or CIFAR-100 from the store.")
+        Literal["digits", "cifar100"],
+        typer.Option(help="Handwritten digits (included), or CIFAR-100 from the store."),
     ] = "digits",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the report and the artifacts.")] = Path("demo-out"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of tables.")] = False,
 ) -> None:
-    """Calibrate, spend half a budget and learn the dropout variation of a small network.
+    """Calibrate a small network, run it at half the cost, and estimate its dropout variation.
 
-    It is trained on scikit-learn's handwritten digits here and now; or it is the MSDNet for CIFAR-100 that comes with
-    the library, where `suffice data` has the images.
+    With `--data digits` the network is trained first, on scikit-learn's handwritten digits. With `--data cifar100` it
+    is the pretrained MSDNet of the library; fetch the images first with `suffice data fetch cifar100`.
 
-    Writes report.html, results.json and the saved artifacts.
+    Writes report.html, results.json and the saved artifacts to the output folder.
 
     Example: suffice demo --seed 1 --out /tmp/demo
     """
@@ -41,37 +42,37 @@ def command(
     from suffice.storage import files
 
     check_packages()
-    torch.set_num_threads(1)  # images this small gain nothing from more, and two busy programs would crawl
+    torch.set_num_threads(1)  # more threads do not speed up images this small, and slow down other programs
 
-    files.check(out / "results.json", _MARK)
-    files.check(out / "report.html", MARK)
+    files.check_replaceable(out / "results.json", _MARK)
+    files.check_replaceable(out / "report.html", MARK)
     console, errors = Console(), Console(stderr=True)
-    with bars(errors) as shown:
-        progress = Bars(shown)
+    with progress_display(errors) as display:
+        progress = Bars(display)
         results = program.run(subjects.SUBJECTS[data](seed, progress), seed, out, progress)
     tables = all_tables(results)
-    files.write(out / "results.json", json.dumps(results, indent=1).encode(), _MARK)
+    files.atomic_write(out / "results.json", json.dumps(results, indent=1).encode(), _MARK)
     write(results, tables, out / "report.html")
     if as_json:
         print(json.dumps(results))
         return
-    say(console, results["about"])
+    print_line(console, results["about"])
     for table in tables:
-        _print(console, table)
+        _print_table(console, table)
     for note in results["notes"]:
-        say(console, f"{note}.", style="dim")
-    place = f"The report is {out / 'report.html'}; artifacts and results.json lie beside it."
-    for line in ("", results["closing"], "", place):
-        say(console, line)
+        print_line(console, f"{note}.", style="dim")
+    paths = f"The report is {out / 'report.html'}; results.json and the artifacts are in the same folder."
+    for line in ("", results["closing"], "", paths):
+        print_line(console, line)
 
 
-def _print(console: Console, table: Table) -> None:
+def _print_table(console: Console, table: Table) -> None:
     title = cell(table.title)
-    shown = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    printed = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for i, name in enumerate(table.header):
-        shown.add_column(cell(name), justify="right" if i else "left", no_wrap=True)
+        printed.add_column(cell(name), justify="right" if i else "left", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*map(cell, row))
-    console.print(shown)
+        printed.add_row(*map(cell, row))
+    console.print(printed)
     if table.note:
-        say(console, table.note, style="dim")
+        print_line(console, table.note, style="dim")

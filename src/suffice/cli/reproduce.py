@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="Name of an experiment; omit it to list all experiments.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file per experiment.")] = Path("experiments"),
+    name: Annotated[str | None, typer.Argument(help="Name of an experiment (default: list all).")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file each.")] = Path("experiments"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Number of training epochs (default: the paper's).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
-    validation: Annotated[int | None, typer.Option(min=1, help="Number of training images held out for calibration (default: that of the data set).")] = None,
-    raw: Annotated[Path | None, typer.Option(help="Official files of the data set, imported if the store lacks it.")] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of images held out for calibration."),
+    ] = None,
+    raw: Annotated[Path | None, typer.Option(help="Official files, imported if the store lacks the data.")] = None,
     float32: Annotated[bool, typer.Option("--float32", help="Train in float32 instead of bfloat16.")] = False,
     eager: Annotated[bool, typer.Option("--eager", help="Train without torch.compile.")] = False,
-    also: Annotated[list[str] | None, typer.Option(help="Also train a network with another loss: smoothed or distilled; repeatable.")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Also train with this loss: smoothed or distilled; repeatable."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads (default: 1).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Names, cells, paths and messages that hold what others wrote, shown in a terminal: nothing is read as markup."""
+"""Text from files and errors, printed in a terminal without being read as markup or control codes."""
 
 from rich.console import Console
 from rich.text import Text
@@ -6,19 +6,19 @@ from rich.text import Text
 from suffice.utils.text import brief, printable
 
 CELL = 200
-"""Characters of a cell that are shown."""
+"""Maximum number of characters shown in a table cell."""
 
 
-def message(error: BaseException) -> str:
-    """Return what an error says, on one line; its kind where it says nothing."""
+def error_message(error: BaseException) -> str:
+    """Return the message of an error on one line, or its type if the message is empty."""
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def cell(value: object, most: int = CELL) -> Text:
-    """Return a value as a cell of a table, cut to `most` characters; empty for None."""
+    """Return a value as a table cell, cut to `most` characters; None becomes an empty cell."""
     return Text("" if value is None else brief(value, most))
 
 
-def say(console: Console, text: object = "", *, style: str = "", wrap: bool = True) -> None:
-    """Print one line of text, which is not read as markup."""
+def print_line(console: Console, text: object = "", *, style: str = "", wrap: bool = True) -> None:
+    """Print one line of text, without reading it as markup."""
     console.print(Text(printable(text), style=style), soft_wrap=not wrap)

@@ -1,1 +1,1 @@
-"""The main job on handwritten digits."""
+"""Demonstration of the whole library on a small network."""

@@ -1,7 +1,6 @@
-"""The whole path: calibrate, spend half a budget, learn the dropout variation, save.
+"""The program of the demo: calibrate, run at half the cost, estimate the dropout variation, save.
 
-A program to read: every step calls the public API and returns plain numbers. `suffice demo` prints them, and
-`suffice.report` draws them.
+Every step calls the public API and returns plain numbers, which `suffice demo` prints and `suffice.report` plots.
 """
 
 import warnings
@@ -32,23 +31,24 @@ Results = dict[str, Any]
 BUDGET = 0.5
 TRUTH_PASSES = 1000
 ARTIFACTS = ("calibrated", "policy", "variation")
-"""Folders that are written."""
+"""Names of the artifact folders."""
 
 
 def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> Results:
-    """All steps, with the artifacts written under `out`.
+    """Run all steps, and write the artifacts under `out`.
 
-    Everything but `timing` is the same for the same seed on the same machine and versions.
+    The results are reproducible for the same seed, machine and versions, except "timing" and the sentence in "closing"
+    that quotes it.
 
     Raises:
-        FileExistsError: if something else is where an artifact is to be written.
+        FileExistsError: If the path of an artifact is occupied by something else.
     """
     for name in ARTIFACTS:
         artifact.check(out / name)
     rows = _ablation(subject, seed, progress)
     validation, generator = subject.validation.batches(), torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are among the notes of the last row, which is calibrated alike
+        warnings.simplefilter("ignore")  # the last row has the same settings, and its notes hold these warnings
         calibrated = suffice.calibrate(subject.network, subject.train.batches(), validation, generator=generator)
     policy = suffice.allocate(calibrated, validation, BUDGET)
     full = evaluation.predict(calibrated, subject.test.batches())
@@ -72,28 +72,28 @@ def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> R
 
 
 def _ablation(subject: Subject, seed: int, progress: ProgressCallback) -> list[Results]:
-    """Every row of the ablation, tuned on the validation images and judged on the test images."""
+    """Measure every row of the ablation: fitted on training, tuned on validation, evaluated on test images."""
     network, splits = subject.network, (subject.train, subject.validation, subject.test)
     train, validation, test = (cached.compute(network, split.batches()) for split in splits)
-    first, _ = next(iter(subject.test.batches(1)))
-    case = AblationStudy(cached.over(network), cost.count(network, first), train, validation, test, seed)
+    example, _ = next(iter(subject.test.batches(1)))
+    study = AblationStudy(cached.over(network), cost.count(network, example), train, validation, test, seed)
     rows = []
     for done, (name, choices) in enumerate(ABLATION.items(), start=1):
-        rows.append({"name": name, **row(case, **choices)})
+        rows.append({"name": name, **row(study, **choices)})
         progress("calibrate", done, len(ABLATION))
     return rows
 
 
 def _overlap(rows: list[Results]) -> str:
-    """What the intervals of the calibration error allow to be said."""
+    """Describe in words which intervals of the calibration error overlap."""
     intervals = {row["name"]: row["intervals"]["ece"] for row in rows}
-    low, _ = intervals["vanilla"]
-    better = [name for name, (_, top) in intervals.items() if top < low]
-    rest = [name for name in intervals if name not in better and name != "vanilla"]
-    best = min(intervals.values(), key=lambda interval: interval[1])
-    tied = [name for name, (bottom, _) in intervals.items() if bottom <= best[1]]
+    vanilla_low, _ = intervals["vanilla"]
+    better = [name for name, (_, high) in intervals.items() if high < vanilla_low]
+    others = [name for name in intervals if name not in better and name != "vanilla"]
+    _, lowest_high = min(intervals.values(), key=lambda interval: interval[1])
+    tied = [name for name, (low, _) in intervals.items() if low <= lowest_high]
     clear = f"Clearly below vanilla: {', '.join(better)}. " if better else "No row is clearly below vanilla. "
-    unclear = f"Not clearly below it: {', '.join(rest)}. " if rest else ""
+    unclear = f"Not clearly below it: {', '.join(others)}. " if others else ""
     if len(tied) == 1:
         return f"{clear}{unclear}{tied[0]} is clearly the lowest."
     return (
@@ -103,9 +103,9 @@ def _overlap(rows: list[Results]) -> str:
 
 
 def _spend(calibrated: Calibrated, policy: Policy, images: list[Tensor], full: Outcome) -> Results:
-    """The policy run on the test images, beside the last exit's answer to all of them."""
+    """Run the policy on the test images, and compare it with the last exit on all of them."""
     answers = [suffice.run(calibrated, policy, batch) for batch in images]
-    exits = torch.cat([answer.exit for answer in answers])
+    exit_index = torch.cat([answer.exit for answer in answers])
     log_probs = torch.cat([answer.prediction.log_probs for answer in answers])
     macs = torch.cat([answer.macs for answer in answers]).double()
     return {
@@ -114,14 +114,14 @@ def _spend(calibrated: Calibrated, policy: Policy, images: list[Tensor], full: O
         "realised_macs": float(macs.mean()),
         "full_macs": calibrated.costs.cumulative[-1],
         "costs": asdict(calibrated.costs),
-        "shares": (torch.bincount(exits, minlength=len(calibrated.exits)) / len(exits)).tolist(),
+        "shares": (torch.bincount(exit_index, minlength=len(calibrated.exits)) / len(exit_index)).tolist(),
         "accuracy": float(metrics.accuracy(log_probs, full.labels)),
         "full_accuracy": float(metrics.accuracy(full.predictions[-1].log_probs, full.labels)),
     }
 
 
 def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Results:
-    """Median milliseconds per 1,000 test images: the network alone, all exits calibrated, and the policy."""
+    """Measure median milliseconds per 1,000 test images of the network, all calibrated exits, and the policy."""
     ways: dict[str, Callable[[], object]] = {
         "network_ms": lambda: [calibrated.network(batch) for batch in images],
         "full_ms": lambda: [calibrated(batch) for batch in images],
@@ -134,7 +134,7 @@ def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Res
 
 
 def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple[VariationEstimator, Results]:
-    """The estimator, learned from unlabelled images, and its table on test images."""
+    """Fit the variation estimator to unlabeled images, and compare estimates on test images."""
     fit = comparison.Fit(subject.unlabeled, subject.validation.batches(), subject.teacher)
     table = comparison.compare(
         subject.network,
@@ -151,36 +151,37 @@ def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple
 def _save_and_reload(
     calibrated: Calibrated, policy: Policy, estimator: VariationEstimator, images: list[Tensor], out: Path
 ) -> Results:
-    """Save everything, read it back, and compare the answers to a batch of test images."""
-    saved = dict(zip(ARTIFACTS, (calibrated, policy, estimator), strict=True))
-    for name, what in saved.items():
-        suffice.save(what, out / name)
-    again = {name: suffice.load(out / name, network=calibrated.network) for name in saved}
+    """Save and reload every artifact, and compare the outputs for a batch of test images."""
+    artifacts = dict(zip(ARTIFACTS, (calibrated, policy, estimator), strict=True))
+    for name, value in artifacts.items():
+        suffice.save(value, out / name)
+    reloaded = {name: suffice.load(out / name, network=calibrated.network) for name in artifacts}
     batch = images[0]
     before = suffice.run(calibrated, policy, batch)
-    after = suffice.run(again["calibrated"], again["policy"], batch)
+    after = suffice.run(reloaded["calibrated"], reloaded["policy"], batch)
     differences = {
         "answers": float((before.probs - after.probs).abs().max()),
         "exits": int((before.exit != after.exit).sum()),
-        "variation": float((estimator(batch)[1] - again["variation"](batch)[1]).abs().max()),
+        "variation": float((estimator(batch)[1] - reloaded["variation"](batch)[1]).abs().max()),
     }
     if any(differences.values()):
         raise RuntimeError(f"expected the same answers after reloading, got differences {differences}")
-    return {"folders": [str(out / name) for name in saved], "differences": differences}
+    return {"folders": [str(out / name) for name in artifacts], "differences": differences}
 
 
 def _closing(results: Results) -> str:
+    """Summarize the results in a paragraph."""
     rows = {row["name"]: row["averaged"] for row in results["ablation"]}
     spent, times = results["budget"], results["timing"]
     estimates = {row["name"]: row["r2"] for row in results["variation"]["rows"]}
     fraction = spent["realised_macs"] / spent["full_macs"]
     return (
-        f"Averaged over budgets the calibration error was {rows['vanilla']['ece']:.3f} as trained, "
-        f"{rows['all']['ece']:.3f} with everything on and {rows['temperature']['ece']:.3f} with a temperature "
-        f"per exit alone, at {rows['vanilla']['accuracy']:.1%}, {rows['all']['accuracy']:.1%} and "
-        f"{rows['temperature']['accuracy']:.1%} top-1. At {fraction:.0%} of the multiply-adds the network was "
-        f"right on {spent['accuracy']:.1%} of the test images, against {spent['full_accuracy']:.1%} in full, in "
-        f"{times['run_ms'] / times['full_ms']:.0%} of the time. One pass explains {estimates['estimator']:.0%} of "
-        f"the true dropout variation (R²); a hundred dropout passes explain "
+        f"Averaged over budgets, the calibration error was {rows['vanilla']['ece']:.3f} without calibration, "
+        f"{rows['all']['ece']:.3f} with all its parts, and {rows['temperature']['ece']:.3f} with a temperature per "
+        f"exit alone; top-1 was {rows['vanilla']['accuracy']:.1%}, {rows['all']['accuracy']:.1%} and "
+        f"{rows['temperature']['accuracy']:.1%}. With {fraction:.0%} of the multiply-adds, top-1 on the test images "
+        f"was {spent['accuracy']:.1%}, compared with {spent['full_accuracy']:.1%} for the full network, in "
+        f"{times['run_ms'] / times['full_ms']:.0%} of the time. One forward pass explains "
+        f"{estimates['estimator']:.0%} of the dropout variation (R²); a hundred dropout passes explain "
         f"{estimates['dropout, T = 100']:.0%}, ten {max(estimates['dropout, T = 10'], 0):.0%}."
     )

@@ -1,4 +1,4 @@
-"""What the demo is shown on: data, a trained network, and the dropout whose variation is to be learned."""
+"""Subjects of the demo: data, a trained network, and the dropout whose variation is estimated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,27 +20,27 @@ Name = Literal["digits", "cifar100"]
 
 EPOCHS = 40
 WIDTHS = (4, 16, 64)
-"""Channels of the digits' stages: a narrow first one, so that going on is worth something."""
+"""Channels of each stage for digits; the first stage is narrow, so that later exits are more accurate."""
 COPIES = 8
-"""Perturbed copies of the training digits that the variation estimator learns from; they need no labels."""
+"""Number of perturbed copies of the training digits that the variation estimator is fitted to, without labels."""
 PASSES = 10
-FITTED, CALIBRATED, JUDGED, REPEATED = 4000, 3000, 2000, 200
-"""Of CIFAR-100: images that posteriors are fitted to, tuned by, judged on, and passed a thousand times."""
+TRAIN, VALIDATION, TEST, TRUTH = 4000, 3000, 2000, 200
+"""Number of CIFAR-100 images that posteriors are fitted to, tuned on, evaluated on, and measured by dropout."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network and what it meets.
+    """Trained network and its data.
 
     Attributes:
-        about: the data in a sentence.
-        network: trained, in evaluation mode.
-        train: images that it was trained on.
-        validation: to calibrate by.
-        test: to judge on.
-        teacher: the dropout.
-        unlabelled: batches of inputs that the estimator of its variation learns from.
-        repeated: batches of test inputs on which estimates meet the truth.
+        about: Description of the data, without a full stop.
+        network: Trained network, in evaluation mode.
+        train: Images that the network was trained on.
+        validation: Images for calibration and for the policy.
+        test: Images for evaluation.
+        teacher: Dropout passes whose variation is estimated.
+        unlabeled: Batches of inputs that the variation estimator is fitted to.
+        repeated: Batches of test inputs on which the estimates are compared with many dropout passes.
     """
 
     about: str
@@ -54,7 +54,7 @@ class Subject:
 
 
 def digits(seed: int, progress: ProgressCallback) -> Subject:
-    """Scikit-learn's handwritten digits and a small network, trained here and now."""
+    """Train a small network on scikit-learn's handwritten digits."""
     sets = handwritten.load(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -64,8 +64,8 @@ def digits(seed: int, progress: ProgressCallback) -> Subject:
     copies = sets.train.images.repeat(COPIES, 1, 1, 1)
     perturbed = handwritten.perturb(copies, 1 / 3, generator=torch.Generator().manual_seed(seed))
     about = (
-        f"Handwritten digits: {len(sets.train)} images to train, {len(sets.validation)} to calibrate, "
-        f"{len(sets.test)} to judge, a third of the last two shifted or noised"
+        f"Handwritten digits: {len(sets.train)} training, {len(sets.validation)} validation and {len(sets.test)} test "
+        "images, a third of the last two shifted or noised"
     )
     return Subject(
         about,
@@ -80,33 +80,33 @@ def digits(seed: int, progress: ProgressCallback) -> Subject:
 
 
 def cifar100(seed: int, progress: ProgressCallback) -> Subject:
-    """CIFAR-100 from the store and the MSDNet that comes with the library; dropout is put before its last features.
+    """Load CIFAR-100 from the store and the pretrained MSDNet; the dropout is inserted before its last features.
 
     Raises:
-        FileNotFoundError: if CIFAR-100 is not in the store.
+        FileNotFoundError: If CIFAR-100 is not in the store.
     """
     del progress
     sets = data.load("cifar100", seed=0)  # the split that the network was trained and calibrated on
     network = suffice.models.pretrained("cifar100-msdnet-small").network
-    parts = ((sets.train, FITTED), (sets.validation, CALIBRATED), (sets.test, JUDGED))
-    fitted, calibrated, judged = (_drawn(part, count, seed) for part, count in parts)
+    counts = ((sets.train, TRAIN), (sets.validation, VALIDATION), (sets.test, TEST))
+    train_images, validation, test = (_sample(split, count, seed) for split, count in counts)
     about = (
-        f"CIFAR-100 and the MSDNet small that comes with the library: {FITTED} of its training images, {CALIBRATED} "
-        f"others to calibrate, {JUDGED} to judge"
+        f"CIFAR-100 and the pretrained MSDNet small: {TRAIN} of its training images, {VALIDATION} validation and "
+        f"{TEST} test images"
     )
     return Subject(
         about,
         network,
-        fitted,
-        calibrated,
-        judged,
+        train_images,
+        validation,
+        test,
         MCDropout(passes=PASSES, rate=0.2, at=["exits.3.features.0"]),
-        [x for x, _ in fitted.batches(200)],
-        [x for x, _ in judged.subset(torch.arange(REPEATED)).batches(50)],
+        [x for x, _ in train_images.batches(200)],
+        [x for x, _ in test.subset(torch.arange(TRUTH)).batches(50)],
     )
 
 
-def _drawn(split: Images, count: int, seed: int) -> Images:
+def _sample(split: Images, count: int, seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)
     return split.subset(torch.randperm(len(split), generator=generator)[:count])
 

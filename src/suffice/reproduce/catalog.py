@@ -1,4 +1,4 @@
-"""Every experiment by name: what it shows, what reduces it, how it is run and which tables it makes."""
+"""All experiments by name: title, data set, how to run them, their tables, and how complete their results are."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -10,27 +10,31 @@ from suffice.reproduce.dropout import ensembles, exits, letters, recommenders
 from suffice.reproduce.dropout import measurements as dropout_measurements
 from suffice.reproduce.dropout import tables as dropout_tables
 from suffice.reproduce.early_exit import lite0, measurements, msdnets, tables
-from suffice.reproduce.early_exit.msdnets import Recipe, Setup
+from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig, PaperConfig
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import MarkdownTable
 from suffice.utils.progress import ProgressCallback
 
 Run = Callable[[Path, ProgressCallback], Results]
 State = tuple[str, str]
-"""Of results, and why: "full", "reduced", "smoke" (only the command works), "partial" (runs lack) or "not run"."""
+"""State of the results and its reason.
+
+"full", "reduced" (smaller than the paper's setting), "smoke" (only shows that the command works), "partial" (runs are
+missing) or "not run".
+"""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may be asked for beside the name; only where a network is trained by paper one's recipe.
+    """Options of an experiment that trains an MSDNet as in paper one; other experiments have none.
 
     Attributes:
-        epochs: of training; None for the paper's.
-        seed: of everything random.
-        validation: images held out of the training part; None for the data set's own number.
-        float32: train in float32, and not in bfloat16.
-        eager: train without `torch.compile`.
-        also: losses of `dynamic.OTHERS` to train one more network with, each.
+        epochs: Number of training epochs; None for the paper's.
+        seed: Seed of all random numbers.
+        validation: Number of images held out of the training part; None for the data set's default.
+        float32: Train in float32 instead of bfloat16.
+        eager: Train without `torch.compile`.
+        also: Names in `measurements.ALTERNATIVE_LOSSES`; one more network is trained with each.
     """
 
     epochs: int | None = None
@@ -43,17 +47,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A group of tables that one command makes.
+    """Group of tables that one command produces.
 
     Attributes:
-        title: one line.
-        source: the data set, by its name in the store.
-        run: makes `out/NAME.json`, and tells what it is doing.
-        keys: of the runs that the tables need.
-        tables: from the results, Markdown.
-        judged: from the results, their state beside the paper's setting.
-        plan: what is trained if its weights are not there; empty where that takes minutes.
-        configured: the same as it is asked for; None where there is nothing to choose.
+        title: Description in one line.
+        source: Name of the data set in the store.
+        run: Function that writes `out/NAME.json` and reports its progress.
+        keys: Keys of the runs that the tables need.
+        tables: Functions from the results to Markdown, by name of the table.
+        assess: Function from complete results to their state, compared with the paper's setting.
+        plan: Description of a long training that runs if its weights are missing; empty if there is none.
+        configure: Function from options to the experiment with these options; None if it has no options.
     """
 
     title: str
@@ -61,20 +65,21 @@ class Experiment:
     run: Run
     keys: Collection[str]
     tables: Mapping[str, MarkdownTable]
-    judged: Callable[[Results], State]
+    assess: Callable[[Results], State]
     plan: str = ""
-    configured: "Callable[[Options], Experiment] | None" = None
+    configure: "Callable[[Options], Experiment] | None" = None
 
     def state(self, path: Path) -> State:
-        """Of the results in a file."""
+        """Return the state of the results in a file, which may not exist."""
         if not path.exists():
             return "not run", ""
         results = ledger.read(path)
-        there = len(self.keys) - len(self.missing(results))
-        return self.judged(results) if there == len(self.keys) else ("partial", f"{there} of {len(self.keys)} runs")
+        if missing := self.missing(results):
+            return "partial", f"{len(self.keys) - len(missing)} of {len(self.keys)} runs"
+        return self.assess(results)
 
     def missing(self, results: Results) -> list[str]:
-        """Keys of the runs that tables need and the results lack."""
+        """Return the keys of the runs that the tables need and the results lack."""
         return [key for key in self.keys if key not in results["runs"]]
 
 
@@ -83,46 +88,47 @@ def _full(results: Results) -> State:
     return "full", ""
 
 
-def _reduced(because: str) -> Callable[[Results], State]:
-    return lambda results: ("reduced", because)
+def _reduced(reason: str) -> Callable[[Results], State]:
+    return lambda results: ("reduced", reason)
 
 
-def _dropout(title: str, source: str, run: Run, judged: Callable[[Results], State] = _full) -> Experiment:
+def _dropout(title: str, source: str, run: Run, assess: Callable[[Results], State] = _full) -> Experiment:
     return Experiment(
-        f"dropout variation of {title}", source, run, dropout_measurements.keys(), dropout_tables.TABLES, judged
+        f"dropout variation of {title}", source, run, dropout_measurements.keys(), dropout_tables.TABLES, assess
     )
 
 
 def _msdnet(source: str, data: str, size: str, options: Options | None = None) -> Experiment:
-    """Paper one's recipe on a data set."""
-    asked = options or Options()
-    precise, eager = asked.float32, asked.eager
-    recipe = Recipe(source, size, asked.epochs, asked.seed, asked.validation, not precise, not eager)
+    """Return the experiment that trains an MSDNet on a data set as in paper one."""
+    options = options or Options()
+    config = MSDNetConfig(
+        source, size, options.epochs, options.seed, options.validation, not options.float32, not options.eager
+    )
     small = source == "cifar100"
-    others = [row for other in measurements.others(asked.also).values() for row in other.choices]
+    losses = measurements.alternative_losses(options.also).values()
     return Experiment(
         f"calibrated exits and budgets, {data}, MSDNet {size}",
         source,
-        partial(msdnets.run, recipe, also=asked.also),
-        [*measurements.KEYS, "corruptions" if small else "full run", *others],
-        tables.OF_SMALL_IMAGES if small else tables.OF_PHOTOGRAPHS,
-        partial(_judged, recipe.setup),
-        f"{recipe.trained_epochs} epochs" + ("; --epochs takes fewer" if asked.epochs is None else ""),
+        partial(msdnets.run, config, also=options.also),
+        [*measurements.KEYS, "corruptions" if small else "full run", *(row for loss in losses for row in loss.choices)],
+        tables.SMALL_IMAGE_TABLES if small else tables.PHOTOGRAPH_TABLES,
+        partial(_assess_msdnet, config.paper),
+        f"{config.trained_epochs} epochs" + ("; --epochs sets fewer" if options.epochs is None else ""),
         partial(_msdnet, source, data, size),
     )
 
 
-def _judged(setup: Setup, results: Results) -> State:
+def _assess_msdnet(paper: PaperConfig, results: Results) -> State:
     settings = results["settings"]
-    epochs, because = settings["epochs"], "one seed"
-    if epochs != setup.epochs:
-        because = f"{epochs} {'of' if epochs < setup.epochs else 'in place of'} {setup.epochs} epochs, {because}"
-    if settings.get("images", setup.images) < setup.images / 2:
-        return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {because}"
-    return "reduced", because
+    epochs, reason = settings["epochs"], "one seed"
+    if epochs != paper.epochs:
+        reason = f"{epochs} {'of' if epochs < paper.epochs else 'instead of'} {paper.epochs} epochs, {reason}"
+    if settings.get("images", paper.images) < paper.images / 2:
+        return "smoke", f"{settings['images']:,} training images of {settings['classes']} classes, {reason}"
+    return "reduced", reason
 
 
-_EMNIST = _reduced("the published test part, cut in three; the training part is not used")
+_EMNIST = _reduced("the published test part, split in three; the training part is not used")
 
 EXPERIMENTS: dict[str, Experiment] = {
     "movielens": _dropout("ratings, MovieLens 1M", "movielens-1m", partial(recommenders.run, recommenders.MOVIELENS)),
@@ -134,7 +140,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "emnist": _dropout("classes, EMNIST ByClass", "emnist-byclass", letters.run, _EMNIST),
     "ensembles": Experiment(
-        "disagreement of eight networks from one of them, MovieLens 1M",
+        "disagreement of eight networks, estimated from one of them, MovieLens 1M",
         "movielens-1m",
         ensembles.run,
         ensembles.KEYS,
@@ -142,7 +148,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _full,
     ),
     "exit-scores": Experiment(
-        "which score stops best, dropout variation among them, EMNIST ByClass",
+        "exit scores compared, the dropout variation among them, EMNIST ByClass",
         "emnist-byclass",
         exits.run,
         exits.KEYS,
@@ -158,34 +164,34 @@ EXPERIMENTS: dict[str, Experiment] = {
         lite0.run,
         measurements.KEYS,
         tables.TABLES,
-        _reduced("a trained network of another kind, frozen; 10,000 images of 200 classes"),
+        _reduced("another architecture, frozen; 10,000 images of 200 classes"),
     ),
 }
 
 
 def find(name: str, options: Options | None = None) -> Experiment:
-    """The experiment of a name, as it is asked for.
+    """Return the experiment with a name, configured by the options.
 
     Raises:
-        ValueError: for another name, a loss that there is not, or options where there is nothing to choose.
+        ValueError: If the name or a loss is unknown, or if options are passed to an experiment that has none.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
     experiment = EXPERIMENTS[name]
     if options is None or options == Options():
         return experiment
-    if experiment.configured is None:
-        chosen = (f"{key}={value}" for key, value in vars(options).items() if value != getattr(Options(), key))
-        raise ValueError(f"expected no options with {name}, whose settings are fixed, got {', '.join(chosen)}")
-    return experiment.configured(options)
+    if experiment.configure is None:
+        changed = (f"{key}={value}" for key, value in vars(options).items() if value != getattr(Options(), key))
+        raise ValueError(f"expected no options with {name}, which has fixed settings, got {', '.join(changed)}")
+    return experiment.configure(options)
 
 
-def made(folder: Path, name: str, table: str) -> str:
-    """A table of the results in a folder, and the commands that make them.
+def render_table(folder: Path, name: str, table: str) -> str:
+    """Return a table in Markdown from the results in a folder, followed by the commands that produced them.
 
     Raises:
-        ValueError: for an experiment or a table that there is not, or results that lack runs.
-        FileNotFoundError: if the folder does not hold the results.
+        ValueError: If the experiment or the table is unknown, or if the results lack runs.
+        FileNotFoundError: If the folder does not contain the results.
     """
     experiment = find(name)
     if table not in experiment.tables:
@@ -193,8 +199,8 @@ def made(folder: Path, name: str, table: str) -> str:
     results = ledger.read(folder / f"{name}.json")
     if missing := experiment.missing(results):
         raise ValueError(
-            f"expected all runs of {name} in {folder}, found {len(missing)} missing, {missing[0]!r} the first; go on "
-            f"with `{results['command']} --out {folder}`"
+            f"expected all runs of {name} in {folder}, found {len(missing)} missing, the first of them "
+            f"{missing[0]!r}; resume with `{results['command']} --out {folder}`"
         )
     runs = results["runs"].values()
     dates, machines, torches = (

@@ -1,8 +1,8 @@
-"""Results of an experiment, kept run by run in one JSON file, with all that is needed to make them again.
+"""Results of an experiment in one JSON file, written run by run, with everything needed to reproduce them.
 
-The file is whole after each run (`suffice.storage.files`). A run that it holds is not made again, so that an experiment
-that was killed goes on where it was, and several processes may measure different runs of it at once. Runs of one
-trained network stay runs of one network: its hash is kept with them.
+The file is replaced atomically after each run (`suffice.storage.files`). A run that is in the file is not repeated, so
+an interrupted experiment resumes, and several processes may measure different runs at the same time. The hash of a
+trained network is recorded with its runs, so that all of them belong to the same network.
 """
 
 import copy
@@ -23,23 +23,23 @@ from torch import nn
 from suffice._version import __version__
 from suffice.storage import files, reading
 from suffice.storage.fingerprint import fingerprint
-from suffice.storage.places import shown
+from suffice.utils.text import printable
 
 Results = dict[str, Any]
 Subject = TypeVar("Subject")
 
 
 class Ledger:
-    """The runs of one experiment.
+    """Runs of one experiment, recorded in a JSON file.
 
     Args:
-        path: the JSON file, gone on with if it is there.
-        command: makes the runs that are measured now.
-        settings: of all runs; JSON values.
-        data: by name, SHA-256 of each data set's split.
+        path: JSON file. If it exists, its runs are kept.
+        command: Command line that measures the missing runs.
+        settings: Settings of all runs, as JSON values.
+        data: SHA-256 of the split of each data set, by name.
 
     Raises:
-        ValueError: if the file is of other settings or data.
+        ValueError: If the file was written with other settings or data.
     """
 
     def __init__(self, path: Path, command: str, settings: Mapping[str, Any], data: Mapping[str, str]) -> None:
@@ -48,16 +48,16 @@ class Ledger:
         self.results: Results = json.loads(
             json.dumps({"command": command, "settings": settings, "data": data, "runs": {}})
         )
-        self._reread()
+        self._read_file()
 
     def run(self, key: str, measure: Callable[[], Results]) -> Results:
-        """What a run measured: read if the file holds it, else measured and written with its circumstances."""
+        """Return the values of a run; measure and record it first, with its provenance, if it is missing."""
         if key not in self.results["runs"]:
             began = time.monotonic()
-            measured = measure()
-            about = {"command": self.command, **circumstances(), "seconds": round(time.monotonic() - began, 1)}
-            with self._alone():
-                self.results["runs"].setdefault(key, {**about, "measured": measured})
+            values = measure()
+            origin = {"command": self.command, **provenance(), "seconds": round(time.monotonic() - began, 1)}
+            with self._exclusive():
+                self.results["runs"].setdefault(key, {**origin, "measured": values})
         return dict(self.results["runs"][key]["measured"])
 
     def fill(
@@ -66,15 +66,15 @@ class Ledger:
         measures: Mapping[str, Callable[[Subject], Results]],
         make: Callable[[], tuple[nn.Module, Subject]],
     ) -> None:
-        """Measure those runs of one network that the file lacks; if it lacks none, the network is not made.
+        """Measure the missing runs of one network, which is built only if a run is missing.
 
         Args:
-            name: of the network.
-            measures: all runs of it, each from what is measured.
-            make: the network, and what is measured.
+            name: Name of the network.
+            measures: Function of each run from the subject of the measurement to its values, by key.
+            make: Function that returns the network and the subject.
 
         Raises:
-            ValueError: if runs of that name were measured on another network.
+            ValueError: If runs of this name were measured on another network.
         """
         missing = [key for key in measures if key not in self.results["runs"]]
         if not missing:
@@ -84,52 +84,55 @@ class Ledger:
         for key in missing:
             self.run(key, partial(measures[key], subject))
 
-    def _bind(self, name: str, hashed: str, keys: Iterable[str]) -> None:
-        """Note the hash of a network before its first run; runs of before it was noted may be of any."""
-        with self._alone():
+    def _bind(self, name: str, network_hash: str, keys: Iterable[str]) -> None:
+        """Record the hash of a network before its first run, or compare it with the recorded one.
+
+        Runs from before hashes were recorded are accepted without a comparison.
+        """
+        with self._exclusive():
             networks = self.results.get("networks", {})
             if name not in networks and self.results["runs"].keys().isdisjoint(keys):
-                self.results["networks"] = networks = {**networks, name: hashed}
-            if (known := networks.get(name, hashed)) != hashed:
+                self.results["networks"] = networks = {**networks, name: network_hash}
+            if (recorded := networks.get(name, network_hash)) != network_hash:
                 raise ValueError(
-                    f"expected the network {name} that {self.path} was measured on, whose weights have the hash "
-                    f"{known[:12]}…, got {hashed[:12]}…; put back the weights of then, or write to another folder"
+                    f"expected the network {name} that {self.path} was measured on, with the weight hash "
+                    f"{recorded[:12]}…, got {network_hash[:12]}…; restore its weights, or write to another folder"
                 )
 
-    def _reread(self) -> None:
-        """Take what the file holds by now, if it is there."""
+    def _read_file(self) -> None:
+        """Replace the results by those in the file, if it exists."""
         if os.path.lexists(self.path):
-            known = read(self.path)
-            same(self.path, known, self.results)
-            self.results = known
+            recorded = read(self.path)
+            check_match(self.path, recorded, self.results)
+            self.results = recorded
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Change the results as the file holds them by now, and write them, while other processes wait."""
-        with files.alone(self.path) as place:
-            self._reread()
+    def _exclusive(self) -> Iterator[None]:
+        """Lock the file, read it, run the block, which changes the results, and write them."""
+        with files.lock_target(self.path) as place:
+            self._read_file()
             before = copy.deepcopy(self.results)
             try:
                 yield
-                with place.file() as stream, place.said():
-                    stream.write(_written(self.results))
+                with place.atomic_file() as stream, place.explain_errors():
+                    stream.write(_encode(self.results))
             except BaseException:
-                self.results = before  # so that what was not written counts as missing
+                self.results = before  # a run that was not written counts as missing
                 raise
 
 
-def same(path: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise a ValueError unless what a file holds is of the settings and the data that are asked for."""
+def check_match(path: Path, recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless the recorded settings and data equal the expected ones."""
     for name in ("settings", "data"):
-        if known[name] != asked[name]:
+        if recorded[name] != expected[name]:
             raise ValueError(
-                f"expected {shown(path)} to be of {name} {asked[name]}, got {known[name]}; write to another folder, or "
-                "take it away"
+                f"expected {printable(path)} to have the {name} {expected[name]}, got {recorded[name]}; write to "
+                "another folder, or move the existing results"
             )
 
 
-def circumstances() -> dict[str, Any]:
-    """When, on what and with which versions something is measured."""
+def provenance() -> dict[str, Any]:
+    """Return the date, the machine and the versions of a measurement that is made now."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} processors",
@@ -138,38 +141,38 @@ def circumstances() -> dict[str, Any]:
 
 
 def write(path: Path, results: Results) -> None:
-    """Write results as JSON: the old file or the new one is there, never a part."""
-    files.write(path, _written(results))
+    """Write results as JSON, replacing the file atomically."""
+    files.atomic_write(path, _encode(results))
 
 
-def _written(results: Results) -> bytes:
+def _encode(results: Results) -> bytes:
     reading.check_depth(results)
     return (json.dumps(results, indent=1) + "\n").encode()
 
 
 def read(path: Path) -> Results:
-    """Results as they were written.
+    """Read the results of an experiment.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such thing.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file holds anything else.
     """
     try:
         results: Results = reading.read_json(path)
         if not {"command", "settings", "data", "runs"} <= results.keys():
             raise ValueError(f"its keys are {sorted(results)}")
         if not all(isinstance(results[name], dict) for name in ("settings", "data", "runs")):
-            raise ValueError("its settings, data or runs are no mapping")
+            raise ValueError("its settings, data or runs are not a mapping")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"expected results written by `suffice reproduce`, got {shown(path)}: {error}") from error
+        raise ValueError(f"expected results written by `suffice reproduce`, got {printable(path)}: {error}") from error
     return results
 
 
 def measured(results: Results) -> dict[str, Results]:
-    """What each run measured, by its key."""
+    """Return the measured values of each run, by key."""
     return {key: run["measured"] for key, run in results["runs"].items()}
 
 
 def commands(results: Results) -> list[str]:
-    """Those that the runs were made by; of runs that do not say, the one that began the file."""
+    """Return the distinct commands of the runs; a run without a command has that of the file."""
     return list(dict.fromkeys(run.get("command", results["command"]) for run in results["runs"].values()))

@@ -20,7 +20,7 @@ def members(seeds):
     return networks
 
 
-def test_ensembles_are_judged_by_others_than_the_one_that_teaches(tmp_path, monkeypatch):
+def test_estimates_are_evaluated_against_other_ensembles_than_the_teacher(tmp_path, monkeypatch):
     monkeypatch.setattr(ensembles, "ESTIMATORS", {"estimator": {"layers": []}})
     networks = [members(range(8 * i, 8 * i + 8)) for i in range(3)]
     inputs = {"train": ids(300, 0), "validation": ids(60, 1), "test": ids(36, 2)}
@@ -28,14 +28,14 @@ def test_ensembles_are_judged_by_others_than_the_one_that_teaches(tmp_path, monk
     measured = book.run("seed 0", lambda: ensembles.measure(networks, inputs, 0, lambda *_: None))
     rows = {row["name"]: row for row in measured["rows"]}
     assert rows.keys() == {"another ensemble of 8", *ensembles.ESTIMATORS}
-    own, *others = (EnsembleTeacher(part, "regression")(part[0], inputs["test"])["std"] for part in networks)
-    expected = agreement.measures(own, *(agreement.unbiased(other, 8) for other in others))
+    teacher, *references = (EnsembleTeacher(part, "regression")(part[0], inputs["test"])["std"] for part in networks)
+    expected = agreement.measures(teacher, *(agreement.unbiased(reference, 8) for reference in references))
     assert {name: rows["another ensemble of 8"][name] for name in expected} == pytest.approx(expected)
     assert len(ensembles.spreads(book.results).splitlines()) == 2 + len(rows)
 
 
-def test_rows_are_drawn_by_the_seed():
+def test_rows_are_sampled_with_the_seed():
     splits = {split: (ids(50, 0), torch.zeros(50)) for split in recommenders.ROWS}
-    first, again, other = (recommenders.drawn(splits, seed)["test"]["categorical"] for seed in (0, 0, 1))
+    first, again, other = (recommenders.sample_inputs(splits, seed)["test"]["categorical"] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -14,7 +14,7 @@ from suffice.utils.progress import quiet
 
 
 class Blocks(nn.Module):
-    """Blocks by the names of EfficientNet-Lite0's, far smaller."""
+    """Small network whose blocks have the names of EfficientNet-Lite0's."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,7 @@ class Blocks(nn.Module):
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return lite0.attached(Blocks().eval(), torch.randn(2, 3, 16, 16))
+    return lite0.attach(Blocks().eval(), torch.randn(2, 3, 16, 16))
 
 
 def test_four_exits_are_attached_and_all_classifiers_are_new(network):
@@ -43,7 +43,7 @@ def test_four_exits_are_attached_and_all_classifiers_are_new(network):
 
 
 def features(network, seed):
-    """Features that say the class, of a network that is as wide."""
+    """Make features that depend on the class, as wide as those of the network."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(lite0.CLASSES, (400,), generator=generator)
     widths = [exit_.classifier.in_features for exit_ in network.exits]
@@ -54,8 +54,8 @@ def features(network, seed):
 
 def test_classifiers_learn_from_features(network):
     train, test = features(network, 0), features(network, 1)
-    case = AblationStudy(cached.over(network), cost.count(network, torch.randn(1, 3, 16, 16)), train, test, test, 0)
-    lite0.learn(case)
+    study = AblationStudy(cached.over(network), cost.count(network, torch.randn(1, 3, 16, 16)), train, test, test, 0)
+    lite0.train_classifiers(study)
     with torch.no_grad():
         right = (network.exit(0).classifier(test.phi[0]).argmax(dim=1) == test.labels).double().mean()
     assert right > 0.1, f"{right:.3f}, by chance {1 / lite0.CLASSES}"
@@ -68,7 +68,7 @@ def images(count):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Few images and a small network, which is given back."""
+    """Replace the network and the data by small ones, and return both."""
     model = Blocks().eval()
     monkeypatch.setattr(lite0, "backbone", lambda: model)
     monkeypatch.setattr(lite0, "SIZE", 16)
@@ -77,28 +77,28 @@ def tiny(monkeypatch):
     return model, sets
 
 
-def test_trained_layers_stay_and_all_classifiers_learn(tiny):
+def test_trained_layers_are_frozen_and_all_classifiers_learn(tiny):
     model, sets = tiny
-    before = lite0.attached(copy.deepcopy(model), torch.zeros(2, 3, lite0.SIZE, lite0.SIZE)).state_dict()
-    network, case = lite0.made(sets, quiet)
+    before = lite0.attach(copy.deepcopy(model), torch.zeros(2, 3, lite0.SIZE, lite0.SIZE)).state_dict()
+    network, study = lite0.train_exits(sets, quiet)
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if ".classifier." in name}
-    again = cached.compute(network, lite0.Enlarged(sets.test))
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.phi, case.test.phi, strict=True))
+    again = cached.compute(network, lite0.ResizedImages(sets.test))
+    assert all(torch.equal(a, b) for a, b in zip(again.phi, study.test.phi, strict=True))
 
 
-def test_where_the_results_are_all_there_no_features_are_computed(tiny, tmp_path, monkeypatch):
-    measure = dict.fromkeys(measurements.measures(), lambda case: {"seen": len(case.test.labels)})
+def test_complete_results_need_no_features(tiny, tmp_path, monkeypatch):
+    measure = dict.fromkeys(measurements.measures(), lambda study: {"seen": len(study.test.labels)})
     monkeypatch.setattr(measurements, "measures", lambda: measure)
     results = lite0.run(tmp_path, quiet)
     assert {run["measured"]["seen"] for run in results["runs"].values()} == {4}
-    monkeypatch.setattr(lite0, "made", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(lite0, "train_exits", lambda *_: pytest.fail("computed again"))
     assert lite0.run(tmp_path, quiet) == results
 
 
 def test_images_are_enlarged_and_scaled_as_the_network_was_trained(network):
     split = Images(torch.full((3, 3, 64, 64), 255, dtype=torch.uint8), torch.tensor([0, 1, 2]))
-    x, y = next(iter(lite0.Enlarged(split)))
+    x, y = next(iter(lite0.ResizedImages(split)))
     assert x.shape == (3, 3, lite0.SIZE, lite0.SIZE)
     assert torch.allclose(x, torch.ones(()))
     assert y.tolist() == [0, 1, 2]

@@ -1,1 +1,1 @@
-"""Paper two's tables: the variation under dropout from one pass."""
+"""Tables of paper two: the variation under dropout, estimated from one forward pass."""

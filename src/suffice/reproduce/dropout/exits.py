@@ -1,8 +1,8 @@
-"""Both papers in one network: which score knows best where to stop, the dropout variation of each exit among them?
+"""Experiment that combines both papers: scores as exit criteria, among them the dropout variation at each exit.
 
-The reference network, dropout of rate 0.2, learns EMNIST ByClass; its exits are calibrated, and an estimator for each
-exit learns what dropout would say there. Every score then decides over the ladder of budgets, at equal shares of each
-exit on the validation images.
+The reference network is trained on EMNIST ByClass with dropout of rate 0.2. Its exits are calibrated, and an estimator
+of the dropout variation is fitted at each exit. Every score is then evaluated over the ladder of budgets, with the same
+share of validation images at each exit.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from suffice.data.splits import DataSet
 from suffice.evaluation import ranking
 from suffice.reproduce import ledger
 from suffice.reproduce.dropout.letters import CLASSES, SOURCE
-from suffice.reproduce.dropout.measurements import drawn
+from suffice.reproduce.dropout.measurements import sample_rows
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.reproduce.markdown import MarkdownTable, spread, table
 from suffice.training.loop import cosine, train
@@ -27,18 +27,18 @@ from suffice.utils.progress import ProgressCallback
 
 SEEDS = (0, 1, 2)
 KEYS = [f"seed {seed}" for seed in SEEDS]
-"""Of the runs."""
+"""Keys of the runs."""
 WIDTHS, DROPOUT, EPOCHS, BATCH = (8, 16, 32), 0.2, 2, 128
 PASSES, ROWS = 10, 12_000
-"""Of the teacher, and training images that it labels."""
-NAMED = ("confidence", "margin", "entropy", "epistemic")
+"""Number of passes of the teacher, and of training images that it labels."""
+SCORES = ("confidence", "margin", "entropy", "epistemic")
 
 
 def run(out: Path, progress: ProgressCallback) -> Results:
-    """All seeds, kept in `out/exit-scores.json`.
+    """Run all seeds, and write `out/exit-scores.json`.
 
     Raises:
-        FileNotFoundError: if EMNIST ByClass is not in the store.
+        FileNotFoundError: If EMNIST ByClass is not in the store.
     """
     sets = data.load(SOURCE, seed=0)
     settings = {
@@ -53,24 +53,28 @@ def run(out: Path, progress: ProgressCallback) -> Results:
     book = Ledger(out / "exit-scores.json", "suffice reproduce exit-scores", settings, {SOURCE: sets.split})
     for done, (key, seed) in enumerate(zip(KEYS, SEEDS, strict=True), start=1):
         book.run(key, partial(measure, sets, seed))
-        progress("networks trained, calibrated and judged", done, len(SEEDS))
+        progress("train, calibrate and evaluate", done, len(SEEDS))
     return book.results
 
 
 def measure(sets: DataSet[Images], seed: int) -> dict[str, Any]:
-    """A row for each score; the seed is that of the weights, the order, the dropout and all passes."""
+    """Train and calibrate a network, and evaluate each score, with one seed for all random numbers.
+
+    Returns:
+        "notes", the warnings of the calibration; "accuracy" of each exit; "rows", the measures of each score.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = suffice.models.convnet(CLASSES, widths=WIDTHS, dropout=DROPOUT)
     train(network, sets.train.shuffled(BATCH, generator=generator), epochs=EPOCHS, schedule=cosine)
-    validation, test = (part.batches(500) for part in (sets.validation, sets.test))
+    validation, test = (split.batches(500) for split in (sets.validation, sets.test))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         calibrated = suffice.calibrate(network, sets.train.batches(500), validation, generator=generator)
-    shown = sets.train.subset(drawn(ROWS, len(sets.train), generator)).batches(500)
+    unlabeled = sets.train.subset(sample_rows(ROWS, len(sets.train), generator)).batches(500)
     teacher = suffice.MCDropout(passes=PASSES)
-    variation = suffice.fit_exit_variation(calibrated, shown, validation, teacher=teacher, generator=generator)
-    ranked = ranking.rankings(calibrated, validation, test, {**{name: name for name in NAMED}, "variation": variation})
+    variation = suffice.fit_exit_variation(calibrated, unlabeled, validation, teacher=teacher, generator=generator)
+    ranked = ranking.rankings(calibrated, validation, test, {**{name: name for name in SCORES}, "variation": variation})
     outcome = evaluation.predict(calibrated, test)
     return {
         "notes": [str(warning.message) for warning in caught],
@@ -80,14 +84,14 @@ def measure(sets: DataSet[Images], seed: int) -> dict[str, Any]:
 
 
 def scores(results: Results) -> str:
-    """What stopping on each score is worth, mean ± deviation over seeds."""
+    """Format the comparison of exit scores, mean ± deviation over seeds."""
     runs = list(ledger.measured(results).values())
     rows = []
-    for found in zip(*(run["rows"] for run in runs), strict=True):
-        percent = spread([100 * row["accuracy"] for row in found], 2)
-        cost = spread([row["macs"] / 1e6 for row in found])
+    for seeds in zip(*(run["rows"] for run in runs), strict=True):
+        percent = spread([100 * row["accuracy"] for row in seeds], 2)
+        cost = spread([row["macs"] / 1e6 for row in seeds])
         rows.append(
-            [found[0]["score"], *(spread([row[m] for row in found], 4) for m in ("eefp", "aurc")), percent, cost]
+            [seeds[0]["score"], *(spread([row[m] for row in seeds], 4) for m in ("eefp", "aurc")), percent, cost]
         )
     return table(["score", "EEFP", "AURC", "top-1, %", "multiply-adds, M"], rows)
 

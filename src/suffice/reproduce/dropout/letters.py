@@ -1,4 +1,4 @@
-"""Paper two on EMNIST: letters and digits, a convolutional network with dropout around its hidden layer."""
+"""Experiment of paper two on EMNIST: a convolutional network with dropout around its hidden layer."""
 
 from functools import partial
 from pathlib import Path
@@ -12,22 +12,22 @@ from suffice import data, metrics
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.reproduce.dropout import measurements
-from suffice.reproduce.dropout.measurements import Setting, Task
+from suffice.reproduce.dropout.measurements import DropoutRates, Task
 from suffice.utils.progress import ProgressCallback
 
 SOURCE, CLASSES = "emnist-byclass", 62
 CHANNELS, WIDTH, EPOCHS, BATCH = (8, 16), 128, 2, 128
 PASSES = 50
-"""Of the labels: most of the network lies before its dropout and is passed once, so that they cost little."""
+"""Number of dropout passes per label; they are cheap, since most of the network is before its dropout and runs once."""
 ROWS = {**measurements.ROWS, "train": 20_000}
-"""More to learn from than of ratings and clicks: what varies is less simple."""
+"""Number of rows of each split; more training rows than for ratings and clicks, whose variation is simpler."""
 
 
 def run(out: Path, progress: ProgressCallback) -> dict[str, Any]:
-    """All settings and seeds, kept in `out/emnist.json`.
+    """Run all dropout rates and seeds, and write `out/emnist.json`.
 
     Raises:
-        FileNotFoundError: if EMNIST ByClass is not in the store.
+        FileNotFoundError: If EMNIST ByClass is not in the store.
     """
     sets = data.load(SOURCE, seed=0)
     settings = {"channels": CHANNELS, "width": WIDTH, "epochs": EPOCHS, "batch": BATCH}
@@ -35,12 +35,12 @@ def run(out: Path, progress: ProgressCallback) -> dict[str, Any]:
     return measurements.run(out, "emnist", {SOURCE: sets.split}, settings, partial(task, sets), progress)
 
 
-def network(setting: Setting) -> nn.Sequential:
-    """Two convolutions, each halved by pooling, and a hidden layer with dropout before and after it."""
+def network(rates: DropoutRates) -> nn.Sequential:
+    """Build two convolutions with pooling, and a hidden layer with dropout before and after it."""
     first, second = CHANNELS
-    before = [nn.Dropout(setting.inputs)] if setting.inputs else []
+    input_dropout = [nn.Dropout(rates.inputs)] if rates.inputs else []
     return nn.Sequential(
-        *before,
+        *input_dropout,
         nn.Conv2d(1, first, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -48,35 +48,35 @@ def network(setting: Setting) -> nn.Sequential:
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Dropout(setting.hidden),
+        nn.Dropout(rates.hidden),
         nn.Linear(second * 7 * 7, WIDTH),
         nn.ReLU(),
-        nn.Dropout(setting.hidden),
+        nn.Dropout(rates.hidden),
         nn.Linear(WIDTH, CLASSES),
     )
 
 
-def task(sets: DataSet[Images], setting: Setting, seed: int) -> Task:
-    """A network trained from this seed, and images drawn by it."""
+def task(sets: DataSet[Images], rates: DropoutRates, seed: int) -> Task:
+    """Train a network and sample its images, both with one seed."""
     torch.manual_seed(seed)
-    model = network(setting)
+    model = network(rates)
     generator = torch.Generator().manual_seed(seed)
-    measurements.learn(
+    measurements.fit(
         model,
         sets.train.prepare(sets.train.images),
         cross_entropy,
         sets.train.labels,
         epochs=EPOCHS,
-        size=BATCH,
+        batch=BATCH,
         generator=generator,
     )
-    drawn = {split: _drawn(getattr(sets, split), ROWS[split], generator) for split in ROWS}
+    inputs = {split: _sample_inputs(getattr(sets, split), ROWS[split], generator) for split in ROWS}
     test = sets.test
-    answers = measurements.answers(model, test.prepare(test.images))
-    quality = {"accuracy": float(metrics.accuracy(answers, test.labels))}
-    return Task(model, "classification", drawn, quality, PASSES)
+    logits = measurements.predict(model, test.prepare(test.images))
+    quality = {"accuracy": float(metrics.accuracy(logits, test.labels))}
+    return Task(model, "classification", inputs, quality, PASSES)
 
 
-def _drawn(split: Images, count: int, generator: torch.Generator) -> torch.Tensor:
-    chosen = split.subset(measurements.drawn(count, len(split), generator))
-    return split.prepare(chosen.images)
+def _sample_inputs(split: Images, count: int, generator: torch.Generator) -> torch.Tensor:
+    sample = split.subset(measurements.sample_rows(count, len(split), generator))
+    return split.prepare(sample.images)

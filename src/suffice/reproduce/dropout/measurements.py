@@ -1,7 +1,7 @@
-"""What paper two measures, for a network trained with dropout: every estimate against an independent truth.
+"""Measurements of paper two on networks trained with dropout: every estimate against an independent reference.
 
-The truth is the mean of two measurements of 500 passes each, on rows that nothing was learned from. The estimators
-learn from few passes a row of training rows.
+The reference is the mean of two measurements of 500 passes each, on rows that were not used for anything else. The
+estimators are fitted to a few passes per training row.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from suffice.variation.teachers.spreads import LikelihoodName
 
 SEEDS = (0, 1, 2)
 ROWS = {"train": 12_000, "validation": 4_000, "test": 3_000}
-"""That estimators learn from, that they are chosen by, and that all estimates are judged on."""
+"""Number of rows that estimators are fitted to, selected on, and evaluated on."""
 PASSES, TRUTH_PASSES = 10, 1000
 BATCH = 1000
 
@@ -35,45 +35,50 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "estimator, auto layers": {"layers": "auto"},
     "estimator, last layer and delta rule": {"layers": "last", "delta": True},
 }
-"""Arguments of `fit_variation`."""
+"""Arguments of `fit_variation`, by name of the estimator."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Rates of dropout in training: of hidden layers, and of what comes in (embeddings, or the input)."""
+class DropoutRates:
+    """Dropout rates of a training.
+
+    Attributes:
+        hidden: Rate in the hidden layers.
+        inputs: Rate on the embeddings, or on the input if there are none.
+    """
 
     hidden: float
     inputs: float = 0.0
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """Name of the setting in tables."""
         return f"p = {self.hidden:g}" + (f", {self.inputs:g} on inputs" if self.inputs else "")
 
 
-SETTINGS = (Setting(0.1), Setting(0.2), Setting(0.5), Setting(0.2, inputs=0.2))
+RATES = (DropoutRates(0.1), DropoutRates(0.2), DropoutRates(0.5), DropoutRates(0.2, inputs=0.2))
 
 
-def key(setting: Setting, seed: int) -> str:
-    """What a run is called."""
-    return f"{setting.name}; seed {seed}"
+def key(rates: DropoutRates, seed: int) -> str:
+    """Return the key of a run."""
+    return f"{rates.name}; seed {seed}"
 
 
 def keys() -> list[str]:
-    """Of all runs that the tables need."""
-    return [key(setting, seed) for seed in SEEDS for setting in SETTINGS]
+    """Return the keys of all runs that the tables need."""
+    return [key(rates, seed) for seed in SEEDS for rates in RATES]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trained network and what it meets.
+    """Trained network with the data of its measurements.
 
     Attributes:
-        model: with dropout, in any mode.
-        likelihood: of its answers.
-        inputs: x of the rows of `ROWS`, by split.
-        quality: how good it is on the test rows, without dropout, by name.
-        passes: T of the labels that estimators learn from.
+        model: Network with dropout, in any mode.
+        likelihood: Likelihood of its outputs.
+        inputs: Inputs of each split, as many rows as `ROWS` states.
+        quality: Measures of the deterministic predictions on all test rows, by name.
+        passes: Number of dropout passes per label that estimators are fitted to.
     """
 
     model: nn.Module
@@ -88,34 +93,39 @@ def run(
     name: str,
     data: dict[str, str],
     settings: dict[str, Any],
-    make: Callable[[Setting, int], Task],
+    make: Callable[[DropoutRates, int], Task],
     progress: ProgressCallback,
 ) -> dict[str, Any]:
-    """All settings and seeds of one data set, kept in `out/NAME.json`."""
+    """Measure all dropout rates and seeds on one data set, and write `out/NAME.json`."""
     fixed = {"rows": ROWS, "passes": PASSES, "truth_passes": TRUTH_PASSES, "seeds": SEEDS}
     ledger = Ledger(out / f"{name}.json", f"suffice reproduce {name}", {**fixed, **settings}, data)
     for seed in SEEDS:
-        for setting in SETTINGS:
-            name = key(setting, seed)
-            ledger.run(name, partial(_one, make, setting, seed, partial(_told, progress, name)))
+        for rates in RATES:
+            run_key = key(rates, seed)
+            ledger.run(run_key, partial(_train_and_measure, make, rates, seed, partial(_report, progress, run_key)))
     return ledger.results
 
 
-def _one(
-    make: Callable[[Setting, int], Task], setting: Setting, seed: int, progress: ProgressCallback
+def _train_and_measure(
+    make: Callable[[DropoutRates, int], Task], rates: DropoutRates, seed: int, progress: ProgressCallback
 ) -> dict[str, Any]:
     progress("train", 0, 1)
-    task = make(setting, seed)
+    task = make(rates, seed)
     progress("train", 1, 1)
     return measure(task, seed, progress)
 
 
-def _told(progress: ProgressCallback, run: str, what: str, done: int, total: int) -> None:
+def _report(progress: ProgressCallback, run: str, what: str, done: int, total: int) -> None:
     progress(f"{run}: {what}", done, total)
 
 
 def measure(task: Task, seed: int, progress: ProgressCallback) -> dict[str, Any]:
-    """Every estimate of the variation, and the subsets of layers that were tried."""
+    """Measure every estimate of the variation of one network.
+
+    Returns:
+        "quality" of the task; "rows", the measures of each estimate; "subsets" of layers tried by the estimator with
+        automatic layers; "left_out", the estimates that were not possible.
+    """
     loaders = {split: batches(x) for split, x in task.inputs.items()}
     teacher = MCDropout(passes=task.passes, likelihood=task.likelihood)
     fit = comparison.Fit(loaders["train"], loaders["validation"], teacher, estimators=ESTIMATORS)
@@ -132,38 +142,38 @@ def measure(task: Task, seed: int, progress: ProgressCallback) -> dict[str, Any]
     }
 
 
-def learn(
+def fit(
     model: nn.Module,
     x: State,
     loss: Callable[[Tensor, Tensor], Tensor],
     labels: Tensor,
     *,
     epochs: int,
-    size: int,
+    batch: int,
     generator: torch.Generator,
 ) -> None:
-    """Train by Adam, rows in random order; the model is left in evaluation mode."""
+    """Train a model with Adam, in random order, and leave it in evaluation mode."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6, fused=True)
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(labels), generator=generator).split(size):
+        for rows in torch.randperm(len(labels), generator=generator).split(batch):
             optimizer.zero_grad()
             loss(output_tensor(call(model, select(x, rows))), labels[rows]).backward()
             optimizer.step()
     model.eval()
 
 
-def answers(model: nn.Module, x: State) -> Tensor:
-    """The model's own, without dropout."""
+def predict(model: nn.Module, x: State) -> Tensor:
+    """Compute the outputs (N, ·) of a model for all inputs, without dropout."""
     with inference(model) as model:
         return torch.cat([output_tensor(call(model, batch)) for batch in batches(x)])
 
 
-def drawn(count: int, rows: int, generator: torch.Generator) -> Tensor:
-    """So many rows at random."""
-    return torch.randperm(rows, generator=generator)[:count]
+def sample_rows(count: int, num_rows: int, generator: torch.Generator) -> Tensor:
+    """Sample `count` of `num_rows` row indices without replacement; all of them if there are fewer."""
+    return torch.randperm(num_rows, generator=generator)[:count]
 
 
 def batches(x: State) -> list[State]:
-    """Inputs in order."""
+    """Split inputs into batches, in order."""
     return [select(x, rows) for rows in torch.arange(batch_size(x)).split(BATCH)]

@@ -1,1 +1,1 @@
-"""Paper one's tables: early exits calibrated after training."""
+"""Tables of paper one: early exits calibrated after training."""

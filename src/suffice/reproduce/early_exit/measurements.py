@@ -1,6 +1,6 @@
-"""What paper one measures, on cached features: every function gives plain numbers for a ledger.
+"""Measurements of paper one on cached features; every function returns plain numbers for a ledger.
 
-Everything is fitted on training features, tuned on validation features, and judged on test features.
+Everything is fitted on training features, tuned on validation features, and evaluated on test features.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all, link probit": {"link": "probit"},
     "all, product of exits": {"ensemble": "product"},
 }
-"""Other choices than the default, as arguments of `calibrate`."""
+"""Alternatives to the default settings, as arguments of `calibrate`."""
 
 PRODUCT, TUNED, TUNED_PRODUCT = "all, product of exits", "all, tuned weights", "all, product, tuned weights"
 
@@ -37,19 +37,19 @@ BEYOND: dict[str, dict[str, Any]] = {
     TUNED: {"ensemble_weights": "tuned"},
     TUNED_PRODUCT: {"ensemble": "product", "ensemble_weights": "tuned"},
 }
-"""What the paper does not have, shown beside the ablation where it was measured."""
+"""Settings that the paper does not have, shown beside the ablation where they were measured."""
 
 COMPARED = ("vanilla", "temperature", "all", *BEYOND)
-"""Rows that are measured of networks trained with other losses too."""
+"""Rows that are also measured for networks trained with another loss."""
 
 
 @dataclass(frozen=True)
-class Other:
-    """Another loss, which a second network is trained with.
+class AlternativeLoss:
+    """Loss that an additional network is trained with.
 
     Attributes:
-        title: as rows are called.
-        loss: of the training.
+        title: Prefix of the rows of this network.
+        loss: Training loss.
     """
 
     title: str
@@ -57,30 +57,30 @@ class Other:
 
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
-        """Arguments of `calibrate`, by the name of the row."""
-        known = {**evaluation.ABLATION, **BEYOND}
-        return {f"{self.title}, {name}": known[name] for name in COMPARED}
+        """Arguments of `calibrate`, by name of the row."""
+        choices = {**evaluation.ABLATION, **BEYOND}
+        return {f"{self.title}, {name}": choices[name] for name in COMPARED}
 
 
-OTHERS = {
-    "smoothed": Other("label smoothing", Smoothed(0.1)),
-    "distilled": Other("self-distillation", Distilled()),
+ALTERNATIVE_LOSSES = {
+    "smoothed": AlternativeLoss("label smoothing", Smoothed(0.1)),
+    "distilled": AlternativeLoss("self-distillation", Distilled()),
 }
-"""By the name that they are asked for by."""
+"""Alternative losses by their name on the command line."""
 
 
-def others(names: Iterable[str]) -> dict[str, Other]:
-    """Those of these names.
+def alternative_losses(names: Iterable[str]) -> dict[str, AlternativeLoss]:
+    """Return the alternative losses with these names.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: If a name is unknown.
     """
-    if unknown := set(names) - OTHERS.keys():
-        raise ValueError(f"expected other losses among {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
-    return {name: OTHERS[name] for name in names}
+    if unknown := set(names) - ALTERNATIVE_LOSSES.keys():
+        raise ValueError(f"expected losses among {', '.join(ALTERNATIVE_LOSSES)}, got {', '.join(sorted(unknown))}")
+    return {name: ALTERNATIVE_LOSSES[name] for name in names}
 
 
-ADDED = {
+ROW_PAIRS = {
     "Laplace to temperature": ("temperature", "Laplace + temperature"),
     "ensemble to temperature": ("temperature", "ensemble + temperature"),
     "both to temperature": ("temperature", "all"),
@@ -90,100 +90,115 @@ ADDED = {
     "tuned weights for costs, average": ("all", TUNED),
     "tuned weights for costs, product": (PRODUCT, TUNED_PRODUCT),
 }
-"""Pairs of rows: what the second has more than the first, or in place of it."""
+"""Pairs of rows (without, with), by the part that the second row adds to the first or replaces in it."""
 
 KEYS = (*evaluation.ABLATION, *VARIANTS, "added", "scores")
-"""Runs that every table can be made from."""
+"""Keys of the runs that the tables of every experiment need."""
 
 SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
-"""Built-in scores that may decide where an example leaves."""
+"""Built-in scores that are compared as exit criteria."""
 
 WINDOW, BATCH = 500, 100
-"""Of the running quantiles: scores remembered, and examples in a batch of the stream."""
+"""Number of scores that running quantiles are taken over, and batch size of the stream."""
 
-STRANGERS = "strangers: "
-"""Before the name of a data set, what a run against it is called."""
+OOD_PREFIX = "ood: "
+"""Prefix of the key of a run that measures out-of-distribution detection; the name of the data set follows."""
 
 
 def measures() -> dict[str, Callable[[AblationStudy], dict[str, Any]]]:
-    """What is measured of every network, by the name of the run."""
+    """Return the measurements of every network, by key of the run."""
     choices = {**evaluation.ABLATION, **VARIANTS, **BEYOND}
-    rows = {name: partial(row, **chosen) for name, chosen in choices.items()}
-    return {**rows, "added": added, "scores": lambda case: {"rows": by_score(case)}}
+    rows = {name: partial(row, **arguments) for name, arguments in choices.items()}
+    return {**rows, "added": row_differences, "scores": lambda study: {"rows": by_score(study)}}
 
 
-def added(case: AblationStudy) -> dict[str, dict[str, Any]]:
-    """For each pair of `ADDED` and each measure the difference, averaged over the budgets, and its paired interval."""
+def row_differences(study: AblationStudy) -> dict[str, dict[str, Any]]:
+    """Compute the difference between the rows of each pair in `ROW_PAIRS`, averaged over the budgets.
+
+    Returns:
+        For each pair and each measure, "mean" and "interval", the 95 % bootstrap interval of the paired differences.
+    """
     choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {"temperature": False}}
-    drawn = {name: _resampled(case, choices[name]) for name in dict.fromkeys(sum(ADDED.values(), ()))}
-    found: dict[str, dict[str, Any]] = {}
-    for what, (without, having) in ADDED.items():
-        apart = {measure: drawn[having][measure] - drawn[without][measure] for measure in evaluation.INTERVALS}
-        found[what] = {m: {"mean": float(d[0]), "interval": evaluation.interval(d)} for m, d in apart.items()}
-    return found
+    resampled = {name: _resampled(study, choices[name]) for name in dict.fromkeys(sum(ROW_PAIRS.values(), ()))}
+    results: dict[str, dict[str, Any]] = {}
+    for part, (without, having) in ROW_PAIRS.items():
+        differences = {name: resampled[having][name] - resampled[without][name] for name in evaluation.INTERVALS}
+        results[part] = {
+            name: {"mean": float(values[0]), "interval": evaluation.interval(values)}
+            for name, values in differences.items()
+        }
+    return results
 
 
-def _resampled(case: AblationStudy, choices: dict[str, Any]) -> dict[str, torch.Tensor]:
-    calibrated, _ = case.calibrated(**choices)
-    validation, test = (evaluation.predict(calibrated, part) for part in (case.validation, case.test))
-    answers = (answer.prediction for answer in evaluation.over_budgets(calibrated, validation, test))
-    return evaluation.resampled(answers, test.labels, generator=case.generator())
+def _resampled(study: AblationStudy, choices: dict[str, Any]) -> dict[str, torch.Tensor]:
+    calibrated, _ = study.calibrated(**choices)
+    validation, test = (evaluation.predict(calibrated, split) for split in (study.validation, study.test))
+    predictions = (answer.prediction for answer in evaluation.over_budgets(calibrated, validation, test))
+    return evaluation.resampled(predictions, test.labels, generator=study.generator())
 
 
-def by_score(case: AblationStudy) -> list[dict[str, Any]]:
-    """Each score deciding over the ladder, of the same calibrated network and so at equal cost."""
-    calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
-    test = evaluation.predict(calibrated, case.test)
-    ranked = ranking.rankings(calibrated, case.validation, case.test, {name: name for name in SCORES})
+def by_score(study: AblationStudy) -> list[dict[str, Any]]:
+    """Evaluate each of `SCORES` as the exit criterion of the same calibrated network over the ladder of budgets."""
+    calibrated, _ = study.calibrated(**evaluation.ABLATION["all"])
+    test = evaluation.predict(calibrated, study.test)
+    ranked = ranking.rankings(calibrated, study.validation, study.test, {name: name for name in SCORES})
     return [{key: value for key, value in row.items() if key != "curve"} for row in ranking.by_score(test, ranked)]
 
 
-def strangers(case: AblationStudy, others: Features) -> dict[str, dict[str, float]]:
-    """AUROC and FPR95 of each score between the test data and others, of the last exit."""
-    vanilla, _ = case.calibrated(**evaluation.ABLATION["vanilla"])
-    calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
-    familiar = density.fit(case.network, case.train)
+def ood_detection(study: AblationStudy, ood: Features) -> dict[str, dict[str, float]]:
+    """Compute how well scores of the last exit separate the test data from out-of-distribution data.
 
-    def values(features: Features) -> dict[str, torch.Tensor]:
-        plain = [vanilla(phi)[-1].log_probs.amax(dim=1) for phi, _ in features]
-        ours = [calibrated(phi)[-1] for phi, _ in features]
+    Returns:
+        "auroc" and "fpr95" for each score, with the test data as the positive class.
+    """
+    vanilla, _ = study.calibrated(**evaluation.ABLATION["vanilla"])
+    calibrated, _ = study.calibrated(**evaluation.ABLATION["all"])
+    feature_density = density.fit(study.network, study.train)
+
+    def scores(features: Features) -> dict[str, torch.Tensor]:
+        uncalibrated = [vanilla(phi)[-1].log_probs.amax(dim=1) for phi, _ in features]
+        predictions = [calibrated(phi)[-1] for phi, _ in features]
         return {
-            "max-probability": torch.cat(plain),
-            "max-probability, calibrated": torch.cat([p.log_probs.amax(dim=1) for p in ours]),
-            "entropy, calibrated": torch.cat([-p.entropy for p in ours]),
-            "epistemic": torch.cat([-p.epistemic for p in ours]),
-            "density": torch.cat([familiar(phi) for phi, _ in features]),
+            "max-probability": torch.cat(uncalibrated),
+            "max-probability, calibrated": torch.cat([p.log_probs.amax(dim=1) for p in predictions]),
+            "entropy, calibrated": torch.cat([-p.entropy for p in predictions]),
+            "epistemic": torch.cat([-p.epistemic for p in predictions]),
+            "density": torch.cat([feature_density(phi) for phi, _ in features]),
         }
 
-    inside, outside = values(case.test), values(others)
-    return {score: _apart(inside[score], outside[score]) for score in inside}
+    in_distribution, out_of_distribution = scores(study.test), scores(ood)
+    return {name: _separation(values, out_of_distribution[name]) for name, values in in_distribution.items()}
 
 
-def _apart(inside: torch.Tensor, outside: torch.Tensor) -> dict[str, float]:
-    both = torch.cat([inside, outside])
-    positive = torch.arange(len(both)) < len(inside)
-    return {"auroc": float(metrics.auroc(both, positive)), "fpr95": float(metrics.fpr95(both, positive))}
+def _separation(in_distribution: torch.Tensor, out_of_distribution: torch.Tensor) -> dict[str, float]:
+    values = torch.cat([in_distribution, out_of_distribution])
+    positive = torch.arange(len(values)) < len(in_distribution)
+    return {"auroc": float(metrics.auroc(values, positive)), "fpr95": float(metrics.fpr95(values, positive))}
 
 
 def under_corruption(
-    case: AblationStudy, corrupted: dict[str, Features], budget: float = 0.5
+    study: AblationStudy, corrupted: dict[str, Features], budget: float = 0.5
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """A policy on streams that are corrupted from beginning to end, with frozen and with running thresholds.
+    """Run a policy on streams of corrupted images, with frozen thresholds and with running quantiles.
 
     Returns:
-        For each corruption and each way, "cost" relative to what the policy expects, "accuracy" and "ece".
+        For each corruption, under "frozen" and "running": "cost", relative to the expected cost of the policy,
+        "accuracy" and "ece".
     """
-    calibrated, _ = case.calibrated(**evaluation.ABLATION["all"])
-    policy = suffice.allocate(calibrated, case.validation, budget)
-    found = {}
-    for name, features in {"none": case.test, **corrupted}.items():
-        order = torch.randperm(len(features.labels), generator=case.generator())
+    calibrated, _ = study.calibrated(**evaluation.ABLATION["all"])
+    policy = suffice.allocate(calibrated, study.validation, budget)
+    results = {}
+    for name, features in {"none": study.test, **corrupted}.items():
+        order = torch.randperm(len(features.labels), generator=study.generator())
         stream = Features(features.phi, features.labels, BATCH).subset(order)
-        found[name] = {way: _streamed(calibrated, policy, stream, way == "running") for way in ("frozen", "running")}
-    return found
+        results[name] = {
+            "frozen": _run_stream(calibrated, policy, stream, running=False),
+            "running": _run_stream(calibrated, policy, stream, running=True),
+        }
+    return results
 
 
-def _streamed(calibrated: Calibrated, policy: suffice.Policy, stream: Features, running: bool) -> dict[str, float]:
+def _run_stream(calibrated: Calibrated, policy: suffice.Policy, stream: Features, *, running: bool) -> dict[str, float]:
     tracker, answers = drift.follow(policy, WINDOW), []
     for phi, _ in stream:
         answers.append(suffice.run(calibrated, tracker.policy if running else policy, phi))

@@ -15,10 +15,10 @@ import torch
 import suffice
 from suffice import cost, data
 from suffice.data import corruptions
-from suffice.data.formats.encoded import Encoded
+from suffice.data.encoded import EncodedImages
 from suffice.data.images import Images
-from suffice.data.ood import PAIRS, fitted
-from suffice.data.store import store
+from suffice.data.ood import PAIRS, match_format
+from suffice.data.store import lookup
 from suffice.evaluation import ablation, cached
 from suffice.evaluation.ablation import AblationStudy
 from suffice.models.msdnet import SETTINGS
@@ -75,7 +75,7 @@ def run(config: MSDNetConfig, out: Path, progress: ProgressCallback, *, also: Se
         ledger.fill(name, measures, lambda: _train_and_cache(config, sets, folder, progress, loss))
 
     measures = {key: partial(_on_features, measure) for key, measure in measurements.measures().items()}
-    if isinstance(sets.test, Encoded):
+    if isinstance(sets.test, EncodedImages):
         fill(config.name, measures)
         ledger.run("full run", lambda: full_training(config.paper))
     else:
@@ -118,11 +118,11 @@ def _small_image_measures(source: str, test: Images) -> dict[str, Measure]:
 
 
 def _stored_ood_sets(source: str) -> list[str]:
-    return [name for name in PAIRS[source] if name in store.names()]
+    return [name for name in PAIRS[source] if name in lookup.names()]
 
 
 def _measure_ood(name: str, test: Images, trained: TrainedNetwork) -> Results:
-    images = fitted(data.load(name, seed=0).test, test)
+    images = match_format(data.load(name, seed=0).test, test)
     return measurements.ood_detection(trained.study, cached.compute(trained.network, images.batches(BATCH)))
 
 
