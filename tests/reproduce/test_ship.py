@@ -12,7 +12,7 @@ from suffice.data.splits import DataSet
 from suffice.reproduce.early_exit import msdnet_training
 from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig
 from suffice.storage.fingerprint import fingerprint
-from suffice.training.loop import Progress
+from suffice.training import TrainingProgress
 
 _SPEC = importlib.util.spec_from_file_location("ship", Path(__file__).parents[2] / "experiments" / "ship.py")
 ship = importlib.util.module_from_spec(_SPEC)
@@ -44,7 +44,7 @@ def test_the_weights_of_the_results_are_shipped(results):
 
 
 def test_an_unfinished_or_missing_training_is_refused(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(msdnet_training, "train", lambda *_, on_step, **__: on_step(Progress(1, 2, 1, 0.5, None)))
+    monkeypatch.setattr(msdnet_training, "train", lambda *_, on_step, **__: on_step(TrainingProgress(1, 2, 1, 0.5, None)))
     with pytest.raises(ValueError, match="expected a finished training"):
         ship._load_network(CONFIG, SETS, results)
     (tmp_path / f"{CONFIG.name}-weights").rmdir()

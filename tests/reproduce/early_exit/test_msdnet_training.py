@@ -48,7 +48,7 @@ def test_every_configuration_names_an_existing_network():
     ("other", "split"), [(replace(CONFIG, seed=1), "abc"), (replace(CONFIG, compiled=True), "abc"), (CONFIG, "abd")]
 )
 def test_weights_of_another_training_are_refused(small, tmp_path, monkeypatch, other, split):
-    monkeypatch.setattr(msdnet_training, "train", lambda *_, resume, **__: resume.mkdir(exist_ok=True))
+    monkeypatch.setattr(msdnet_training, "train", lambda *_, checkpoint, **__: checkpoint.folder.mkdir(exist_ok=True))
     sets, folder = CONFIG.load(), tmp_path / "weights"
     msdnet_training.train_network(CONFIG, sets, folder, quiet)
     msdnet_training.train_network(CONFIG, sets, folder, quiet)
