@@ -1,1 +1,1 @@
-"""Speed, always beside a peer or the plain pass, always a ratio."""
+"""Speed benchmarks, reported as ratios to a peer or to the plain forward pass."""

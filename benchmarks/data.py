@@ -1,9 +1,9 @@
-"""How fast data come, beside the training step that they feed: images, photographs, tables, imports.
+"""Speed of data loading relative to a training step: images, photographs, tables, and imports.
 
-`make bench-data` prints the table. Data are made up, in the official formats and sizes, in a temporary store: 50,000
-images of CIFAR's shape, JPEG files of ImageNet's usual size, and Criteo text, of which one block of rows is repeated
-as often as is needed. Imports run in a process of their own, whose peak of resident memory is what the system says.
-Where other programs share the processor, look at the rates per second of processor time, all threads added up.
+`make bench-data` prints the table. The data are synthetic, in the official formats and sizes, in a temporary store:
+50,000 images of CIFAR's shape, JPEG files of ImageNet's usual size, and Criteo text that repeats one block of rows.
+Each import runs in its own process, to measure its peak of resident memory. On a busy machine, compare the rates per
+second of CPU time, summed over all threads.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from suffice.utils.progress import quiet
 IMAGES, BATCH = 50_000, 256
 PHOTOGRAPHS, PHOTOGRAPH = 400, (500, 375)
 ROWS = (250_000, 1_000_000)
-"""Of the smaller and the larger Criteo text: equal peaks are flat memory."""
+"""Number of rows of the smaller and the larger Criteo text; memory is constant if their peaks are equal."""
 
 Row = list[str]
 Rates = tuple[float, float]
-"""Examples per second of the clock, and per second of processor time."""
+"""Examples per second of wall-clock time, and per second of CPU time."""
 
 _OPENED = """
 import json, time
@@ -56,29 +56,30 @@ from suffice.data import import_set
 started, spent = time.perf_counter(), time.process_time()
 import_set("criteo", {source!r})
 seconds = time.perf_counter() - started, time.process_time() - spent
-peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())  # getrusage would count what forked it
+peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())  # getrusage includes the parent
 print(json.dumps([*seconds, int(peak[1]) / 1024]))
 """
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
     title = f"{threads} threads; medians of interleaved runs"
-    table = Table("case", "by the clock", "by processor time", "beside", title=title)
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["SUFFICE_DATA"] = str(Path(place) / "store")
-        for rows in (images(threads), photographs(Path(place)), tables(Path(place))):
+    table = Table("case", "wall time", "processor time", "comparison", title=title)
+    with tempfile.TemporaryDirectory() as folder_name:
+        temporary = Path(folder_name)
+        os.environ["SUFFICE_DATA"] = str(temporary / "store")
+        for rows in (images(threads), photographs(temporary), tables(temporary)):
             for row in rows:
                 table.add_row(*row)
     Console(width=120).print(table)
 
 
 def images(threads: int) -> list[Row]:
-    """Opening, and augmented batches beside a training step and beside a loop over single images."""
+    """Measure opening a data set, and augmented batches relative to a training step and to single images."""
     make_images()
     opened = [in_process(_OPENED.format(threads=threads)) for _ in range(4)]
     data = load("cifar100")
@@ -101,39 +102,39 @@ def images(threads: int) -> list[Row]:
     rates = interleaved_rates(ways)
     return [
         ["CIFAR-100 opened to a first batch, the first time", *(f"{seconds:.2f} s" for seconds in opened[0]), ""],
-        ["the same, when its split is recorded", *(f"{seconds:.2f} s" for seconds in min(opened[1:])), ""],
+        ["the same with a recorded split", *(f"{seconds:.2f} s" for seconds in min(opened[1:])), ""],
         ["augmented batches, images/s", *shown(rates["batches"]), f"{ratio(rates, 'batches', 'single')} one at a time"],
         ["training the reference network, images/s", *shown(rates["step"]), ""],
         ["its batches, images/s", *shown(rates["batches"]), f"{ratio(rates, 'batches', 'step')} the step"],
     ]
 
 
-def photographs(place: Path) -> list[Row]:
-    """JPEG files decoded to 224 by one process, for training and for judging; workers multiply it."""
-    make_photographs(place / "photographs")
-    data = folder(place / "photographs", validation=0, test=0, workers=0)
+def photographs(temporary: Path) -> list[Row]:
+    """Measure the decoding of JPEG files to 224×224 in one process, for training and for evaluation."""
+    make_photographs(temporary / "photographs")
+    data = folder(temporary / "photographs", validation=0, test=0, workers=0)
     generator = torch.Generator().manual_seed(0)
     ways = {
         "train": lambda: drain(data.train.shuffled(50, generator=generator), 1 << 30),
-        "judge": lambda: drain(data.train.batches(50), 1 << 30),
+        "evaluate": lambda: drain(data.train.batches(50), 1 << 30),
     }
     rates = interleaved_rates(ways, repeats=3)
     name = f"{PHOTOGRAPH[0]}×{PHOTOGRAPH[1]} to 224, one process, images/s"
     return [[f"{name}, to {way}", *shown(rate), ""] for way, rate in rates.items()]
 
 
-def tables(place: Path) -> list[Row]:
-    """Import of Criteo text of two sizes, and batches from it beside a training step."""
+def tables(temporary: Path) -> list[Row]:
+    """Measure imports of Criteo text of two sizes, and batches from it relative to a training step."""
     block, rows, peaks = criteo_block(), [], []
     for count in ROWS:
-        source = place / "train.txt"
+        source = temporary / "train.txt"
         with source.open("wb") as file:
             for _ in range(count // block.count(b"\n")):
                 file.write(block)
         seconds, spent, peak = in_process(_IMPORTED.format(source=str(source)))
         peaks.append(peak)
         rows.append([f"Criteo import of {count:,} rows, rows/s", *shown((count / seconds, count / spent)), ""])
-        rows.append(["its peak of memory", f"{peak:,.0f} MB", "", f"{peak / peaks[0]:.2f}× the smaller"])
+        rows.append(["its peak memory", f"{peak:,.0f} MB", "", f"{peak / peaks[0]:.2f}× the smaller"])
         source.unlink()
     ways: dict[str, Callable[[], int]] = {}
     for categories in ("hashed", "vocabulary"):
@@ -150,45 +151,45 @@ def tables(place: Path) -> list[Row]:
 
 
 def make_images() -> None:
-    """A store of random images in CIFAR-100's shape."""
-    draw = np.random.default_rng(0)
+    """Write random images of CIFAR-100's shape to the store."""
+    rng = np.random.default_rng(0)
     with create_dataset("cifar100", quiet) as writer:
         for part, count in (("train", IMAGES), ("test", IMAGES // 5)):
-            writer.save(f"{part}_images", draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.uint8)
+            writer.save(f"{part}_images", rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.uint8)
             writer.save(f"{part}_labels", np.arange(count) % 100, np.uint8)
         writer.manifest |= {"kind": "images", "parts": {"train": IMAGES, "test": IMAGES // 5}}
         writer.manifest["classes"] = [str(i) for i in range(100)]
 
 
-def make_photographs(place: Path) -> None:
-    """JPEG files of smooth noise, about as large as photographs are."""
+def make_photographs(parent: Path) -> None:
+    """Write JPEG files of smooth noise, about as large as photographs."""
     from PIL import Image
 
-    draw = np.random.default_rng(0)
-    (place / "class").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    (parent / "class").mkdir(parents=True)
     for i in range(PHOTOGRAPHS):
-        coarse = Image.fromarray(draw.integers(0, 256, (60, 80, 3), dtype=np.uint8))
-        coarse.resize(PHOTOGRAPH, Image.Resampling.BICUBIC).save(place / "class" / f"{i}.jpg", quality=90)
+        coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        coarse.resize(PHOTOGRAPH, Image.Resampling.BICUBIC).save(parent / "class" / f"{i}.jpg", quality=90)
 
 
 def criteo_block(rows: int = 50_000) -> bytes:
-    """Rows of Criteo text: counts with long tails, categories from few to many, a tenth or more missing."""
-    draw = np.random.default_rng(0)
-    columns = [draw.integers(0, 2, rows).astype(str)]
+    """Generate rows of Criteo text: long-tailed counts, few to many categories, many missing values."""
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(0, 2, rows).astype(str)]
     for _ in range(13):
-        numbers = draw.lognormal(2, 2, rows).astype(np.int64).clip(0, 2_000_000).astype(str)
-        columns.append(np.where(draw.random(rows) < 0.2, "", numbers))
+        numbers = rng.lognormal(2, 2, rows).astype(np.int64).clip(0, 2_000_000).astype(str)
+        columns.append(np.where(rng.random(rows) < 0.2, "", numbers))
     for field in range(26):
-        distinct = int(10 ** draw.uniform(1, 6))
-        codes = (draw.zipf(1.3, rows) % distinct * 2654435761 + field) % (1 << 32)
-        columns.append(np.where(draw.random(rows) < 0.1, "", np.char.mod("%08x", codes)))
+        distinct = int(10 ** rng.uniform(1, 6))
+        codes = (rng.zipf(1.3, rows) % distinct * 2654435761 + field) % (1 << 32)
+        columns.append(np.where(rng.random(rows) < 0.1, "", np.char.mod("%08x", codes)))
     text = io.StringIO()
     text.writelines("\t".join(row) + "\n" for row in zip(*(column.tolist() for column in columns), strict=True))
     return text.getvalue().encode()
 
 
 def tower_step(sizes: tuple[int, ...], batch: dict[str, torch.Tensor]) -> Callable[[], int]:
-    """Training steps of the embedding tower on one batch."""
+    """Return a function that runs training steps of the embedding tower on one batch."""
     network = suffice.models.tower(sizes, num_classes=2, numeric=13, embedding=8, hidden=(256, 128, 64))
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     inputs = {key: batch[key] for key in ("categorical", "numeric")}
@@ -204,7 +205,7 @@ def tower_step(sizes: tuple[int, ...], batch: dict[str, torch.Tensor]) -> Callab
 
 
 class Single(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """The same augmentation, an image at a time: what a data set with transforms does."""
+    """Data set that augments one image at a time, as `torch.utils.data` does with transforms."""
 
     def __init__(self, split: Any) -> None:
         self.split = split
@@ -223,7 +224,7 @@ class Single(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def drain(batches: Iterable[Any], most: int) -> int:
-    """Read up to `most` batches, and return how many examples there were."""
+    """Read up to `most` batches, and return the number of examples."""
     count = 0
     for _, batch in zip(range(most), batches, strict=False):
         count += len(batch["labels"] if isinstance(batch, dict) else batch[1])
@@ -231,33 +232,33 @@ def drain(batches: Iterable[Any], most: int) -> int:
 
 
 def interleaved_rates(ways: dict[str, Callable[[], int]], repeats: int = 5) -> dict[str, Rates]:
-    """Median examples per second of each way, run in turn."""
-    seen: dict[str, list[Rates]] = {name: [] for name in ways}
+    """Measure the median rate of each function, calling them in turn."""
+    measured: dict[str, list[Rates]] = {name: [] for name in ways}
     for name, way in order(ways, repeats):
         started, spent = time.perf_counter(), time.process_time()
         count = way()
-        seen[name].append((count / (time.perf_counter() - started), count / (time.process_time() - spent)))
-    return {name: tuple(np.median(rates[1:], axis=0)) for name, rates in seen.items()}  # the first is warming up
+        measured[name].append((count / (time.perf_counter() - started), count / (time.process_time() - spent)))
+    return {name: tuple(np.median(rates[1:], axis=0)) for name, rates in measured.items()}  # the first is a warm-up
 
 
 def order(ways: dict[str, Callable[[], int]], repeats: int) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Every way in turn, once more than `repeats`."""
+    """Iterate over all functions `repeats + 1` times."""
     for _ in range(repeats + 1):
         yield from ways.items()
 
 
 def shown(rates: Rates) -> list[str]:
-    """Both rates as cells."""
+    """Format both rates as cells."""
     return [f"{rate:,.0f}" for rate in rates]
 
 
 def ratio(rates: dict[str, Rates], name: str, peer: str) -> str:
-    """How many times as fast as a peer by processor time."""
+    """Format the rate relative to that of a peer, by CPU time."""
     return f"{rates[name][1] / rates[peer][1]:.1f}×"
 
 
 def in_process(program: str) -> Any:
-    """What a program prints as JSON, in a fresh process."""
+    """Run a program in a new process, and return what it prints as JSON."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -1,7 +1,7 @@
-"""What it costs to say how sure a network is: every exit calibrated, and a policy, beside the plain pass.
+"""Cost of calibrated predictions at every exit, and of a policy, relative to the plain forward pass.
 
 `python -m benchmarks.exits` prints medians of one interleaved run on one thread, on the reference network with
-random weights and 32×32 colour images.
+random weights and 32×32 color images.
 """
 
 import torch
@@ -15,7 +15,7 @@ BATCH = 256
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the benchmark and print its table."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = suffice.models.convnet(num_classes=100, in_channels=3, widths=(16, 32, 64)).eval()
@@ -23,7 +23,7 @@ def main() -> None:
     loader = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     plain = suffice.calibrate(network, None, loader, structure=None, temperature=False, ensemble=False)
     exits = suffice.calibrate(network, loader, loader, temperature=False, generator=torch.Generator().manual_seed(0))
-    half = suffice.allocate(exits, loader, 0.5)
+    policy = suffice.allocate(exits, loader, 0.5)
     x = images[:BATCH]
     with torch.no_grad():
         times = interleaved(
@@ -31,7 +31,7 @@ def main() -> None:
                 "the network": lambda: network(x),
                 "plain predictions": lambda: plain(x),
                 "Laplace and ensemble": lambda: exits(x),
-                "a policy at half the cost": lambda: suffice.run(exits, half, x),
+                "a policy at half the cost": lambda: suffice.run(exits, policy, x),
             }
         )
     table = Table("", "ms", "× the network", title=f"batch {BATCH}, 100 classes, one thread")

@@ -1,4 +1,4 @@
-"""What this machine can do at best, and what a call needs of its memory."""
+"""Peak speed of this machine, and peak memory of a call."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from suffice.utils.timing import interleaved
 
 
 def ceilings() -> tuple[float, float]:
-    """Multiply-adds per second of a large float32 matrix product, and bytes per second of a large copy."""
+    """Measure multiply-adds per second of a large float32 matrix product, and bytes per second of a large copy."""
     a, b = torch.rand(2, 1536, 1536)
     source = torch.rand(1 << 26)
     target = torch.empty_like(source)
@@ -22,14 +22,14 @@ def ceilings() -> tuple[float, float]:
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Most memory, above what is resident before, that the process holds during a call; sampled each ms."""
+    """Measure the peak of resident memory during a call, above that before the call, sampled every millisecond."""
     page, done = os.sysconf("SC_PAGE_SIZE"), threading.Event()
-    before = most = _resident(page)
+    before = peak = _resident(page)
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not done.is_set():
-            most = max(most, _resident(page))
+            peak = max(peak, _resident(page))
             time.sleep(0.001)
 
     watcher = threading.Thread(target=watch)
@@ -39,16 +39,20 @@ def peak_bytes(call: Callable[[], object]) -> int:
     finally:
         done.set()
         watcher.join()
-    return most - before
+    return peak - before
 
 
 def peak_of_a_process(call: Callable[[], object]) -> int:
-    """Most memory resident in a new process that makes a call, a function of a module; libraries included."""
+    """Measure the peak of resident memory of a new process that makes a call, libraries included.
+
+    Args:
+        call: A function at the top level of a module.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_most_resident, call).result()
+        return pool.submit(_peak_resident, call).result()
 
 
-def _most_resident(call: Callable[[], object]) -> int:
+def _peak_resident(call: Callable[[], object]) -> int:
     call()
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith("VmHWM"))

@@ -1,8 +1,8 @@
-"""Last-layer posteriors beside laplace-torch: seconds, memory, and the distance to many samples.
+"""Last-layer posteriors compared with laplace-torch: time, memory, and the error against many samples.
 
-`make bench-posterior` prints the table of one interleaved run, torch pinned to the processors that there are.
-Heads are trained on synthetic clusters, so that they are confident as real ones are. The peer's default path
-(`glm`, probit) is run on fewer examples where it takes minutes, and scaled; its row says so.
+`make bench-posterior` prints the table of one interleaved run, with one torch thread per available CPU. The heads are
+trained on synthetic clusters, so that they are as confident as real ones. Where the default method of the peer (`glm`,
+probit) takes minutes, it is run on fewer examples and scaled, which its row states.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 import suffice
+from benchmarks.heads import calibrate_head, make_head, peer, reference_probs
 from benchmarks.machine import ceilings, peak_bytes, peak_of_a_process
 from suffice import Exit, ExitNetwork
 from suffice.calibration import links
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import shares_of_cost
-from suffice.calibration.exits import with_bias
 from suffice.calibration.posterior import kronecker, lowrank
 from suffice.calibration.posterior.moments import standard_normals
 from suffice.calibration.statistics import exit_pass
@@ -37,73 +37,17 @@ EXAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Head:
-    """A trained linear head over φ (N, D) with labels (N,)."""
-
-    linear: nn.Linear
-    phi: Tensor
-    labels: Tensor
-
-    def loader(self, size: int = 1000) -> list[tuple[Tensor, Tensor]]:
-        """φ and labels in batches."""
-        return list(zip(self.phi.split(size), self.labels.split(size), strict=True))
-
-
-def head(features: int, classes: int, examples: int = 10_000) -> Head:
-    """Non-negative features of classes that overlap, and a head fitted to them by a few hundred steps."""
-    torch.manual_seed(0)
-    centres = torch.randn(classes, features)
-    labels = torch.randint(classes, (examples,))
-    phi = (centres[labels] + 1.5 * torch.randn(examples, features)).relu()
-    linear = nn.Linear(features, classes)
-    optimizer = torch.optim.Adam(linear.parameters(), 3e-3)
-    for index in torch.randint(examples, (200, 512)):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(linear(phi[index]), labels[index]).backward()
-        optimizer.step()
-    return Head(linear.requires_grad_(False), phi, labels)
-
-
-def calibrated(data: Head, samples: int) -> Calibrated:
-    """Our side: the Kronecker posterior at δ = 1 and T = 1, nothing tuned, the ensemble off."""
-    network = ExitNetwork([nn.Identity()], [Exit(nn.Identity(), data.linear)])
-    choices = {"link": "plugin", "temperature": False, "ensemble": False}
-    plain = suffice.calibrate(network, data.loader(), data.loader(), **choices)
-    posterior, generator = plain.exits[0].posterior, torch.Generator().manual_seed(0)
-    exit_ = plain.exits[0].with_posterior(posterior, "sampled", samples, generator)
-    return Calibrated(network, [exit_], False, plain.costs, plain.network_hash)
-
-
-def truth(ours: Calibrated, phi: Tensor, samples: int = 100_000) -> Tensor:
-    """Probabilities (N, C) from that many independent samples of the exact-prior Kronecker posterior."""
-    posterior = ours.exits[0].posterior
-    generator = torch.Generator().manual_seed(1)
-    logits = ours.network(phi)[0].double()
-    augmented = with_bias(phi, 1.0)
-    factors = torch.linalg.cholesky(posterior.to(torch.device("cpu"), torch.float64).covariance(augmented.double()))
-    rows = []
-    for mean, factor in zip(logits, factors, strict=True):
-        z = torch.randn(samples, len(mean), generator=generator, dtype=torch.float64)
-        rows.append((mean + z @ factor.T).softmax(dim=1).mean(dim=0))
-    return torch.stack(rows)
-
-
-def peer(data: Head) -> object:
-    """laplace-torch's Kronecker last layer, fitted on the same data at the same prior precision."""
-    from laplace import KronLLLaplace
-    from laplace.curvature import CurvlinopsGGN
-
-    model = nn.Sequential(nn.Identity(), data.linear)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    laplace = KronLLLaplace(model, "classification", last_layer_name="1", prior_precision=1.0, backend=CurvlinopsGGN)
-    laplace.fit(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data.phi, data.labels), 1000))
-    return laplace
-
-
-@dataclass(frozen=True)
 class Row:
-    """One case: two measured values, their ratio, what it must be, and the floor of our side in milliseconds."""
+    """Row of the table.
+
+    Attributes:
+        case: Description of the case.
+        measured: Both measured values.
+        ratio: Ratio of the values.
+        must: Required ratio.
+        ours: Time of this library in ms.
+        floor: Lower bound of that time on this machine in ms.
+    """
 
     case: str
     measured: str
@@ -113,35 +57,35 @@ class Row:
     floor: float | None = None
 
     def cells(self) -> list[str]:
-        """As the table prints it."""
+        """Return the cells of the row."""
         floor = "" if self.ours is None or self.floor is None else f"{self.floor:.2g} ms, {self.ours / self.floor:.1f}×"
         return [self.case, self.measured, self.ratio, self.must, floor]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Multiply-adds and bytes a second at best."""
+    """Peak multiply-adds and bytes per second of this machine."""
 
     macs: float
     bytes: float
 
     def floor(self, macs: float, moved: float) -> float:
-        """Milliseconds that so many multiply-adds and bytes take at least."""
+        """Compute a lower bound in ms for the time of multiply-adds and of bytes moved."""
         return 1e3 * max(macs / self.macs, moved / self.bytes)
 
-    def predicting(self, ours: Calibrated, features: int, classes: int) -> float:
-        """Floor of a batch: layer and uncertainty; φ, weights and offsets read once, probabilities written."""
+    def prediction_floor(self, ours: Calibrated, features: int, classes: int) -> float:
+        """Compute a lower bound in ms for one batch: φ, weights and offsets are read, probabilities are written."""
         offsets, served = ours.exits[0].offsets, ours.costs.uncertainty[0]
-        kept = offsets.values.numel() + offsets.basis.numel() + 2 * features * classes
-        moved = 4 * (EXAMPLES * (features + classes) + kept)
+        parameters = offsets.values.numel() + offsets.basis.numel() + 2 * features * classes
+        moved = 4 * (EXAMPLES * (features + classes) + parameters)
         return self.floor(EXAMPLES * (features * classes + served), moved)
 
 
 def against_peer(machine: Machine, classes: int, scaled: int, must: str) -> list[Row]:
-    """D = 128: our sampled link beside the peer's default and its weight sampling."""
-    data = head(128, classes)
+    """Compare the sampled link with the default of the peer and with its weight sampling, at D = 128."""
+    data = make_head(128, classes)
     x, theirs = data.phi[:EXAMPLES], peer(data)
-    default, fifty = calibrated(data, SAMPLES), calibrated(data, 50)
+    default, fifty = calibrate_head(data, SAMPLES), calibrate_head(data, 50)
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: data.linear(x).softmax(dim=-1),
         "ours": lambda: default(x),
@@ -155,24 +99,29 @@ def against_peer(machine: Machine, classes: int, scaled: int, must: str) -> list
         glm = 1e3 * (time.perf_counter() - started) * EXAMPLES / scaled
         ours_memory = max(peak_bytes(lambda: default(x)) for _ in range(3))
         few = x[:50]
-        exact = truth(default, few)
-        near = float((fifty(few)[0].probs - exact).abs().mean())
-        far = statistics.mean(
+        exact = reference_probs(default, few)
+        our_error = float((fifty(few)[0].probs - exact).abs().mean())
+        peer_error = statistics.mean(
             float((theirs(few, pred_type="nn", link_approx="mc", n_samples=50) - exact).abs().mean()) for _ in range(10)
         )
     note = "" if scaled == EXAMPLES else f", {scaled} examples scaled"
-    name, own, half, nn50 = f"predict, D=128, C={classes}", times["ours"], times["ours, 50"], times["peer nn"]
-    floor, floor50 = (machine.predicting(ours, 128, classes) for ours in (default, fifty))
+    name, ms, ms50, nn50 = f"predict, D=128, C={classes}", times["ours"], times["ours, 50"], times["peer nn"]
+    floor, floor50 = (machine.prediction_floor(ours, 128, classes) for ours in (default, fifty))
     memories = f"{memory / 1e6:.0f} / {ours_memory / 1e6:.0f} MB"
-    errors = f"{far:.1e} / {near:.1e}"
+    errors = f"{peer_error:.1e} / {our_error:.1e}"
     return [
-        Row(f"{name}: peer's default{note} / ours", _ms(glm, own), f"{glm / own:,.0f}×", must, own, floor),
+        Row(f"{name}: peer's default{note} / ours", _ms(glm, ms), f"{glm / ms:,.0f}×", must, ms, floor),
         Row(f"{name}: memory, peer's default / ours", memories, f"{ours_memory / memory:.1%}", "≤ 5 %"),
         Row(
-            f"{name}: peer's 50 weight samples / our 50", _ms(nn50, half), f"{nn50 / half:.1f}×", "≥ 4×", half, floor50
+            f"{name}: peer's 50 weight samples / our 50", _ms(nn50, ms50), f"{nn50 / ms50:.1f}×", "≥ 4×", ms50, floor50
         ),
-        Row(f"{name}: mean |Δp| to 100,000 samples, peer's 50 / our 50", errors, f"{far / near:.1f}×", "> 1×"),
-        Row(f"{name}: ours / the plain layer", _ms(own, times["plain"]), f"{own / times['plain']:.0f}×"),
+        Row(
+            f"{name}: mean |Δp| to 100,000 samples, peer's 50 / our 50",
+            errors,
+            f"{peer_error / our_error:.1f}×",
+            "> 1×",
+        ),
+        Row(f"{name}: ours / the plain layer", _ms(ms, times["plain"]), f"{ms / times['plain']:.0f}×"),
     ]
 
 
@@ -181,12 +130,12 @@ def _ms(a: float, b: float) -> str:
 
 
 def many_classes(machine: Machine) -> list[Row]:
-    """D = 2,048 and C = 1,000, beside the plain layer and softmax; and where the prior drowns few features."""
-    data = head(2048, 1000, examples=5000)
+    """Compare with the plain layer and softmax at D = 2,048 and C = 1,000, also with a weak prior."""
+    data = make_head(2048, 1000, examples=5000)
     x = data.phi[:EXAMPLES]
-    links_ = {samples: calibrated(data, samples) for samples in (SAMPLES, 64)}
-    cases = {f"{samples} offsets": ours for samples, ours in links_.items()}
-    cases |= {f"{samples} offsets, δ = 0.01": ours.with_prior(0.01) for samples, ours in links_.items()}
+    by_samples = {samples: calibrate_head(data, samples) for samples in (SAMPLES, 64)}
+    cases = {f"{samples} offsets": ours for samples, ours in by_samples.items()}
+    cases |= {f"{samples} offsets, δ = 0.01": ours.with_prior(0.01) for samples, ours in by_samples.items()}
     ways: dict[str, Callable[[], object]] = {"plain": lambda: data.linear(x).softmax(dim=-1)}
     ways |= {name: (lambda ours=ours: ours(x)) for name, ours in cases.items()}
     with torch.no_grad():
@@ -197,13 +146,13 @@ def many_classes(machine: Machine) -> list[Row]:
         projected = ours.exits[0].posterior.compressed().feature_vectors.shape[1]
         case = f"predict, D=2,048, C=1,000, {name} ({projected:,} features projected) / plain"
         measured, ratio = _ms(times[name], times["plain"]), f"{times[name] / times['plain']:.1f}×"
-        floor = machine.predicting(ours, 2048, 1000)
+        floor = machine.prediction_floor(ours, 2048, 1000)
         rows.append(Row(case, measured, ratio, musts.get(name, ""), times[name], floor))
     return rows
 
 
 def fitting() -> list[Row]:
-    """The statistics pass behind a backbone of over a billion multiply-adds, beside plain inference."""
+    """Compare the statistics pass with plain inference, for a backbone of over a billion multiply-adds."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 192, 3, padding=1)]
     layers += [nn.Conv2d(192, 192, 3, padding=1), nn.ReLU()] * 4
@@ -225,7 +174,7 @@ def fitting() -> list[Row]:
 
 
 def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
-    """δ and T of four exits jointly, beside running MSDNet again for each point of a grid."""
+    """Compare tuning δ and T of four exits with running MSDNet once for each point of a grid."""
     torch.manual_seed(0)
     network = suffice.models.msdnet("cifar-small", num_classes=100).eval()
     images, labels = torch.rand(examples, 3, 32, 32), torch.randint(100, (examples,))
@@ -253,13 +202,13 @@ def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
 
 
 def lowrank_memory() -> list[Row]:
-    """The low-rank posterior over as many classes as ImageNet-21k has."""
+    """Measure the memory of the low-rank posterior with as many classes as ImageNet-21k."""
     case = "fit and predict 1,000, D=2,048, C=21,841, lowrank: memory of the whole process"
     return [Row(case, f"{peak_of_a_process(imagenet_21k) / 1e9:.2f} GB", "", "< 4 GB")]
 
 
 def imagenet_21k() -> None:
-    """Sum, fit and predict by the default link, with features and a head drawn at random."""
+    """Accumulate, fit and predict with the default link, on random features and a random head."""
     classes, width, generator = 21_841, 2048, torch.Generator().manual_seed(0)
     weights = torch.randn(width, classes, generator=generator) / 12
     sums = lowrank.init(width, classes)
@@ -267,7 +216,7 @@ def imagenet_21k() -> None:
         phi = torch.randn(128, width, generator=generator).relu()
         sums = lowrank.update(sums, phi, phi @ weights)
     posterior = lowrank.Posterior.fit(sums).to(torch.device("cpu"), torch.float32)
-    offsets = posterior.sample_offsets(standard_normals(SAMPLES, posterior.noise, generator=generator))
+    offsets = posterior.sample_offsets(standard_normals(SAMPLES, posterior.num_normals, generator=generator))
     phi = torch.randn(EXAMPLES, width, generator=generator).relu()
     coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
     log_probs, _ = links.sampled(phi @ weights, coefficients, offsets.values, 1.0)
@@ -275,11 +224,11 @@ def imagenet_21k() -> None:
 
 
 SAMPLES = 16
-"""Offsets of the default link."""
+"""Number of offsets of the default link."""
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     torch.set_num_threads(parser.parse_args().threads)

@@ -1,9 +1,9 @@
-"""What an estimate of the dropout variation costs: one pass with the estimator, and passes of the teacher.
+"""Cost of estimating the dropout variation: one pass with an estimator, and T passes of the teacher.
 
-`python -m benchmarks.variation` prints medians of interleaved runs on one thread, with random weights: speed does
-not depend on them. A tower for clicks (39 embedded fields, three hidden layers with dropout) and a convolutional
-network for characters with dropout in its head. The peer is the plain loop, T passes with dropout switched on:
-torch-uncertainty's `mc_dropout` needs torchvision, which does not install beside this torch.
+`python -m benchmarks.variation` prints medians of interleaved runs on one thread, with random weights, which do not
+affect the speed. The models are a tower for clicks (39 embedded fields, three hidden layers with dropout) and a
+convolutional network for characters with dropout in its head. The peer is a plain loop of T passes with dropout
+enabled: torch-uncertainty's `mc_dropout` needs torchvision, which cannot be installed with this version of torch.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.utils.timing import interleaved
-from suffice.variation.teachers.spreads import Likelihood
+from suffice.variation.teachers.spreads import LikelihoodName
 
 FIELDS, BUCKETS, WIDTH = 39, 2000, 16
 ROWS = 1024
@@ -24,23 +24,23 @@ IMAGES = 256
 
 
 class Tower(nn.Module):
-    """Embedded fields and three hidden layers, each with dropout; answers with a logit (N,)."""
+    """Tower of embedded fields and three hidden layers, each with dropout; returns logits (N,)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(FIELDS * BUCKETS, WIDTH)
         widths = (FIELDS * WIDTH, 256, 128, 64)
         hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.2)) for a, b in pairwise(widths)]
-        self.layers = nn.Sequential(*[module for part in hidden for module in part], nn.Linear(widths[-1], 1))
+        self.layers = nn.Sequential(*[module for block in hidden for module in block], nn.Linear(widths[-1], 1))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits (N,) of ids (N, fields)."""
+        """Compute logits (N,) from ids (N, fields)."""
         logits: Tensor = self.layers(self.embedding(ids).flatten(1))[:, 0]
         return logits
 
 
 def convolutional() -> nn.Sequential:
-    """A network for 28×28 grey images and 47 classes, with dropout before its last layer."""
+    """Build a network for 28×28 gray images and 47 classes, with dropout before its last layer."""
     return nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
@@ -49,7 +49,7 @@ def convolutional() -> nn.Sequential:
 
 
 def loop(model: nn.Module, x: Tensor, passes: int) -> Tensor:
-    """The spread of the outputs as one would write it: dropout on, one pass after the other."""
+    """Compute the spread of the outputs with a plain loop over passes with dropout enabled."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.train()
@@ -58,9 +58,9 @@ def loop(model: nn.Module, x: Tensor, passes: int) -> Tensor:
     return spread
 
 
-def estimators(model: nn.Module, x: Tensor, likelihood: Likelihood) -> dict[str, Callable[[], object]]:
-    """One pass with an estimator, of each kind."""
-    choices = {
+def estimators(model: nn.Module, x: Tensor, likelihood: LikelihoodName) -> dict[str, Callable[[], object]]:
+    """Return functions that run one pass with an estimator, by name of the estimator."""
+    options = {
         "estimator, auto layers": {"layers": "auto"},
         "estimator, last layer": {"layers": "last"},
         "estimator, all layers": {},
@@ -74,15 +74,15 @@ def estimators(model: nn.Module, x: Tensor, likelihood: Likelihood) -> dict[str,
             teacher=suffice.MCDropout(passes=4, likelihood=likelihood),
             epochs=5,
             generator=torch.Generator().manual_seed(0),
-            **choice,
+            **arguments,
         )
-        for name, choice in choices.items()
+        for name, arguments in options.items()
     }
     return {name: lambda estimator=estimator: estimator.estimate(x) for name, estimator in fitted.items()}
 
 
-def compare(title: str, model: nn.Module, x: Tensor, likelihood: Likelihood, repeats: int) -> Table:
-    """The table of one network."""
+def compare(title: str, model: nn.Module, x: Tensor, likelihood: LikelihoodName, repeats: int) -> Table:
+    """Measure one network and return its table."""
     model.eval()
     ways: dict[str, Callable[[], object]] = {"the plain pass": lambda: model(x)}
     ways |= estimators(model, x, likelihood)
@@ -107,7 +107,7 @@ def compare(title: str, model: nn.Module, x: Tensor, likelihood: Likelihood, rep
 
 
 def main() -> None:
-    """Print both tables."""
+    """Run the benchmark and print its tables."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     clicks = torch.arange(FIELDS) * BUCKETS + torch.randint(BUCKETS, (ROWS, FIELDS))
