@@ -201,7 +201,7 @@ def test_other_shapes_are_refused_with_both(measure, rows, labels):
     values, given = -torch.rand(rows).log1p(), torch.zeros(labels, dtype=torch.long)
     with pytest.raises(ValueError) as refused:  # noqa: PT011
         measure(values, given)
-    assert f"(N, C), a number for each class, and labels (N,), got {rows} and {labels}" in str(refused.value)
+    assert f"(N, C), one number per class, and labels (N,), got {rows} and {labels}" in str(refused.value)
 
 
 @pytest.mark.parametrize("measure", [metrics.brier, metrics.ece])

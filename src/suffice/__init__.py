@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from suffice import training as training
     from suffice import variation as variation
     from suffice.attach.attach import attach_exits as attach_exits
+    from suffice.budget.allocate import allocate as allocate
     from suffice.budget.exit_variation import fit_exit_variation as fit_exit_variation
     from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
-    from suffice.budget.policy import allocate as allocate
     from suffice.budget.run import Answer as Answer
     from suffice.budget.run import run as run
     from suffice.budget.stream import run_stream as run_stream
@@ -56,7 +56,7 @@ _MODULE_OF = {
     "Regression": "suffice.prediction",
     "Variation": "suffice.variation.teachers.spreads",
     "VariationEstimator": "suffice.variation.estimator",
-    "allocate": "suffice.budget.policy",
+    "allocate": "suffice.budget.allocate",
     "attach_exits": "suffice.attach.attach",
     "calibrate": "suffice.calibration.calibrate",
     "control_risk": "suffice.budget.guarantee",

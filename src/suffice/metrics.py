@@ -1,9 +1,9 @@
 """Measures of accuracy, calibration and ranking: pure functions of probabilities, labels and scores.
 
-Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning surer; of a regression, means,
-variances and targets are (N, C). Every function returns a float64 scalar tensor, and NaN where the measure is not
-defined (no positive, no negative, no example). Other shapes, and logits in place of probabilities where those
-matter, are a ValueError.
+Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning more certain. For regression, means,
+variances and targets are (N, C). Measures are float64 scalar tensors, and NaN where they are not defined (no positive,
+no negative, no example). Functions of labels raise a ValueError for other shapes, and for logits where probabilities
+are needed.
 """
 
 import math
@@ -11,48 +11,57 @@ import math
 import torch
 from torch import Tensor
 
-from suffice.prediction import half_width
-
 _ROUNDING = 1e-2
-"""How far outside its range a probability, or its logarithm, may lie; bfloat16 has three digits."""
+"""Tolerance by which a probability, or its logarithm, may lie outside its range; bfloat16 has three digits."""
 
 
 def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose most probable class is the label; probs may be logits."""
+    """Compute the fraction of examples for which the most probable class is the label; `probs` may be logits.
+
+    Example:
+        >>> import torch
+        >>> from suffice.metrics import accuracy
+        >>> probs = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
+        >>> float(accuracy(probs, torch.tensor([0, 1, 1, 1])))
+        0.75
+    """
     return correct(probs, labels).double().mean()
 
 
 def correct(probs: Tensor, labels: Tensor) -> Tensor:
-    """(N,) bool: whether the most probable class is the label; probs may be logits."""
+    """Return whether the most probable class of each example is its label, (N,) bool; `probs` may be logits."""
     _check(probs, labels)
     return probs.argmax(dim=-1) == labels
 
 
 def top_k_accuracy(probs: Tensor, labels: Tensor, k: int = 5) -> Tensor:
-    """Share of examples whose label is among the k most probable classes; 1 where k ≥ C. Probs may be logits."""
+    """Compute the fraction of examples with the label among the k most probable classes; 1 where k ≥ C.
+
+    `probs` may be logits.
+    """
     _check(probs, labels)
     best = probs.topk(min(k, probs.shape[-1]), dim=-1).indices
     return (best == labels[:, None]).any(dim=-1).double().mean()
 
 
 def nll(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-probability of the label, in nats, from log-probabilities."""
+    """Compute the mean negative log-probability of the label, in nats, from log-probabilities."""
     _check(log_probs, labels, -math.inf, 0.0, "log-probabilities; take logits.log_softmax(-1), or probs.log()")
     return -log_probs.double().gather(-1, labels[:, None]).mean()
 
 
 def brier(probs: Tensor, labels: Tensor) -> Tensor:
-    """Mean of Σ_c (p_c − [c = label])², in [0, 2] (Brier 1950)."""
+    """Compute the mean of Σ_c (p_c − [c = label])², in [0, 2] (Brier 1950)."""
     _check(probs, labels, 0.0, 1.0)
     target = torch.nn.functional.one_hot(labels, probs.shape[-1])
     return (probs.double() - target).square().sum(dim=-1).mean()
 
 
 def bin_index(confidence: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Bin (N,) of each confidence, int64.
+    """Return the bin (N,) of each confidence, int64.
 
-    Bins are (i/bins, (i+1)/bins] with 0 in the first and 1 in the last, so no confidence falls outside; with
-    `equal_mass` they hold equal numbers of the examples sorted by confidence, ties in the order given.
+    Bins are (i/bins, (i+1)/bins] with 0 in the first and 1 in the last, so no confidence falls outside. With
+    `equal_mass` they hold equal numbers of examples sorted by confidence, ties in the order given.
     """
     if equal_mass:
         rank = confidence.argsort(stable=True).argsort()
@@ -61,7 +70,17 @@ def bin_index(confidence: Tensor, bins: int = 15, equal_mass: bool = False) -> T
 
 
 def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Counts, summed confidence and summed hits of each bin of `bin_index`, (bins, 3) float64."""
+    """Compute the table of a reliability diagram.
+
+    Args:
+        confidence: Confidences (N,) in [0, 1].
+        hits: Whether each prediction is correct, (N,) bool.
+        bins: Number of bins.
+        equal_mass: Whether bins hold equal numbers of examples instead of having equal widths.
+
+    Returns:
+        Count, summed confidence and summed hits of each bin of `bin_index`, (bins, 3) float64.
+    """
     confidence = confidence.double()
     index = bin_index(confidence, bins, equal_mass)
     rows = torch.stack([torch.ones_like(confidence), confidence, hits.double()], dim=1)
@@ -69,7 +88,15 @@ def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bo
 
 
 def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Expected calibration error of the top class, Σ_b n_b/N |accuracy_b − confidence_b| (Naeini 2015)."""
+    """Compute the expected calibration error of the top class, Σ_b n_b/N |accuracy_b − confidence_b| (Naeini 2015).
+
+    Example:
+        >>> import torch
+        >>> from suffice.metrics import ece
+        >>> probs = torch.tensor([[0.75, 0.25]]).repeat(4, 1)
+        >>> float(ece(probs, torch.tensor([0, 0, 0, 1]))), float(ece(probs, torch.tensor([0, 0, 1, 1])))
+        (0.0, 0.25)
+    """
     _check(probs, labels, 0.0, 1.0)
     confidence = probs.amax(dim=-1)
     table = reliability(confidence, correct(probs, labels), bins, equal_mass)
@@ -83,10 +110,10 @@ def _check(
     greatest: float = math.inf,
     what: str = "probabilities; take logits.softmax(-1), or log_probs.exp()",
 ) -> None:
-    """Raise a ValueError unless values are (N, C) in [least, greatest], to rounding, and labels (N,); NaN passes."""
+    """Raise a ValueError unless values are (N, C) in [least, greatest], up to rounding, and labels (N,); accept NaN."""
     if values.ndim != 2 or labels.shape != values.shape[:1]:
         raise ValueError(
-            f"expected (N, C), a number for each class, and labels (N,), got {tuple(values.shape)} and "
+            f"expected (N, C), one number per class, and labels (N,), got {tuple(values.shape)} and "
             f"{tuple(labels.shape)}"
         )
     if (least == -math.inf and greatest == math.inf) or not values.numel():
@@ -97,7 +124,18 @@ def _check(
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """Probability that a positive outranks a negative, ties counted half (Mann and Whitney)."""
+    """Compute the probability that a positive outranks a negative, ties counted half (Mann and Whitney).
+
+    Args:
+        scores: Scores (N,), higher meaning more positive.
+        positive: Whether each example is positive, (N,) bool.
+
+    Example:
+        >>> import torch
+        >>> from suffice.metrics import auroc
+        >>> float(auroc(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([True, True, False])))
+        0.5
+    """
     positive = positive.bool()
     values, inverse = scores.double().unique(sorted=True, return_inverse=True)
     counts = torch.bincount(inverse, minlength=len(values)).double()
@@ -109,14 +147,14 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
-    """Share of negatives that pass the highest threshold that at least 95 % of the positives pass.
+    """Compute the false positive rate at the highest threshold that at least 95 % of the positives reach.
 
-    To pass is to score at the threshold or above: a negative that ties with the threshold counts as passed.
-    Out of distribution, with in-distribution as positive: how many strangers are let in (Liang et al. 2018).
+    A negative that ties with the threshold counts as a false positive. With in-distribution examples as positives it is
+    the fraction of out-of-distribution examples that are accepted (Liang et al. 2018).
 
     Args:
-        scores: (N,), higher meaning more positive.
-        positive: (N,) bool.
+        scores: Scores (N,), higher meaning more positive.
+        positive: Whether each example is positive, (N,) bool.
     """
     positive = positive.bool()
     inside, outside = scores[positive].double(), scores[~positive].double()
@@ -128,9 +166,20 @@ def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def aurc(scores: Tensor, hits: Tensor) -> Tensor:
-    """Area under the risk-coverage curve: mean over n of the error rate among the n surest (Geifman 2019).
+    """Compute the area under the risk-coverage curve (Geifman 2019).
 
-    Examples of equal score enter together: each gets the mean risk that any order of them would give.
+    It is the mean over n of the error rate among the n examples with the highest scores. Examples of equal score
+    enter together, each with the mean error of its group.
+
+    Args:
+        scores: Scores (N,), higher meaning more certain.
+        hits: Whether each prediction is correct, (N,) bool.
+
+    Example:
+        >>> import torch
+        >>> from suffice.metrics import aurc
+        >>> float(aurc(torch.tensor([0.9, 0.8]), torch.tensor([True, False])))
+        0.25
     """
     if not len(scores):
         return torch.tensor(float("nan"), dtype=torch.float64)
@@ -138,22 +187,22 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
     error = 1 - hits.double()
     group_rate = torch.zeros(len(counts), dtype=torch.float64, device=scores.device)
     group_rate = group_rate.index_add_(0, inverse, error) / counts
-    surest_first = group_rate[inverse.sort(descending=True).values]
+    by_score = group_rate[inverse.sort(descending=True).values]
     covered = torch.arange(1, len(scores) + 1, device=scores.device)
-    risks: Tensor = surest_first.cumsum(0) / covered
+    risks: Tensor = by_score.cumsum(0) / covered
     return risks.mean()
 
 
 def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
-    """Early-exit failure prediction: does an exit's score tell whether to stop there (arXiv 2508.21495)?
+    """Compute early-exit failure prediction: how well scores rank where stopping is safe (arXiv 2508.21495).
 
-    At each exit but the last an example is positive if it is right there, or if no later exit would be right
-    either; the result is the mean over those exits of the score's AUROC, leaving out exits where all examples
-    are alike.
+    At each exit but the last an example is positive if the prediction there is correct, or if no later exit is correct
+    either. The result is the mean over those exits of the AUROC of the score, leaving out exits where all examples are
+    positive or all are negative.
 
     Args:
-        scores: one (N,) for each exit.
-        hits: one (N,) bool for each exit, whether its answer is right.
+        scores: Scores (N,) of each exit, higher meaning more certain.
+        hits: Whether each prediction of each exit is correct, (N,) bool each.
     """
     values = []
     for k in range(len(scores) - 1):
@@ -163,12 +212,15 @@ def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
 
 
 def largest_fall(label_probs: list[Tensor]) -> Tensor:
-    """(N,) how far the probability of the label falls, at the worst exit, below its greatest before; at least 0.
+    """Compute how far the probability of the label falls, at the worst exit, below its greatest value before.
 
-    0 for an example whose answer only gets better: conditional monotonicity (Jazbec et al. 2023).
+    It is 0 for an example that only improves from exit to exit: conditional monotonicity (Jazbec et al. 2023).
 
     Args:
-        label_probs: one (N,) for each exit, first to last.
+        label_probs: Probability (N,) of the label at each exit, first to last.
+
+    Returns:
+        Falls (N,) in [0, 1], float64.
     """
     table = torch.stack(label_probs).double()
     falls: Tensor = (table.cummax(dim=0).values - table).amax(dim=0)
@@ -176,19 +228,19 @@ def largest_fall(label_probs: list[Tensor]) -> Tensor:
 
 
 def rmse(mean: Tensor, targets: Tensor) -> Tensor:
-    """Root of the mean squared error over examples and outputs, in the units of the targets."""
+    """Compute the root mean squared error over examples and outputs, in the units of the targets."""
     return (mean.double() - targets).square().mean().sqrt()
 
 
 def gaussian_nll(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
-    """Mean over examples of −log N(target; mean, variance), in nats, summed over the outputs."""
+    """Compute the mean over examples of −log N(target; mean, variance), in nats, summed over the outputs."""
     variance = variance.double()
     terms = (targets - mean.double()).square() / variance + variance.log() + math.log(2 * math.pi)
     return terms.sum(dim=-1).mean() / 2
 
 
 def gaussian_crps(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
-    """Mean continuous ranked probability score over examples and outputs, in the units of the targets.
+    """Compute the mean continuous ranked probability score over examples and outputs, in the units of the targets.
 
     ∫ (F(t) − [t ≥ y])² dt = σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π) with z = (y − μ)/σ, and |y − μ| where σ = 0
     (Gneiting and Raftery 2007).
@@ -202,10 +254,21 @@ def gaussian_crps(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
 
 
 def interval_coverage(mean: Tensor, variance: Tensor, targets: Tensor, level: float = 0.95) -> Tensor:
-    """Share of targets within the central interval of probability `level`, over examples and outputs.
+    """Compute the fraction of targets inside the central interval of probability `level`, over examples and outputs.
 
     Raises:
-        ValueError: unless 0 < level < 1.
+        ValueError: Unless 0 < level < 1.
     """
     inside = (targets - mean.double()).abs() <= half_width(level) * variance.double().sqrt()
     return inside.double().mean()
+
+
+def half_width(level: float) -> float:
+    """Compute the half-width, in standard deviations, of a Gaussian's central interval of probability `level`.
+
+    Raises:
+        ValueError: Unless 0 < level < 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is 95 %")
+    return float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))

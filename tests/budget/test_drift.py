@@ -102,5 +102,5 @@ def test_windows_that_mean_nothing_are_refused(window, least):
 def test_a_policy_that_promises_a_loss_is_refused():
     calibrated = calibrated_network()
     policy = suffice.control_risk(calibrated, builders.batched(X, calibrated(X)[-1].label, 200), 0.2)
-    with pytest.raises(ValueError, match="got one that promises a loss"):
+    with pytest.raises(ValueError, match="got one with a guaranteed loss"):
         drift.follow(policy)

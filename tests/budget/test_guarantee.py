@@ -204,7 +204,7 @@ class TestControlRisk:
         loader = builders.batched(self.X[:100], self.labels()[:100])
         with pytest.warns(
             UserWarning,
-            match="promised a loss of 0.01 in accuracy from 100 examples, .* at least 299 examples are needed",
+            match="a loss of at most 0.01 in accuracy from 100 examples, .* at least 299 examples are needed",
         ) as seen:
             policy = control_risk(calibrated, loader, 0.01)
         assert seen[0].filename == __file__
@@ -257,7 +257,7 @@ def regression():
 
 
 def test_no_loss_is_promised_of_a_regression(regression):
-    with pytest.raises(ValueError, match="expected classes, whose answers are right or wrong, got a regression"):
+    with pytest.raises(ValueError, match="expected classes, where a prediction is right or wrong, got a regression"):
         suffice.control_risk(*regression)
 
 

@@ -120,7 +120,9 @@ class TestAllocate:
     def test_examples_that_are_all_the_same_cannot_be_told_apart_which_is_a_warning(self):
         calibrated = self.calibrated()
         same = self.X[:1].expand(50, -1)
-        with pytest.warns(UserWarning, match="asked for .* the nearest on the validation data is") as seen:
+        with pytest.warns(
+            UserWarning, match="expected a mean cost of .* as the nearest on the validation data"
+        ) as seen:
             policy = allocate(calibrated, [same], 0.6)
         assert seen[0].filename == __file__
         costs = calibrated.costs.cumulative

@@ -123,7 +123,7 @@ def test_patience_counts_the_exits_in_a_row_that_gave_the_same_label():
 
 
 def test_patience_of_a_prediction_that_nobody_counted_for_is_an_error():
-    with pytest.raises(ValueError, match="exits that agree counted"):
+    with pytest.raises(ValueError, match="agreeing exits counted"):
         scores.patience(GIVEN)
 
 

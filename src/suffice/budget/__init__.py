@@ -1,4 +1,4 @@
-"""Paper one, at run time: when to stop, and stopping."""
+"""Spend a compute budget at run time: scores, thresholds, policies, and running them."""
 
 from suffice.utils.lazy import modules_of
 

@@ -1,7 +1,7 @@
-"""A number in [0, 1) for each example, made of its bytes alone: the coin by which a policy is mixed of two.
+"""Numbers in [0, 1) computed from the bytes of an example: the coin by which a mixed policy assigns its thresholds.
 
-No generator: the same example meets the same policy in any batch, order, process or machine. The bytes of an
-example are hashed by a sum with one random odd multiplier for each word, then mixed (Steele et al. 2014).
+There is no generator, so that the thresholds of an example are the same in any batch, order, process and machine. The
+bytes of an example are hashed by a sum with one random odd multiplier per word, then mixed (Steele et al. 2014).
 """
 
 import math
@@ -16,7 +16,7 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def hash_to_unit(x: State) -> Tensor:
-    """Numbers (N,) float64 in [0, 1), uniform over different examples of a batch x, equal for equal ones."""
+    """Hash the examples of a batch x to numbers (N,) in [0, 1), float64, uniform over different examples."""
     total = None
     for position, leaf in enumerate(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)):
         words = _words(leaf)
@@ -28,7 +28,7 @@ def hash_to_unit(x: State) -> Tensor:
 
 
 def _words(leaf: Tensor) -> Tensor:
-    """The bytes of each example as int64 words (N, W)."""
+    """View the bytes of each example as int64 words (N, W)."""
     if leaf.is_complex():
         leaf = torch.view_as_real(leaf)
     flat = leaf.reshape(len(leaf), math.prod(leaf.shape[1:])).contiguous()
@@ -36,7 +36,7 @@ def _words(leaf: Tensor) -> Tensor:
 
 
 def _mixed(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64, on int64 that wraps; its shifts are logical ones."""
+    """Apply the finalizer of SplitMix64, on int64 that wraps and with logical shifts."""
     z = z + _signed(0x9E3779B97F4A7C15)
     z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)

@@ -1,11 +1,11 @@
-"""Keep the mean cost when inputs change: thresholds that are running quantiles of the scores met in use.
+"""Keep the mean cost when inputs drift, by thresholds that are running quantiles of recent scores.
 
-Of the examples that reach exit k the policy stops a share h_k = r_k / (r_k + … + r_K), r its validation shares.
-The threshold of exit k is the quantile that stops that share of the last W examples that reached it, so the
-shares, and with them the mean cost, come back however the scores move. Accuracy does not come back: under drift
-the same money buys less, and a promised loss no longer holds.
+A policy stops a fraction h_k = r_k / (r_k + … + r_K) of the examples that reach exit k, with r its validation shares.
+The running threshold of exit k is the quantile that stops this fraction of the last W examples that reached it, so the
+shares, and with them the mean cost, return to their values however the scores move. Accuracy does not: under drift the
+same cost buys less of it, and a guaranteed loss no longer holds.
 
-The state is a value: `tracker.policy` runs a batch, `tracker.update(answer)` gives the next state.
+The state is a value: run a batch with `tracker.policy`, and take the next state from `tracker.update(answer)`.
 """
 
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from suffice.budget.thresholds import cut, nearest_cut, rank
 
 @dataclass(frozen=True)
 class Tracker:
-    """A policy and the scores that it met last.
+    """Policy with the recent scores at its exits.
 
     Attributes:
-        frozen: the policy it began with, whose thresholds are used until `least` scores are known.
-        recent: K − 1 tensors (≤ window,), scores of the last examples that reached each exit, oldest first.
-        window: W, scores remembered for each exit.
-        least: scores of an exit from which its running threshold is used.
+        frozen: Original policy. Its threshold is used at an exit with fewer than `least` recent scores.
+        recent: Scores (≤ W,) of the last examples that reached each of the first K − 1 exits, oldest first.
+        window: Number W of scores kept for each exit.
+        least: Number of scores from which the running threshold of an exit is used.
     """
 
     frozen: Policy
@@ -36,7 +36,7 @@ class Tracker:
 
     @property
     def policy(self) -> Policy:
-        """The policy for the next batch; a mixed one is no longer mixed."""
+        """Policy for the next batch; it is never mixed."""
         thresholds = self.frozen.thresholds.clone()
         reaching = self.frozen.shares.flip(0).cumsum(0).flip(0)
         for k, scores in enumerate(self.recent):
@@ -45,33 +45,35 @@ class Tracker:
         return replace(self.frozen, thresholds=thresholds, alternative=None, portion=0.0, promise=None)
 
     def update(self, answer: Answer) -> "Tracker":
-        """The state after a batch that `tracker.policy` answered."""
-        met = [column[~column.isnan()] for column in answer.scores.unbind(dim=1)]
-        pairs = zip(self.recent, met, strict=True)
+        """Return the state after a batch that was run with `tracker.policy`."""
+        batch_scores = [column[~column.isnan()] for column in answer.scores.unbind(dim=1)]
+        pairs = zip(self.recent, batch_scores, strict=True)
         return replace(self, recent=tuple(torch.cat([old.to(new), new])[-self.window :] for old, new in pairs))
 
 
 def follow(policy: Policy, window: int = 500, least: int = 50) -> Tracker:
-    """Begin with a policy's own thresholds, and no scores met.
+    """Return the initial state: a policy with its own thresholds, and no scores yet.
 
     Args:
-        policy: made by `allocate`.
-        window: W, scores remembered for each exit: how soon a change is followed. The share that an exit stops
-            scatters by about √(h(1 − h)/W).
-        least: scores of an exit from which its running threshold is used, at most W.
+        policy: Policy made by `allocate`.
+        window: Number W of scores kept for each exit. A small window follows a change sooner, but the fraction that an
+            exit stops varies by about √(h(1 − h)/W).
+        least: Number of scores from which the running threshold of an exit is used, at most W.
 
     Raises:
-        ValueError: unless 1 ≤ least ≤ window; for a policy that promises a loss, which would be broken.
+        ValueError: Unless 1 ≤ least ≤ window, and for a policy with a guaranteed loss, which would no longer hold.
     """
     if not 1 <= least <= window:
         raise ValueError(f"expected 1 ≤ least ≤ window, got least={least} and window={window}")
     if policy.promise is not None:
-        raise ValueError("expected a policy for a budget, got one that promises a loss; make one with suffice.allocate")
+        raise ValueError(
+            "expected a policy for a budget, got one with a guaranteed loss; make one with suffice.allocate"
+        )
     return Tracker(policy, (torch.empty(0, dtype=torch.float64),) * len(policy.thresholds), window, least)
 
 
 def _quantile(scores: Tensor, share: float) -> float:
-    """Threshold that stops about this share of the scores (W,)."""
+    """Return the threshold that stops about this share of the scores (W,)."""
     (ranked,) = rank([scores])
     present = torch.arange(1, len(scores) + 1, device=scores.device)
     return cut(ranked, present, nearest_cut(ranked, present, round(share * len(scores))))

@@ -1,28 +1,27 @@
-"""Promises on the loss of stopping early, against what the last exit would have answered.
+"""Guarantees on the loss of stopping early, relative to the last exit.
 
-One threshold λ serves all exits; levels of λ are ordered from the safest to the boldest before any data are seen,
-the first of all being never to stop early, which loses nothing. With L_λ(x, y) in [0, B] the loss of an example:
+One threshold λ serves all exits. Levels of λ are ordered from conservative to permissive before any data are used; the
+first of all is never to stop early, which loses nothing. Let L_λ(x, y) in [0, B] be the loss of an example.
 
-Learn-then-Test. The hypotheses E[L_λ] > ε are tested in that order at level α each, by p-values that hold for any
-number of examples; the first that cannot be rejected ends it, and the last rejected one is taken. In a fixed
-sequence no correction for many tests is needed. Angelopoulos et al. 2021; Bates et al. 2021.
+Learn-then-Test. The hypotheses E[L_λ] > ε are tested in that order at level α each, by p-values that are valid for any
+number of examples. Testing ends at the first hypothesis that cannot be rejected, and the last rejected level is used.
+In a fixed sequence no correction for multiple tests is needed. Angelopoulos et al. 2021; Bates et al. 2021.
 
-Conformal risk control. L is made monotone along the sequence, L̄_λ = max over safer λ' of L_λ'; the boldest λ with
-(n mean(L̄_λ) + B)/(n + 1) ≤ ε is taken. Angelopoulos et al. 2022. Both for early exits: Jazbec et al. 2024.
+Conformal risk control. L is made monotone along the sequence, L̄_λ = max of L_λ' over more conservative λ'. The most
+permissive λ with (n mean(L̄_λ) + B)/(n + 1) ≤ ε is used. Angelopoulos et al. 2022. Both for early exits: Jazbec et al.
+2024.
 """
 
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from suffice import metrics
 from suffice.batches import Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
@@ -31,12 +30,11 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.prediction import Prediction
+from suffice.prediction import Loss
 from suffice.utils.modes import default_modes
 
-Loss = Literal["accuracy", "brier"]
 _GREATEST = {"accuracy": 1.0, "brier": 2.0}
-"""B, the greatest loss that an example can have."""
+"""B, the greatest loss of an example."""
 
 
 @default_modes()
@@ -50,61 +48,69 @@ def control_risk(
     *,
     levels: Sequence[float] | None = None,
 ) -> Policy:
-    """The boldest policy whose loss against the last exit is promised to be at most `max_loss`.
+    """Choose the most permissive policy with a mean loss, relative to the last exit, guaranteed to be at most a bound.
 
-    The loss of an example is what stopping early makes worse, and never negative: "accuracy", 1 if the last exit
-    is right and the exit where it stops is wrong, else 0; "brier", max(0, Σ_c (p_c − [c = y])² at the exit where
-    it stops less that at the last). So accuracy falls, or the mean Brier score rises, by no more than it.
+    The loss of an example is how much stopping early makes it worse, and never negative: "accuracy", 1 if the last
+    exit is correct and the exit where it stops is not, else 0; "brier", max(0, Σ_c (p_c − [c = y])² at the exit where
+    it stops minus that at the last). So accuracy falls, or the mean Brier score rises, by no more than the mean loss.
 
-    What is promised, for validation examples and examples to come drawn independently from one distribution that
-    neither the network, its calibration nor the levels have been fitted to:
+    The guarantee assumes that validation and future examples are drawn independently from one distribution, and that
+    neither the network, nor its calibration, nor the levels have been fitted to the validation examples:
 
-    - with a confidence 1 − α: with at least this probability, over the draw of the validation set, the mean loss
-      over examples to come (its expectation, not that of a finite batch) is at most `max_loss`.
-    - with `confidence=None`: the mean loss over examples to come is at most `max_loss` on average over draws of
-      the validation set; for the set at hand it may be more.
+    - With a confidence 1 − α: with at least this probability over the draw of the validation set, the expected loss of
+      future examples (not the mean of a finite batch) is at most `max_loss`.
+    - With `confidence=None`: the expected loss of future examples is at most `max_loss` on average over draws of the
+      validation set; for a single validation set it may be larger.
 
-    Nothing is promised when inputs change, nor for a single class or group. Validation data that temperatures or
-    priors were tuned on are not untouched: keep some apart for this.
+    It does not hold when inputs change, nor for a single class or group. The examples in `val_loader` must not have
+    been used for anything else, including tuning temperatures or priors in `calibrate`.
 
     Args:
-        calibrated: the network that will run.
-        val_loader: labelled batches; read once.
-        max_loss: ε.
-        confidence: 1 − α, or None.
+        calibrated: Calibrated network that will run.
+        val_loader: Labeled batches; read once.
+        max_loss: Bound ε on the mean loss, in (0, 1).
+        confidence: Confidence 1 − α in (0, 1), or None for a bound in expectation.
         loss: "accuracy" or "brier".
-        score: as for `allocate`.
-        levels: thresholds to try, from safest to boldest; chosen without val_loader. Needed unless score is a name.
+        score: Score that decides when to stop, as for `allocate`.
+        levels: Candidate thresholds, falling from conservative to permissive and chosen without `val_loader`. Required
+            unless score is a name with levels of its own.
 
     Raises:
-        TypeError: for a network that is not calibrated.
-        ValueError: for a bound or a confidence outside (0, 1), levels that do not fall, or a regression.
+        TypeError: For a network that is not calibrated.
+        ValueError: For a bound or a confidence outside (0, 1), levels that do not fall, or a regression.
 
     Warns:
-        UserWarning: if no level can be promised, so that the policy never stops early; with how many examples the
-            safest loss of 0 could have been.
+        UserWarning: If the guarantee holds for no level, so that the policy never stops early; the message names the
+            number of examples from which a loss of 0 on all of them would suffice.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network, x = suffice.models.convnet(num_classes=3, widths=(4, 8)), torch.rand(200, 1, 8, 8)
+        >>> loader = [(x, torch.arange(200) % 3)]
+        >>> calibrated = suffice.calibrate(network, None, loader, structure=None, temperature=False)
+        >>> policy = suffice.control_risk(calibrated, loader, max_loss=0.5, confidence=0.9)
+        >>> policy.promise
+        Promise(loss='accuracy', max_loss=0.5, confidence=0.9)
     """
     walk.check_calibrated(calibrated)
     _check(max_loss, confidence, loss)
     if calibrated.likelihood.name not in ("classification", "binary"):
-        raise ValueError(f"expected classes, whose answers are right or wrong, got a {calibrated.likelihood.name}")
-    classes = max(2, calibrated.num_classes)
-    named = scoring.levels(score, classes, len(calibrated.exits)) if levels is None else levels
-    tried = torch.as_tensor(named, dtype=torch.float64)
-    if tried.ndim != 1 or not len(tried) or bool((tried.diff() >= 0).any()):
-        raise ValueError("expected levels that fall from the safest to the boldest, got others")
-    seen = _validation(calibrated, val_loader, scoring.resolve(score, calibrated.digest), loss)
-    losses = along(seen.scores, seen.losses, tried)
-    passed = certified(losses, max_loss, confidence, loss)
-    if not passed:
+        raise ValueError(f"expected classes, where a prediction is right or wrong, got a {calibrated.likelihood.name}")
+    num_exits = len(calibrated.exits)
+    candidates = _candidate_levels(score, max(2, calibrated.num_classes), num_exits, levels)
+    examples = _stopping_losses(calibrated, val_loader, scoring.resolve(score, calibrated.digest), loss)
+    losses = along(examples.scores, examples.losses, candidates)
+    num_certified = certified(losses, max_loss, confidence, loss)
+    if not num_certified:
         warnings.warn(
-            f"no level can be promised a loss of {max_loss:g} in {loss} from {len(seen.losses[0])} examples, so no "
-            f"example stops early; at least {needed(max_loss, confidence, _GREATEST[loss])} examples are needed",
+            f"no level guarantees a loss of at most {max_loss:g} in {loss} from {len(examples.losses[0])} examples, so "
+            f"no example stops early; at least {needed(max_loss, confidence, _GREATEST[loss])} examples are needed",
             stacklevel=3,
         )
-    level = float(tried[passed - 1]) if passed else math.inf
-    thresholds = torch.full((len(calibrated.exits) - 1,), level, dtype=torch.float64)
-    shares = shares_of(choose(seen.scores, thresholds), len(calibrated.exits))
+    level = float(candidates[num_certified - 1]) if num_certified else math.inf
+    thresholds = torch.full((num_exits - 1,), level, dtype=torch.float64)
+    shares = shares_of(choose(examples.scores, thresholds), num_exits)
     costs = torch.tensor(scoring.priced(calibrated.costs.cumulative, score), dtype=torch.float64)
     expected = float(shares @ costs)
     promise = Promise(loss, max_loss, confidence)
@@ -112,26 +118,28 @@ def control_risk(
 
 
 def along(scores: Sequence[Tensor], losses: Sequence[Tensor], levels: Tensor) -> Tensor:
-    """Loss (L, N) of each example if all exits had the threshold of each level.
+    """Compute the loss of each example if all exits had the threshold of each level.
 
     Args:
-        scores: (N,) of each exit.
-        losses: (N,) of stopping at each exit.
-        levels: (L,).
+        scores: Scores (N,) at each exit.
+        losses: Losses (N,) of stopping at each exit.
+        levels: Thresholds (L,).
+
+    Returns:
+        Losses (L, N).
     """
     rows, table = torch.arange(len(losses[0]), device=losses[0].device), torch.stack(list(losses))
-    exits = len(losses)
-    return torch.stack([table[choose(scores, level.expand(exits - 1)), rows] for level in levels])
+    return torch.stack([table[choose(scores, level.expand(len(losses) - 1)), rows] for level in levels])
 
 
 def certified(losses: Tensor, max_loss: float, confidence: float | None, loss: Loss) -> int:
-    """How many levels, from the safest, may be promised.
+    """Count the levels, from the most conservative on, for which the bound is guaranteed.
 
     Args:
-        losses: (L, N), levels from the safest to the boldest.
-        max_loss: ε.
-        confidence: 1 − α for Learn-then-Test, None for conformal risk control.
-        loss: what they are: 0 or 1 for "accuracy", up to 2 for "brier".
+        losses: Losses (L, N), levels from conservative to permissive.
+        max_loss: Bound ε on the mean loss.
+        confidence: Confidence 1 − α for Learn-then-Test, or None for conformal risk control.
+        loss: Kind of the losses: 0 or 1 for "accuracy", up to 2 for "brier".
     """
     n, greatest = losses.shape[1], _GREATEST[loss]
     if confidence is None:
@@ -144,16 +152,16 @@ def certified(losses: Tensor, max_loss: float, confidence: float | None, loss: L
 
 
 def p_values(means: Tensor, n: int, max_mean: float, binary: bool) -> Tensor:
-    """Super-uniform p-values (L,) of the hypothesis that the expected loss is over `max_mean`, for any n.
+    """Compute super-uniform p-values (L,) of the hypothesis that the expected loss is above `max_mean`, for any n.
 
-    For losses of 0 or 1 the binomial tail P(Bin(n, ε) ≤ n mean), which is exact; else that of Hoeffding and Bentkus,
-    min(exp(−n kl(min(mean, ε), ε)), e P(Bin(n, ε) ≤ ⌈n mean⌉)), with kl of two Bernoulli distributions.
+    For losses of 0 or 1 they are the binomial tail P(Bin(n, ε) ≤ n mean), which is exact; else the bound of Hoeffding
+    and Bentkus, min(exp(−n kl(min(mean, ε), ε)), e P(Bin(n, ε) ≤ ⌈n mean⌉)), with kl of two Bernoulli distributions.
 
     Args:
-        means: (L,), mean losses of n examples, in [0, 1].
-        n: number of examples.
-        max_mean: ε in (0, 1).
-        binary: whether every loss is 0 or 1.
+        means: Mean losses (L,) of n examples, in [0, 1].
+        n: Number of examples.
+        max_mean: Bound ε in (0, 1).
+        binary: Whether every loss is 0 or 1.
     """
     from scipy.special import rel_entr
     from scipy.stats import binom
@@ -169,46 +177,54 @@ def p_values(means: Tensor, n: int, max_mean: float, binary: bool) -> Tensor:
 
 
 def needed(max_loss: float, confidence: float | None, greatest: float = 1.0) -> int:
-    """Examples from which a loss of 0 on all of them can be promised."""
+    """Return the least number of examples for which a loss of 0 on all of them is enough for the guarantee."""
     if confidence is None:
         return math.ceil(greatest / max_loss) - 1
     return math.ceil(math.log(1 - confidence) / math.log1p(-max_loss / greatest))
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Scores and losses of stopping at every exit, K × (N,)."""
+class StoppingLosses:
+    """Validation examples at every exit.
+
+    Attributes:
+        scores: Scores (N,) at each of K exits, float64.
+        losses: Losses (N,) of stopping at each exit, relative to the last exit, float64.
+    """
 
     scores: list[Tensor]
     losses: list[Tensor]
 
 
 @torch.no_grad()
-def _validation(calibrated: Calibrated, loader: Loader, score: AnyScore, loss: str) -> _Seen:
-    exits = range(len(calibrated.exits))
-    scores: list[list[Tensor]] = [[] for _ in exits]
-    losses: list[list[Tensor]] = [[] for _ in exits]
-    for batch, labels in likelihoods.read(loader, calibrated.network, calibrated.likelihood):
-        in_flight, own = walk.begin(calibrated, batch.inputs, start=batch.start), []
-        for k in exits:
-            in_flight, prediction = walk.step(calibrated, k, in_flight, score)
-            in_flight = walk.scored(in_flight, prediction, score, k)
-            scores[k].append(in_flight.scores[:, k])
-            assert isinstance(prediction, Prediction)
-            own.append(_badness(prediction.probs, labels, loss))
-        for k in exits:
-            losses[k].append((own[k] - own[-1]).clamp_min(0))
-    return _Seen([torch.cat(parts) for parts in scores], [torch.cat(parts) for parts in losses])
+def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, loss: Loss) -> StoppingLosses:
+    """Compute scores and losses of a whole labeled loader at every exit."""
+    scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    losses: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    targets = likelihoods.read(loader, calibrated.network, calibrated.likelihood)
+    for visit in walk.visit_exits(calibrated, (replace(batch, labels=labels) for batch, labels in targets), score):
+        assert visit.batch.labels is not None
+        scores[visit.exit].append(visit.scores[0])
+        losses[visit.exit].append(visit.prediction.losses(visit.batch.labels, loss))
+    absolute = list(map(torch.cat, losses))
+    relative = [(exit_losses - absolute[-1]).clamp_min(0) for exit_losses in absolute]
+    return StoppingLosses(list(map(torch.cat, scores)), relative)
 
 
-def _badness(probs: Tensor, labels: Tensor, loss: str) -> Tensor:
-    """Error (0 or 1) or Brier score of each example, (N,) float64."""
-    if loss == "accuracy":
-        return 1 - metrics.correct(probs, labels).double()
-    return (probs.double() - one_hot(labels, probs.shape[-1])).square().sum(dim=-1)
+def _candidate_levels(score: str | AnyScore, classes: int, num_exits: int, levels: Sequence[float] | None) -> Tensor:
+    """Return the given levels, or those of a built-in score, (L,) float64, and raise a ValueError unless they fall."""
+    values = scoring.levels(score, classes, num_exits) if levels is None else levels
+    candidates = torch.as_tensor(values, dtype=torch.float64)
+    if candidates.ndim != 1 or not len(candidates) or bool((candidates.diff() >= 0).any()):
+        raise ValueError(
+            "expected levels that fall from conservative to permissive, got others; sort them in descending order, "
+            "without repetitions"
+        )
+    return candidates
 
 
 def _check(max_loss: float, confidence: float | None, loss: str) -> None:
+    """Raise a ValueError for a choice outside its range."""
     if loss not in get_args(Loss):
         raise ValueError(f"expected loss to be one of {get_args(Loss)}, got {loss!r}")
     if not 0 < max_loss < 1:

@@ -1,7 +1,7 @@
-"""Two sets of thresholds in one policy, where tied scores keep every single set off the budget.
+"""Mixed policies: two sets of thresholds, where tied scores keep every single set away from the budget.
 
-A coin, made of each example's own bytes, says which of the two judges it: a portion of the examples goes by the
-cheaper set, so that the mean cost lies between theirs, at the budget.
+A coin, computed from each example's own bytes, selects one of the two sets: the cheaper set is used for a portion of
+the examples, so that the mean cost lies between those of the sets, at the budget.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from torch import Tensor
 from suffice.budget.thresholds import choose, shares_of
 
 TOLERANCE = 0.005
-"""Relative distance of the mean validation cost from the budget that is neither mended nor warned of."""
+"""Relative distance of the mean validation cost from the budget up to which no mixture and no warning is made."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One set of thresholds, or two.
+    """One set of thresholds or two, with the fractions of the validation data that stop at each exit.
 
     Attributes:
-        thresholds: (K − 1,).
-        shares: (K,), share of the validation data answered at each exit.
-        alternative: (K − 1,), thresholds of the examples whose coin is below `portion`, or None.
-        portion: of the examples judged by `alternative`.
+        thresholds: Thresholds (K − 1,).
+        shares: Fraction (K,) of the validation data that stops at each exit.
+        alternative: Second thresholds (K − 1,), used for examples with a coin below `portion`, or None.
+        portion: Fraction of the examples that `alternative` is used for.
     """
 
     thresholds: Tensor
@@ -36,41 +36,43 @@ class Mix:
 def mix(
     scores: Sequence[Tensor], coin: Tensor, pair: Sequence[Tensor], mean_cost: Callable[[Tensor], float], budget: float
 ) -> Mix:
-    """The nearer of two sets of thresholds where it is near enough, else a mixture that meets the budget.
+    """Return the nearer of two sets of thresholds if it is near enough, else a mixture that meets the budget.
 
     Args:
-        scores: of the validation data at every exit, K × (N,).
-        coin: of each validation example, (N,) in [0, 1).
-        pair: thresholds (K − 1,) on either side of the budget, the cheaper first.
-        mean_cost: of shares (K,).
-        budget: in the unit of the cost.
+        scores: Scores (N,) of the validation data at each of K exits.
+        coin: Number (N,) in [0, 1) of each validation example.
+        pair: Thresholds (K − 1,) on either side of the budget, the cheaper first.
+        mean_cost: Function from shares (K,) to the mean cost per example.
+        budget: Mean cost per example to reach, in the same unit.
     """
-    exits = [choose(scores, found) for found in pair]
-    shares = [shares_of(taken, len(scores)) for taken in exits]
-    costs = [mean_cost(each) for each in shares]
+    num_exits = len(scores)
+    exit_index = [choose(scores, thresholds) for thresholds in pair]
+    shares = [shares_of(index, num_exits) for index in exit_index]
+    costs = [mean_cost(side_shares) for side_shares in shares]
     nearer = min(range(2), key=lambda side: abs(costs[side] - budget))
     if abs(costs[nearer] - budget) <= TOLERANCE * budget or costs[1] <= budget:
         nearer = 1 if costs[1] <= budget else nearer
         return Mix(pair[nearer], shares[nearer])
 
-    def tossed(portion: float) -> Tensor:
-        return shares_of(torch.where(coin < portion, exits[0], exits[1]), len(scores))
+    def mixed_shares(portion: float) -> Tensor:
+        return shares_of(torch.where(coin < portion, exit_index[0], exit_index[1]), num_exits)
 
-    cheap = _portion(coin[exits[0] != exits[1]], lambda portion: mean_cost(tossed(portion)), budget)
-    if cheap in (0, 1):
+    separating_coins = coin[exit_index[0] != exit_index[1]]
+    portion = _nearest_portion(separating_coins, lambda portion: mean_cost(mixed_shares(portion)), budget)
+    if portion in (0, 1):
         return Mix(pair[nearer], shares[nearer])
-    return Mix(pair[1], tossed(cheap), pair[0], cheap)
+    return Mix(pair[1], mixed_shares(portion), pair[0], portion)
 
 
-def _portion(coins: Tensor, realized: Callable[[float], float], budget: float) -> float:
-    """The portion for the cheaper thresholds at which the realised cost is nearest to the budget.
+def _nearest_portion(coins: Tensor, realized_cost: Callable[[float], float], budget: float) -> float:
+    """Return the portion for the cheaper thresholds at which the realized cost is nearest to the budget.
 
-    Only portions between two of `coins`, those of examples that the two sets judge differently, cost differently.
+    The cost changes only at `coins`, the coins of examples that stop at different exits under the two sets.
     """
     ordered = coins.unique()
     edges = torch.cat([coins.new_zeros(1), (ordered[1:] + ordered[:-1]) / 2, coins.new_ones(1)]).tolist()
     low, high = 0, len(edges) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if realized(edges[middle]) <= budget else (middle, high)
-    return float(edges[min(low, high, key=lambda at: abs(realized(edges[at]) - budget))])
+        low, high = (low, middle) if realized_cost(edges[middle]) <= budget else (middle, high)
+    return float(edges[min(low, high, key=lambda at: abs(realized_cost(edges[at]) - budget))])

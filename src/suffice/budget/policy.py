@@ -1,42 +1,29 @@
-"""When to stop: a score and a threshold per exit, chosen so that the mean cost meets a budget."""
+"""Policies: a score and a threshold per exit that decide where an example stops."""
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from suffice import batches
-from suffice.batches import Loader
-from suffice.budget import optimal, thresholds, walk
 from suffice.budget import scores as scoring
-from suffice.budget.coin import hash_to_unit
 from suffice.budget.exit_variation import VariationScore
-from suffice.budget.mixture import TOLERANCE, mix
 from suffice.budget.scores import AnyScore
-from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
-from suffice.prediction import AnyPrediction, Prediction
 from suffice.storage.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
-from suffice.storage.stored import Stored
-from suffice.utils.modes import default_modes
-
-Unit = Literal["fraction", "macs", "ms"]
-Method = Literal["geometric", "optimal"]
+from suffice.storage.serializable import Serializable
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What `control_risk` promised, and when it holds: see there.
+    """Guarantee on the loss of a policy, made by `control_risk`; see there for its conditions.
 
     Attributes:
         loss: "accuracy" or "brier".
-        max_loss: bound on the mean loss.
-        confidence: probability with which the bound holds, or None for a bound in expectation.
+        max_loss: Bound on the mean loss.
+        confidence: Probability with which the bound holds, or None for a bound in expectation.
     """
 
     loss: str
@@ -45,27 +32,29 @@ class Promise:
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "Promise":
-        """From the fields of one."""
+        """Restore a guarantee from its fields in a manifest."""
         confidence = None if parts.none("confidence") else parts.number("confidence", INSIDE)
         return cls(parts.choice("loss", ("accuracy", "brier")), parts.number("max_loss", INSIDE), confidence)
 
 
 @dataclass(frozen=True)
-class Policy(Stored):
-    """An example stops at the first exit whose score reaches its threshold, and at the last in any case.
+class Policy(Serializable):
+    """Rule by which an example stops at the first exit with a score that reaches its threshold, and else at the last.
 
     Attributes:
-        thresholds: (K − 1,), float64, on the score's scale, of "confidence" log-odds; −inf stops all, +inf nothing.
-        score: name, function `(prediction, state) -> (N,)`, higher is surer, or `VariationScore`.
-        budget: mean cost asked for, per example; NaN where a loss was asked for instead.
-        expected: mean cost on the validation data, per example.
-        shares: (K,), share of the validation data answered at each exit.
-        made_for: `digest` of the calibrated network whose scores it judges.
-        unit: of budget and expected: "macs", multiply-adds, or "ms", milliseconds.
-        alternative: (K − 1,), thresholds of the examples whose coin (`coin.hash_to_unit`) is below `portion`, or None.
-        portion: of the examples judged by `alternative`.
-        profile: times by which `run` decides whether survivors are worth copying, or None: they are always.
-        promise: what `control_risk` promised, or None.
+        thresholds: Thresholds (K − 1,), float64, on the scale of the score ("confidence": log-odds). Everything stops
+            at −inf, nothing at +inf.
+        score: Name, function `(prediction, state) -> (N,)` with higher meaning more certain, or `VariationScore`.
+        budget: Requested mean cost per example; NaN if a loss was bounded instead.
+        expected: Mean cost per example on the validation data.
+        shares: Fraction (K,) of the validation data that stops at each exit.
+        made_for: Digest of the calibrated network that the thresholds were chosen for.
+        unit: Unit of budget and expected: "macs", multiply-adds, or "ms", milliseconds.
+        alternative: Second thresholds (K − 1,), used for examples with a coin (`coin.hash_to_unit`) below `portion`;
+            None if the policy is not mixed.
+        portion: Fraction of the examples that `alternative` is used for.
+        profile: Measured times by which `run` decides whether to copy the examples that continue; None: always copy.
+        promise: Guarantee made by `control_risk`, or None.
     """
 
     thresholds: Tensor
@@ -81,7 +70,13 @@ class Policy(Stored):
     promise: Promise | None = None
 
     def stops(self, k: int, values: Tensor, coin: Tensor | None = None) -> Tensor:
-        """Whether each example stops at exit k, (N,) bool, by its score (N,) and, if mixed, its coin (N,)."""
+        """Return whether each example stops at exit k, (N,) bool.
+
+        Args:
+            k: Number of the exit, counted from 0.
+            values: Scores (N,) at exit k.
+            coin: Number (N,) in [0, 1) of each example, needed if the policy is mixed.
+        """
         stops = values >= float(self.thresholds[k])
         if self.alternative is None or coin is None:
             return stops
@@ -101,12 +96,12 @@ class Policy(Stored):
             )
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and tensors of an artifact.
+        """Return the configuration and the tensors of an artifact.
 
         Raises:
-            ValueError: if the score is a function, which cannot be written down; use one that has a name.
+            ValueError: If the score is a function, which cannot be saved.
         """
-        score, learned = self._score_parts()
+        score, score_tensors = self._score_parts()
         configuration = {
             "made_for": self.made_for,
             "score": score,
@@ -116,7 +111,7 @@ class Policy(Stored):
             "portion": self.portion,
             "promise": self.promise and asdict(self.promise),
         }
-        tensors = {"thresholds": self.thresholds, "shares": self.shares, **learned}
+        tensors = {"thresholds": self.thresholds, "shares": self.shares, **score_tensors}
         if self.alternative is not None:
             tensors["alternative"] = self.alternative
         if self.profile is not None:
@@ -126,7 +121,7 @@ class Policy(Stored):
 
     @classmethod
     def from_parts(cls, parts: Parts, network: object = None) -> "Policy":
-        """The reverse of `parts`; the network is checked when the policy is run."""
+        """Restore a policy from its `parts`; the network is checked when the policy is run."""
         shares = parts.tensor("shares", "K", SHARE)
         if not abs(float(shares.double().sum()) - 1) <= len(shares) * torch.finfo(shares.dtype).eps:
             parts.refuse_tensor("shares", "of a sum of 1", f"{float(shares.sum()):g}")
@@ -138,7 +133,7 @@ class Policy(Stored):
         mixed = portion > 0 or "alternative" in parts
         return cls(
             parts.tensor("thresholds", width, also=infinite),
-            _score(parts, made_for),
+            _read_score(parts, made_for),
             math.nan if promise else parts.number("budget", POSITIVE),
             parts.number("expected", POSITIVE),
             shares,
@@ -151,167 +146,23 @@ class Policy(Stored):
         )
 
     def _score_parts(self) -> tuple[str | dict[str, Any], dict[str, Tensor]]:
-        """What names the score, or what it was fitted to be."""
+        """Return the name of the score, or the configuration and the tensors of a fitted one."""
         if isinstance(self.score, str):
             return self.score, {}
         if not isinstance(self.score, VariationScore):
             raise ValueError(
                 f"expected a score with a name to save, one of {sorted(scoring.SCORES)}, or a VariationScore, got a "
-                "function; save what it is made of and allocate again"
+                "function; save its ingredients and allocate again after loading"
             )
         configuration, tensors = self.score.parts()
         return configuration, prefixed("score.", tensors)
 
 
-def _score(parts: Parts, made_for: str) -> str | VariationScore:
-    """What names the score of an artifact, or the score that was fitted, for the same network."""
+def _read_score(parts: Parts, made_for: str) -> str | VariationScore:
+    """Return the score of an artifact, by name or fitted to the network that the policy was made for."""
     if parts.is_text("score"):
         return parts.choice("score", tuple(scoring.SCORES))
     score = VariationScore.from_parts(parts.inner("score", "score."))
     if score.made_for != made_for:
         parts.refuse("score.made_for", f"that of the policy, {made_for}", score.made_for)
     return score
-
-
-@default_modes()
-def allocate(
-    calibrated: Calibrated,
-    val_loader: Loader,
-    budget: float,
-    unit: Unit = "fraction",
-    score: str | AnyScore = "confidence",
-    *,
-    method: Method = "geometric",
-    profile: Profile | None = None,
-) -> Policy:
-    """Thresholds whose mean cost on the validation data meets a budget.
-
-    It is met to 0.5 %, or to one example's worth; where ties forbid that, by a policy mixed of two.
-
-    Args:
-        calibrated: the network that will run.
-        val_loader: batches like those it will meet; read once, labels not needed.
-        budget: mean cost per example, the uncertainty's own cost included: as a "fraction" of the cumulative
-            cost of the last exit; in "macs", multiply-adds; or in "ms", milliseconds by the profile, when batches
-            of its size are run and survivors take the time of a batch as small as they are.
-        unit: of the budget.
-        score: "confidence", "margin", "entropy", "aleatoric", "epistemic" or "patience" (of a regression, "variance" or
-            "epistemic"), a function `(prediction, state) -> (N,)`, higher is surer, or what `fit_exit_variation` gives,
-            whose multiply-adds count.
-        method: "geometric" is the paper's, shares proportional to q^k; "optimal" takes the thresholds under which
-            the mean calibrated probability of being right is greatest on the validation data, and spends less
-            than the budget if more would not help.
-        profile: made by `suffice.cost.profile` for this network; needed for "ms", and kept for `run`.
-
-    Raises:
-        TypeError: for a network that is not calibrated.
-        ValueError: if the budget is below the cost of the first exit or above that of the last.
-
-    Warns:
-        UserWarning: if there are too few examples to come within 0.5 % of the budget.
-    """
-    walk.check_calibrated(calibrated)
-    mean_cost, limit = _pricing(calibrated, budget, unit, profile, score)
-    if method not in get_args(Method):
-        raise ValueError(f"expected method to be one of {get_args(Method)}, got {method!r}")
-    seen = _validation(calibrated, val_loader, scoring.resolve(score, calibrated.digest))
-    pair = _pair(seen, method, mean_cost, limit)
-    found = mix(seen.scores, seen.coin, pair, mean_cost, limit)
-    expected = mean_cost(found.shares)
-    short = limit - expected if method == "geometric" else 0.0
-    if max(short, expected - limit) > TOLERANCE * limit:
-        warnings.warn(
-            f"asked for {limit:.4g} {_NAMES[unit]} per example, the nearest on the validation data is "
-            f"{expected:.4g}: too few examples, or too many alike, to cut finer",
-            stacklevel=3,
-        )
-    unit = "ms" if unit == "ms" else "macs"
-    return Policy(
-        found.thresholds, score, limit, expected, found.shares, calibrated.digest, unit, found.alternative,
-        found.portion, profile,
-    )  # fmt: skip
-
-
-_NAMES = {"fraction": "multiply-adds", "macs": "multiply-adds", "ms": "milliseconds"}
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Validation data at every exit: scores and chances of being right K × (N,), and each example's coin (N,)."""
-
-    scores: list[Tensor]
-    chances: list[Tensor]
-    coin: Tensor
-
-
-def _pricing(
-    calibrated: Calibrated, budget: float, unit: str, profile: Profile | None, score: str | AnyScore
-) -> tuple[Callable[[Tensor], float], float]:
-    """Mean cost of shares (K,), and the budget in the same unit, checked."""
-    if unit not in get_args(Unit):
-        raise ValueError(f"expected unit to be one of {get_args(Unit)}, got {unit!r}")
-    if unit == "ms" and profile is None:
-        raise ValueError("expected a profile for a budget in 'ms', got none; make one with suffice.cost.profile")
-    costs = torch.tensor(scoring.priced(calibrated.costs.cumulative, score), dtype=torch.float64)
-
-    def mean_cost(shares: Tensor) -> float:
-        return profile.per_example(shares) if unit == "ms" and profile else float(shares @ costs)
-
-    each = [mean_cost(shares) for shares in torch.eye(len(costs), dtype=torch.float64)]
-    scale = each[-1] if unit == "fraction" else 1
-    low, high = each[0] / scale, each[-1] / scale
-    if len(each) == 1 and budget != low:
-        raise ValueError(
-            f"expected a network with two exits or more to spend a budget of {budget:.4g} on, got one with a single "
-            "exit, where nothing can stop earlier; suffice.attach_exits adds some"
-        )
-    if not low <= budget <= high:
-        raise ValueError(
-            f"expected a budget between {low:.4g} (all stop at the first exit) and {high:.4g} (none stops "
-            f"early), in {'fractions of the last exit' if unit == 'fraction' else _NAMES[unit]}, got {budget:.4g}"
-        )
-    return mean_cost, min(max(budget * scale, each[0]), each[-1])
-
-
-@torch.no_grad()
-def _validation(calibrated: Calibrated, loader: Loader, score: AnyScore) -> _Seen:
-    """Scores and chances of a whole loader at every exit; states are not kept."""
-    scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
-    chances: list[list[Tensor]] = [[] for _ in calibrated.exits]
-    coins = []
-    for batch in batches.read(loader, calibrated.network):
-        coins.append(hash_to_unit(batch.inputs))
-        in_flight = walk.begin(calibrated, batch.inputs, start=batch.start)
-        for k in range(len(calibrated.exits)):
-            in_flight, prediction = walk.step(calibrated, k, in_flight, score)
-            in_flight = walk.scored(in_flight, prediction, score, k)
-            scores[k].append(in_flight.scores[:, k])
-            chances[k].append(_chance(prediction))
-    joined = [[torch.cat(parts) for parts in exits] for exits in (scores, chances)]
-    return _Seen(joined[0], joined[1], torch.cat(coins))
-
-
-def _chance(prediction: AnyPrediction) -> Tensor:
-    """Calibrated probability (N,) of being right, float64; NaN where there is no right or wrong."""
-    if isinstance(prediction, Prediction):
-        return prediction.confidence.double()
-    return torch.full((len(prediction),), torch.nan, dtype=torch.float64, device=prediction.mean.device)
-
-
-def _pair(seen: _Seen, method: Method, mean_cost: Callable[[Tensor], float], budget: float) -> list[Tensor]:
-    """Thresholds on either side of the budget, the cheaper first."""
-    ranked = thresholds.rank(seen.scores)
-    exits = len(ranked)
-    if method == "geometric":
-        family, ends = thresholds.geometric(ranked, exits), (-thresholds.STEEPEST, thresholds.STEEPEST)
-    else:
-        chances = torch.stack(seen.chances)
-        if bool(chances.isnan().any()):
-            raise ValueError("expected classes for method='optimal', got a regression; pass method='geometric'")
-        prices = chances.new_tensor([mean_cost(shares) for shares in torch.eye(exits, dtype=torch.float64)])
-        family, ends = optimal.most_accurate(ranked, chances, prices), optimal.ends(prices)
-
-    def realized(found: Tensor) -> float:
-        return mean_cost(shares_of(choose(seen.scores, found), exits))
-
-    return thresholds.bracket(family, realized, budget, ends)

@@ -1,7 +1,7 @@
-"""Run a policy: answered examples leave the batch, the others go on.
+"""Run a policy: finished examples leave the batch, the others continue.
 
-What `run` answers is what computing every exit and picking would answer: examples do not see each other, and
-the ensemble's running sums travel with those that go on.
+The answers of `run` are those of computing every exit and choosing one per example: examples do not interact, and the
+ensemble's running sums travel with those that continue.
 """
 
 from collections.abc import Sequence
@@ -19,19 +19,20 @@ from suffice.budget.policy import Policy
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State
-from suffice.prediction import Prediction, Regression, concatenate
+from suffice.prediction import concatenate
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered for each example of a batch, in its order, and what it cost.
+    """Predictions of a batch under a policy, in the order of its examples, with their exits and costs.
 
     Attributes:
-        prediction: the prediction of the exit where each example stopped, a `Prediction` or a `Regression`. Its
-            properties are also the answer's.
-        exit: (N,), that exit, int64, counted from 0.
-        macs: (N,), multiply-adds spent, the uncertainty's own included, int64.
-        scores: (N, K − 1), the score at each exit that was asked, float64, else NaN.
+        prediction: Prediction of the exit where each example stopped, a `Prediction` or a `Regression`. Its properties
+            are available on the answer too.
+        exit: Number of that exit (N,), int64, counted from 0.
+        macs: Multiply-adds spent on each example (N,), including those of the uncertainty, int64.
+        scores: Scores (N, K − 1) at the exits up to this one, but never at the last exit of the network, float64; NaN
+            elsewhere.
     """
 
     prediction: Any
@@ -40,7 +41,7 @@ class Answer:
     scores: Tensor
 
     def __repr__(self) -> str:
-        """One line: how many examples stopped where, and what they cost on average."""
+        """Describe in one line how many examples stopped at which exit, and their mean cost."""
         exits, counts = (values.tolist() for values in self.exit.unique(return_counts=True))
         stopped = ", ".join(f"{count:,} at exit {k}" for k, count in zip(exits, counts, strict=True))
         mean = f", {float(self.macs.double().mean()):,.0f} multiply-adds each" if exits else ""
@@ -48,140 +49,157 @@ class Answer:
 
     @property
     def probs(self) -> Tensor:
-        """(N, C), probabilities."""
-        return self._classes.probs
+        """Class probabilities (N, C)."""
+        return self._field("probs")
 
     @property
     def label(self) -> Tensor:
-        """(N,), the most probable class, int64."""
-        return self._classes.label
+        """Most probable class (N,), int64."""
+        return self._field("label")
 
     @property
     def confidence(self) -> Tensor:
-        """(N,), the greatest probability."""
-        return self._classes.confidence
+        """Greatest probability (N,)."""
+        return self._field("confidence")
 
     @property
     def entropy(self) -> Tensor:
-        """(N,), total uncertainty in nats."""
-        return self._classes.entropy
+        """Total uncertainty (N,) in nats."""
+        return self._field("entropy")
 
     @property
     def aleatoric(self) -> Tensor:
-        """(N,), expected entropy in nats."""
-        return self._classes.aleatoric
+        """Expected entropy (N,) in nats."""
+        return self._field("aleatoric")
 
     @property
     def epistemic(self) -> Tensor:
-        """(N,), entropy minus aleatoric, in nats."""
-        return self._classes.epistemic
+        """Entropy minus aleatoric uncertainty (N,) in nats."""
+        return self._field("epistemic")
 
     @property
     def mean(self) -> Tensor:
-        """(N, C), of a regression."""
-        return self._numbers.mean
+        """Mean (N, C) of a regression."""
+        return self._field("mean")
 
     @property
     def variance(self) -> Tensor:
-        """(N, C), total variance of a regression."""
-        return self._numbers.variance
+        """Total variance (N, C) of a regression."""
+        return self._field("variance")
 
-    @property
-    def _classes(self) -> Prediction:
-        if not isinstance(self.prediction, Prediction):
-            raise AttributeError("expected an answer of classes, got one of a regression; ask for mean and variance")
-        return self.prediction
+    def _field(self, name: str) -> Tensor:
+        """Return a field of the prediction, or raise an AttributeError that names the fields of its kind."""
+        try:
+            values: Tensor = getattr(self.prediction, name)
+        except AttributeError as error:
+            kind = self.prediction.kind
+            raise AttributeError(f"expected an answer with {name!r}, got a {kind}; use its {_FIELDS[kind]}") from error
+        return values
 
-    @property
-    def _numbers(self) -> Regression:
-        if not isinstance(self.prediction, Regression):
-            raise AttributeError("expected an answer of a regression, got one of classes; ask for probs")
-        return self.prediction
+
+_FIELDS = {"classification": "probs", "regression": "mean and variance"}
 
 
 @torch.no_grad()
 def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[int] | None = None) -> Answer:
-    """Answer a batch under a policy; an example is computed no further than the exit where it stops.
+    """Run a batch under a policy; each example is computed up to the exit where it stops, and no further.
 
-    Answered examples leave the batch at once, unless the policy has a profile and by its times copying the rest
-    would take longer than computing all; then they stay, ignored. Answers are those of `calibrated(x)` but for the
-    rounding of the network's own kernels, which depends on the size of a batch: probabilities agree to 1e-5 in float32
-    where logits and their samples are below about 30 times their temperature, and in proportion to that in larger ones
-    and other types.
+    Finished examples are removed from the batch at once, unless the policy has a profile by which copying the others
+    takes longer than computing all; then they stay in the batch and are ignored. The answers are those of
+    `calibrated(x)` up to rounding in the network's own kernels, which depends on the batch size: probabilities agree
+    to 1e-5 in float32 where logits and their samples are below about 30 times their temperature, and in proportion for
+    larger ones and other types.
 
     Args:
-        calibrated: the network.
-        policy: made by `allocate` or `control_risk` for this network.
-        x: a batch, N ≥ 1: a tensor or a nest of tensors, batch first, on the network's device.
-        buckets: sizes to which batches are filled up, so that a compiled stage meets these shapes only; a batch
-            larger than all of them stays as it is. Without, batches have the size that they come to have.
+        calibrated: Calibrated network.
+        policy: Policy made by `allocate` or `control_risk` for this network.
+        x: Batch of N ≥ 1 examples: a tensor or a nest of tensors, batch first, on the network's device.
+        buckets: Sizes to which batches are padded, so that a compiled stage gets only these shapes. A batch larger than
+            all of them stays as it is. By default batches are not padded.
 
     Raises:
-        TypeError: for what is no calibrated network or no policy.
-        ValueError: if the policy was made for another calibrated network, or logits are not finite (named by
-            their position in x).
+        TypeError: If the arguments are not a calibrated network and a policy.
+        ValueError: If the policy was made for another calibrated network, or logits are not finite; the message names
+            their position in x.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network, x = suffice.models.convnet(num_classes=3, widths=(4, 8)), torch.rand(200, 1, 8, 8)
+        >>> loader = [(x, torch.arange(200) % 3)]
+        >>> calibrated = suffice.calibrate(network, None, loader, structure=None, temperature=False)
+        >>> policy = suffice.allocate(calibrated, [x], budget=0.8)
+        >>> answer = suffice.run(calibrated, policy, x)
+        >>> answer.probs.shape, answer.exit.unique().tolist()
+        (torch.Size([200, 3]), [0, 1])
     """
     check_policy(calibrated, policy)
     sizes, finished = sorted(buckets or ()), list[Finished]()
     in_flight = enter(calibrated, policy, x)
-    if len(in_flight) < (size := fitting(len(in_flight), sizes)) and len(in_flight):
-        in_flight = in_flight.filled(torch.arange(len(in_flight), device=in_flight.positions.device), size)
+    if len(in_flight) < (size := bucket_for(len(in_flight), sizes)) and len(in_flight):
+        in_flight = in_flight.padded_to(torch.arange(len(in_flight), device=in_flight.positions.device), size)
     for k in range(len(calibrated.exits)):
-        leaving, in_flight, staying = advance(calibrated, policy, k, in_flight)
-        finished += leaving
-        if not len(staying):
+        stopped, in_flight, continuing = advance(calibrated, policy, k, in_flight)
+        finished += stopped
+        if not len(continuing):
             break
-        size = fitting(len(staying), sizes)
+        size = bucket_for(len(continuing), sizes)
         if size < len(in_flight) and (policy.profile is None or policy.profile.pays(k, len(in_flight), size)):
-            in_flight = in_flight.filled(staying, size)
+            in_flight = in_flight.padded_to(continuing, size)
     return in_order(finished, scoring.priced(calibrated.costs.cumulative, policy.score))
 
 
 def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> InFlight:
-    """A batch before the first exit, each example with its coin if the policy is mixed."""
+    """Return the rows of a batch before the first exit, each with its coin if the policy is mixed."""
     return walk.begin(calibrated, x, hash_to_unit(x) if policy.alternative is not None else None, start)
 
 
 def advance(
     calibrated: Calibrated, policy: Policy, k: int, in_flight: InFlight
 ) -> tuple[list[Finished], InFlight, Tensor]:
-    """Run stage and exit k: who stops, the rows with those marked as nobody's, and the rows of those that go on."""
+    """Run stage and exit k, and split the batch there; see `walk.split_at_exit` for what is returned."""
     score = scoring.resolve(policy.score)
-    in_flight, prediction = walk.step(calibrated, k, in_flight, score)
+    in_flight, prediction = walk.step(calibrated, k, in_flight, scoring.needs_streak(score))
     if k == len(policy.thresholds):
-        return walk.leave(in_flight, prediction, torch.ones_like(in_flight.positions, dtype=torch.bool), k)
-    in_flight = walk.scored(in_flight, prediction, score, k)
-    return walk.leave(in_flight, prediction, policy.stops(k, in_flight.scores[:, k], in_flight.coin), k)
+        return walk.split_at_exit(in_flight, prediction, torch.ones_like(in_flight.positions, dtype=torch.bool), k)
+    in_flight = walk.append_scores(in_flight, prediction, score, k)
+    stops = policy.stops(k, in_flight.scores[:, k], in_flight.coin)
+    return walk.split_at_exit(in_flight, prediction, stops, k)
 
 
-def fitting(size: int, buckets: Sequence[int]) -> int:
-    """The smallest of the rising `buckets` that holds `size` examples; `size` itself where none does."""
+def bucket_for(size: int, buckets: Sequence[int]) -> int:
+    """Return the smallest of the rising `buckets` that holds `size` examples, or `size` itself if none does."""
     return next((bucket for bucket in buckets if bucket >= size), size)
 
 
 def check_policy(calibrated: Calibrated, policy: Policy) -> None:
-    """Raise an error unless the policy was made for this network, calibrated in this way.
+    """Raise an error unless the policy was made for this calibrated network.
 
     Raises:
-        TypeError: for arguments that are no calibrated network and no policy.
-        ValueError: for a policy of another network.
+        TypeError: If the arguments are not a calibrated network and a policy.
+        ValueError: For a policy of another network.
     """
     if not (isinstance(calibrated, Calibrated) and isinstance(policy, Policy)):
         raise TypeError(
             f"expected a Calibrated and then a Policy, got {type(calibrated).__name__} and {type(policy).__name__}; "
-            "suffice.calibrate gives the one, suffice.allocate the other"
+            "suffice.calibrate makes the one, suffice.allocate the other"
         )
     policy.check_made_for(calibrated)
 
 
 def in_order(finished: Sequence[Finished], costs: Sequence[int]) -> Answer:
-    """What left at each exit put back into the order of the positions."""
-    exits = torch.cat([torch.full_like(part.positions, part.exit) for part in finished])
+    """Put the examples finished at each exit into the order of their positions.
+
+    Args:
+        finished: Finished examples, in any order.
+        costs: Cumulative cost of an example that stops at each exit (K), in multiply-adds.
+    """
+    exit_index = torch.cat([torch.full_like(part.positions, part.exit) for part in finished])
     width = len(costs) - 1
     scores = torch.cat([pad(part.scores, (0, width - part.scores.shape[1]), value=torch.nan) for part in finished])
-    price = torch.tensor(costs, device=exits.device)
-    if len(finished) == 1:  # who stay together stay in order
-        return Answer(finished[0].prediction, exits, price[exits], scores)
+    price = torch.tensor(costs, device=exit_index.device)
+    if len(finished) == 1:  # examples that finish together are in order already
+        return Answer(finished[0].prediction, exit_index, price[exit_index], scores)
     order = torch.cat([part.positions for part in finished]).argsort()
     prediction = concatenate([part.prediction for part in finished]).take(order)
-    return Answer(prediction, exits[order], price[exits[order]], scores[order])
+    return Answer(prediction, exit_index[order], price[exit_index[order]], scores[order])

@@ -1,7 +1,7 @@
-"""Scores: functions `(prediction, state) -> (N,)` of a batch at an exit, higher meaning surer.
+"""Scores: functions `(prediction, state) -> (N,)` of a batch at an exit, higher meaning more certain.
 
-A policy compares a score with a threshold at each exit. Built-in scores go by name; any function of the same
-form will do, and sees the state as well, for example to estimate the dropout variation from it.
+A policy compares a score with a threshold at each exit. Built-in scores have names. Any function of the same form is a
+score too; it also receives the state, for example to estimate the dropout variation from it.
 """
 
 import math
@@ -20,96 +20,100 @@ Score = Callable[[Any, State], Tensor]
 
 @runtime_checkable
 class ExitScore(Protocol):
-    """A score that is another function at each exit, and has a cost of its own."""
+    """Score that is a different function at each exit and has a cost of its own."""
 
     @property
     def made_for(self) -> str:
-        """`digest` of the calibrated network that it is a score of."""
+        """Digest of the calibrated network that the score was fitted to."""
 
     @property
     def macs(self) -> tuple[int, ...]:
         """Multiply-adds per example at each exit, beyond those of the network and its uncertainty."""
 
     def at(self, k: int) -> Score:
-        """The score of exit k."""
+        """Return the score of exit k."""
 
 
 AnyScore = Score | ExitScore
 
 
 def confidence(prediction: Prediction, state: State = None) -> Tensor:
-    """Log-odds of the most probable class, log p − log(1 − p).
-
-    The same order as its probability, but it does not saturate at 1, where overconfident networks tie.
-    """
-    top, rest = prediction.log_probs.max(dim=-1)
-    others = prediction.log_probs.scatter(-1, rest[:, None], -torch.inf)
-    return top - others.logsumexp(dim=-1)
+    """Compute the log-odds of the most probable class, log p − log(1 − p); see `Prediction.log_odds`."""
+    return prediction.log_odds
 
 
 def margin(prediction: Prediction, state: State = None) -> Tensor:
-    """Difference of the two greatest log-probabilities."""
+    """Compute the difference of the two greatest log-probabilities."""
     best = prediction.log_probs.topk(2, dim=-1).values
     return best[:, 0] - best[:, 1]
 
 
 def entropy(prediction: Prediction, state: State = None) -> Tensor:
-    """Negative total uncertainty, in nats."""
+    """Compute the negative total uncertainty, in nats."""
     return -prediction.entropy
 
 
 def aleatoric(prediction: Prediction, state: State = None) -> Tensor:
-    """Negative aleatoric uncertainty, in nats."""
+    """Compute the negative aleatoric uncertainty, in nats."""
     return -prediction.aleatoric
 
 
 def epistemic(prediction: AnyPrediction, state: State = None) -> Tensor:
-    """Negative epistemic uncertainty, in nats; of a regression, as `variance` but of the epistemic part alone."""
-    if isinstance(prediction, Regression):
-        return -prediction.epistemic_variance.log().mean(dim=-1)
-    return -prediction.epistemic
+    """Compute the negative epistemic uncertainty: in nats for classes, the mean log-variance for regression."""
+    return prediction.epistemic_score
 
 
 def variance(prediction: Regression, state: State = None) -> Tensor:
-    """Negative mean over the outputs of the log-variance.
-
-    The order of the Gaussian's entropy, and the same in whatever units the outputs are: of summed variances the output
-    in the smallest unit would decide.
-    """
-    return -prediction.variance.log().mean(dim=-1)
+    """Compute the negative mean over the outputs of the log-variance; see `Regression.default_score`."""
+    return prediction.default_score
 
 
 def patience(prediction: Prediction, state: State = None) -> Tensor:
-    """How many exits in a row, up to and with this one, gave the same label; at the last exit at most K.
+    """Return the number of exits in a row, up to and including this one, with the same label; at most K.
 
-    Zhou et al. 2020 (patience-based early exit). Many examples tie: a budget is then met by mixing policies.
+    Zhou et al. 2020 (patience-based early exit). Many examples tie, so that a budget is met by a mixed policy.
 
     Raises:
-        ValueError: for a prediction that nobody counted for, made otherwise than by a calibrated network.
+        ValueError: For a prediction without this count, as those not made by a calibrated network are.
     """
     if prediction.agreeing is None:
-        raise ValueError("expected a prediction with the exits that agree counted, got one without; ask a Calibrated")
+        raise ValueError(
+            "expected a prediction with the agreeing exits counted, got one without; use those of a calibrated network"
+        )
     return prediction.agreeing
 
 
 SCORES: dict[str, Score] = {
     function.__name__: function for function in (confidence, margin, entropy, aleatoric, epistemic, patience, variance)
 }
+"""Built-in scores by name."""
 
-_KINDS: dict[str, type] = dict.fromkeys(SCORES, Prediction) | {"variance": Regression, "epistemic": object}
-"""What each of them is a score of."""
+MEMORYLESS = frozenset(SCORES.values()) - {patience}
+"""Built-in scores that do not depend on earlier exits."""
 
-FORGETFUL = frozenset(SCORES.values()) - {patience}
-"""Scores that do not look at the exits before."""
+
+def needs_streak(score: AnyScore) -> bool:
+    """Return whether a score may need the number of exits in a row with the same label; any function may."""
+    return score not in MEMORYLESS
 
 
 def levels(score: str | AnyScore, classes: int, exits: int, count: int = 100) -> Tensor:
-    """Thresholds of a score from safest to boldest, (L,) float64, chosen without a look at any data.
+    """Return candidate thresholds of a score, from conservative to permissive, that do not depend on any data.
 
-    Evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to log C.
+    They are evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to
+    log C.
+
+    Args:
+        score: Name of a built-in score.
+        classes: Number of classes C.
+        exits: Number of exits K.
+        count: Number of levels L, except for "patience".
+
+    Returns:
+        Thresholds (L,), float64, falling.
 
     Raises:
-        ValueError: for a function or a variance, whose scale is not known.
+        ValueError: For a function or a variance, which have no known scale.
     """
     if score in ("confidence", "margin"):
         return torch.linspace(12, -math.log(classes - 1) if score == "confidence" else 0, count, dtype=torch.float64)
@@ -122,14 +126,14 @@ def levels(score: str | AnyScore, classes: int, exits: int, count: int = 100) ->
 
 
 def resolve(score: str | AnyScore, made_for: str | None = None) -> AnyScore:
-    """The score of a name, or what is a score itself.
+    """Return the built-in score of a name, or a score itself.
 
     Args:
-        score: a name or a score.
-        made_for: `digest` of the calibrated network that it is to be used with; None leaves that unchecked.
+        score: Name or score.
+        made_for: Digest of the calibrated network that the score is used with; None skips this check.
 
     Raises:
-        ValueError: for a name that is not one of the built-in scores, or a score of another network.
+        ValueError: For a name that is not one of the built-in scores, or a score fitted to another network.
     """
     if not isinstance(score, str):
         if isinstance(score, ExitScore) and made_for not in (None, score.made_for):
@@ -144,27 +148,27 @@ def resolve(score: str | AnyScore, made_for: str | None = None) -> AnyScore:
 
 
 def priced(cumulative: Sequence[int], score: str | AnyScore) -> tuple[int, ...]:
-    """Cumulative costs of answering at each exit with those of the score, which is not asked at the last."""
+    """Add the cost of the score to the cumulative costs of the exits; the last exit needs no score."""
     if not isinstance(score, ExitScore):
         return tuple(cumulative)
-    own = accumulate([*score.macs[:-1], 0])
-    return tuple(map(sum, zip(cumulative, own, strict=True)))
+    score_costs = accumulate([*score.macs[:-1], 0])
+    return tuple(map(sum, zip(cumulative, score_costs, strict=True)))
 
 
 def evaluate(
     score: AnyScore, prediction: AnyPrediction, state: State, k: int, positions: Tensor | None = None
 ) -> Tensor:
-    """Scores (N,) of a batch at exit k, float64, finite and checked; infinities become the extreme numbers.
+    """Compute the checked scores (N,) of a batch at exit k, float64; infinities become the largest finite numbers.
 
     Args:
-        score: a function, higher is surer, or one for each exit.
-        prediction: of the batch.
-        state: of the batch.
-        k: the exit, for messages.
-        positions: (N,), where each row was in the whole pass; rows at −1 are no example's and are not checked.
+        score: Function, or one function per exit; higher means more certain.
+        prediction: Prediction of the batch at exit k.
+        state: State of the batch behind stage k.
+        k: Number of the exit, counted from 0.
+        positions: Position (N,) of each row in the whole pass; rows at −1 are padding and are not checked.
 
     Raises:
-        ValueError: for a score that is not (N,) or not a number, or a named score of another kind of prediction.
+        ValueError: For scores that are not of shape (N,) or NaN, or a built-in score of another kind of prediction.
     """
     function = score.at(k) if isinstance(score, ExitScore) else score
     _check_kind(function, prediction)
@@ -175,19 +179,21 @@ def evaluate(
         return values.double()
     if bool(values.isnan().any()):
         positions = torch.arange(len(values), device=values.device) if positions is None else positions
-        unsaid = positions[values.isnan() & (positions >= 0)]
-        if len(unsaid):
-            raise ValueError(f"expected a number as every score at exit {k}, got NaN at position {int(unsaid.min())}")
+        nan_positions = positions[values.isnan() & (positions >= 0)]
+        if len(nan_positions):
+            raise ValueError(
+                f"expected a number as every score at exit {k}, got NaN at position {int(nan_positions.min())}"
+            )
     return values.double().nan_to_num()
 
 
 def _check_kind(score: Score, prediction: AnyPrediction) -> None:
-    """Raise a ValueError for a built-in score of the other kind of prediction."""
-    name = next((name for name, known in SCORES.items() if known is score), None)
-    if name is None or isinstance(prediction, _KINDS[name]):
+    """Raise a ValueError for a built-in score that does not apply to this kind of prediction."""
+    name = next((name for name, function in SCORES.items() if function is score), None)
+    if name is None or name in prediction.score_names:
         return
-    names = sorted(other for other, kind in _KINDS.items() if isinstance(prediction, kind))
+    other = next(kind for kind in (Prediction, Regression) if name in kind.score_names)
     raise ValueError(
-        f"expected a score of a {type(prediction).__name__}, one of {names}, or a function (prediction, state), "
-        f"got {name!r}, which is of a {_KINDS[name].__name__}"
+        f"expected a score of a {type(prediction).__name__}, one of {sorted(prediction.score_names)}, or a function "
+        f"(prediction, state), got {name!r}, which is of a {other.__name__}"
     )

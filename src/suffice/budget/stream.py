@@ -1,8 +1,8 @@
-"""Run a policy on a stream of batches: each stage's batch is refilled with survivors of earlier batches.
+"""Run a policy on a stream of batches, with full batches at every stage.
 
-In one batch the survivors get fewer from stage to stage, and small batches use a machine badly. In a stream they
-wait before the next stage until enough have come, so every stage runs full. Answers come in the order of the
-batches, and none later than a stated number of batches after its own.
+Within one batch fewer examples continue from stage to stage, and small batches use a machine badly. In a stream,
+examples in flight wait before the next stage until there are enough of them, so every stage runs on full batches.
+Batches are returned in order, each at most a given number of batches late.
 """
 
 from collections import deque
@@ -16,19 +16,19 @@ from torch import Tensor
 from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy
-from suffice.budget.run import Answer, advance, check_policy, enter, fitting, in_order
+from suffice.budget.run import Answer, advance, bucket_for, check_policy, enter, in_order
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State
 
 
 class StageError(RuntimeError):
-    """A stage, its exit or the score failed for one example of a batch; the cause is its `__cause__`.
+    """Failure of a stage, its exit or the score for one example of a batch, with the original error as `__cause__`.
 
     Attributes:
-        stage: k, counted from 0.
-        batch: number of the batch in the stream, counted from 0.
-        position: of the example in that batch.
+        stage: Number of the stage, counted from 0.
+        batch: Number of the batch in the stream, counted from 0.
+        position: Position of the example in that batch.
     """
 
     def __init__(self, stage: int, batch: int, position: int, cause: Exception) -> None:
@@ -39,12 +39,12 @@ class StageError(RuntimeError):
 
 @dataclass(frozen=True)
 class Served:
-    """One batch of a stream: what was answered, and what failed.
+    """One batch of a stream: the answers of its examples, and the errors of those that failed.
 
     Attributes:
-        answer: of the examples that were answered, in their order; None if there are none.
-        positions: (M,), their positions in the batch, int64.
-        errors: one for each of the other examples.
+        answer: Answer of the M examples that did not fail, in their order; None if there are none.
+        positions: Positions (M,) of these examples in the batch, int64.
+        errors: One error for each of the other examples.
     """
 
     answer: Answer | None
@@ -61,43 +61,52 @@ def run_stream(
     delay: int = 8,
     buckets: Sequence[int] = (),
 ) -> Iterator[Served]:
-    """Answer a stream of batches under a policy, in order.
+    """Run a stream of batches under a policy, and return their answers in order.
 
-    A stage runs as soon as `size` examples wait before it, on exactly so many; survivors wait for those of later
-    batches, but not for ever: a batch is answered before more than `delay` later ones are asked for. At the end
-    of the stream all are answered. If the stream ends in an exception of its own, what came before it is answered
-    first, and then it is raised.
+    A stage runs on `size` examples as soon as so many wait before it. Examples wait for those of later batches, but a
+    batch is finished before more than `delay` later batches are read. At the end of the stream all batches are
+    finished. If the stream itself raises an exception, it is raised again after the batches before it are returned.
 
-    An example for which a stage, an exit or the score raises an exception is found by halving the batch; it becomes
-    a `StageError` of its batch, and all others are answered.
+    If a stage, an exit or the score raises an exception, the example that causes it is found by halving the batch; it
+    becomes a `StageError` of its batch, and all other examples are answered.
 
     Args:
-        calibrated: the network.
-        policy: made by `allocate` or `control_risk` for this network.
-        batches: inputs as `run` takes them, of any sizes.
-        size: examples on which a stage runs.
-        delay: later batches that a batch may wait for; 0 answers each batch by itself.
-        buckets: sizes to which smaller batches, cut short by `delay` or the end, are filled up, for a compiled
+        calibrated: Calibrated network.
+        policy: Policy made by `allocate` or `control_risk` for this network.
+        batches: Inputs as for `run`, in batches of any size.
+        size: Number of examples on which a stage runs.
+        delay: Number of later batches that a batch may wait for; 0 runs each batch by itself.
+        buckets: Sizes to which batches smaller than `size`, at the end or because of `delay`, are padded for a compiled
             stage; see `run`.
 
     Returns:
         An iterator of one `Served` for each batch, in order.
 
     Raises:
-        TypeError: for what is no calibrated network or no policy.
-        ValueError: if the policy was made for another calibrated network, or size or delay make no sense.
+        TypeError: If the arguments are not a calibrated network and a policy.
+        ValueError: If the policy was made for another calibrated network, or size or delay are out of range.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network, x = suffice.models.convnet(num_classes=3, widths=(4, 8)), torch.rand(200, 1, 8, 8)
+        >>> loader = [(x, torch.arange(200) % 3)]
+        >>> calibrated = suffice.calibrate(network, None, loader, structure=None, temperature=False)
+        >>> policy = suffice.allocate(calibrated, [x], budget=0.8)
+        >>> [len(served.positions) for served in suffice.run_stream(calibrated, policy, x.split(60), size=64)]
+        [60, 60, 60, 20]
     """
     check_policy(calibrated, policy)
     if size < 1 or delay < 0:
         raise ValueError(f"expected size of at least 1 and delay of at least 0, got {size} and {delay}")
     waiting: list[list[InFlight]] = [[] for _ in calibrated.exits]
-    return _served(
-        _Stream(calibrated, policy, size, sorted({*buckets, size}) if buckets else (), waiting), batches, delay
-    )
+    stream = _Stream(calibrated, policy, size, sorted({*buckets, size}) if buckets else (), waiting)
+    return _serve(stream, batches, delay)
 
 
 @torch.no_grad()
-def _served(stream: "_Stream", batches: Iterable[State], delay: int) -> Iterator[Served]:
+def _serve(stream: "_Stream", batches: Iterable[State], delay: int) -> Iterator[Served]:
+    """Read the batches and yield each one as soon as it and those before it are complete."""
     source = iter(batches)
     failure = None
     while True:
@@ -105,7 +114,7 @@ def _served(stream: "_Stream", batches: Iterable[State], delay: int) -> Iterator
             x = next(source)
         except StopIteration:
             break
-        except Exception as error:  # raised again, after what came before it
+        except Exception as error:  # raised again after the batches before it
             failure = error
             break
         stream.enter(x)
@@ -119,7 +128,7 @@ def _served(stream: "_Stream", batches: Iterable[State], delay: int) -> Iterator
 
 @dataclass
 class _Batch:
-    """A batch on its way: what has left it. Its examples are number `start` to `start + size` of the stream."""
+    """Batch with examples in flight; its examples are number `start` to `start + size` of the stream."""
 
     number: int
     start: int
@@ -129,12 +138,15 @@ class _Batch:
 
     @property
     def complete(self) -> bool:
+        """Whether all examples have finished or failed."""
         return sum(len(part.positions) for part in self.finished) + len(self.errors) == self.size
 
-    def holds(self, positions: Tensor) -> Tensor:
+    def contains(self, positions: Tensor) -> Tensor:
+        """Return which positions (M,) in the stream belong to this batch, (M,) bool."""
         return (positions >= self.start) & (positions < self.start + self.size)
 
-    def served(self, costs: Sequence[int]) -> Served:
+    def to_served(self, costs: Sequence[int]) -> Served:
+        """Return the result of a complete batch."""
         parts = [replace(part, positions=part.positions - self.start) for part in self.finished]
         positions = torch.cat([part.positions for part in parts]) if parts else torch.empty(0, dtype=torch.int64)
         errors = tuple(sorted(self.errors, key=lambda error: error.position))
@@ -143,7 +155,7 @@ class _Batch:
 
 @dataclass
 class _Stream:
-    """What is under way: parts that wait before each stage, the earliest first, and batches not yet served."""
+    """Examples that wait before each stage, the earliest first, and the batches that are not yet returned."""
 
     calibrated: Calibrated
     policy: Policy
@@ -155,7 +167,7 @@ class _Stream:
     examples: int = 0
 
     def enter(self, x: State) -> None:
-        """A new batch before the first stage; every stage runs as long as enough wait before it."""
+        """Add a batch before the first stage, and run every stage as long as enough examples wait before it."""
         in_flight = enter(self.calibrated, self.policy, x, self.examples)
         self.batches.append(_Batch(self.entered, self.examples, len(in_flight)))
         self.entered, self.examples = self.entered + 1, self.examples + len(in_flight)
@@ -166,52 +178,53 @@ class _Stream:
                 self._advance(k, self._next(k))
 
     def finish(self, delay: int) -> None:
-        """Answer all batches but the last `delay`; others go along as far as there is room beside them."""
+        """Finish all batches but the last `delay`, filling up their rows with examples of later batches."""
         if delay > len(self.batches):
             return
-        young = self.batches[-delay].start if delay else self.examples
+        first_may_wait = self.batches[-delay].start if delay else self.examples
         for k in range(len(self.waiting)):
-            while any(int(part.positions.min()) < young for part in self.waiting[k]):
+            while any(int(part.positions.min()) < first_may_wait for part in self.waiting[k]):
                 self._advance(k, self._next(k))
 
     def ready(self) -> Iterator[Served]:
-        """Batches that are complete and whose predecessors are."""
+        """Yield and forget the batches that are complete together with all batches before them."""
         while self.batches and self.batches[0].complete:
             costs = scoring.priced(self.calibrated.costs.cumulative, self.policy.score)
-            yield self.batches.popleft().served(costs)
+            yield self.batches.popleft().to_served(costs)
 
     def _count(self, k: int) -> int:
         return sum(map(len, self.waiting[k]))
 
     def _next(self, k: int) -> InFlight:
-        """The first `size` examples that wait before stage k, or all if they are fewer."""
-        in_flight = walk.together(self.waiting[k])
+        """Remove and return the first `size` examples that wait before stage k, or all if there are fewer."""
+        in_flight = walk.join_rows(self.waiting[k])
         rows = torch.arange(len(in_flight), device=in_flight.positions.device)
         self.waiting[k] = [in_flight.take(rows[self.size :])] if len(in_flight) > self.size else []
         return in_flight.take(rows[: self.size]) if len(in_flight) > self.size else in_flight
 
     def _advance(self, k: int, in_flight: InFlight) -> None:
-        """Run a stage; where it fails, on each half, down to the example that makes it fail."""
+        """Run a stage and its exit; if they fail, run each half, down to the example that causes it."""
         rows = torch.arange(len(in_flight), device=in_flight.positions.device)
         try:
-            filled = in_flight.filled(rows, fitting(len(in_flight), self.buckets))
-            leaving, behind, staying = advance(self.calibrated, self.policy, k, filled)
-        except Exception as error:  # of any kind: it is somebody else's code
-            self.calibrated.check_network()  # another network is no fault of an example
+            padded = in_flight.padded_to(rows, bucket_for(len(in_flight), self.buckets))
+            stopped, behind, continuing = advance(self.calibrated, self.policy, k, padded)
+        except Exception as error:  # user code in stages and scores may raise anything
+            self.calibrated.check_network()  # raises if the network was changed, which is not an example's error
             self._fail(k, in_flight, error)
             return
-        for finished, batch in product(leaving, self.batches):
-            mine = batch.holds(finished.positions).nonzero()[:, 0]
-            if len(mine):
-                batch.finished.append(finished.take(mine))
-        if len(staying):
-            self.waiting[k + 1].append(behind.take(staying))
+        for finished, batch in product(stopped, self.batches):
+            index = batch.contains(finished.positions).nonzero()[:, 0]
+            if len(index):
+                batch.finished.append(finished.take(index))
+        if len(continuing):
+            self.waiting[k + 1].append(behind.take(continuing))
 
     def _fail(self, k: int, in_flight: InFlight, error: Exception) -> None:
+        """Run both halves of rows that failed together, or record the error of a single example."""
         if len(in_flight) > 1:
             for half in torch.arange(len(in_flight), device=in_flight.positions.device).tensor_split(2):
                 self._advance(k, in_flight.take(half))
             return
         position = int(in_flight.positions)
-        batch = next(batch for batch in self.batches if bool(batch.holds(in_flight.positions)))
+        batch = next(batch for batch in self.batches if bool(batch.contains(in_flight.positions)))
         batch.errors.append(StageError(k, batch.number, position - batch.start, error))

@@ -1,7 +1,7 @@
-"""Thresholds from scores: an example stops at the first exit whose score reaches the exit's threshold.
+"""Thresholds from scores: an example stops at the first exit where its score reaches the threshold.
 
-The paper's family: exit k answers a share proportional to q^k of the examples, the surest of those still there,
-and the last exit takes the rest. The mean cost grows with q, so a budget determines q.
+The family of the paper: a fraction of the examples proportional to q^k stops at exit k, those with the highest scores
+among the remaining ones, and the rest at the last exit. The mean cost grows with q, so a budget determines q.
 Huang et al. 2018 (budgeted batch classification); Meronen et al. 2024.
 """
 
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 Family = Callable[[float], Tensor]
-"""Thresholds (K − 1,) for each value of one parameter, along which the mean cost grows."""
+"""Function from one parameter to thresholds (K − 1,), along which the mean cost grows."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The scores (N,) of one exit, sorted once for many cuts.
+    """Scores (N,) of one exit, sorted once for many cuts.
 
     Attributes:
-        order: (N,), examples from the highest score to the lowest, int64.
-        values: (N,), their scores, falling.
-        first: (N,), the first rank with the same score, int64.
-        last: (N,), the last rank with the same score, int64.
+        order: Indices (N,) of the examples from the highest score to the lowest, int64.
+        values: Scores (N,) in that order, falling.
+        first: First rank (N,) with the same score, int64.
+        last: Last rank (N,) with the same score, int64.
     """
 
     order: Tensor
@@ -33,7 +33,7 @@ class Ranked:
 
 
 def rank(values: Sequence[Tensor]) -> list[Ranked]:
-    """Scores (N,) of every exit, each sorted."""
+    """Sort the scores (N,) of every exit."""
     ranked = []
     for scores in values:
         falling, order = scores.sort(descending=True)
@@ -45,81 +45,81 @@ def rank(values: Sequence[Tensor]) -> list[Ranked]:
 
 
 def choose(values: Sequence[Tensor], thresholds: Tensor) -> Tensor:
-    """Exit (N,) at which each example stops, from the scores (N,) of every exit, int64."""
-    stops = [v >= t for v, t in zip(values, thresholds.tolist(), strict=False)]
+    """Return the exit (N,) at which each example stops, from the scores (N,) of every exit, int64."""
+    stops = [scores >= threshold for scores, threshold in zip(values, thresholds.tolist(), strict=False)]
     last = torch.ones_like(values[0], dtype=torch.bool)
     return torch.stack([*stops, last]).to(torch.uint8).argmax(dim=0)
 
 
-def shares_of(exits: Tensor, count: int) -> Tensor:
-    """Share (count,) of the examples that stopped at each exit, float64, from their exits (N,)."""
-    return torch.bincount(exits.cpu(), minlength=count).double() / len(exits)
+def shares_of(exit_index: Tensor, num_exits: int) -> Tensor:
+    """Return the fraction (K,) of the examples that stopped at each exit, float64, from their exits (N,)."""
+    return torch.bincount(exit_index.cpu(), minlength=num_exits).double() / len(exit_index)
 
 
-def geometric_shares(log_q: float, exits: int) -> Tensor:
-    """Shares (exits,) proportional to q^k, k = 1 … K, float64."""
-    return (log_q * torch.arange(exits, dtype=torch.float64)).softmax(dim=0)
+def geometric_shares(log_q: float, num_exits: int) -> Tensor:
+    """Return shares (K,) proportional to q^k, k = 1 … K, float64."""
+    return (log_q * torch.arange(num_exits, dtype=torch.float64)).softmax(dim=0)
 
 
 def thresholds_for(ranked: Sequence[Ranked], shares: Tensor) -> Tensor:
-    """Thresholds (K − 1,) at which each exit answers its share of all examples, the surest still there.
+    """Compute thresholds (K − 1,) at which each exit stops its share of all examples, by the highest scores remaining.
 
-    A threshold lies midway between the last example that stops and the first that goes on. Examples with
-    equal scores stop or go on together, by the side that is nearer to the share; what an exit takes too much
-    or too little is made good at the next, whose aim is the cumulative share.
+    A threshold lies midway between the last example that stops and the first that continues. Examples with equal scores
+    stop or continue together, whichever is nearer to the share. The next exit makes up for the difference, as it aims
+    at the cumulative share.
 
     Args:
-        ranked: K or K − 1 sorted scores, one for each exit.
-        shares: (K,), summing to 1.
+        ranked: Sorted scores of K or K − 1 exits.
+        shares: Shares (K,), summing to 1.
     """
     n = len(ranked[0].order)
-    here = torch.ones(n, dtype=torch.bool, device=ranked[0].order.device)
-    thresholds, stopped = [], 0
+    remaining = torch.ones(n, dtype=torch.bool, device=ranked[0].order.device)
+    thresholds, num_stopped = [], 0
     for exit_, aim in zip(ranked, shares.cumsum(0)[:-1].tolist(), strict=False):
-        present = here.index_select(0, exit_.order).cumsum(0, dtype=torch.int32)
-        stop = nearest_cut(exit_, present, round(aim * n) - stopped)
-        thresholds.append(cut(exit_, present, stop))
-        here.index_fill_(0, exit_.order[: _rank_of(present, stop) + 1 if stop else 0], False)
-        stopped += stop
+        present = remaining.index_select(0, exit_.order).cumsum(0, dtype=torch.int32)
+        num_stops = nearest_cut(exit_, present, round(aim * n) - num_stopped)
+        thresholds.append(cut(exit_, present, num_stops))
+        remaining.index_fill_(0, exit_.order[: _rank_of(present, num_stops) + 1 if num_stops else 0], False)
+        num_stopped += num_stops
     return torch.tensor(thresholds, dtype=torch.float64)
 
 
-def nearest_cut(exit_: Ranked, present: Tensor, wanted: int) -> int:
-    """How many stop where about `wanted` are to: equal scores together, on the nearer side.
+def nearest_cut(exit_: Ranked, present: Tensor, target: int) -> int:
+    """Return the number of examples nearest to `target` that can stop without separating equal scores.
 
     Args:
-        exit_: the sorted scores.
-        present: (N,), how many of the examples up to and with each rank are still there.
-        wanted: to stop, of those still there.
+        exit_: Sorted scores of the exit.
+        present: Number (N,) of remaining examples up to and including each rank.
+        target: Number of remaining examples that should stop.
     """
-    wanted = max(0, min(wanted, int(present[-1])))
-    if wanted == 0:
+    target = max(0, min(target, int(present[-1])))
+    if target == 0:
         return 0
-    at = _rank_of(present, wanted)
+    at = _rank_of(present, target)
     start = int(exit_.first[at])
     above, through = int(present[start - 1]) if start else 0, int(present[exit_.last[at]])
-    return through if through - wanted <= wanted - above else above
+    return through if through - target <= target - above else above
 
 
-def cut(exit_: Ranked, present: Tensor, stop: int) -> float:
-    """Threshold at which the `stop` surest of those still there stop; ±inf where none or all do."""
-    if stop == 0:
+def cut(exit_: Ranked, present: Tensor, num_stops: int) -> float:
+    """Return the threshold at which the `num_stops` highest remaining scores stop; ±inf where none or all do."""
+    if num_stops == 0:
         return float("inf")
-    if stop == int(present[-1]):
+    if num_stops == int(present[-1]):
         return float("-inf")
-    last, first = (float(exit_.values[_rank_of(present, count)]) for count in (stop, stop + 1))
+    last, first = (float(exit_.values[_rank_of(present, count)]) for count in (num_stops, num_stops + 1))
     middle = last / 2 + first / 2
     return middle if first < middle else last
 
 
 def _rank_of(present: Tensor, count: int) -> int:
-    """The first rank up to and with which `count` are still there."""
+    """Return the first rank up to which, itself included, `count` examples remain."""
     return int(torch.searchsorted(present, present.new_tensor(count)))
 
 
-def geometric(ranked: Sequence[Ranked], exits: int) -> Family:
-    """The paper's family in log q, from `-STEEPEST` to `STEEPEST`."""
-    return lambda log_q: thresholds_for(ranked, geometric_shares(log_q, exits))
+def geometric(ranked: Sequence[Ranked], num_exits: int) -> Family:
+    """Return the family of the paper in log q, from `-STEEPEST` to `STEEPEST`."""
+    return lambda log_q: thresholds_for(ranked, geometric_shares(log_q, num_exits))
 
 
 STEEPEST = 50.0
@@ -127,21 +127,24 @@ STEEPEST = 50.0
 
 
 def bracket(family: Family, cost: Callable[[Tensor], float], budget: float, ends: tuple[float, float]) -> list[Tensor]:
-    """The two thresholds of a family between which the budget lies, by bisection: cheaper and dearer.
+    """Find the two members of a family between which the budget lies, by bisection.
 
     Args:
-        family: thresholds along a parameter.
-        cost: mean cost of thresholds, growing with the parameter.
-        budget: to be met. If both ends cost less than it, the dearer is the upper end.
-        ends: of the parameter.
+        family: Thresholds along a parameter.
+        cost: Mean cost of thresholds, growing with the parameter.
+        budget: Mean cost to reach. If both ends cost less, the more expensive thresholds are those of the upper end.
+        ends: Range of the parameter.
+
+    Returns:
+        Thresholds (K − 1,) of the cheaper and of the more expensive side.
     """
     low, high = ends
     under, over = family(low), family(high)
     for _ in range(50):
         middle = (low + high) / 2
-        found = family(middle)
-        if cost(found) <= budget:
-            low, under = middle, found
+        thresholds = family(middle)
+        if cost(thresholds) <= budget:
+            low, under = middle, thresholds
         else:
-            high, over = middle, found
+            high, over = middle, thresholds
     return [under, over]

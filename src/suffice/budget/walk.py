@@ -1,9 +1,9 @@
-"""Examples on their way through the exits: what they carry from one to the next, and what they leave behind.
+"""Batches on their way through the exits: the rows in flight between two exits, and those finished at one.
 
 `run`, `run_stream` and the passes over validation data are loops over `step`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,31 +11,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from suffice.batches import Batch
 from suffice.budget import scores as scoring
 from suffice.budget.scores import AnyScore
 from suffice.calibration import ensemble as mie
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import Running
 from suffice.network import State, batch_size, join, placement, select
-from suffice.prediction import AnyPrediction, Prediction
+from suffice.prediction import AnyPrediction, Streak
 
 PADDING = -1
-"""Position of a row that is no example's: it was answered, or is there to fill the batch."""
+"""Position of a row that holds no example: a finished one that was not removed, or one that fills up the batch."""
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """Rows between two exits.
+    """Rows of a batch between two exits.
 
     Attributes:
-        running: the ensemble's sums of M rows, or None.
-        state: of M rows.
-        positions: (M,), the example of each row, int64; `PADDING` where there is none.
-        coin: (M,), each example's own number in [0, 1), or None where no policy asks it.
-        scores: (M, k), at the exits so far, float64.
-        streak: label (M,) at the exit before, and how many exits in a row gave it (M,); None before the first, and
-            where no score asks for it.
-        gaps: whether some rows may be nobody's.
+        running: Running sums of the ensemble for M rows, or None.
+        state: State of M rows.
+        positions: Position (M,) of the example in each row, int64; `PADDING` in rows that hold none.
+        coin: Number (M,) in [0, 1) of each example, by which a mixed policy assigns it, or None.
+        scores: Scores (M, k) at the exits so far, float64.
+        streak: Label (M,) at the exit before, and how many exits in a row predicted it (M,); None before the first exit
+            and for scores that do not need it.
+        padded: Whether some rows may be padding.
     """
 
     running: Running | None
@@ -43,34 +44,41 @@ class InFlight:
     positions: Tensor
     coin: Tensor | None
     scores: Tensor
-    streak: tuple[Tensor, Tensor] | None = None
+    streak: Streak | None = None
     padded: bool = False
 
     def __len__(self) -> int:
-        """M, the number of rows."""
+        """Number of rows M."""
         return len(self.positions)
 
     @property
     def nest(self) -> State:
-        """All that is batch first, the running sums apart."""
+        """All batch-first fields but the running sums."""
         return self.state, self.positions, self.coin, self.scores, self.streak
 
     def take(self, rows: Tensor) -> "InFlight":
-        """The rows `rows` (L,), each as often as it is named."""
+        """Select the rows `rows` (L,), each as often as it occurs there."""
         return InFlight(self.running and self.running.take(rows), *select(self.nest, rows))
 
-    def filled(self, rows: Tensor, size: int) -> "InFlight":
-        """The rows `rows` (L,), and the first of them again as nobody's until there are `size`."""
+    def padded_to(self, rows: Tensor, size: int) -> "InFlight":
+        """Select the rows `rows` (L,), and repeat the first of them as padding up to `size` rows."""
         extra = max(0, size - len(rows))
-        taken = self.take(torch.cat([rows, rows[:1].expand(extra)]))
+        selected = self.take(torch.cat([rows, rows[:1].expand(extra)]))
         if not extra:
-            return taken
-        return replace(taken, positions=pad(taken.positions[: len(rows)], (0, extra), value=PADDING), padded=True)
+            return selected
+        return replace(selected, positions=pad(selected.positions[: len(rows)], (0, extra), value=PADDING), padded=True)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Examples that were answered at one exit: their positions (L,), the exit, the answer, scores (L, k)."""
+    """Examples that stopped at one exit.
+
+    Attributes:
+        positions: Positions (L,) of the examples, int64.
+        exit: Number of the exit, counted from 0.
+        prediction: Prediction of the exit for L examples.
+        scores: Scores (L, k) at the exits so far, float64.
+    """
 
     positions: Tensor
     exit: int
@@ -78,61 +86,110 @@ class Finished:
     scores: Tensor
 
     def take(self, index: Tensor) -> "Finished":
-        """The examples `index` (M,)."""
+        """Select the examples `index` (M,)."""
         return Finished(self.positions[index], self.exit, self.prediction.take(index), self.scores[index])
 
 
-def check_calibrated(found: object) -> None:
-    """Raise a TypeError unless it is a calibrated network."""
-    if not isinstance(found, Calibrated):
+def check_calibrated(calibrated: object) -> None:
+    """Raise a TypeError unless the argument is a calibrated network."""
+    if not isinstance(calibrated, Calibrated):
         raise TypeError(
-            f"expected a calibrated network, got {type(found).__name__}; make one with "
+            f"expected a calibrated network, got {type(calibrated).__name__}; make one with "
             "suffice.calibrate(network, train_loader, val_loader)"
         )
 
 
 def begin(calibrated: Calibrated, x: State, coin: Tensor | None = None, start: int = 0) -> InFlight:
-    """A batch x before the first exit; its examples are number `start` and following."""
+    """Return the rows of a batch x before the first exit, with positions from `start` on."""
     size, device = batch_size(x), placement(calibrated.network)[0]
     positions = torch.arange(start, start + size, device=device)
     return InFlight(None, x, positions, coin, torch.empty(size, 0, dtype=torch.float64, device=device))
 
 
-def step(calibrated: Calibrated, k: int, in_flight: InFlight, score: AnyScore) -> tuple[InFlight, AnyPrediction]:
-    """Run stage and exit k: the rows behind it, and what is answered there, with what this score needs of it."""
+def step(calibrated: Calibrated, k: int, in_flight: InFlight, count_streak: bool) -> tuple[InFlight, AnyPrediction]:
+    """Run stage and exit k.
+
+    Args:
+        calibrated: Calibrated network.
+        k: Number of the stage and its exit, counted from 0.
+        in_flight: Rows before stage k.
+        count_streak: Whether a score needs the number of exits in a row with the same label.
+
+    Returns:
+        The rows behind exit k, and their prediction there.
+    """
     state, prediction, running = calibrated.step(k, in_flight.state, in_flight.running, in_flight.positions)
     streak = None
-    if score not in scoring.FORGETFUL and isinstance(prediction, Prediction):
-        prediction, streak = prediction.counted(in_flight.streak)
+    if count_streak:
+        prediction, streak = prediction.count_streak(in_flight.streak)
     return replace(in_flight, state=state, running=running, streak=streak), prediction
 
 
-def scored(in_flight: InFlight, prediction: AnyPrediction, score: AnyScore, k: int) -> InFlight:
-    """The rows with their scores at exit k."""
+def append_scores(in_flight: InFlight, prediction: AnyPrediction, score: AnyScore, k: int) -> InFlight:
+    """Return the rows with their scores at exit k appended."""
     values = scoring.evaluate(score, prediction, in_flight.state, k, in_flight.positions)
     return replace(in_flight, scores=torch.cat([in_flight.scores, values[:, None]], dim=1))
 
 
-def leave(
+@dataclass(frozen=True)
+class Visit:
+    """One batch at one exit, in a pass in which no example stops early.
+
+    Attributes:
+        batch: Batch of N examples.
+        exit: Number of the exit, counted from 0.
+        prediction: Prediction of the exit for the batch.
+        state: State behind the exit's stage.
+        scores: Scores (N,) of each score at this exit, float64.
+    """
+
+    batch: Batch
+    exit: int
+    prediction: AnyPrediction
+    state: State
+    scores: tuple[Tensor, ...]
+
+
+def visit_exits(calibrated: Calibrated, batches: Iterable[Batch], *scores: AnyScore) -> Iterator[Visit]:
+    """Run batches through all exits, and yield every batch at every exit, batch by batch."""
+    count_streak = any(map(scoring.needs_streak, scores))
+    for batch in batches:
+        in_flight = begin(calibrated, batch.inputs, start=batch.start)
+        for k in range(len(calibrated.exits)):
+            in_flight, prediction = step(calibrated, k, in_flight, count_streak)
+            state, positions = in_flight.state, in_flight.positions
+            values = tuple(scoring.evaluate(score, prediction, state, k, positions) for score in scores)
+            yield Visit(batch, k, prediction, state, values)
+
+
+def split_at_exit(
     in_flight: InFlight, prediction: AnyPrediction, stops: Tensor, k: int
 ) -> tuple[list[Finished], InFlight, Tensor]:
-    """Who leaves at exit k, if anybody, the rows with those marked as nobody's, and those (L,) that go on.
+    """Split a batch at exit k. Nothing is copied if all rows continue or all stop, as a single example does.
 
-    Nothing is copied where all rows go on or all leave, as a single example does.
+    Args:
+        in_flight: M rows behind exit k.
+        prediction: Prediction of exit k for the rows.
+        stops: Whether the example of each row stops here, (M,) bool.
+        k: Number of the exit, counted from 0.
+
+    Returns:
+        The finished examples (at most one item), the rows with the finished ones marked as padding, and the indices
+        (L,) of the rows that continue.
     """
     present = in_flight.positions >= 0 if in_flight.padded else None
-    leaving = (stops if present is None else stops & present).nonzero()[:, 0]
-    if present is None and len(leaving) in (0, len(in_flight)):
-        gone = len(leaving) == len(in_flight)
-        finished = [Finished(in_flight.positions, k, prediction, in_flight.scores)] if gone else []
-        return finished, in_flight, torch.arange(0 if gone else len(in_flight), device=stops.device)
-    staying = (~stops if present is None else ~stops & present).nonzero()[:, 0]
-    finished = [Finished(in_flight.positions, k, prediction, in_flight.scores).take(leaving)] if len(leaving) else []
+    stopping = (stops if present is None else stops & present).nonzero()[:, 0]
+    if present is None and len(stopping) in (0, len(in_flight)):
+        all_stop = len(stopping) == len(in_flight)
+        finished = [Finished(in_flight.positions, k, prediction, in_flight.scores)] if all_stop else []
+        return finished, in_flight, torch.arange(0 if all_stop else len(in_flight), device=stops.device)
+    continuing = (~stops if present is None else ~stops & present).nonzero()[:, 0]
+    finished = [Finished(in_flight.positions, k, prediction, in_flight.scores).take(stopping)] if len(stopping) else []
     positions = in_flight.positions.masked_fill(stops, PADDING)
-    return finished, replace(in_flight, positions=positions, padded=True), staying
+    return finished, replace(in_flight, positions=positions, padded=True), continuing
 
 
-def together(parts: Sequence[InFlight]) -> InFlight:
-    """Rows that stand before the same stage made one batch."""
+def join_rows(parts: Sequence[InFlight]) -> InFlight:
+    """Concatenate rows that are in flight before the same stage."""
     running = [part.running for part in parts if part.running is not None]
     return InFlight(mie.join(running) if running else None, *join([part.nest for part in parts]))

@@ -1,4 +1,4 @@
-"""Tables, curves and intervals: what a calibrated network is worth over budgets."""
+"""Tables, curves and intervals of the quality of a calibrated network over budgets."""
 
 from suffice.evaluation import cached, ranking
 from suffice.evaluation.ablation import ABLATION, summary

@@ -1,4 +1,4 @@
-"""Rows of the ablation: each part of the calibration alone, and together."""
+"""Ablation of the calibration: each part alone, and all together."""
 
 import json
 import warnings
@@ -16,7 +16,6 @@ from suffice.evaluation.cached import Features
 from suffice.evaluation.ladder import averaged, over_budgets
 from suffice.evaluation.outcomes import Outcome, measure, per_exit, predict
 from suffice.network import ExitNetwork
-from suffice.prediction import Regression
 
 ABLATION: dict[str, dict[str, Any]] = {
     "vanilla": {"structure": None, "temperature": False, "ensemble": False},
@@ -27,34 +26,34 @@ ABLATION: dict[str, dict[str, Any]] = {
     "Laplace + temperature": {"temperature": True, "ensemble": False},
     "all": {"temperature": True, "ensemble": True},
 }
-"""The rows that every table has, as arguments of `calibrate`: each part alone, and together."""
+"""Rows of every table, as arguments of `calibrate`: each part alone, and all together."""
 
 
 def summary(
     calibrated: Calibrated, validation: Outcome, test: Outcome, *, generator: torch.Generator
 ) -> dict[str, Any]:
-    """What a row of a table is made of: plain numbers.
+    """Compute one row of a table, as plain numbers.
 
     Args:
-        calibrated: what gave both outcomes.
-        validation: where thresholds come from.
-        test: where everything is measured.
-        generator: randomness of the bootstrap; the same state resamples rows alike.
+        calibrated: Calibrated network that both outcomes come from.
+        validation: Outcome from which thresholds are chosen.
+        test: Outcome that is measured.
+        generator: Random generator of the bootstrap; the same state gives the same resamples.
 
     Returns:
-        "tuned": δ and T of each exit. "averaged": measures over the budgets. "intervals": their `bootstrap`.
+        "tuned": δ and T of each exit. "averaged": measures averaged over the budgets. "intervals": their `bootstrap`.
         "exits": measures of each exit. "reliability": count, confidence and hits of ten bins, for each exit.
-        "curve": for each budget, mean multiply-adds and those requested, the shares of the exits, accuracy and ECE.
+        "curve": for each budget, mean and requested multiply-adds, the shares of the exits, accuracy and ECE.
 
     Raises:
-        TypeError: for a regression, which `per_exit` and `averaged` measure.
+        TypeError: For a regression; use `per_exit` and `averaged` instead.
     """
-    if isinstance(test.predictions[0], Regression):
-        raise TypeError("expected an outcome of classes, got one of a regression; ask per_exit and averaged for it")
-    exits, curve, rows = len(calibrated.exits), [], []
+    if not test.is_classification:
+        raise TypeError("expected an outcome of classes, got one of a regression; use per_exit and averaged instead")
+    num_exits, curve, rows = len(calibrated.exits), [], []
     for answer in over_budgets(calibrated, validation, test):
         rows.append(measure(answer.prediction, test.labels))
-        shares = torch.bincount(answer.exits, minlength=exits) / len(answer.exits)
+        shares = torch.bincount(answer.exits, minlength=num_exits) / len(answer.exits)
         point = {name: rows[-1][name] for name in ("accuracy", "ece")}
         curve.append({"macs": answer.macs, "requested": answer.requested, **point, "shares": shares.tolist()})
     answers = (answer.prediction for answer in over_budgets(calibrated, validation, test))
@@ -73,16 +72,16 @@ def summary(
 
 @dataclass(frozen=True)
 class AblationStudy:
-    """A trained network over cached features, with the costs of the real one.
+    """Trained network over cached features, with the costs of the original network.
 
     Attributes:
-        network: over features.
-        costs: of the network that they come from.
-        train: features of the training data, as they are without augmentation.
-        validation: of data that the network was not trained on.
-        test: of data that nothing was chosen on.
-        seed: of offsets and resamples.
-        made: what was calibrated, by its choices.
+        network: Network over the features.
+        costs: Costs of the network that computed the features.
+        train: Features of the training data, without augmentation.
+        validation: Features of data that the network was not trained on.
+        test: Features of data that were not used for any choice.
+        seed: Seed of offsets and resamples.
+        made: Calibrated networks and their warnings, by the choices that they were calibrated with.
     """
 
     network: ExitNetwork
@@ -94,24 +93,28 @@ class AblationStudy:
     made: dict[str, tuple[Calibrated, list[str]]] = field(default_factory=dict, repr=False)
 
     def calibrated(self, **choices: Any) -> tuple[Calibrated, list[str]]:
-        """Calibrated by these choices, and what there was to be noted; once for the same choices."""
+        """Calibrate with these choices, once for the same choices.
+
+        Returns:
+            The calibrated network, and the messages of the warnings.
+        """
         key = json.dumps(choices, sort_keys=True)
         if key not in self.made:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                made = calibrate(
+                calibrated = calibrate(
                     self.network, self.train, self.validation, costs=self.costs, generator=self.generator(), **choices
                 )
-            self.made[key] = made, [str(warning.message) for warning in caught]
+            self.made[key] = calibrated, [str(warning.message) for warning in caught]
         return self.made[key]
 
     def generator(self) -> torch.Generator:
-        """Randomness, the same at each call."""
+        """Return a new generator with the seed of the case."""
         return torch.Generator().manual_seed(self.seed)
 
 
 def row(study: AblationStudy, **choices: Any) -> dict[str, Any]:
-    """A row of the ablation: measures at each exit and over the ladder of budgets, with intervals."""
+    """Compute one row of the ablation: measures at each exit and over the ladder of budgets, with intervals."""
     calibrated, notes = study.calibrated(**choices)
     validation, test = (predict(calibrated, part) for part in (study.validation, study.test))
     return {"notes": notes, **summary(calibrated, validation, test, generator=study.generator())}

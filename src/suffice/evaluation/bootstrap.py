@@ -9,39 +9,48 @@ from suffice import metrics
 from suffice.prediction import Prediction
 
 INTERVALS = ("accuracy", "nll", "ece")
-"""Measures that `bootstrap` gives intervals of."""
+"""Names of the measures with intervals."""
 
 
 def bootstrap(
     answers: Iterable[Prediction], labels: Tensor, *, generator: torch.Generator, resamples: int = 1000
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals of accuracy, NLL and ECE averaged over answers, resampling the examples.
+    """Compute 95 % intervals of accuracy, NLL and ECE averaged over answers, by resampling the examples.
 
-    Percentiles, less the bias of the resamples: noise raises a calibration error, and resamples are noisier than the
-    examples (Efron and Tibshirani 1993, section 10.2).
+    The intervals are percentiles minus the bias of the resamples: noise raises a calibration error, and resamples are
+    noisier than the examples (Efron and Tibshirani 1993, section 10.2).
 
     Args:
-        answers: predictions of the same N examples, one for each budget.
-        labels: (N,).
-        generator: randomness of the resamples.
-        resamples: number of them.
+        answers: Predictions of the same N examples, one for each budget.
+        labels: Labels (N,).
+        generator: Random generator of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper end of the interval of each measure.
     """
-    drawn = resampled(answers, labels, generator=generator, resamples=resamples)
-    return {name: (max(0.0, low), high) for name, (low, high) in ((name, interval(v)) for name, v in drawn.items())}
+    intervals = {
+        name: interval(values)
+        for name, values in resampled(answers, labels, generator=generator, resamples=resamples).items()
+    }
+    return {name: (max(0.0, low), high) for name, (low, high) in intervals.items()}
 
 
 def resampled(
     answers: Iterable[Prediction], labels: Tensor, *, generator: torch.Generator, resamples: int = 1000
 ) -> dict[str, Tensor]:
-    """What `bootstrap` takes its intervals of: for each measure (1 + resamples,) float64, as measured and resampled.
+    """Compute accuracy, NLL and ECE averaged over answers, for the examples and for resamples of them.
 
-    The same `generator` state gives the same resamples, so that differences between two sets of answers are paired.
+    The same state of `generator` gives the same resamples, so that differences between two sets of answers are paired.
+
+    Returns:
+        For each measure its value on the examples, then on each resample, (1 + resamples,) float64.
     """
     n = len(labels)
-    drawn = torch.cat([torch.arange(n)[None], torch.randint(n, (resamples, n), generator=generator)])
-    weights = torch.zeros(drawn.shape, dtype=torch.float64)
-    weights.scatter_add_(1, drawn, torch.full_like(weights, 1 / n))
-    sums: dict[str, Tensor] = {name: torch.zeros(len(drawn), dtype=torch.float64) for name in INTERVALS}
+    rows = torch.cat([torch.arange(n)[None], torch.randint(n, (resamples, n), generator=generator)])
+    weights = torch.zeros(rows.shape, dtype=torch.float64)
+    weights.scatter_add_(1, rows, torch.full_like(weights, 1 / n))
+    sums: dict[str, Tensor] = {name: torch.zeros(len(rows), dtype=torch.float64) for name in INTERVALS}
     count = 0
     for answer in answers:
         hits = metrics.correct(answer.log_probs, labels).double()
@@ -55,7 +64,11 @@ def resampled(
 
 
 def interval(values: Tensor) -> tuple[float, float]:
-    """95 % interval of what was measured, the first of (1 + R,) values, by its R resamples, less their bias."""
-    measured, others = values[0], values[1:]
-    low, high = others.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)) - (others.mean() - measured)
+    """Compute the 95 % interval of a measure: percentiles of the resamples minus their bias.
+
+    Args:
+        values: The measured value, then the values of R resamples, (1 + R,).
+    """
+    measured, resamples = values[0], values[1:]
+    low, high = resamples.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)) - (resamples.mean() - measured)
     return float(low), float(high)

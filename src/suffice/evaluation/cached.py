@@ -1,6 +1,6 @@
-"""Features of every exit, computed once: a network over them makes a table in seconds, with the costs of the real one.
+"""Cached features of every exit, so that tables take seconds: a network over them keeps the original costs.
 
-The state is the list of all features, φ_k (N, D) of exit k; stages do nothing, and exit k takes its own.
+The state is the list of the features φ_k (N, D) of all exits. Stages are identities, and exit k selects φ_k.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from suffice.twin import inference
 
 @dataclass(frozen=True)
 class Features:
-    """A labelled set at every exit; a loader.
+    """Loader of a labeled set by its features at every exit.
 
     Attributes:
-        phi: φ_k (N, D), for each exit.
-        labels: (N,).
-        size: examples in a batch.
+        phi: Features φ_k (N, D) of each exit.
+        labels: Labels (N,).
+        size: Number of examples in a batch.
     """
 
     phi: list[Tensor]
@@ -31,7 +31,7 @@ class Features:
     size: int = 500
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Batches of features and labels, in order."""
+        """Yield batches of features and labels, in order."""
         parts = zip(*(phi.split(self.size) for phi in self.phi), strict=True)
         for phi, labels in zip(parts, self.labels.split(self.size), strict=True):
             yield list(phi), labels
@@ -41,42 +41,48 @@ class Features:
         return -(-len(self.labels) // self.size)
 
     def shuffled(self, size: int, generator: torch.Generator) -> "ShuffledFeatures":
-        """Batches for training, in another order at each pass."""
+        """Return a loader of batches in a new random order at each pass."""
         return ShuffledFeatures(self, size, generator)
 
     def subset(self, rows: Tensor) -> "Features":
-        """These examples (n,) alone, in this order."""
+        """Select the examples `rows` (n,), in this order."""
         return Features([phi[rows] for phi in self.phi], self.labels[rows], self.size)
 
 
 @dataclass(frozen=True)
 class ShuffledFeatures:
-    """Features in random order; a loader."""
+    """Loader of features in random order.
+
+    Attributes:
+        features: Features to shuffle.
+        size: Number of examples in a batch.
+        generator: Random generator of the order.
+    """
 
     features: Features
     size: int
     generator: torch.Generator
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """One epoch."""
+        """Yield the batches of one epoch."""
         for rows in torch.randperm(len(self.features.labels), generator=self.generator).split(self.size):
             yield [phi[rows] for phi in self.features.phi], self.features.labels[rows]
 
 
 class Take(nn.Module):
-    """Features of exit k, out of those of all exits."""
+    """Module that selects the features of exit k from those of all exits."""
 
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k
 
     def forward(self, state: list[Tensor]) -> Tensor:
-        """φ_k (N, D)."""
+        """Return φ_k (N, D)."""
         return state[self.k]
 
 
 def compute(network: ExitNetwork, loader: Loader) -> Features:
-    """Features of every exit for a whole loader, on the CPU; labels are −1 where it has none."""
+    """Compute the features of every exit for a whole loader, on the CPU; missing labels are −1."""
     phi: list[list[Tensor]] = [[] for _ in network.exits]
     labels = []
     with inference(network) as network:
@@ -88,6 +94,6 @@ def compute(network: ExitNetwork, loader: Loader) -> Features:
 
 
 def over(network: ExitNetwork) -> ExitNetwork:
-    """A network over the features of another, with its classifiers."""
+    """Return a network over the features of another network, with its classifiers."""
     exits = [Exit(Take(k), network.exit(k).classifier) for k in range(len(network.exits))]
     return ExitNetwork([nn.Identity() for _ in exits], exits)

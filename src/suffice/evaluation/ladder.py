@@ -1,6 +1,6 @@
-"""The paper's ladder of 39 budgets: q = p/20, p = 1 … 39, exit k answers a share proportional to q^k.
+"""The paper's ladder of 39 budgets: q = p/20 for p = 1 … 39, with shares proportional to q^k at exit k.
 
-Thresholds come from validation scores alone.
+Thresholds are chosen on validation scores alone.
 """
 
 import math
@@ -15,21 +15,21 @@ from suffice import metrics
 from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration.calibrated import Calibrated
 from suffice.evaluation.outcomes import Outcome
-from suffice.prediction import Regression, concatenate
+from suffice.prediction import concatenate
 
 LADDER = tuple(p / 20 for p in range(1, 40))
-"""q of the paper's 39 budgets."""
+"""Values of q for the 39 budgets of the paper."""
 
 
 @dataclass(frozen=True)
 class Budgeted:
-    """One budget of the ladder on the test set.
+    """Predictions of the test set under one budget of the ladder.
 
     Attributes:
-        prediction: the answer of each example's exit, a `Prediction` or a `Regression`.
-        exits: (N,), that exit.
-        macs: mean multiply-adds per example.
-        requested: those that the ladder's shares would cost.
+        prediction: Prediction of the exit where each example stops, a `Prediction` or a `Regression`.
+        exits: Number of that exit (N,), int64.
+        macs: Mean multiply-adds per example.
+        requested: Mean multiply-adds per example of the ladder's shares.
     """
 
     prediction: Any
@@ -39,16 +39,21 @@ class Budgeted:
 
 
 def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> Iterator[Budgeted]:
-    """Answers under each budget of the ladder, one at a time; thresholds come from the validation outcome alone."""
+    """Yield the predictions under each budget of the ladder, with thresholds from the validation outcome alone."""
     costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
-    every = concatenate(test.predictions)
-    for shares, exits in ladder(validation.scores, test.scores):
-        answer = every.take(exits * len(exits) + torch.arange(len(exits)))
-        yield Budgeted(answer, exits, float(costs[exits].mean()), float(shares @ costs))
+    all_exits = concatenate(test.predictions)
+    for shares, exit_index in ladder(validation.scores, test.scores):
+        prediction = all_exits.take(exit_index * len(exit_index) + torch.arange(len(exit_index)))
+        yield Budgeted(prediction, exit_index, float(costs[exit_index].mean()), float(shares @ costs))
 
 
 def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shares (K,) asked for and exits (N,) of the test examples under each budget, from the scores of every exit."""
+    """Yield the requested shares (K,) and the exits (N,) of the test examples under each budget.
+
+    Args:
+        validation: Scores of the validation examples at each of K exits.
+        test: Scores (N,) of the test examples at each exit.
+    """
     ranked = rank(validation)
     for q in LADDER:
         shares = geometric_shares(math.log(q), len(test))
@@ -56,8 +61,8 @@ def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tup
 
 
 def averaged(rows: Sequence[Mapping[str, float]], test: Outcome) -> dict[str, float]:
-    """Each measure averaged over the budgets' rows, and of classes EEFP of the exits' scores, which has no budget."""
+    """Average each measure over the rows of the budgets, and add EEFP for classes, which has no budget."""
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-    if isinstance(test.predictions[0], Regression):
+    if not test.is_classification:
         return means
     return {**means, "eefp": float(metrics.eefp(test.scores, test.hits))}

@@ -1,4 +1,4 @@
-"""The self-contained page."""
+"""Report of the demo: one self-contained HTML page, and the tables of the terminal."""
 
 from suffice.utils.lazy import modules_of
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: functions from results, as `suffice demo --json` prints them, to plotly figures."""
+"""Figures of a report: functions from results, as `suffice demo --json` prints them, to Plotly figures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ EXITS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#f59e0b", "#b45309", "#78350f", "#10b
 
 
 def cost_curves(results: Results) -> go.Figure:
-    """Accuracy and calibration error against mean cost, a line for each row of the ablation."""
+    """Plot accuracy and calibration error against mean cost, with a line for each row of the ablation."""
     figure = make_subplots(1, 2, subplot_titles=("accuracy", "calibration error (ECE)"), horizontal_spacing=0.1)
     for row in results["ablation"]:
         for column, measure in enumerate(("accuracy", "ece"), start=1):
@@ -44,11 +44,11 @@ def cost_curves(results: Results) -> go.Figure:
 
 
 def reliability(results: Results) -> go.Figure:
-    """Accuracy against confidence at each exit, before and after; the size of a point is its share."""
+    """Plot accuracy against confidence at each exit, before and after calibration; the point size shows its share."""
     rows = {row["name"]: row for row in results["ablation"]}
-    exits = len(rows["vanilla"]["reliability"])
-    titles = [f"exit {k}" for k in range(exits)]
-    figure = make_subplots(1, exits, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
+    num_exits = len(rows["vanilla"]["reliability"])
+    titles = [f"exit {k}" for k in range(num_exits)]
+    figure = make_subplots(1, num_exits, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for name in ("vanilla", "all"):
         for k, table in enumerate(rows[name]["reliability"]):
             filled = [(n, confidence / n, hits / n) for n, confidence, hits in table if n]
@@ -64,7 +64,7 @@ def reliability(results: Results) -> go.Figure:
                 row=1,
                 col=k + 1,
             )
-    for k in range(exits):
+    for k in range(num_exits):
         figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", showlegend=False, row=1, col=k + 1, line=_DIAGONAL)
     figure.update_xaxes(title="confidence", range=[0, 1.04])
     figure.update_yaxes(title="accuracy", range=[0, 1.04], col=1)
@@ -72,7 +72,7 @@ def reliability(results: Results) -> go.Figure:
 
 
 def exit_shares(results: Results) -> go.Figure:
-    """Share of the test images answered at each exit, against mean cost; the chosen budget as a line."""
+    """Plot the share of the test images that stop at each exit against mean cost, with the chosen budget as a line."""
     curve = next(row["curve"] for row in results["ablation"] if row["name"] == "all")
     figure = go.Figure()
     for k in range(len(curve[0]["shares"])):
@@ -92,7 +92,7 @@ def exit_shares(results: Results) -> go.Figure:
 
 
 def variation(results: Results) -> go.Figure:
-    """The estimate of one pass, and of ten dropout passes, against the truth of a thousand."""
+    """Plot the estimates of one pass and of ten dropout passes against a reference of a thousand passes."""
     table = results["variation"]
     truth = table["truth"]
     figure = go.Figure()
@@ -118,7 +118,7 @@ FIGURES: dict[str, Callable[[Results], go.Figure]] = {
     "Where the examples stop": exit_shares,
     "Dropout variation, from one pass": variation,
 }
-"""Title and maker of each picture, in the order of the page."""
+"""Function of each figure by its title, in the order of the page."""
 
 _DIAGONAL = {"color": "#9ca3af", "dash": "dot", "width": 1}
 

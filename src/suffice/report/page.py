@@ -1,4 +1,4 @@
-"""One page that needs nothing but itself: pictures, tables and what was found; no network access."""
+"""One self-contained HTML page with the figures and tables of a report; it loads nothing from the network."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from suffice.report.tables import Table
-from suffice.storage.files import write as write_file
+from suffice.storage.files import atomic_write
 
 
 def check_packages() -> None:
-    """Raise an ImportError without the extra "report"."""
+    """Raise an ImportError unless the extra "report" is installed."""
     missing = [name for name in ("plotly", "jinja2") if find_spec(name) is None]
     if missing:
         raise ImportError(f"expected {' and '.join(missing)} for the report, found none; pip install 'suffice[report]'")
 
 
 def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
-    """Write the report of `results` (as `suffice demo --json` prints them) to an HTML file, whole or absent.
+    """Write the report of `results` (as `suffice demo --json` prints them) to an HTML file, atomically.
 
     Raises:
-        ImportError: as `check_packages`.
-        FileExistsError: if something is there that is no report of ours.
+        ImportError: If the extra "report" is not installed.
+        FileExistsError: If the path holds a file that is not such a report.
     """
     check_packages()
     import jinja2
@@ -47,9 +47,9 @@ def write(results: dict[str, Any], tables: Sequence[Table], path: Path) -> None:
         about=results["about"],
         closing=results["closing"],
     )
-    write_file(path, html.encode(), MARK)
+    atomic_write(path, html.encode(), MARK)
 
 
 MARK = b"<title>suffice: report</title>"
-"""Near the beginning of every report."""
+"""Bytes near the beginning of every report, by which it is recognized."""
 _PLAIN = {"displayModeBar": False, "responsive": True}
