@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from suffice.storage import exchange
+from suffice.storage import filesystem
 
 CALLS = (
     *("open", "close", "read", "write", "fsync", "stat", "lstat", "fstat", "mkdir", "rmdir", "unlink", "remove"),
@@ -92,7 +92,7 @@ def noted(calls: Calls) -> Iterator[Calls]:
         finally:
             close(descriptor)
 
-    close, system = os.close, exchange._system()
+    close, system = os.close, filesystem._rename_call()
     with ExitStack() as stack:
         for name in CALLS:
             wrapped = _counted(f"os.{name}", getattr(os, name), calls)
@@ -107,7 +107,7 @@ def noted(calls: Calls) -> Iterator[Calls]:
             stack.enter_context(mock.patch.object(module, name, wrapped))
         if system is not None:
             counted = (_counted("renameat2", system[0], calls), *system[1:])
-            stack.enter_context(mock.patch.object(exchange, "_system", return_value=counted))
+            stack.enter_context(mock.patch.object(filesystem, "_rename_call", return_value=counted))
         yield calls
 
 

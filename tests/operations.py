@@ -16,7 +16,8 @@ from suffice.data.store.writer import create_dataset
 from suffice.report import figures, page
 from suffice.reproduce import ledger
 from suffice.storage import artifact, files
-from suffice.training.checkpoint import Keeper
+from suffice.training.checkpoint import Checkpointer
+from suffice.training.config import Checkpointing
 from suffice.utils.progress import quiet
 from tests.report.results import RESULTS
 
@@ -53,10 +54,11 @@ def load(folder: Path) -> int | None:
 SETTINGS = {"epochs": 1000}
 
 
-def keeper(folder: Path) -> Keeper:
+def keeper(folder: Path) -> Checkpointer:
     torch.manual_seed(0)
     network = nn.Linear(2, 2)
-    return Keeper(folder / "point", network, torch.optim.SGD(network.parameters(), lr=0.1), SETTINGS, -1.0, None)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    return Checkpointer(Checkpointing(folder / "point", every=-1.0), network, optimizer, SETTINGS)
 
 
 def checkpoint(folder: Path, version: int) -> None:

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from suffice.storage import exchange
+from suffice.storage import filesystem
 from tests.operations import OPERATIONS
 from tests.test_faults import names
 
@@ -84,7 +84,7 @@ def test_a_reader_beside_writers_always_finds_one_version(name, tmp_path, tried)
 @pytest.mark.parametrize("name", SAVED)
 def test_a_reader_beside_writers_always_finds_one_version_for_a_while(name, way, tmp_path, monkeypatch, tried):
     if way == "renamed twice":
-        monkeypatch.setattr(exchange, "_system", lambda: None)
+        monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
     tried(READ, check(name, tmp_path, 100))
 
 

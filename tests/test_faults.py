@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from suffice.storage import exchange
+from suffice.storage import filesystem
 from tests import faults
 from tests.operations import OPERATIONS, Operation
 
@@ -18,7 +18,7 @@ FAILED, KILLED = "calls failed in turn", "calls at which the process was killed"
 def way(request, monkeypatch):
     """How a folder is replaced: as this system can, or as any can."""
     if request.param == "renamed twice":
-        monkeypatch.setattr(exchange, "_system", lambda: None)
+        monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
 
 
 @pytest.fixture(autouse=True)

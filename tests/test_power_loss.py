@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from suffice.storage import exchange, syncing
+from suffice.storage import filesystem
 from tests import faults, power
 from tests.operations import OPERATIONS
 from tests.test_faults import NEW, NEXT, OLD, names
@@ -13,7 +13,7 @@ from tests.test_faults import NEW, NEXT, OLD, names
 @pytest.fixture(params=["exchanged", "renamed twice"])
 def way(request, monkeypatch):
     if request.param == "renamed twice":
-        monkeypatch.setattr(exchange, "_system", lambda: None)
+        monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +88,8 @@ def test_whenever_the_power_goes_the_old_or_the_new_is_there(name, old, way, tmp
 
 def test_a_missing_sync_would_be_noticed(tmp_path, monkeypatch):
     operation = OPERATIONS["save"]
-    for number, name in enumerate(("tree", "folder")):
+    for number, name in enumerate(("sync_tree", "sync_folder")):
         with monkeypatch.context() as patch:
-            patch.setattr(syncing, name, lambda path: None)
+            patch.setattr(filesystem, name, lambda path: None)
             recorder = recorded(operation, tmp_path / f"{number}", OLD)
         assert faulty(operation, recorder, OLD, tmp_path / "state", enough=1)[0] != []

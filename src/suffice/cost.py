@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from suffice.counting import count_macs
 from suffice.network import ExitNetwork, State, batch_size, call, placement, select
 from suffice.storage.parts import LARGEST, NOT_NEGATIVE, Parts
-from suffice.storage.stored import Stored
+from suffice.storage.serializable import Serializable
 from suffice.twin import inference
 from suffice.utils.timing import interleaved, synchronize
 
@@ -100,7 +100,7 @@ def macs(model: nn.Module, x: State) -> int:
 
 
 @dataclass(frozen=True)
-class Profile(Stored):
+class Profile(Serializable):
     """Milliseconds of each part of a network for batches of several sizes, measured on one machine.
 
     Times between the sizes are interpolated linearly, down to 0 for an empty batch; above the largest size they grow

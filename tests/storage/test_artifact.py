@@ -159,7 +159,7 @@ def test_tensors_whose_digest_is_right_and_that_cannot_be_read_are_refused(polic
     manifest["tensors_sha256"] = hashlib.sha256(payload).hexdigest()
     del manifest["manifest_sha256"]
     manifests.write_manifest(tmp_path / "p", manifest)
-    with pytest.raises(ValueError, match=r"expected tensors as safetensors writes them, got a damaged .*safetensors"):
+    with pytest.raises(ValueError, match=r"expected tensors in the safetensors format, got a damaged .*safetensors"):
         suffice.load(tmp_path / "p")
 
 
@@ -263,7 +263,9 @@ def test_what_is_no_folder_is_named_when_it_is_loaded(tmp_path):
     (tmp_path / "link").symlink_to("unmounted")
     with pytest.raises(FileNotFoundError, match=r"found none at the file .*/file"):
         suffice.load(tmp_path / "file")
-    with pytest.raises(FileNotFoundError, match=r"found none at the link .*/link, which leads to unmounted, where not"):
+    with pytest.raises(
+        FileNotFoundError, match=r"found none at the link .*/link, which points to unmounted, which does not"
+    ):
         suffice.load(tmp_path / "link")
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from suffice.storage import exchange, files, manifests, places
+from suffice.storage import files, filesystem, manifests, paths
 from tests import faults
 
 
@@ -16,19 +16,19 @@ def owned(folder):
 
 
 def put(path, name="a", text="new"):
-    with files.whole(path, owned) as folder:
+    with files.atomic_folder(path, owned) as folder:
         (folder / name).write_text(text)
 
 
 def put_and(path, then, text="new", listed=owned):
     """Write a folder, and do something else at the end of the work."""
-    with files.whole(path, listed) as folder:
+    with files.atomic_folder(path, listed) as folder:
         (folder / "a").write_text(text)
         then()
 
 
 def write_and(path, then):
-    with files.alone(path) as place, place.file() as stream:
+    with files.lock_target(path) as place, place.atomic_file() as stream:
         stream.write(b"new")
         then()
 
@@ -40,7 +40,7 @@ def interrupt():
 @pytest.fixture(params=["exchanged", "renamed twice"])
 def way(request, monkeypatch):
     if request.param == "renamed twice":
-        monkeypatch.setattr(exchange, "_system", lambda: None)
+        monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
 
 
 def test_a_folder_is_new_or_takes_the_place_of_the_old_one_and_nothing_is_left_beside_it(tmp_path, way):
@@ -52,14 +52,14 @@ def test_a_folder_is_new_or_takes_the_place_of_the_old_one_and_nothing_is_left_b
 
 def test_a_file_is_new_or_takes_the_place_of_the_old_one_and_nothing_is_left_beside_it(tmp_path, way):
     for text in (b"old", b"new"):
-        files.write(tmp_path / "deep" / "f", text)
+        files.atomic_write(tmp_path / "deep" / "f", text)
         assert (tmp_path / "deep" / "f").read_bytes() == text
     assert os.listdir(tmp_path / "deep") == ["f"]
 
 
 def test_a_block_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     put(tmp_path / "t", text="old")
-    files.write(tmp_path / "f", b"old")
+    files.atomic_write(tmp_path / "f", b"old")
     with pytest.raises(KeyboardInterrupt):
         put_and(tmp_path / "t", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -71,7 +71,7 @@ def test_a_block_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
 def test_a_folder_with_something_elses_is_refused_before_the_work(tmp_path):
     put(tmp_path / "t")
     (tmp_path / "t" / "mine").write_text("years of work")
-    with pytest.raises(FileExistsError, match="got also mine"), files.whole(tmp_path / "t", owned):
+    with pytest.raises(FileExistsError, match="got also mine"), files.atomic_folder(tmp_path / "t", owned):
         pytest.fail("worked")
     assert (tmp_path / "t" / "mine").read_text() == "years of work"
     assert os.listdir(tmp_path) == ["t"]
@@ -103,7 +103,7 @@ def test_a_file_that_comes_at_the_last_moment_goes_on_into_the_new_folder(tmp_pa
     assert os.listdir(tmp_path) == ["t"]
 
 
-@pytest.mark.skipif(exchange._system() is None, reason="the system cannot")
+@pytest.mark.skipif(filesystem._rename_call() is None, reason="the system cannot")
 def test_where_names_can_be_swapped_a_folder_is_missing_at_no_moment(tmp_path, monkeypatch):
     put(tmp_path / "t", text="old")
     monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("renamed"))
@@ -142,9 +142,11 @@ def test_something_that_takes_a_new_path_during_the_work_stays(tmp_path, way):
 
 def test_a_link_is_written_through_and_stays(tmp_path):
     (tmp_path / "far").mkdir()
-    for name, write in (("t", put), ("f", lambda path: files.write(path, b"new"))):
+    for name, write in (("t", put), ("f", lambda path: files.atomic_write(path, b"new"))):
         (tmp_path / name).symlink_to(tmp_path / "far" / name)
-        with pytest.raises(FileExistsError, match=rf"the link .*/{name}, which leads to .*, where nothing is; remove"):
+        with pytest.raises(
+            FileExistsError, match=rf"the link .*/{name}, which points to .*, which does not exist; remove"
+        ):
             write(tmp_path / name)
         write(tmp_path / "far" / name)
         write(tmp_path / name)
@@ -160,7 +162,7 @@ def test_nothing_is_deleted_through_a_link_inside(tmp_path):
     (tmp_path / "t" / "a").symlink_to(tmp_path / "precious")
     with pytest.raises(FileExistsError, match="got also a"):
         put(tmp_path / "t")
-    left = places.fresh(tmp_path / "u")
+    left = paths.temporary_path(tmp_path / "u")
     left.symlink_to(tmp_path / "t", target_is_directory=True)
     put(tmp_path / "u")
     assert left.is_symlink()
@@ -180,7 +182,7 @@ def test_what_is_no_folder_of_ours_is_refused_by_name(tmp_path, make, what):
     make(tmp_path / "t")
     with (
         pytest.raises(FileExistsError, match=f"expected a new path or a thing to replace, got ({what} )?{tmp_path}/t"),
-        files.whole(tmp_path / "t", lambda folder: manifests.owned(folder, kind)),
+        files.atomic_folder(tmp_path / "t", lambda folder: manifests.owned_paths(folder, kind)),
     ):
         pass
 
@@ -191,18 +193,21 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
     for name in ("fifo", "folder"):
         for mark in (b"", b"x"):
             with pytest.raises(FileExistsError, match=f"a file to replace, got .*{name}; choose another path"):
-                files.write(tmp_path / name, b"new", mark)
+                files.atomic_write(tmp_path / name, b"new", mark)
     with pytest.raises(FileExistsError, match="got the device /dev/null"):
-        files.write("/dev/null", b"new")
+        files.atomic_write("/dev/null", b"new")
 
 
 def test_a_file_without_our_mark_is_not_replaced(tmp_path):
     (tmp_path / "f").write_text("mine")
-    for write in (lambda: files.write(tmp_path / "f", b"ours", b"ours"), lambda: files.check(tmp_path / "f", b"ours")):
+    for write in (
+        lambda: files.atomic_write(tmp_path / "f", b"ours", b"ours"),
+        lambda: files.check_replaceable(tmp_path / "f", b"ours"),
+    ):
         with pytest.raises(FileExistsError, match="which suffice did not write; choose another path"):
             write()
     (tmp_path / "f").write_text("this is ours")
-    files.write(tmp_path / "f", b"ours, and new", b"ours")
+    files.atomic_write(tmp_path / "f", b"ours, and new", b"ours")
     assert (tmp_path / "f").read_text() == "ours, and new"
 
 
@@ -211,7 +216,7 @@ def test_a_path_that_is_no_name_is_refused(path, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
     (tmp_path / "mine" / "x").touch()
-    for write in (put, lambda path: files.write(path, b"new")):
+    for write in (put, lambda path: files.atomic_write(path, b"new")):
         with pytest.raises((FileExistsError, ValueError), match=r"^expected"):
             write(path)
     assert os.listdir(tmp_path / "mine") == ["x"]
@@ -252,7 +257,7 @@ def test_an_error_of_the_system_names_the_place_and_keeps_its_number(tmp_path, m
         with monkeypatch.context() as patch:
             patch.setattr(os, function, refuse)
             with pytest.raises(kind, match=rf"expected to write {tmp_path}/{name}, got {said} at .*; choose") as caught:
-                put(tmp_path / name) if name == "folder" else files.write(tmp_path / name, b"x")
+                put(tmp_path / name) if name == "folder" else files.atomic_write(tmp_path / name, b"x")
         assert caught.value.errno == code
     assert os.listdir(tmp_path) == []
 
@@ -260,18 +265,18 @@ def test_an_error_of_the_system_names_the_place_and_keeps_its_number(tmp_path, m
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        (errno.ENOSPC, r"on the disk of {}, found \d+\.\d\d GB free; free some"),
-        (errno.EDQUOT, r"on the disk of {}, found a quota that is used up; free some"),
+        (errno.ENOSPC, r"on the disk of {}, found \d+\.\d\d GB free; free some space"),
+        (errno.EDQUOT, r"on the disk of {}, found an exhausted disk quota; free some space"),
         (errno.EFBIG, r"at {}, found a limit on the size of a file; raise it \(ulimit -f\)"),
     ],
 )
 def test_a_full_disk_is_said_with_what_is_free(tmp_path, code, found):
     put(tmp_path / "t", text="old")
     full = f"expected more space {found.format(tmp_path)}, or choose another path"
-    with pytest.raises(OSError, match=full) as caught, files.whole(tmp_path / "t", owned):
+    with pytest.raises(OSError, match=full) as caught, files.atomic_folder(tmp_path / "t", owned):
         raise OSError(code, os.strerror(code))
     assert caught.value.errno == code
-    with pytest.raises(OSError, match=full), files.alone(tmp_path / "f") as place, place.file():
+    with pytest.raises(OSError, match=full), files.lock_target(tmp_path / "f") as place, place.atomic_file():
         raise OSError(code, os.strerror(code))
     assert os.listdir(tmp_path) == ["t"]
 
@@ -284,21 +289,21 @@ def test_an_empty_folder_is_a_place_like_a_new_one(tmp_path):
 
 
 def test_other_errors_of_the_work_are_its_own(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, files.whole(tmp_path / "t", owned):
+    with pytest.raises(FileNotFoundError) as caught, files.atomic_folder(tmp_path / "t", owned):
         (tmp_path / "source").read_text()
     assert caught.value.filename == str(tmp_path / "source")
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_one_and_nobody_elses_files_do(tmp_path):
     def killed():
-        with files.whole(tmp_path / "t", owned) as folder:
+        with files.atomic_folder(tmp_path / "t", owned) as folder:
             (folder / "a").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
 
     faults.in_fork(killed)
-    faults.in_fork(lambda: files.write(tmp_path / "f", b"old"))
+    faults.in_fork(lambda: files.atomic_write(tmp_path / "f", b"old"))
     assert len(os.listdir(tmp_path)) == 3
-    near = [".t.suffice-mine", ".t.bak", ".t.suffice-0123456789abcdef0", places.fresh(tmp_path / "t2").name]
+    near = [".t.suffice-mine", ".t.bak", ".t.suffice-0123456789abcdef0", paths.temporary_path(tmp_path / "t2").name]
     for name in near:
         (tmp_path / name).touch()
     put(tmp_path / "t")
@@ -309,7 +314,7 @@ def test_what_another_writer_is_writing_is_not_taken_for_a_leftover(tmp_path):
     inside, done = threading.Event(), []
 
     def other():
-        with files.whole(tmp_path / "t", owned) as folder:
+        with files.atomic_folder(tmp_path / "t", owned) as folder:
             inside.set()
             (folder / "a").write_text("first")
             done.append(sorted(os.listdir(tmp_path)))
@@ -324,27 +329,29 @@ def test_what_another_writer_is_writing_is_not_taken_for_a_leftover(tmp_path):
 
 
 def test_a_writer_that_does_not_wait_is_refused(tmp_path):
-    with files.whole(tmp_path / "t", owned):
-        busy = pytest.raises(BlockingIOError, match=rf"somebody else is writing {tmp_path}/t; wait for that to end")
-        with busy, files.whole(tmp_path / "t", owned, wait=False):
+    with files.atomic_folder(tmp_path / "t", owned):
+        busy = pytest.raises(
+            BlockingIOError, match=rf"another process or thread is writing {tmp_path}/t; wait until it has finished"
+        )
+        with busy, files.atomic_folder(tmp_path / "t", owned, wait=False):
             pass
     assert os.listdir(tmp_path) == ["t"]
 
 
 def test_without_parents_a_folder_that_is_gone_is_not_made_again(tmp_path):
-    with pytest.raises(FileNotFoundError), files.alone(tmp_path / "gone" / "f", parents=False):
+    with pytest.raises(FileNotFoundError), files.lock_target(tmp_path / "gone" / "f", parents=False):
         pass
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_what_a_crash_between_two_renames_left_is_put_back_by_the_next_writer(tmp_path, there, monkeypatch):
-    monkeypatch.setattr(exchange, "_system", lambda: None)
+    monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
     put(tmp_path / "t", text="old")
-    shutil.copytree(tmp_path / "t", places.aside(tmp_path / "t"))
+    shutil.copytree(tmp_path / "t", paths.backup_path(tmp_path / "t"))
     if not there:
         shutil.rmtree(tmp_path / "t")
-    with pytest.raises(ZeroDivisionError), files.whole(tmp_path / "t", owned):
+    with pytest.raises(ZeroDivisionError), files.atomic_folder(tmp_path / "t", owned):
         1 / 0  # noqa: B018
     assert (tmp_path / "t" / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["t"]
@@ -355,7 +362,7 @@ def test_folders_and_files_have_the_permissions_of_any_new_ones(tmp_path, way):
     try:
         for _ in range(2):
             put(tmp_path / "t")
-            files.write(tmp_path / "f", b"x")
+            files.atomic_write(tmp_path / "f", b"x")
             assert (tmp_path / "t").stat().st_mode & 0o777 == 0o750
             assert (tmp_path / "f").stat().st_mode & 0o777 == 0o640
     finally:
@@ -365,5 +372,5 @@ def test_folders_and_files_have_the_permissions_of_any_new_ones(tmp_path, way):
 def test_a_name_in_a_message_can_be_printed(tmp_path):
     (tmp_path / "\udcff").write_text("mine")
     with pytest.raises(FileExistsError, match=re.escape(r"\udcff")) as caught:
-        files.write(tmp_path / "\udcff", b"x", b"mark")
+        files.atomic_write(tmp_path / "\udcff", b"x", b"mark")
     str(caught.value).encode()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from suffice.storage import places
+from suffice.storage import paths
 from suffice.storage.locks import locked
 from tests import faults
 
@@ -55,7 +55,7 @@ def test_who_does_not_wait_is_refused_while_another_process_is_inside(tmp_path):
     process.start()
     inside.wait()
     with (
-        pytest.raises(BlockingIOError, match=f"somebody else is writing {tmp_path}/t; wait"),
+        pytest.raises(BlockingIOError, match=f"another process or thread is writing {tmp_path}/t; wait"),
         locked(tmp_path / "t", False),
     ):
         pass
@@ -73,7 +73,7 @@ def test_a_lock_that_a_kill_left_locks_nothing_and_goes(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     faults.in_fork(killed)
-    assert os.listdir(tmp_path) == [places.lock(tmp_path / "t").name]
+    assert os.listdir(tmp_path) == [paths.lock_path(tmp_path / "t").name]
     with locked(tmp_path / "t", False):
         pass
     assert os.listdir(tmp_path) == []
@@ -81,7 +81,7 @@ def test_a_lock_that_a_kill_left_locks_nothing_and_goes(tmp_path):
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    places.lock(tmp_path / "t").symlink_to("mine")
+    paths.lock_path(tmp_path / "t").symlink_to("mine")
     with pytest.raises(OSError, match="symbolic link"), locked(tmp_path / "t"):
         pass
     assert (tmp_path / "mine").read_text() == "mine"

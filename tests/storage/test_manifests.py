@@ -22,7 +22,7 @@ def made(folder, **more):
 
 
 def test_a_folder_of_ours_is_listed_with_folders_before_what_is_in_them(tmp_path):
-    found = manifests.owned(made(tmp_path / "t"), KIND)
+    found = manifests.owned_paths(made(tmp_path / "t"), KIND)
     assert sorted(found) == ["a", "in/", "in/b", "manifest.json"]
     assert found.index("in/") < found.index("in/b")
 
@@ -31,21 +31,21 @@ def test_a_part_that_is_missing_or_damaged_makes_it_nobody_elses(tmp_path):
     folder = made(tmp_path / "t")
     (folder / "a").write_text("torn")
     (folder / "in" / "b").unlink()
-    assert sorted(manifests.owned(folder, KIND)) == ["a", "in/", "manifest.json"]
+    assert sorted(manifests.owned_paths(folder, KIND)) == ["a", "in/", "manifest.json"]
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "in/.DS_Store", "Thumbs.db", ".nfs00000000a1b2c3d4", "desktop.ini"])
 def test_what_file_managers_and_file_systems_make_is_nobodys(tmp_path, name):
     folder = made(tmp_path / "t")
     (folder / name).touch()
-    assert name in manifests.owned(folder, KIND)
+    assert name in manifests.owned_paths(folder, KIND)
     (folder / name).rename(folder / f"{name}.txt")
     with pytest.raises(FileExistsError, match=re.escape(f"{name}.txt")):
-        manifests.owned(folder, KIND)
+        manifests.owned_paths(folder, KIND)
 
 
 def test_another_version_of_the_format_is_ours_too(tmp_path):
-    assert manifests.owned(made(tmp_path / "t", format=2), KIND)
+    assert manifests.owned_paths(made(tmp_path / "t", format=2), KIND)
 
 
 def link(folder):
@@ -82,7 +82,7 @@ def test_what_is_not_ours_is_named(tmp_path, name):
     folder = made(tmp_path / "t")
     STRANGE[name](folder)
     with pytest.raises(FileExistsError, match=f"got also {re.escape(name)}; move that away") as caught:
-        manifests.owned(folder, KIND)
+        manifests.owned_paths(folder, KIND)
     str(caught.value).encode()
 
 
@@ -90,7 +90,7 @@ def test_a_fifo_is_never_ours_and_not_waited_for(tmp_path):
     folder = made(tmp_path / "t")
     fifo(folder)
     with pytest.raises(FileExistsError, match="got also a;"):
-        manifests.owned(folder, KIND)
+        manifests.owned_paths(folder, KIND)
 
 
 def test_of_many_some_are_named(tmp_path):
@@ -98,7 +98,7 @@ def test_of_many_some_are_named(tmp_path):
     for i in range(9):
         (folder / f"x{i}").touch()
     with pytest.raises(FileExistsError, match="got also x0, x1, x2, x3, x4 and 4 more;"):
-        manifests.owned(folder, KIND)
+        manifests.owned_paths(folder, KIND)
 
 
 def rewritten(file, change):
@@ -145,7 +145,7 @@ def test_a_folder_whose_manifest_is_not_as_it_was_written_is_not_ours_and_not_re
     folder = made(tmp_path / "t")
     CHANGES[change](folder / "manifest.json")
     with pytest.raises(FileExistsError, match=f"expected a new path or a thing to replace, got {folder}.*another path"):
-        manifests.owned(folder, KIND)
+        manifests.owned_paths(folder, KIND)
     with pytest.raises(FileNotFoundError if change == "missing" else ValueError, match=r"^expected"):
         manifests.read_manifest(folder, KIND)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from suffice.storage.parts import ANY, INSIDE, NOT_NEGATIVE, POSITIVE, SHARE, Parts, Range, prefixed
-from tests.storage.test_stored import assert_stored
+from tests.storage.test_serializable import assert_stored
 
 NUMBERS = {"a": 0.5, "b": 2, "c": math.inf, "d": math.nan, "e": True, "f": "1", "g": 10**400, "h": None, "i": [1.0]}
 
@@ -51,9 +51,9 @@ def test_ranges_hold_numbers_and_elements_alike(within, inside, outside):
 def test_counts_are_whole_numbers(value):
     assert parts(n=3).count("n", 3, 3) == 3
     assert parts(n=[3, 0]).counts("n") == (3, 0)
-    with pytest.raises(ValueError, match="expected n to be a whole number from 0 to"):
+    with pytest.raises(ValueError, match="expected n to be an integer from 0 to"):
         parts(n=value).count("n")
-    with pytest.raises(ValueError, match=r"expected n\[1\] to be a whole number from 0 to"):
+    with pytest.raises(ValueError, match=r"expected n\[1\] to be an integer from 0 to"):
         parts(n=[2, value]).counts("n")
 
 
@@ -63,7 +63,7 @@ def test_texts_and_choices_are_of_the_type_that_they_should_be():
     assert given.digest("digest") == "0" * 64
     with pytest.raises(ValueError, match=r"expected number to be one of \(True, 'product'\), got 1"):
         given.choice("number", (True, "product"))
-    with pytest.raises(ValueError, match=r"expected list\[1\] to be a text, got 1"):
+    with pytest.raises(ValueError, match=r"expected list\[1\] to be a string, got 1"):
         given.texts("list")
     for other in ("0" * 63, "G" * 64, "0" * 64 + "\n"):
         with pytest.raises(ValueError, match="expected digest to be 64 hexadecimal digits"):
@@ -71,9 +71,9 @@ def test_texts_and_choices_are_of_the_type_that_they_should_be():
 
 
 def test_what_is_missing_or_left_over_is_named_however_deep():
-    with pytest.raises(ValueError, match="expected x to be there, got nothing in the file"):
+    with pytest.raises(ValueError, match="expected x to be present, got nothing in the file"):
         parts().number("x")
-    with pytest.raises(ValueError, match=r"expected tensor x to be there, of shape \(3\), got none"):
+    with pytest.raises(ValueError, match=r"expected tensor x to be present, of shape \(3\), got none"):
         parts().tensor("x", "3")
     given = parts({"k0.x": torch.ones(2), "k1.x": torch.ones(2)}, k=[{}, {"y": {"z": 1}}])
     first, second = given.each("k", "k")
@@ -104,7 +104,7 @@ def test_null_is_taken_as_such_and_has_to_be_there():
     assert given.none("a")
     assert not given.none("b")
     assert "a" not in given
-    with pytest.raises(ValueError, match="expected c to be there"):
+    with pytest.raises(ValueError, match="expected c to be present"):
         given.none("c")
 
 

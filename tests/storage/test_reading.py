@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from suffice.storage import places, reading
+from suffice.storage import paths, reading
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def test_what_is_no_json_is_refused_by_name(tmp_path, payload):
 
 def test_the_old_folder_is_read_where_a_crash_left_it_beside_its_place(tmp_path):
     target = tmp_path / "art"
-    places.aside(target).mkdir()
-    assert reading.there(target) == places.aside(target)
+    paths.backup_path(target).mkdir()
+    assert reading.current_folder(target) == paths.backup_path(target)
     (tmp_path / "link").symlink_to("art")
-    assert reading.there(tmp_path / "link") == places.aside(target)
+    assert reading.current_folder(tmp_path / "link") == paths.backup_path(target)
     target.mkdir()
-    assert reading.there(target) == target
+    assert reading.current_folder(target) == target
 
 
 def test_reading_starts_anew_if_the_folder_was_replaced_meanwhile(tmp_path):
@@ -91,7 +91,7 @@ def test_reading_starts_anew_if_the_folder_was_replaced_meanwhile(tmp_path):
             raise FileNotFoundError("its files went")
         return "read"
 
-    assert reading.steadily(folder, read) == "read"
+    assert reading.read_consistently(folder, read) == "read"
     assert len(calls) == 3
 
 
@@ -104,7 +104,7 @@ def test_an_error_of_a_folder_that_stays_is_raised_at_once(tmp_path):
 
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match="damaged"):
-            reading.steadily(folder, read)
+            reading.read_consistently(folder, read)
     assert calls == [tmp_path, tmp_path / "none"]
 
 
@@ -115,11 +115,11 @@ def test_an_old_folder_that_moves_aside_while_it_is_read_is_read_there(tmp_path)
     def read(place: Path):
         calls.append(place)
         if len(calls) == 1:
-            folder.rename(places.aside(folder))
+            folder.rename(paths.backup_path(folder))
             raise FileNotFoundError("gone")
         return place
 
-    assert reading.steadily(folder, read) == places.aside(folder)
+    assert reading.read_consistently(folder, read) == paths.backup_path(folder)
 
 
 def test_an_old_folder_that_comes_to_light_meanwhile_is_read(tmp_path):
@@ -128,11 +128,11 @@ def test_an_old_folder_that_comes_to_light_meanwhile_is_read(tmp_path):
     def read(place: Path):
         calls.append(place)
         if len(calls) == 1:
-            places.aside(folder).mkdir()
+            paths.backup_path(folder).mkdir()
             raise FileNotFoundError("gone")
         return place
 
-    assert reading.steadily(folder, read) == places.aside(folder)
+    assert reading.read_consistently(folder, read) == paths.backup_path(folder)
 
 
 def test_what_would_not_notice_two_versions_is_read_until_there_is_one(tmp_path):
@@ -146,4 +146,4 @@ def test_what_would_not_notice_two_versions_is_read_until_there_is_one(tmp_path)
             folder.mkdir()
         return len(calls)
 
-    assert reading.steadily(folder, read, hashed=False) == 3
+    assert reading.read_consistently(folder, read, hashed=False) == 3

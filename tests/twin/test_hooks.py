@@ -12,8 +12,8 @@ def model():
 
 @pytest.mark.parametrize(("name", "named"), [("", "'the model'"), ("a.b", "'a.b'")])
 def test_a_module_that_is_no_part_of_a_twin_cannot_be_watched(name, named):
-    with pytest.raises(ValueError, match=f"whose modules can be watched, got {named}, which is compiled"):
-        hooks.check_open({name: nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=f"whose modules run forward hooks, got {named}, which is compiled"):
+        hooks.check_hookable({name: nn.Linear(2, 2)})
 
 
 def test_modules_are_found_by_name_or_pattern_once_and_in_the_models_order(model):

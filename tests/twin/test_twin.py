@@ -4,7 +4,7 @@ from torch import nn
 
 import suffice
 from suffice import cost
-from suffice.twin import Twin, inference, own_parameters
+from suffice.twin import Twin, copy_parameters, inference
 
 LOOKS = {
     "teacher": lambda model, x: suffice.MCDropout(passes=2)(model, x),
@@ -16,7 +16,7 @@ LOOKS = {
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_model_whose_lazy_modules_have_no_size_yet_is_refused_and_left_so(look):
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 4))
-    with pytest.raises(ValueError, match=r"lazy modules have taken their sizes from a pass, got none .* LazyLinear"):
+    with pytest.raises(ValueError, match=r"initialized lazy modules, got an uninitialized parameter at .* LazyLinear"):
         LOOKS[look](model, torch.randn(6, 5))
     assert model[0].has_uninitialized_params()
 
@@ -31,7 +31,7 @@ def test_parameters_are_the_models_until_a_twin_is_given_its_own_and_tied_ones_s
     model[2].weight = model[0].weight
     twin = Twin(model).model
     assert twin[0].weight is model[0].weight
-    own_parameters(twin, [twin[0]])
+    copy_parameters(twin, [twin[0]])
     assert twin[0].weight is twin[2].weight
     assert twin[0].weight is not model[0].weight
     assert twin[2].bias is model[2].bias

@@ -1,11 +1,11 @@
-"""Save and load what was learned: a folder with `manifest.json` and `tensors.safetensors`, whole or absent.
+"""Artifacts: fitted objects saved as a folder with `manifest.json` and `tensors.safetensors`.
 
-A crash leaves the old artifact or the new one, never a part, and nothing but an artifact is replaced
+After a crash the old or the new artifact is there, complete, and nothing but an artifact is ever replaced
 (`suffice.storage.files`, `suffice.storage.manifests`). The manifest holds digests of the tensors and of itself, and the
-hash of the network's weights; the weights stay with the network. There is no pickle anywhere.
+hash of the network's weights; the weights themselves stay with the network. No pickle is used.
 
-What can be saved has `parts() -> (configuration, tensors)` and `from_parts(parts, network)`, derives from
-`stored.Stored`, and so computes with just what its parts are.
+A class that can be saved has `parts() -> (configuration, tensors)` and `from_parts(parts, network)`. It derives from
+`Serializable`, so that a loaded object computes with exactly the tensors that were saved.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from suffice._version import __version__
-from suffice.storage import files, manifests, places, reading
+from suffice.storage import files, manifests, paths, reading
 from suffice.storage.parts import Parts
-from suffice.storage.places import shown
+from suffice.utils.text import printable
 
 FORMAT = 1
-"""Version of the layout; an artifact of another version is refused."""
+"""Version of the layout. Artifacts of another version are refused."""
 
 _TENSORS = "tensors.safetensors"
 _FOLDER = manifests.Kind(
@@ -47,19 +47,29 @@ _KINDS = {
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Write what was learned as a folder, replacing an artifact that is there.
+    """Save a fitted object as a folder, replacing an artifact that is there.
 
     Args:
-        obj: a `Calibrated`, `DensityScore`, `Policy`, `VariationEstimator` or `Buckets`. The weights of its network
-            are not saved, their hash is.
-        path: the folder. A link is written through, and stays.
+        obj: A `Calibrated`, `DensityScore`, `Policy`, `VariationEstimator` or `Buckets`. The weights of its network
+            are not saved, only their hash is.
+        path: Folder to write. If it is a link, the link stays and its destination is replaced.
 
     Raises:
-        TypeError: for anything else.
-        ValueError: for a policy whose score is a function; for a network whose weights have changed since.
-        FileExistsError: if something is there that is no artifact, or one with files of yours in it; nothing is then
-            changed. An artifact whose tensors are damaged is replaced, one whose manifest is changed is not.
-        OSError: if it cannot be written, or the disk is full.
+        TypeError: If `obj` is of another class.
+        ValueError: If the score of a policy is a function, or the weights of the network have changed since fitting.
+        FileExistsError: If something is there that is not an artifact, an artifact with a changed manifest, or one
+            with other files in it; nothing is changed then. An artifact with damaged tensors is replaced.
+        OSError: If the folder cannot be written, or the disk is full.
+
+    Example:
+        >>> import tempfile, torch, suffice
+        >>> network, x, y = suffice.models.convnet(num_classes=3), torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+        >>> calibrated = suffice.calibrate(network, [(x, y)], [(x, y)], tuning="evidence")
+        >>> policy = suffice.allocate(calibrated, [x], budget=1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     suffice.save(policy, f"{folder}/policy")
+        ...     print(suffice.load(f"{folder}/policy").score)
+        confidence
     """
     kind = _kind_of(obj)
     if kind != "policy":
@@ -68,40 +78,63 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 
 
 def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a folder of some kind: a configuration for JSON and tensors by name.
+    """Write an artifact of any kind.
+
+    Args:
+        path: Folder to write.
+        what: Kind of artifact, which `read` compares.
+        configuration: Configuration, as JSON holds it.
+        tensors: Tensors by name.
 
     Raises:
-        FileExistsError: if something is there that is no such folder, or not all of it is.
-        OSError: if it cannot be written, or the disk is full.
+        FileExistsError: If something is there that is not an artifact, or has other files in it.
+        OSError: If the folder cannot be written, or the disk is full.
     """
-    with files.alone(path) as place, place.folder(owned) as temporary, place.said():
+    with (
+        files.lock_target(path) as target,
+        target.atomic_folder(owned_paths) as temporary,
+        target.explain_errors(),
+    ):
         _write(temporary, what, configuration, tensors)
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Raise a FileExistsError if something is there that `write` would not replace."""
-    target = places.resolved(path)
+    """Raise a FileExistsError if `write` would refuse to write to the path."""
+    target = paths.resolve(path)
     if os.path.lexists(target):
-        owned(target)
+        owned_paths(target)
 
 
-owned = partial(manifests.owned, kind=_FOLDER)
-"""Paths of all that is in an artifact; a FileExistsError for another folder, or one with other files in it."""
+owned_paths = partial(manifests.owned_paths, kind=_FOLDER)
+"""List everything in an artifact; raises a FileExistsError for another folder, or one with other files in it."""
 
 
 def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Module] | None = None) -> Any:
-    """Read what `save` wrote.
+    """Load an object that `save` has written.
 
     Args:
-        path: the folder.
-        network: the network or plain model that it was made for, with the same weights, or a function that
-            builds it; a policy needs none.
+        path: Folder of the artifact.
+        network: Network or plain model that the object was fitted for, with the same weights, or a function that
+            builds it. A policy needs none.
+
+    Returns:
+        The object, which computes the same bytes as the saved one.
 
     Raises:
-        FileNotFoundError: if there is no artifact.
-        ValueError: if it is damaged, of another format, was made for other weights, or holds what cannot be.
+        FileNotFoundError: If there is no artifact.
+        ValueError: If it is damaged, of another format, was fitted for other weights, or holds impossible values.
+
+    Example:
+        >>> import tempfile, torch, suffice
+        >>> network, x, y = suffice.models.convnet(num_classes=3), torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+        >>> calibrated = suffice.calibrate(network, [(x, y)], [(x, y)], tuning="evidence")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     suffice.save(calibrated, f"{folder}/calibrated")
+        ...     loaded = suffice.load(f"{folder}/calibrated", network=network)
+        >>> torch.equal(loaded(x)[-1].probs, calibrated(x)[-1].probs)
+        True
     """
-    what, parts = reading.steadily(Path(path), partial(_read, kinds=_KINDS))
+    what, parts = reading.read_consistently(Path(path), partial(_read, kinds=_KINDS))
     module, name = _KINDS[what]
     kind = getattr(import_module(module), name)
     if network is not None and not isinstance(network, nn.Module):
@@ -112,25 +145,26 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
 
 
 def read(path: str | os.PathLike[str], what: str) -> Parts:
-    """What a folder of that kind holds, to be taken part by part and finished.
+    """Return the content of an artifact of one kind, to be taken part by part and finished.
 
     Raises:
-        FileNotFoundError: if there is no artifact.
-        ValueError: if it is damaged, of another format, or of another kind.
+        FileNotFoundError: If there is no artifact.
+        ValueError: If it is damaged, of another format, or of another kind.
     """
-    parts: Parts = reading.steadily(Path(path), partial(_read, kinds=[what]))[1]
+    parts: Parts = reading.read_consistently(Path(path), partial(_read, kinds=[what]))[1]
     return parts
 
 
 def _read(folder: Path, kinds: Collection[str]) -> tuple[str, Parts]:
-    """Which of these kinds a folder is, and what it holds."""
-    manifest = Parts(manifests.read_manifest(folder, _FOLDER), {}, shown(folder / manifests.MANIFEST))
+    """Return the kind of an artifact, which must be one of `kinds`, and its content."""
+    manifest = Parts(manifests.read_manifest(folder, _FOLDER), {}, printable(folder / manifests.MANIFEST))
     what = manifest.choice("what", sorted(kinds))
     tensors = _read_tensors(folder, manifest.text("tensors_sha256"))
-    return what, Parts(manifest.take("configuration"), tensors, shown(folder))
+    return what, Parts(manifest.take("configuration"), tensors, printable(folder))
 
 
 def _kind_of(obj: object) -> str:
+    """Return the kind of artifact that an object is saved as."""
     for what, (module, name) in _KINDS.items():
         if (type(obj).__module__, type(obj).__name__) == (module, name):
             return what
@@ -161,16 +195,16 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
         with reading.open_file(file) as stream:
             payload = stream.read()
     except FileNotFoundError as error:
-        raise ValueError(f"expected {shown(file)}, found none; the artifact is damaged") from error
-    found = hashlib.sha256(payload).hexdigest()
-    if found != sha256:
+        raise ValueError(f"expected {printable(file)}, found none; the artifact is damaged") from error
+    actual = hashlib.sha256(payload).hexdigest()
+    if actual != sha256:
         raise ValueError(
-            f"expected {shown(file)} with SHA-256 {shown(sha256[:12])}…, got {len(payload)} bytes with {found[:12]}…; "
-            "the file is truncated or was changed"
+            f"expected {printable(file)} with SHA-256 {printable(sha256[:12])}…, got {len(payload)} bytes "
+            f"with {actual[:12]}…; the file is truncated or was changed"
         )
     try:
         return from_bytes(payload)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"expected tensors as safetensors writes them, got a damaged {shown(file)}: {error}"
+            f"expected tensors in the safetensors format, got a damaged {printable(file)}: {error}"
         ) from error

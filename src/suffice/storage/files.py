@@ -1,8 +1,8 @@
-"""Two verbs after which the old or the new is there, whole, whatever happens meanwhile: for a folder, and for a file.
+"""Atomic writes of a folder or a file: after a crash at any moment, the old or the new version is there, complete.
 
-What is written goes into a hidden name beside its place (`suffice.storage.places`), is synced to disk, and takes the
-place in one step (`suffice.storage.exchange`). One writer of a place is at work at a time (`suffice.storage.locks`);
-what a dead one left is removed by the next.
+New content is written to a hidden path beside the target (`suffice.storage.paths`), synced to disk, and takes the
+target's place in one step (`suffice.storage.filesystem`). One writer of a target is active at a time
+(`suffice.storage.locks`); the next writer removes what a killed one has left.
 """
 
 import os
@@ -15,217 +15,224 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from suffice.storage import exchange, oserrors, places, reading, syncing
+from suffice.storage import filesystem, oserrors, paths, reading
 from suffice.storage.locks import locked
-from suffice.storage.places import described, shown
+from suffice.storage.paths import describe_path
+from suffice.utils.text import printable
 
 ADVICE = "choose another path"
-_BEGINNING = 4096
-"""Bytes of a file among which its mark is."""
 
-Owned = Callable[[Path], list[str]]
-"""Paths of all that is in a folder, as `manifests.owned` has them; a FileExistsError where not all of it is ours."""
+_MARK_BYTES = 4096
+"""Number of bytes at the start of a file that are searched for its mark."""
+
+OwnedPaths = Callable[[Path], list[str]]
+"""Function that lists everything in a folder, as `manifests.owned_paths` does.
+
+It raises a FileExistsError if the folder holds anything that suffice did not write.
+"""
 
 
 @contextmanager
-def whole(path: str | os.PathLike[str], owned: Owned, *, wait: bool = True, advice: str = ADVICE) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` at the end of the block, or vanishes if it fails.
+def atomic_folder(
+    path: str | os.PathLike[str], owned_paths: OwnedPaths, *, wait: bool = True, advice: str = ADVICE
+) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `path` at the end of the block, or is removed if the block fails.
 
     Args:
-        path: of the folder; a link is written through, and stays.
-        owned: lists the folder that is there, if it is ours.
-        wait: for another writer.
-        advice: what to do if it cannot be written.
+        path: Folder to write. If it is a link, the link stays and its destination is replaced.
+        owned_paths: Function that lists the paths in an existing folder that may be replaced.
+        wait: Wait for another writer instead of raising an error.
+        advice: Remedy, for the messages of errors.
 
     Raises:
-        FileExistsError: if something is there that is not all ours.
-        BlockingIOError: unless it waits: if somebody else is writing there.
-        OSError: if it cannot be written, or the disk is full.
+        FileExistsError: If something that suffice did not write is in the way.
+        BlockingIOError: If another writer is active and `wait` is False.
+        OSError: If the folder cannot be written, or the disk is full.
     """
-    with alone(path, wait=wait, advice=advice) as place, place.folder(owned) as temporary:
+    with lock_target(path, wait=wait, advice=advice) as target, target.atomic_folder(owned_paths) as temporary:
         yield temporary
 
 
-def write(path: str | os.PathLike[str], payload: bytes, mark: bytes = b"") -> None:
-    """Write a file: the old one or the new one is there, whole.
+def atomic_write(path: str | os.PathLike[str], payload: bytes, mark: bytes = b"") -> None:
+    """Write a file so that the old or the new content is there, complete, whatever happens.
 
     Args:
-        path: of the file; a link is written through, and stays.
-        payload: its bytes.
-        mark: what a file of ours has among its first bytes; one without it is not replaced.
+        path: File to write. If it is a link, the link stays and its destination is replaced.
+        payload: Content of the file.
+        mark: Bytes among the first of the file. An existing file without them is not replaced.
 
     Raises:
-        FileExistsError: if something else is there.
-        OSError: if it cannot be written, or the disk is full.
+        FileExistsError: If something that suffice did not write is in the way.
+        OSError: If the file cannot be written, or the disk is full.
     """
-    with alone(path) as place, place.file(mark) as stream, place.said():
+    with lock_target(path) as target, target.atomic_file(mark) as stream, target.explain_errors():
         stream.write(payload)
 
 
-def check(path: str | os.PathLike[str], mark: bytes = b"") -> None:
-    """Raise a FileExistsError if something is there that `write` would not replace."""
-    Place(places.resolved(path), ADVICE).replaces(mark)
+def check_replaceable(path: str | os.PathLike[str], mark: bytes = b"") -> None:
+    """Raise a FileExistsError if `atomic_write` would refuse to write to the path."""
+    Target(paths.resolve(path), ADVICE).has_file(mark)
 
 
 @contextmanager
-def alone(
+def lock_target(
     path: str | os.PathLike[str], *, wait: bool = True, parents: bool = True, advice: str = ADVICE
-) -> Iterator["Place"]:
-    """The place that a path leads to, while no other writer is there.
+) -> Iterator["Target"]:
+    """Lock a path for writing and yield it as a `Target`.
 
     Args:
-        path: of a folder or a file.
-        wait: for another writer.
-        parents: make folders that are missing above it; if not, that is a FileNotFoundError.
-        advice: what to do if it cannot be written.
+        path: Folder or file to write.
+        wait: Wait for another writer instead of raising an error.
+        parents: Create missing parent folders instead of raising a FileNotFoundError.
+        advice: Remedy, for the messages of errors.
 
     Raises:
-        FileExistsError: for a link that leads nowhere.
-        BlockingIOError: unless it waits: if somebody else is writing there.
-        OSError: if it cannot be written, or the disk is full.
+        FileExistsError: If the path is a broken link.
+        BlockingIOError: If another writer is active and `wait` is False.
+        OSError: If the path cannot be written, or the disk is full.
     """
-    place = Place(places.resolved(path), advice)
-    with oserrors.disk_full_is_said(place.path.parent, advice), ExitStack() as held:
-        with place.said():
-            if not place.path.name:
-                raise FileExistsError(f"expected a new path, got {shown(place.path)}; {advice}")
+    target = Target(paths.resolve(path), advice)
+    with oserrors.explain_disk_full(target.path.parent, advice), ExitStack() as stack:
+        with target.explain_errors():
+            if not target.path.name:
+                raise FileExistsError(f"expected a new path, got {printable(target.path)}; {advice}")
             if parents:
-                syncing.make(place.path.parent)
-            os.stat(place.path.parent)  # the lock would make a folder that was removed
-            held.enter_context(locked(place.path, wait))
-            place.recover()
-        yield place
+                filesystem.make_folders(target.path.parent)
+            os.stat(target.path.parent)  # raises if it is missing; `filelock` would create it
+            stack.enter_context(locked(target.path, wait))
+            target.recover()
+        yield target
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where something is written.
+class Target:
+    """Path that is locked for writing.
 
     Attributes:
-        path: without links.
-        advice: what to do if it cannot be written.
+        path: Absolute path without links.
+        advice: Remedy, for the messages of errors.
     """
 
     path: Path
     advice: str
 
     @contextmanager
-    def folder(self, owned: Owned) -> Iterator[Path]:
-        """A temporary folder that takes the place at the end of the block, or vanishes if it fails.
+    def atomic_folder(self, owned_paths: OwnedPaths) -> Iterator[Path]:
+        """Yield a temporary folder that replaces the target at the end of the block, or is removed if it fails.
 
         Raises:
-            FileExistsError: if something is there that is not all ours.
+            FileExistsError: If something that suffice did not write is in the way.
         """
-        temporary = places.fresh(self.path)
-        with self.said():
-            self._ours(owned)  # before the work, and again after it
+        temporary = paths.temporary_path(self.path)
+        with self.explain_errors():
+            self._list_owned(owned_paths)  # before the work, and again after it
             temporary.mkdir()
         try:
             yield temporary
-            with self.said():
-                syncing.tree(temporary)
-                ours = self._ours(owned)
-                old = self._take(temporary, first=ours is None)
+            with self.explain_errors():
+                filesystem.sync_tree(temporary)
+                old_paths = self._list_owned(owned_paths)
+                old_folder = self._install(temporary, is_new=old_paths is None)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        with self.said():
-            syncing.folder(self.path.parent)  # if it fails, the old folder stays beside until the next write
-        if ours is not None:
-            self._retire(old, ours)
+        with self.explain_errors():
+            filesystem.sync_folder(self.path.parent)  # if it fails, the old folder stays until the next write
+        if old_paths is not None:
+            self._remove_old(old_folder, old_paths)
 
     @contextmanager
-    def file(self, mark: bytes = b"") -> Iterator[BinaryIO]:
-        """A stream into a file that takes the place at the end of the block, or vanishes if it fails.
+    def atomic_file(self, mark: bytes = b"") -> Iterator[BinaryIO]:
+        """Yield a stream to a file that replaces the target at the end of the block, or is removed if it fails.
 
         Raises:
-            FileExistsError: if something is there that is no file, or one without the mark.
+            FileExistsError: If the target exists and is not a file, or is a file without the mark.
         """
-        temporary = places.fresh(self.path)
-        with self.said():
-            there = self.replaces(mark)
+        temporary = paths.temporary_path(self.path)
+        with self.explain_errors():
+            exists = self.has_file(mark)
             stream = temporary.open("xb")
         try:
             yield stream
-            with self.said():
+            with self.explain_errors():
                 stream.flush()
                 os.fsync(stream.fileno())
                 stream.close()
-                (os.replace if there else exchange.rename_new)(temporary, self.path)
+                (os.replace if exists else filesystem.rename_new)(temporary, self.path)
         except BaseException:
             with suppress(OSError):
                 stream.close()
             with suppress(OSError):
                 temporary.unlink()
             raise
-        with self.said():
-            syncing.folder(self.path.parent)
+        with self.explain_errors():
+            filesystem.sync_folder(self.path.parent)
 
-    def said(self) -> AbstractContextManager[None]:
-        """Name the place in errors of the system."""
-        return oserrors.said(self.path, self.advice)
+    def explain_errors(self) -> AbstractContextManager[None]:
+        """Return a context manager that adds the target to errors of the operating system."""
+        return oserrors.explain_os_errors(self.path, self.advice)
 
     def recover(self) -> None:
-        """Put back what a crash took out of its place, and remove what dead writers left beside it."""
-        old = places.aside(self.path)
-        if old.is_dir() and not old.is_symlink() and not os.path.lexists(self.path):
-            exchange.rename_new(old, self.path)
-            syncing.folder(self.path.parent)
-        for left in (old, *places.leftovers(self.path)):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)  # which leaves links alone
-            elif left.is_file():
+        """Restore the old folder after a crash between two renames, and remove what killed writers have left."""
+        backup = paths.backup_path(self.path)
+        if backup.is_dir() and not backup.is_symlink() and not os.path.lexists(self.path):
+            filesystem.rename_new(backup, self.path)
+            filesystem.sync_folder(self.path.parent)
+        for leftover in (backup, *paths.leftover_paths(self.path)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)  # it refuses links
+            elif leftover.is_file():
                 with suppress(OSError):
-                    left.unlink()
+                    leftover.unlink()
 
-    def _ours(self, owned: Owned) -> list[str] | None:
-        return owned(self.path) if os.path.lexists(self.path) else None
-
-    def replaces(self, mark: bytes) -> bool:
-        """Whether there is a file to replace, and not nothing.
+    def has_file(self, mark: bytes) -> bool:
+        """Return whether the target is a file that may be replaced; False if nothing is there.
 
         Raises:
-            FileExistsError: if something is there that is no file, or one without the mark.
+            FileExistsError: If the target exists and is not a file, or is a file without the mark.
         """
         if not os.path.lexists(self.path):
             return False
         mode = os.lstat(self.path).st_mode
         if not stat.S_ISREG(mode):
             raise FileExistsError(
-                f"expected a new path or a file to replace, got {described(self.path)}; {self.advice}"
+                f"expected a new path or a file to replace, got {describe_path(self.path)}; {self.advice}"
             )
         if mark:
             with reading.open_file(self.path) as stream:
-                if mark not in stream.read(_BEGINNING):
+                if mark not in stream.read(_MARK_BYTES):
                     raise FileExistsError(
-                        f"expected a new path, or a file of ours to replace, got {shown(self.path)}, which suffice did "
-                        f"not write; {self.advice}"
+                        f"expected a new path or a file to replace, got {printable(self.path)}, which suffice "
+                        f"did not write; {self.advice}"
                     )
         return True
 
-    def _take(self, new: Path, first: bool) -> Path:
-        """Put a new folder in the place, and return where the old one is now."""
-        if first:
-            exchange.rename_new(new, self.path)
-            return new
-        if exchange.exchange(new, self.path):
-            return new
-        old = places.aside(self.path)
-        os.rename(self.path, old)
-        try:
-            os.rename(new, self.path)
-        except BaseException:
-            os.rename(old, self.path)
-            raise
-        return old
+    def _list_owned(self, owned_paths: OwnedPaths) -> list[str] | None:
+        return owned_paths(self.path) if os.path.lexists(self.path) else None
 
-    def _retire(self, old: Path, ours: list[str]) -> None:
-        """Remove of the old folder what was ours; what came into it since goes on into the new one."""
+    def _install(self, new_folder: Path, is_new: bool) -> Path:
+        """Rename a new folder to the target, and return the path of the old one."""
+        if is_new:
+            filesystem.rename_new(new_folder, self.path)
+            return new_folder
+        if filesystem.exchange(new_folder, self.path):
+            return new_folder
+        backup = paths.backup_path(self.path)
+        os.rename(self.path, backup)
+        try:
+            os.rename(new_folder, self.path)
+        except BaseException:
+            os.rename(backup, self.path)
+            raise
+        return backup
+
+    def _remove_old(self, old_folder: Path, old_paths: list[str]) -> None:
+        """Remove the listed paths of the old folder, and move files that were added since into the new one."""
         with suppress(OSError):
-            for path in reversed(ours):
-                (os.rmdir if path.endswith("/") else os.unlink)(old / path)
+            for path in reversed(old_paths):
+                (os.rmdir if path.endswith("/") else os.unlink)(old_folder / path)
         with suppress(OSError):
-            for name in os.listdir(old):
-                if not {name, f"{name}/"} & set(ours) and not re.fullmatch(places.NOBODYS, name):
-                    exchange.rename_new(old / name, self.path / name)
-            os.rmdir(old)
+            for name in os.listdir(old_folder):
+                if not {name, f"{name}/"} & set(old_paths) and not re.fullmatch(paths.SYSTEM_FILES, name):
+                    filesystem.rename_new(old_folder / name, self.path / name)
+            os.rmdir(old_folder)

@@ -1,6 +1,7 @@
-"""The system's errors as one message each: what was to be written, what came of it, and what to do.
+"""Errors of the operating system as messages that name the path, the cause and the remedy.
 
-They keep their class and their `errno`; an error with a message of ours has no `strerror`, and is not changed again.
+The class and the `errno` of an error stay. An error with a message from this module has no `strerror`, so that it is
+not rewritten a second time.
 """
 
 import errno
@@ -10,50 +11,70 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from suffice.storage.places import shown
+from suffice.utils.text import printable
 
 
 @contextmanager
-def said(target: Path, advice: str) -> Iterator[None]:
-    """Name the target in errors of the system, but for that of a full disk."""
+def explain_os_errors(target: Path, advice: str) -> Iterator[None]:
+    """Add the target and the advice to an OSError raised in the block, except for a full disk.
+
+    Args:
+        target: Path that is being written.
+        advice: Remedy, for the end of the message.
+    """
     try:
         yield
     except OSError as error:
-        if error.strerror is None or _full(error):
+        if error.strerror is None or _is_disk_full(error):
             raise
-        at = f" at {shown(error.filename)}" if isinstance(error.filename, str) else ""
-        raise _told(error, f"expected to write {shown(target)}, got {error.strerror}{at}; {advice}") from error
+        at = f" at {printable(error.filename)}" if isinstance(error.filename, str) else ""
+        message = f"expected to write {printable(target)}, got {error.strerror}{at}; {advice}"
+        raise _with_message(error, message) from error
 
 
 @contextmanager
-def disk_full_is_said(folder: Path, advice: str) -> Iterator[None]:
-    """Say in the system's error of a full disk which, how much is free, and what to do."""
+def explain_disk_full(folder: Path, advice: str) -> Iterator[None]:
+    """Replace the error of a full disk raised in the block by one that states the free space and the remedy.
+
+    Args:
+        folder: Folder on the disk that is written to.
+        advice: Remedy other than freeing space, for the end of the message.
+    """
     try:
         yield
     except OSError as error:
-        if error.strerror is None or not _full(error):
+        if error.strerror is None or not _is_disk_full(error):
             raise
-        raise disk_full(folder, "more space", advice, error) from error
+        raise disk_full_error(folder, "more space", advice, error) from error
 
 
-def disk_full(folder: Path, needed: str, advice: str, error: OSError | None = None) -> OSError:
-    """An error of a disk, or of a quota, that is too full, or of a file larger than a process may write."""
+def disk_full_error(folder: Path, needed: str, advice: str, error: OSError | None = None) -> OSError:
+    """Return an error for a full disk, an exhausted quota, or a file above the process's size limit.
+
+    Args:
+        folder: Folder on the disk that is written to; it need not exist.
+        needed: Space that is needed, for the message.
+        advice: Remedy other than freeing space, for the end of the message.
+        error: Error of the system; None for a full disk that was found before writing.
+    """
     error = error or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if error.errno == errno.EFBIG:
-        found = "a limit on the size of a file; raise it (ulimit -f)"
-        return _told(error, f"expected {needed} at {shown(folder)}, found {found}, or {advice}")
-    found = "a quota that is used up"
+        cause = "a limit on the size of a file; raise it (ulimit -f)"
+        return _with_message(error, f"expected {needed} at {printable(folder)}, found {cause}, or {advice}")
+    cause = "an exhausted disk quota"
     if error.errno == errno.ENOSPC:
-        there = next((each for each in (folder, *folder.parents) if each.exists()), Path.cwd())
-        found = f"{shutil.disk_usage(there).free / 1e9:,.2f} GB free"
-    return _told(error, f"expected {needed} on the disk of {shown(folder)}, found {found}; free some, or {advice}")
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), Path.cwd())
+        cause = f"{shutil.disk_usage(existing).free / 1e9:,.2f} GB free"
+    message = f"expected {needed} on the disk of {printable(folder)}, found {cause}; free some space, or {advice}"
+    return _with_message(error, message)
 
 
-def _full(error: OSError) -> bool:
+def _is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _told(error: OSError, message: str) -> OSError:
-    told = type(error)(message)
-    told.errno = error.errno
-    return told
+def _with_message(error: OSError, message: str) -> OSError:
+    """Return an error of the same class and number with another message."""
+    explained = type(error)(message)
+    explained.errno = error.errno
+    return explained

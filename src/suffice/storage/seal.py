@@ -1,7 +1,7 @@
-"""A model that something was learned about: whether it is still that, and twins of it to run.
+"""Check that a model is still the one that something was fitted for, and reusable twins of it.
 
-Hashing weights at each call would cost more than the call. So the hash is taken again only where something has changed
-by a comparison that costs next to nothing; `suffice.twin.snapshot` says what that notices, and what not.
+Hashing the weights at each call would cost more than the call. So they are hashed again only where a comparison that
+costs next to nothing finds a change; `suffice.twin.snapshot` states which changes it detects.
 """
 
 from collections import deque
@@ -11,27 +11,26 @@ from typing import Any, Generic, TypeVar, cast
 
 from torch import nn
 
-from suffice.storage.fingerprint import check_fingerprint
-from suffice.storage.structure import Structure, check_structure, structure
+from suffice.storage.fingerprint import Structure, check_fingerprint, check_structure, structure
 from suffice.twin import Twin, check_compiled
-from suffice.twin.snapshot import Attributes, Weights
+from suffice.twin.snapshot import AttributeSnapshot, WeightSnapshot
 
 M = TypeVar("M", bound=nn.Module)
-"""What there are twins of."""
+"""Type of the modules that twins are made of."""
 
 
 class Seal(Generic[M]):
-    """The hash of a model's weights, its structure, and its twins while both are right.
+    """Hash of a model's weights, its structure, and its twins as long as both are unchanged.
 
     Args:
-        model: what something was learned about.
-        network_hash: `fingerprint` of its weights then.
-        parts: what there are twins of: the model, or modules of it that are run one by one.
-        trusted: whether the weights are known to be those now, or the same in another type; else the first check
-            hashes them, and each check those that do not count their changes.
+        model: Model that something was fitted for.
+        network_hash: `fingerprint` of its weights at fitting.
+        parts: Modules that twins are made of: the model, or modules of it that run one after another.
+        trusted: Whether the weights are known to have that hash now, apart from their type. If False, the first check
+            hashes them, and every check hashes weights without a version counter.
 
     Attributes:
-        structure: of the model when this was made.
+        structure: Structure of the model when the seal was made.
     """
 
     def __init__(
@@ -44,102 +43,105 @@ class Seal(Generic[M]):
     ) -> None:
         self._model, self._hash, self._parts, self._trusted = model, network_hash, list(parts), trusted
         self.structure: Structure = structure(model)
-        self._seen: _Seen[M] | None = _Seen(model, self._parts) if trusted else None
+        self._verified: _VerifiedModel[M] | None = _VerifiedModel(model, self._parts) if trusted else None
 
-    def check(self) -> "_Seen[M]":
-        """What the model was when it was last seen to be right, which it is.
+    def check(self) -> "_VerifiedModel[M]":
+        """Check that the model is unchanged since fitting, and return its verified state.
 
         Raises:
-            ValueError: if its weights have another hash, or modules of torch's in it are others.
-            TypeError: if part of the model cannot be copied.
+            ValueError: If its weights have another hash, or a module of `torch.nn` in it is another.
+            TypeError: If part of the model cannot be copied.
         """
-        before = self._seen
-        if before is not None and before.holds() and self._told(before):
+        before = self._verified
+        if before is not None and before.is_unchanged() and self._detects_changes(before):
             return before
-        now = _Seen(self._model, self._parts)
-        if before is None or not now.weights.same(before.weights) or not self._told(before):
+        now = _VerifiedModel(self._model, self._parts)
+        if before is None or not now.weights.continues(before.weights) or not self._detects_changes(before):
             check_fingerprint(self._model, self._hash)
         check_structure(self._model, self.structure)
-        self._seen = now
+        self._verified = now
         return now
 
     def check_weights(self) -> None:
-        """Raise a ValueError as `check` does, with every weight hashed whatever was seen before."""
+        """Raise a ValueError as `check` does, but always hash every weight."""
         check_fingerprint(self._model, self._hash)
         check_structure(self._model, self.structure)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without twins, and without what was seen, which is another in a copy."""
-        return {**vars(self), "_seen": self._seen is not None and self._seen.holds()}
+        """Return the state without twins and snapshots, which do not apply to a copy of the model."""
+        return {**vars(self), "_verified": self._verified is not None and self._verified.is_unchanged()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._seen = _Seen(self._model, self._parts) if state["_seen"] else None
+        self._verified = _VerifiedModel(self._model, self._parts) if state["_verified"] else None
 
-    def _told(self, seen: "_Seen[M]") -> bool:
-        """Whether changes of the weights would have been told."""
-        return seen.weights.counted or self._trusted
+    def _detects_changes(self, verified: "_VerifiedModel[M]") -> bool:
+        """Return whether a change of the weights since then would have been detected."""
+        return verified.weights.have_versions or self._trusted
 
     @contextmanager
     def twin(self, part: int = 0) -> Iterator[M]:
-        """A twin, in evaluation mode, of the model or of a part, which nobody else has until the body ends.
+        """Yield a twin of a part in evaluation mode, which no other thread uses until the block ends.
 
         The model is checked before its first part.
 
+        Args:
+            part: Index of the part.
+
         Raises:
-            ValueError: as `check`.
-            TypeError: if part of the model cannot be copied.
-            RuntimeError: if a compiled or scripted part, of which there is no copy, is in training mode.
+            ValueError: As `check` does.
+            TypeError: If part of the model cannot be copied.
+            RuntimeError: If a compiled or scripted module, which cannot be copied, is in training mode.
         """
-        seen = self.check() if part == 0 or self._seen is None else self._seen
-        if seen.compiled:
+        verified = self.check() if part == 0 or self._verified is None else self._verified
+        if verified.compiled:
             check_compiled(self._model)
-        twin, made = seen.taken(part)
+        twin, snapshot = verified.acquire(part)
         with twin.running() as model:
             yield model
-        if made is not None and made.hold():  # else a pass, or an exception, has left something on it
-            seen.free[part].append((twin, made))
+        if snapshot is not None and snapshot.is_unchanged():  # else the pass has changed the twin, or raised
+            verified.free[part].append((twin, snapshot))
 
 
-class _Seen(Generic[M]):
-    """A model as it was at some time, and twins of it that are free."""
+class _VerifiedModel(Generic[M]):
+    """State of a model at the time of a check, and twins of it that are not in use."""
 
     def __init__(self, model: nn.Module, parts: Sequence[M]) -> None:
-        self.weights = Weights(model)
-        whole = Twin(model, noted=True)
-        self.attributes = whole.as_copied()
-        self.compiled = whole.copier.compiled
-        self._lasting = whole.copier.lasting
+        self.weights = WeightSnapshot(model)
+        twin_of_model = Twin(model, track=True)
+        self.attributes = twin_of_model.source_snapshot()
+        self.compiled = twin_of_model.copier.compiled
+        self._reusable = twin_of_model.copier.trackable
         self._parts = parts
-        self.free: list[deque[tuple[Twin[M], Attributes]]] = [deque() for _ in parts]
-        if self._lasting and parts[0] is model:
-            self.free[0].append((cast(Twin[M], whole), whole.as_made()))
+        self.free: list[deque[tuple[Twin[M], AttributeSnapshot]]] = [deque() for _ in parts]
+        if self._reusable and parts[0] is model:
+            self.free[0].append((cast(Twin[M], twin_of_model), twin_of_model.copy_snapshot()))
 
-    def holds(self) -> bool:
-        """Whether the model is still as it was."""
-        return self.attributes.hold() and self.weights.hold()
+    def is_unchanged(self) -> bool:
+        """Return whether the model is still in this state."""
+        return self.attributes.is_unchanged() and self.weights.is_unchanged()
 
-    def taken(self, part: int) -> tuple[Twin[M], Attributes | None]:
-        """A twin, and what it has to be like to be used again, None if it cannot be."""
+    def acquire(self, part: int) -> tuple[Twin[M], AttributeSnapshot | None]:
+        """Return a twin, and its snapshot if it may be used again while unchanged, else None."""
         try:
             return self.free[part].pop()
         except IndexError:
-            twin = Twin(self._parts[part], noted=True)
-        # A model that changed while it was copied is not what was seen.
-        return twin, twin.as_made() if self._lasting and self.holds() else None
+            twin = Twin(self._parts[part], track=True)
+        # If the model changed while it was copied, the twin is not one of the verified state.
+        return twin, twin.copy_snapshot() if self._reusable and self.is_unchanged() else None
 
 
-def unchanged(model: nn.Module | None, network_hash: str, expected: Structure) -> nn.Module:
-    """The model that something learned is loaded for.
+def check_unchanged(model: nn.Module | None, network_hash: str, expected: Structure) -> nn.Module:
+    """Return the model that a fitted object is loaded for, after checking its weights and structure.
 
     Args:
-        model: what was given to `load`.
-        network_hash: `fingerprint` of its weights then.
-        expected: its structure then.
+        model: Argument `network` of `load`.
+        network_hash: `fingerprint` of its weights at fitting.
+        expected: Structure at fitting.
 
     Raises:
-        TypeError: if it is missing.
-        ValueError: if its weights have another hash, or modules of torch's in it are others.
+        TypeError: If the model is missing.
+        ValueError: If its weights have another hash, or a module of `torch.nn` in it is another.
     """
     if model is None:
         raise TypeError("expected the model that this was fitted for, got None; pass suffice.load(path, network=…)")

@@ -1,18 +1,18 @@
-"""A private copy of a model to look at: modules of its own, on the model's weights.
+"""Private copy of a model (a twin) that shares the model's weights.
 
-Whoever looks at a model sets modes, registers hooks, stops a pass or maps it. On the model itself other threads would
-meet all that, and what a forward keeps would stay behind. So it happens on a twin, which one pass at a time has to
-itself, and the model is only ever read.
+Reading activations, tracing or switching modes changes a model: modes are set, hooks registered, passes aborted. On
+the model itself this would affect other threads, and tensors that a forward stores would stay behind. So it is done
+on a twin, which one pass at a time uses; the model is only read.
 
-    parameters                                   the model's own
-    buffers and other tensors                    copies, which share memory with each other as the originals do
-    modules, containers, methods, objects        copies that refer to each other as the originals do
-    hooks                                        the user's own, called as in an ordinary pass, with the twin's modules
+    parameters                                   shared with the model
+    buffers and other tensors                    copied; copies share memory with each other as the originals do
+    modules, containers, methods, objects        copied; copies refer to each other as the originals do
+    hooks                                        the user's own, called as in any pass, with the twin's modules
     functions with a closure                     see `suffice.twin.callables`
-    compiled and scripted parts                  the model's own; they run as they are, in evaluation mode
-    what can be there only once (locks, files)   the model's own; refused by name if a module can be reached through it
+    compiled and scripted parts                  shared; they run as they are, in evaluation mode
+    objects that cannot be copied (locks, files) shared; refused by name if a module can be reached through them
 
-A parameter that a forward is known to write into (`max_norm` of an embedding) is copied as well.
+A parameter that a forward pass may write into (`max_norm` of an embedding) is copied as well.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,93 +22,99 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from suffice.twin.callables import THREAD
+from suffice.twin.callables import THREAD_STATE
 from suffice.twin.copier import MARK, Copier
 from suffice.twin.kinds import is_compiled
-from suffice.twin.snapshot import Attributes
+from suffice.twin.snapshot import AttributeSnapshot
 from suffice.utils.modes import default_modes
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Twin(Generic[M]):
-    """A copy of a model in evaluation mode, or in the modes that the model is in.
+    """Copy of a model in evaluation mode, or in the model's own modes.
 
     Args:
-        model: only read.
-        evaluation: whether the copy is put into evaluation mode.
-        noted: whether `as_copied` and `as_made` are wanted.
+        model: Model to copy; it is only read.
+        evaluation: Whether to put the copy into evaluation mode.
+        track: Whether to keep the records for `source_snapshot` and `copy_snapshot`.
 
     Attributes:
-        model: the copy.
-        copier: what was copied.
+        model: The copy.
+        copier: Record of what was copied.
 
     Raises:
-        TypeError: if part of the model cannot be copied.
-        RuntimeError: if it is to be in evaluation mode and a compiled or scripted part is not.
+        TypeError: If part of the model cannot be copied.
+        RuntimeError: If `evaluation` is set and a compiled or scripted part is in training mode.
     """
 
-    def __init__(self, model: M, *, evaluation: bool = True, noted: bool = False) -> None:
-        training = evaluation and any(module.training for module in model.modules())
-        if training:
+    def __init__(self, model: M, *, evaluation: bool = True, track: bool = False) -> None:
+        to_evaluation = evaluation and any(module.training for module in model.modules())
+        if to_evaluation:
             check_compiled(model)
         with torch.inference_mode(False), torch.no_grad():
-            self.copier = Copier(model, _written(model, training), noted=noted)
+            self.copier = Copier(model, _written_parameters(model, to_evaluation), track=track)
             self.model: M = self.copier.copied
-            if training:
+            if to_evaluation:
                 self.model.eval()
 
     @contextmanager
     def running(self) -> Iterator[M]:
-        """The copy, for passes in this thread."""
-        before, THREAD.running = THREAD.running, True
+        """Yield the copy for passes in this thread."""
+        before, THREAD_STATE.runs_twin = THREAD_STATE.runs_twin, True
         try:
             yield self.model
         finally:
-            THREAD.running = before
+            THREAD_STATE.runs_twin = before
 
-    def as_copied(self) -> Attributes:
-        """What the original was like; its modes may change."""
+    def source_snapshot(self) -> AttributeSnapshot:
+        """Return a snapshot of the original at copying, which does not compare its modes."""
         copier = self.copier
-        objects = [(value, held) for value, held, _ in copier.objects]
-        containers = [(container, held) for container, held, _ in copier.containers]
-        return Attributes(objects, containers, [tensor for tensor, _ in copier.tensors.pairs], modes=False)
+        objects = [(value, attributes) for value, attributes, _ in copier.objects]
+        containers = [(container, items) for container, items, _ in copier.containers]
+        return AttributeSnapshot(
+            objects, containers, [tensor for tensor, _ in copier.tensors.pairs], compare_modes=False
+        )
 
-    def as_made(self) -> Attributes:
-        """What the copy is like."""
+    def copy_snapshot(self) -> AttributeSnapshot:
+        """Return a snapshot of the copy as it is now."""
         copier = self.copier
-        objects = [(new, dict(vars(new))) for *_, new in copier.objects]
-        containers = [(new, new.copy()) for *_, new in copier.containers]
-        return Attributes(objects, containers, [new for _, new in copier.tensors.pairs], modes=True)
+        objects = [(copied, dict(vars(copied))) for *_, copied in copier.objects]
+        containers = [(copied, copied.copy()) for *_, copied in copier.containers]
+        return AttributeSnapshot(
+            objects, containers, [copied for _, copied in copier.tensors.pairs], compare_modes=True
+        )
 
 
 def is_twin(module: nn.Module) -> bool:
-    """Whether a module is part of a twin, so that modes and hooks on it are seen by nobody else."""
+    """Return whether a module is part of a twin, so that modes and hooks on it affect no other thread."""
     return MARK in module.__dict__
 
 
-def own_parameters(model: nn.Module, modules: Iterable[nn.Module]) -> None:
-    """Give modules of a twin copies of their parameters, for passes that may write into them as training does.
+def copy_parameters(model: nn.Module, modules: Iterable[nn.Module]) -> None:
+    """Replace the shared parameters of some modules of a twin by copies, for passes in training mode.
+
+    Such passes may write into parameters. Parameters that several modules share stay shared among them.
 
     Args:
-        model: the twin.
-        modules: of it; parameters of modules within them are copied too.
+        model: Twin.
+        modules: Modules of the twin; the parameters of their submodules are copied too.
     """
     parameters = {parameter for module in modules for parameter in module.parameters()}
-    own = {p: nn.Parameter(p.detach().clone(), p.requires_grad) for p in parameters}
+    copies = {p: nn.Parameter(p.detach().clone(), p.requires_grad) for p in parameters}
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            module._parameters[name] = own.get(parameter, parameter)  # type: ignore[arg-type]
+            module._parameters[name] = copies.get(parameter, parameter)  # type: ignore[arg-type]
 
 
 @contextmanager
 def inference(model: M) -> Iterator[M]:
-    """A twin in evaluation mode; no gradients, autocast or inference mode of the caller within.
+    """Yield a twin in evaluation mode, without gradients and outside the caller's autocast and inference mode.
 
-    A twin is taken for its own.
+    A model that is a twin already is yielded itself.
 
     Raises:
-        TypeError: if part of the model cannot be copied.
+        TypeError: If part of the model cannot be copied.
     """
     with default_modes(), torch.no_grad():
         if is_twin(model):
@@ -119,7 +125,7 @@ def inference(model: M) -> Iterator[M]:
 
 
 def check_compiled(model: nn.Module) -> None:
-    """Raise a RuntimeError if a compiled or scripted part, which runs as it is, is in training mode."""
+    """Raise a RuntimeError if a compiled or scripted part, whose mode cannot be set on a copy, is in training mode."""
     for name, module in model.named_modules():
         if is_compiled(module) and module.training:
             where = f"its compiled or scripted part {name!r}" if name else "a compiled or scripted one"
@@ -129,12 +135,12 @@ def check_compiled(model: nn.Module) -> None:
             )
 
 
-def _written(model: nn.Module, training: bool) -> list[nn.Parameter]:
-    """Parameters that a pass, or putting a copy into evaluation mode, may write into."""
+def _written_parameters(model: nn.Module, to_evaluation: bool) -> list[nn.Parameter]:
+    """Return the parameters that a pass, or putting a copy into evaluation mode, may write into."""
     modules = [
         module
         for module in model.modules()
         if getattr(module, "max_norm", None) is not None
-        or (training and (type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval))
+        or (to_evaluation and (type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval))
     ]
     return [parameter for module in modules for parameter in module.parameters(recurse=False)]

@@ -1,9 +1,9 @@
-"""What can be called and refers to a model: copies of it that refer to the model's copy.
+"""Copies of methods, partial functions and closures that refer to a model: the copies refer to the model's copy.
 
-A function with a closure is the model's own if a method of one of its modules has made it, as hooks that collect a
-network's features are; such a copy refers to the model's copy. Any other is somebody else's. As a hook it stays as it
-is. As an attribute it may be how the model computes, or what another thread does meanwhile: it refers to the copy
-where that runs, and to the model elsewhere.
+A function with a closure belongs to the model if it was defined in a method of one of its modules, as hooks that
+collect features often are; its copy refers to the model's copy. Any other function belongs to the caller. As a hook
+it is shared. As an attribute it may be part of the model's computation, or used by another thread at the same time:
+then it refers to the model's copy in a thread that runs a twin, and to the model in others (`TwinDispatch`).
 """
 
 import functools
@@ -15,57 +15,57 @@ from typing import Any
 from torch import nn
 
 Copy = Callable[[Any], Any]
-"""From something to its copy, which is itself where there is none."""
+"""Function that returns the copy of an object, or the object itself if it is shared."""
 
 
-class _Thread(threading.local):
-    running = False
+class _ThreadState(threading.local):
+    runs_twin = False
 
 
-THREAD = _Thread()
-"""Whether a twin is running in this thread."""
+THREAD_STATE = _ThreadState()
+"""State of each thread: whether it runs a twin."""
 
 CALLABLE = (nn.Module, types.MethodType, types.FunctionType, functools.partial)
-"""What a closure may hold that computes."""
+"""Types of the callables that a closure may hold."""
 
 
-def method(found: types.MethodType, copy: Copy) -> Any:
-    """A method of a copy."""
-    function, owner = copy(found.__func__), copy(found.__self__)
-    same = function is found.__func__ and owner is found.__self__
-    return found if same else types.MethodType(function, owner)
+def copy_method(method: types.MethodType, copy: Copy) -> Any:
+    """Return a bound method with its function and its owner copied."""
+    function, owner = copy(method.__func__), copy(method.__self__)
+    unchanged = function is method.__func__ and owner is method.__self__
+    return method if unchanged else types.MethodType(function, owner)
 
 
-def builtin(found: Any, copy: Copy) -> Any:
-    """A function written in C, which may be a method of something."""
-    owner = found.__self__
-    if isinstance(owner, (type(None), types.ModuleType, type)) or (new := copy(owner)) is owner:
-        return found
-    return getattr(new, found.__name__)
+def copy_builtin(function: Any, copy: Copy) -> Any:
+    """Return a function written in C, bound to the copy of its owner if it is a method."""
+    owner = function.__self__
+    if isinstance(owner, (type(None), types.ModuleType, type)) or (new_owner := copy(owner)) is owner:
+        return function
+    return getattr(new_owner, function.__name__)
 
 
-def partial(found: functools.partial[Any], copy: Copy) -> Any:
-    """A partial function of copies."""
-    function, args = copy(found.func), [*map(copy, found.args)]
-    keywords = {name: copy(value) for name, value in found.keywords.items()}
-    kept = {name: copy(value) for name, value in vars(found).items()}
-    before = found.func, *found.args, *found.keywords.values(), *vars(found).values()
-    after = function, *args, *keywords.values(), *kept.values()
+def copy_partial(partial: functools.partial[Any], copy: Copy) -> Any:
+    """Return a partial function with its function, arguments and attributes copied."""
+    function, args = copy(partial.func), [*map(copy, partial.args)]
+    keywords = {name: copy(value) for name, value in partial.keywords.items()}
+    attributes = {name: copy(value) for name, value in vars(partial).items()}
+    before = partial.func, *partial.args, *partial.keywords.values(), *vars(partial).values()
+    after = function, *args, *keywords.values(), *attributes.values()
     if all(a is b for a, b in zip(before, after, strict=True)):
-        return found
-    new = functools.partial(function, *args, **keywords)
-    vars(new).update(kept)
-    return new
+        return partial
+    copied = functools.partial(function, *args, **keywords)
+    vars(copied).update(attributes)
+    return copied
 
 
-def held(function: types.FunctionType) -> list[Any]:
-    """What a function refers to by its closure, its defaults and its attributes."""
+def referenced_values(function: types.FunctionType) -> list[Any]:
+    """Return the values in a function's closure, defaults and attributes."""
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
     return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
 
 
-def is_own(function: types.FunctionType, owners: list[Any]) -> bool:
-    """Whether a function was made in a method of the class of one of `owners`."""
+def is_defined_in_method(function: types.FunctionType, owners: list[Any]) -> bool:
+    """Return whether a function was defined in a method of the class of one of the owners."""
     return any(
         function.__module__ == base.__module__ and function.__qualname__.startswith(f"{base.__qualname__}.")
         for owner in owners
@@ -73,14 +73,14 @@ def is_own(function: types.FunctionType, owners: list[Any]) -> bool:
     )
 
 
-def hollow(function: types.FunctionType) -> types.FunctionType:
-    """The same function, which refers to nothing yet; see `fill`."""
+def with_empty_closure(function: types.FunctionType) -> types.FunctionType:
+    """Return a function with the same code and empty closure cells, to be filled by `copy_references`."""
     cells = tuple(types.CellType() for _ in function.__closure__ or ())
     return types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)
 
 
-def fill(new: types.FunctionType, function: types.FunctionType, copy: Copy) -> None:
-    """Let a hollow function refer to copies of what the function refers to."""
+def copy_references(new: types.FunctionType, function: types.FunctionType, copy: Copy) -> None:
+    """Fill the closure, defaults and attributes of a new function with copies of those of another."""
     for cell, source in zip(new.__closure__ or (), function.__closure__ or (), strict=True):
         if source != types.CellType():
             cell.cell_contents = copy(source.cell_contents)
@@ -90,17 +90,17 @@ def fill(new: types.FunctionType, function: types.FunctionType, copy: Copy) -> N
     vars(new).update({name: copy(value) for name, value in vars(function).items()})
 
 
-class Elsewhere:
-    """A function that is another where a twin runs.
+class TwinDispatch:
+    """Callable that uses one function in threads that run a twin, and another in all other threads.
 
     Args:
-        function: what it is elsewhere.
-        here: what it is where a twin runs.
+        outside: Function for threads that run no twin.
+        inside: Function for threads that run a twin.
     """
 
-    def __init__(self, function: Callable[..., Any], here: Callable[..., Any]) -> None:
-        self.function, self.here = function, here
+    def __init__(self, outside: Callable[..., Any], inside: Callable[..., Any]) -> None:
+        self.outside, self.inside = outside, inside
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the one or the other returns."""
-        return (self.here if THREAD.running else self.function)(*args, **kwargs)
+        """Return the result of the function for this thread."""
+        return (self.inside if THREAD_STATE.runs_twin else self.outside)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What an object is to a copy of a model: an atom, one that can be there twice or not, or a compiled whole."""
+"""Classification of objects for the copy of a model: immutable, copyable, unique, or a compiled module."""
 
 import copy
 import gc
@@ -17,43 +17,42 @@ ATOMS = frozenset(
 )
 """Types whose objects never change and refer to nothing."""
 
-_WORLD = frozenset(
+_UNIQUE_PACKAGES = frozenset(
     (
         *("_io", "_queue", "_socket", "_thread", "asyncio", "concurrent", "multiprocessing", "queue", "socket"),
         *("sqlite3", "ssl", "subprocess", "threading"),
     )
 )
-"""Modules of Python whose objects stand for something that cannot be there twice; nor can what holds one."""
+"""Python modules whose objects (locks, files, threads) cannot be copied; nor can an object that holds one."""
 
-_SEARCHED = 100_000
-"""Objects, at most, that are searched for modules."""
+_MAX_SEARCHED = 100_000
+"""Largest number of objects that `reaches` visits."""
+
+_COPY_METHODS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
+"""Methods that a class without its own way of copying inherits from `object`."""
 
 
-_OBJECTS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
-"""What is as `object` has it in classes with no way of their own to copy."""
+def shallow_copy(value: Any) -> Any:
+    """Return a second object with the same attributes, or None if there can be only one.
 
-
-def twice(value: Any) -> Any:
-    """A second object that holds the same, or None where there can be only one.
-
-    Objects with a way of their own to be copied take that; what has one to end (`__del__`) is there once.
+    A class with its own way of copying is copied that way. An object with a finalizer (`__del__`) is not copied.
     """
     kind = type(value)
-    if hasattr(kind, "__del__") or _is_of_world(value):
+    if hasattr(kind, "__del__") or _is_unique(value):
         return None
-    own = any(getattr(kind, way) is not getattr(object, way) for way in _OBJECTS)
+    overrides = any(getattr(kind, name) is not getattr(object, name) for name in _COPY_METHODS)
     try:
-        if own or any(hasattr(kind, way) for way in ("__copy__", "__deepcopy__", "__setstate__")):
-            new = copy.copy(value)
-            return new if type(new) is kind and new is not value else None
-        value.__reduce_ex__(4)  # refuses what holds more than Python knows of
-    except Exception:  # of any kind, as it is other people's code
+        if overrides or any(hasattr(kind, name) for name in ("__copy__", "__deepcopy__", "__setstate__")):
+            copied = copy.copy(value)
+            return copied if type(copied) is kind and copied is not value else None
+        value.__reduce_ex__(4)  # raises if the object holds state outside Python
+    except Exception:  # the methods of other libraries may raise anything
         return None
-    return _with_the_same(object.__new__(kind), value)
+    return _with_attributes(object.__new__(kind), value)
 
 
-def slots(value: object) -> dict[str, Any]:
-    """What an object holds in slots."""
+def slot_values(value: object) -> dict[str, Any]:
+    """Return the values in an object's `__slots__`, by name."""
     names = {
         name
         for base in type(value).__mro__
@@ -64,38 +63,39 @@ def slots(value: object) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _with_the_same(new: Any, value: Any) -> Any:
-    if hasattr(value, "__dict__"):
-        vars(new).update(vars(value))
-    for name, held in slots(value).items():
-        object.__setattr__(new, name, held)
-    return new
-
-
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module runs as a compiled or scripted whole, which no copy and no hook can take apart."""
+    """Return whether a module is compiled or scripted, so that it cannot be copied or hooked inside."""
     if isinstance(module, torch.jit.ScriptModule) or vars(module).get("_compiled_call_impl") is not None:
         return True
     return "_orig_mod" in module._modules and isinstance(module, torch._dynamo.OptimizedModule)
 
 
 def reaches(start: object, targets: Iterable[object]) -> bool:
-    """Whether one of some modules can be reached through an object; classes and global names are not followed."""
-    wanted = set(map(id, targets))
-    seen, waiting = {id(start)}, [start]
-    while waiting and len(seen) < _SEARCHED:
-        value = waiting.pop()
-        if id(value) in wanted:
+    """Return whether an object refers, directly or not, to one of the targets, other than by classes and globals."""
+    target_ids = set(map(id, targets))
+    visited, pending = {id(start)}, [start]
+    while pending and len(visited) < _MAX_SEARCHED:
+        value = pending.pop()
+        if id(value) in target_ids:
             return True
-        for held in _referents(value):
-            if type(held) not in ATOMS and id(held) not in seen:
-                seen.add(id(held))
-                waiting.append(held)
+        for referent in _referents(value):
+            if type(referent) not in ATOMS and id(referent) not in visited:
+                visited.add(id(referent))
+                pending.append(referent)
     return False
 
 
-def _is_of_world(value: object) -> bool:
-    return any(base.__module__.partition(".")[0] in _WORLD for base in type(value).__mro__)
+def _with_attributes(new: Any, value: Any) -> Any:
+    """Give a new object the attributes of another."""
+    if hasattr(value, "__dict__"):
+        vars(new).update(vars(value))
+    for name, item in slot_values(value).items():
+        object.__setattr__(new, name, item)
+    return new
+
+
+def _is_unique(value: object) -> bool:
+    return any(base.__module__.partition(".")[0] in _UNIQUE_PACKAGES for base in type(value).__mro__)
 
 
 def _referents(value: Any) -> list[Any]:

@@ -4,44 +4,45 @@ import torch
 from torch import Tensor, nn
 
 
-class Tensors:
-    """Tensors that were copied, and their copies.
+class TensorCopies:
+    """Copies of tensors, in which views of one storage stay views of one storage.
 
     Attributes:
-        pairs: of an original and its copy, in the order of copying.
+        pairs: Each original and its copy, in the order of copying.
     """
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Tensor, Tensor]] = []
-        self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # by the original's
+        # By the address of the original storage: the original, which keeps the address in use, and its copy.
+        self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def copy(self, tensor: Tensor) -> Tensor:
-        """A copy; a dense one lies in a copy of the original's memory."""
-        new = self._in_memory(tensor) if _is_dense(tensor) else tensor.detach().clone()
+        """Return a copy of a tensor; a dense one is a view of a copy of the original's storage."""
+        copied = self._copy_view(tensor) if _is_dense(tensor) else tensor.detach().clone()
         if tensor.requires_grad:
-            new.requires_grad_()
-        self.pairs.append((tensor, new))
-        return new
+            copied.requires_grad_()
+        self.pairs.append((tensor, copied))
+        return copied
 
-    def parameter(self, parameter: nn.Parameter) -> nn.Parameter:
-        """A copy of a parameter, as one."""
-        new = nn.Parameter(self.copy(parameter), parameter.requires_grad)
-        self.pairs[-1] = parameter, new
-        return new
+    def copy_parameter(self, parameter: nn.Parameter) -> nn.Parameter:
+        """Return a copy of a parameter as a parameter."""
+        copied = nn.Parameter(self.copy(parameter), parameter.requires_grad)
+        self.pairs[-1] = parameter, copied
+        return copied
 
-    def _in_memory(self, tensor: Tensor) -> Tensor:
+    def _copy_view(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        _, copied = self._storages.get(storage._cdata, (storage, None))
-        new = tensor.detach()
-        if copied is None and storage.nbytes() == tensor.nbytes:  # of the whole storage, as it lies
-            new = new.clone()
-            copied = new.untyped_storage()
+        _, copied_storage = self._storages.get(storage._cdata, (storage, None))
+        copied = tensor.detach()
+        if copied_storage is None and storage.nbytes() == tensor.nbytes:  # the tensor fills its storage
+            copied = copied.clone()
+            copied_storage = copied.untyped_storage()
         else:
-            copied = copied or storage.clone()
-            new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-            new.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
-        self._storages[storage._cdata] = storage, copied
-        return new
+            copied_storage = copied_storage or storage.clone()
+            copied = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            copied.set_(copied_storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+        self._storages[storage._cdata] = storage, copied_storage
+        return copied
 
 
 def _is_dense(tensor: Tensor) -> bool:

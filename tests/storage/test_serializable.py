@@ -11,7 +11,7 @@ import suffice
 from suffice.calibration.served import Served
 from suffice.storage import artifact
 from suffice.storage.seal import Seal
-from suffice.storage.stored import Stored, row_major, stored
+from suffice.storage.serializable import Serializable, canonical_layout, row_major_strides
 from tests import kinds
 
 NETWORK = (nn.Module, Seal, Served)
@@ -32,7 +32,7 @@ def held(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def assert_stored(tensor: Tensor, path: str) -> None:
-    assert tensor.stride() == row_major(tensor.shape), path
+    assert tensor.stride() == row_major_strides(tensor.shape), path
     assert tensor.storage_offset() == 0, path
     assert tensor.untyped_storage().nbytes() == tensor.nbytes, path
     assert tensor.data_ptr() % 64 == 0, path
@@ -79,23 +79,23 @@ def test_what_is_fitted_and_what_is_loaded_hold_the_same_bytes_in_the_same_layou
     ],
 )
 def test_a_tensor_is_stored_once_whatever_its_layout(tensor):
-    found = stored(tensor)
+    found = canonical_layout(tensor)
     assert_stored(found, "")
     assert torch.equal(found, tensor)
     assert found.dtype == tensor.dtype
-    assert stored(found) is found
+    assert canonical_layout(found) is found
 
 
 def test_storing_passes_gradients_on_and_leaves_transformed_values_alone():
     x = torch.arange(6.0, requires_grad=True)
-    stored(x.view(2, 3).T).square().sum().backward()
+    canonical_layout(x.view(2, 3).T).square().sum().backward()
     assert torch.equal(x.grad, 2 * torch.arange(6.0))
-    assert torch.equal(torch.func.grad(lambda x: stored(x.view(2, 3).T).square().sum())(x.detach()), x.grad)
+    assert torch.equal(torch.func.grad(lambda x: canonical_layout(x.view(2, 3).T).square().sum())(x.detach()), x.grad)
 
 
 def test_tensors_in_fields_and_tuples_of_an_object_that_is_saved_are_stored_and_named():
     @dataclass(frozen=True)
-    class Pair(Stored):
+    class Pair(Serializable):
         matrix: Tensor
         parts: tuple[Tensor, ...]
         count: int

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from suffice.storage import places
+from suffice.storage import paths
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from suffice.storage import places
     ],
 )
 def test_what_cannot_be_printed_is_escaped(path, shown):
-    assert places.shown(path) == places.shown(Path(path)) == shown
+    assert paths.printable(path) == paths.printable(Path(path)) == shown
     shown.encode()
 
 
@@ -27,58 +27,65 @@ def test_what_is_no_folder_is_said_with_its_kind(tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
     (tmp_path / "link").symlink_to("nowhere")
-    found = {name: places.described(tmp_path / name) for name in ("file", "fifo", "s", "link", "none")}
+    found = {name: paths.describe_path(tmp_path / name) for name in ("file", "fifo", "s", "link", "none")}
     assert found == {
         "file": f"the file {tmp_path}/file",
         "fifo": f"the FIFO {tmp_path}/fifo",
         "s": f"the socket {tmp_path}/s",
-        "link": f"the link {tmp_path}/link, which leads to nowhere, where nothing is",
+        "link": f"the link {tmp_path}/link, which points to nowhere, which does not exist",
         "none": f"{tmp_path}/none",
     }
-    assert places.described(tmp_path) == str(tmp_path)
-    assert places.described("/dev/null") == "the device /dev/null"
+    assert paths.describe_path(tmp_path) == str(tmp_path)
+    assert paths.describe_path("/dev/null") == "the device /dev/null"
 
 
 def test_links_are_followed_to_where_something_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
-    assert places.resolved(tmp_path / "link") == tmp_path / "there"
-    assert places.resolved(tmp_path / "link" / "new") == tmp_path / "there" / "new"
-    assert places.resolved(f"{tmp_path}/there/../x/") == tmp_path / "x"
+    assert paths.resolve(tmp_path / "link") == tmp_path / "there"
+    assert paths.resolve(tmp_path / "link" / "new") == tmp_path / "there" / "new"
+    assert paths.resolve(f"{tmp_path}/there/../x/") == tmp_path / "x"
 
 
 @pytest.mark.parametrize("path", ["link", "link/below", "link/deep/below", "loop"])
 def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path, path):
     (tmp_path / "link").symlink_to(tmp_path / "unmounted")
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(FileExistsError, match=rf"the link {tmp_path}/(link|loop), which leads to .*, where nothing is"):
-        places.resolved(tmp_path / path)
+    with pytest.raises(
+        FileExistsError, match=rf"the link {tmp_path}/(link|loop), which points to .*, which does not exist"
+    ):
+        paths.resolve(tmp_path / path)
     assert not (tmp_path / "unmounted").exists()
 
 
 def test_an_empty_path_is_refused():
     with pytest.raises(ValueError, match="got an empty one"):
-        places.resolved("")
+        paths.resolve("")
 
 
 def test_only_exactly_our_names_are_leftovers(tmp_path):
     target = tmp_path / "art"
-    ours = [places.fresh(target) for _ in range(2)]
+    ours = [paths.temporary_path(target) for _ in range(2)]
     foreign = (
         ".art.20240101",
         ".art.suffice-backup",
         ".art.suffice-0123456789abcdef.bak",
         ".art.suffice-0123456789ABCDEF",
     )
-    for path in (*ours, *(tmp_path / name for name in foreign), places.fresh(tmp_path / "art2"), places.lock(target)):
+    for path in (
+        *ours,
+        *(tmp_path / name for name in foreign),
+        paths.temporary_path(tmp_path / "art2"),
+        paths.lock_path(target),
+    ):
         path.touch()
-    assert set(places.leftovers(target)) == set(ours)
+    assert set(paths.leftover_paths(target)) == set(ours)
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "\udcff" * 255, "ä" * 127])
 def test_hidden_names_fit_into_a_folder_whatever_the_name(tmp_path, name):
     target = tmp_path / name
-    for path in (places.lock(target), places.aside(target), places.fresh(target)):
+    for path in (paths.lock_path(target), paths.backup_path(target), paths.temporary_path(target)):
         path.touch()
-    assert len(places.leftovers(target)) == 1
-    assert places.lock(target) != places.lock(tmp_path / (name[:-1] + "b"))
+    assert len(paths.leftover_paths(target)) == 1
+    assert paths.lock_path(target) != paths.lock_path(tmp_path / (name[:-1] + "b"))
