@@ -73,9 +73,9 @@ class Machine:
         """Compute a lower bound in ms for the time of multiply-adds and of bytes moved."""
         return 1e3 * max(macs / self.macs, moved / self.bytes)
 
-    def prediction_floor(self, ours: Calibrated, features: int, classes: int) -> float:
+    def prediction_floor(self, calibrated: Calibrated, features: int, classes: int) -> float:
         """Compute a lower bound in ms for one batch: φ, weights and offsets are read, probabilities are written."""
-        offsets, served = ours.exits[0].offsets, ours.costs.uncertainty[0]
+        offsets, served = calibrated.exits[0].offsets, calibrated.costs.uncertainty[0]
         parameters = offsets.values.numel() + offsets.basis.numel() + 2 * features * classes
         moved = 4 * (EXAMPLES * (features + classes) + parameters)
         return self.floor(EXAMPLES * (features * classes + served), moved)
@@ -106,7 +106,7 @@ def against_peer(machine: Machine, classes: int, scaled: int, must: str) -> list
         )
     note = "" if scaled == EXAMPLES else f", {scaled} examples scaled"
     name, ms, ms50, nn50 = f"predict, D=128, C={classes}", times["ours"], times["ours, 50"], times["peer nn"]
-    floor, floor50 = (machine.prediction_floor(ours, 128, classes) for ours in (default, fifty))
+    floor, floor50 = (machine.prediction_floor(calibrated, 128, classes) for calibrated in (default, fifty))
     memories = f"{memory / 1e6:.0f} / {ours_memory / 1e6:.0f} MB"
     errors = f"{peer_error:.1e} / {our_error:.1e}"
     return [
@@ -134,19 +134,19 @@ def many_classes(machine: Machine) -> list[Row]:
     data = make_head(2048, 1000, examples=5000)
     x = data.phi[:EXAMPLES]
     by_samples = {samples: calibrate_head(data, samples) for samples in (SAMPLES, 64)}
-    cases = {f"{samples} offsets": ours for samples, ours in by_samples.items()}
-    cases |= {f"{samples} offsets, δ = 0.01": ours.with_prior(0.01) for samples, ours in by_samples.items()}
+    cases = {f"{samples} offsets": calibrated for samples, calibrated in by_samples.items()}
+    cases |= {f"{samples} offsets, δ = 0.01": calibrated.with_prior(0.01) for samples, calibrated in by_samples.items()}
     ways: dict[str, Callable[[], object]] = {"plain": lambda: data.linear(x).softmax(dim=-1)}
-    ways |= {name: (lambda ours=ours: ours(x)) for name, ours in cases.items()}
+    ways |= {name: (lambda calibrated=calibrated: calibrated(x)) for name, calibrated in cases.items()}
     with torch.no_grad():
         times = interleaved(ways, repeats=5)
     musts = {f"{SAMPLES} offsets": "≤ 3×", "64 offsets": "≤ 6×"}
     rows = []
-    for name, ours in cases.items():
-        projected = ours.exits[0].posterior.compressed().feature_vectors.shape[1]
+    for name, calibrated in cases.items():
+        projected = calibrated.exits[0].posterior.compressed().feature_vectors.shape[1]
         case = f"predict, D=2,048, C=1,000, {name} ({projected:,} features projected) / plain"
         measured, ratio = _ms(times[name], times["plain"]), f"{times[name] / times['plain']:.1f}×"
-        floor = machine.prediction_floor(ours, 2048, 1000)
+        floor = machine.prediction_floor(calibrated, 2048, 1000)
         rows.append(Row(case, measured, ratio, musts.get(name, ""), times[name], floor))
     return rows
 
@@ -180,16 +180,16 @@ def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
     images, labels = torch.rand(examples, 3, 32, 32), torch.randint(100, (examples,))
     loader = list(zip(images.split(100), labels.split(100), strict=True))
     options = {"temperature": False, "link": "plugin", "ensemble": True}
-    ours = suffice.calibrate(network, loader, loader, **options)
-    exits = [exit_.with_posterior(exit_.posterior, "sampled", SAMPLES, None) for exit_ in ours.exits]
+    calibrated = suffice.calibrate(network, loader, loader, **options)
+    exits = [exit_.with_posterior(exit_.posterior, "sampled", SAMPLES, None) for exit_ in calibrated.exits]
     with torch.no_grad():
         parts = [[out[1:] for out in exit_pass(network, x, 1)] for x, _ in loader]
         outputs = [[torch.cat(tensors) for tensors in zip(*exit_, strict=True)] for exit_ in zip(*parts, strict=True)]
         caches = [Cache(z, exit_.spectrum(phi)) for exit_, (phi, z) in zip(exits, outputs, strict=True)]
         one_pass = interleaved({"pass": lambda: [network(x) for x, _ in loader]}, repeats=1)["pass"]
     ways = {
-        "gradient": lambda: validation.tune(exits, caches, labels, shares_of_cost(ours.costs), temperature=True),
-        "grid": lambda: grid.tune(exits, caches, labels, shares_of_cost(ours.costs), temperature=True),
+        "gradient": lambda: validation.tune(exits, caches, labels, shares_of_cost(calibrated.costs), temperature=True),
+        "grid": lambda: grid.tune(exits, caches, labels, shares_of_cost(calibrated.costs), temperature=True),
     }
     times = interleaved(ways, repeats=1)
     name = f"tune 4 exits of MSDNet small, {examples:,} examples"

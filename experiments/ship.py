@@ -35,7 +35,7 @@ def main() -> None:
     arguments = {name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")}
     config = MSDNetConfig("cifar100", **arguments)
     sets = config.load()
-    network = zoo.rounded(_load_network(config, sets, results))
+    network = zoo.round_to_half(_load_network(config, sets, results))
     train, validation, test = (split.batches(500) for split in (sets.train, sets.validation, sets.test))
     calibrated, ensemble = _calibrate(network, train, validation, config.seed)
     policy = suffice.allocate(calibrated, validation, budget=BUDGET)

@@ -116,7 +116,7 @@ def test_bad_usage_is_status_2(run, arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fetch", "imagenet"], "suffice: expected a file that may be downloaded freely"),
+        (["fetch", "imagenet"], "suffice: expected a file that can be downloaded directly"),
         (["fetch", "lost"], "suffice: expected one of cifar10"),
         (["fetch", "cifar1oo"], "got 'cifar1oo'; nearest: cifar10, cifar100"),
         (["import", "cifar10", "/nowhere"], "found nothing there"),

@@ -44,7 +44,8 @@ def test_the_weights_of_the_results_are_shipped(results):
 
 
 def test_an_unfinished_or_missing_training_is_refused(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(msdnet_training, "train", lambda *_, on_step, **__: on_step(TrainingProgress(1, 2, 1, 0.5, None)))
+    step = TrainingProgress(1, 2, 1, 0.5, None)
+    monkeypatch.setattr(msdnet_training, "train", lambda *_, on_step, **__: on_step(step))
     with pytest.raises(ValueError, match="expected a finished training"):
         ship._load_network(CONFIG, SETS, results)
     (tmp_path / f"{CONFIG.name}-weights").rmdir()

@@ -44,7 +44,8 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="suffice",
     cls=_Commands,
-    help="Know how sure a network is, for the price of one forward pass, and stop computing when that is enough.",
+    help="Know how sure a network is, for the price of one forward pass, and stop computing when that is enough.\n\n"
+    "Example: suffice demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

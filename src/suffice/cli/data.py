@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from suffice.data.store.dataset import StoredDataset
 
 app = typer.Typer(
-    help="List, fetch, import and show data sets. They are stored in $SUFFICE_DATA (default: ~/.cache/suffice).",
+    help="List, fetch, import and show data sets. They are stored in $SUFFICE_DATA (default: ~/.cache/suffice).\n\n"
+    "Example: suffice data list",
     no_args_is_help=True,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Name = Annotated[str, typer.Argument(help="Name of a data set, as `suffice data list` shows it.")]
 
 
@@ -141,7 +142,7 @@ def _status(name: str, check: bool) -> dict[str, Any]:
     from suffice.data.store import lookup
 
     entry = catalog.ENTRIES.get(name)
-    row = {"name": name, "title": entry.title, "licence": entry.licence} if entry else {"name": name}
+    row = {"name": name, "title": entry.title, "licence": entry.license} if entry else {"name": name}
     try:
         stored = lookup.find(name)
     except FileNotFoundError:

@@ -135,7 +135,7 @@ def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Res
 
 def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple[VariationEstimator, Results]:
     """Fit the variation estimator to unlabeled images, and compare estimates on test images."""
-    fit = comparison.Fit(subject.unlabeled, subject.validation.batches(), subject.teacher)
+    fit = comparison.FitSpec(subject.unlabeled, subject.validation.batches(), subject.teacher)
     table = comparison.compare(
         subject.network,
         fit,

@@ -22,7 +22,7 @@ from suffice.reproduce.dropout.letters import CLASSES, SOURCE
 from suffice.reproduce.dropout.measurements import sample_rows
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.reproduce.markdown import MarkdownTable, spread, table
-from suffice.training.loop import cosine, train
+from suffice.training import SGDConfig, cosine, train
 from suffice.utils.progress import ProgressCallback
 
 SEEDS = (0, 1, 2)
@@ -66,7 +66,7 @@ def measure(sets: DataSet[Images], seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = suffice.models.convnet(CLASSES, widths=WIDTHS, dropout=DROPOUT)
-    train(network, sets.train.shuffled(BATCH, generator=generator), epochs=EPOCHS, schedule=cosine)
+    train(network, sets.train.shuffled(BATCH, generator=generator), epochs=EPOCHS, optimizer=SGDConfig(schedule=cosine))
     validation, test = (split.batches(500) for split in (sets.validation, sets.test))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -128,7 +128,7 @@ def measure(task: Task, seed: int, progress: ProgressCallback) -> dict[str, Any]
     """
     loaders = {split: batches(x) for split, x in task.inputs.items()}
     teacher = MCDropout(passes=task.passes, likelihood=task.likelihood)
-    fit = comparison.Fit(loaders["train"], loaders["validation"], teacher, estimators=ESTIMATORS)
+    fit = comparison.FitSpec(loaders["train"], loaders["validation"], teacher, estimators=ESTIMATORS)
     generator = torch.Generator().manual_seed(seed)
     compared = comparison.compare(
         task.model, fit, loaders["test"], truth_passes=TRUTH_PASSES, generator=generator, progress=progress

@@ -24,7 +24,7 @@ from suffice.evaluation.ablation import AblationStudy
 from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements
 from suffice.reproduce.ledger import Ledger, Results
-from suffice.training.loop import cosine, train
+from suffice.training import SGDConfig, cosine, train
 from suffice.utils.progress import ProgressCallback
 
 SOURCE, CLASSES, SIZE, SEED = "tiny-imagenet", 200, 128, 0
@@ -97,7 +97,7 @@ def train_classifiers(study: AblationStudy) -> None:
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     loader = study.train.shuffled(BATCH, generator)
-    train(study.network, loader, epochs=EPOCHS, learning_rate=LEARNING_RATE, schedule=cosine)
+    train(study.network, loader, epochs=EPOCHS, optimizer=SGDConfig(LEARNING_RATE, schedule=cosine))
     study.network.eval()
 
 

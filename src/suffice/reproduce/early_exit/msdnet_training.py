@@ -22,7 +22,7 @@ from suffice.data.splits import DataSet
 from suffice.network import ExitNetwork
 from suffice.reproduce.ledger import check_match, write
 from suffice.storage import reading
-from suffice.training.loop import cosine, steps, train
+from suffice.training import Checkpointing, Execution, SGDConfig, cosine, steps, train
 from suffice.training.losses import Loss
 from suffice.utils.progress import ProgressCallback
 from suffice.utils.text import printable
@@ -159,13 +159,11 @@ def train_network(
         sets.train.shuffled(config.paper.batch, generator=generator),
         epochs=config.trained_epochs,
         loss=loss,
-        schedule=cosine if config.shortened else steps,
-        channels_last=True,
-        compiled=config.compiled,
-        fabric=_fabric() if config.bfloat16 else None,
-        resume=folder,
-        every=300.0,
-        generator=generator,
+        optimizer=SGDConfig(schedule=cosine if config.shortened else steps),
+        execution=Execution(
+            channels_last=True, compiled=config.compiled, fabric=_fabric() if config.bfloat16 else None
+        ),
+        checkpoint=Checkpointing(folder, every=300.0, generator=generator),
         on_step=lambda step: progress("epochs of training", step.epoch - 1, step.epochs),
     )
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]

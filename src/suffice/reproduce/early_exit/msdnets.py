@@ -130,7 +130,7 @@ def _measure_corruptions(test: Images, trained: TrainedNetwork) -> Results:
     generator = torch.Generator().manual_seed(0)
     features = {}
     for kind in sorted(corruptions.KINDS):
-        images = corruptions.corrupted(test, kind, STRENGTH, generator=generator)
+        images = corruptions.corrupt_split(test, kind, STRENGTH, generator=generator)
         features[kind] = cached.compute(trained.network, images.batches(BATCH))
     return measurements.under_corruption(trained.study, features)
 
