@@ -28,7 +28,7 @@ def tower():
         return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 1))
 
 
-def test_the_lowest_and_the_highest_are_told_from_the_rest():
+def test_the_lowest_and_the_highest_are_separated_from_the_rest():
     model, x = tower(), rows(500, seed=2)
     buckets = fit_buckets(model, [rows(3000)], [rows(500, seed=1)], teacher=TEACHER, epochs=20, generator=seeded())
     truth = MCDropout(passes=2000, likelihood="regression")(model, x, generator=seeded(3))["std"]
@@ -41,7 +41,7 @@ def test_the_lowest_and_the_highest_are_told_from_the_rest():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_inputs_without_an_answer_are_refused_by_their_position(value):
+def test_inputs_without_a_finite_output_are_refused_by_their_position(value):
     buckets = fit_buckets(tower(), [rows(200)], [rows(50, seed=1)], teacher=TEACHER, epochs=1, generator=seeded())
     bad = rows(8)
     bad[5, 0] = value
@@ -75,14 +75,14 @@ def test_reloaded_they_give_the_same_bytes_for_the_same_model_only(tmp_path):
 
 @pytest.mark.parametrize("choice", [{"share": 0.5}, {"share": 0.0}, {"layers": "auto"}])
 def test_choices_out_of_range_are_refused(choice):
-    with pytest.raises(ValueError, match=r"a share in \(0, 0.5\) and layers that are named, got share="):
+    with pytest.raises(ValueError, match=r"a share in \(0, 0.5\) and named layers, got share="):
         fit_buckets(tower(), [rows(9)], [rows(9)], teacher=TEACHER, **choice)
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+def test_the_modes_of_the_caller_change_nothing(surrounding):
     model, x, loaders = tower(), rows(9, seed=2), ([rows(99)], [rows(50, seed=1)])
     expected = fit_buckets(model, *loaders, teacher=TEACHER, epochs=1, generator=seeded())
     with surrounding():
-        found = fit_buckets(model, *loaders, teacher=TEACHER, epochs=1, generator=seeded())
-    assert all(map(torch.equal, found(x), expected(x)))
+        actual = fit_buckets(model, *loaders, teacher=TEACHER, epochs=1, generator=seeded())
+    assert all(map(torch.equal, actual(x), expected(x)))

@@ -11,21 +11,21 @@ def residuals(count):
 
 
 @pytest.mark.parametrize(("count", "coverage", "low", "high"), [(3, 0.5, 0, 2), (19, 0.9, 0, 18), (39, 0.9, 1, 37)])
-def test_a_band_leaves_half_of_what_it_may_miss_on_either_side(count, coverage, low, high):
-    found = band(residuals(count), ESTIMATE, coverage)
-    for side, at in zip(found, (low, high), strict=True):
+def test_a_band_has_equal_tails(count, coverage, low, high):
+    bounds = band(residuals(count), ESTIMATE, coverage)
+    for side, at in zip(bounds, (low, high), strict=True):
         torch.testing.assert_close(side, ESTIMATE * residuals(count)[at].exp())
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 0.0), (1, 0.0), (3, 0.5), (19, 0.9)])
-def test_more_than_the_rows_can_promise_is_refused_with_what_they_can(count, most):
-    with pytest.raises(ValueError, match=rf"that {count} calibration rows can promise, which is at most {most:.4f}"):
+def test_a_coverage_above_what_the_rows_can_guarantee_is_refused(count, most):
+    with pytest.raises(ValueError, match=rf"that {count} calibration rows can guarantee, which is at most {most:.4f}"):
         band(residuals(count), ESTIMATE, most + 0.01)
     if most:
         band(residuals(count), ESTIMATE, most)
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -0.5, float("nan")])
-def test_a_coverage_that_is_none_is_refused(coverage):
+def test_a_coverage_outside_the_unit_interval_is_refused(coverage):
     with pytest.raises(ValueError, match=r"coverage in \(0, 1\)"):
         band(residuals(100), ESTIMATE, coverage)

@@ -30,7 +30,7 @@ def tower():
 
 
 class Applied(nn.Module):
-    """A function of the state."""
+    """Module that applies a function."""
 
     def __init__(self, function):
         super().__init__()
@@ -54,7 +54,7 @@ def log_error(estimate, truth):
     return float((estimate.double() / truth).log().square().mean())
 
 
-def test_the_output_is_the_models_own_and_modes_weights_and_hooks_stay(estimator):
+def test_the_output_is_the_models_own_and_its_modes_weights_and_hooks_do_not_change(estimator):
     model, x = estimator.model, rows(40, seed=2)
     model.train()
     output, variation = estimator(x)
@@ -68,7 +68,7 @@ def test_the_output_is_the_models_own_and_modes_weights_and_hooks_stay(estimator
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_weights_that_change_after_fitting_are_refused_and_those_that_come_back_are_not():
+def test_weights_that_change_after_fitting_are_refused_and_restored_ones_are_not():
     model = tower()
     estimator = fit_variation(model, [rows(64)], [rows(32, seed=1)], teacher=TEACHER, epochs=2, generator=seeded())
     weight = model[3].weight
@@ -134,7 +134,7 @@ def test_an_output_or_an_estimate_that_is_not_finite_is_refused_though_the_other
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.9])
-def test_the_band_holds_what_the_teacher_measures_with_the_stated_coverage(estimator, coverage):
+def test_the_band_covers_what_the_teacher_measures_with_the_stated_coverage(estimator, coverage):
     x = rows(4000, seed=3)
     measured = TEACHER(estimator.model, x, generator=seeded(4))["std"]
     low, high = estimator.band(estimator.estimate(x).variation, coverage)
@@ -142,8 +142,8 @@ def test_the_band_holds_what_the_teacher_measures_with_the_stated_coverage(estim
     assert (low < high).all()
 
 
-def test_a_coverage_that_cannot_be_promised_is_refused(estimator):
-    with pytest.raises(ValueError, match=r"500 calibration rows can promise, which is at most 0.9960, got 0.999"):
+def test_a_coverage_that_cannot_be_guaranteed_is_refused(estimator):
+    with pytest.raises(ValueError, match=r"500 calibration rows can guarantee, which is at most 0.9960, got 0.999"):
         estimator.band(torch.ones(2), 0.999)
     with pytest.raises(ValueError, match=r"coverage in \(0, 1\)"):
         estimator.band(torch.ones(2), 1.0)
@@ -163,9 +163,9 @@ def test_an_audit_of_few_passes_agrees_with_many(estimator, truth):
     assert (mean["rows"], mean["passes"], mean["outside"]) == (500, 10, 0)
 
 
-def test_an_audit_sees_a_biased_estimator(estimator):
-    fit = replace(estimator.fit, unit=4 * estimator.fit.unit, bounds=(0.0, 9.0))
-    biased = replace(estimator, fit=fit)
+def test_an_audit_shows_the_bias_of_an_estimator(estimator):
+    fitted = replace(estimator.fitted_mlp, unit=4 * estimator.fitted_mlp.unit, bounds=(0.0, 9.0))
+    biased = replace(estimator, fitted_mlp=fitted)
     audit = biased.audit(rows(500, seed=2), generator=seeded())
     assert audit.bias == pytest.approx(1, abs=0.1)
     assert audit.r_squared < 0 < 0.8 < audit.squared_correlation
@@ -186,23 +186,23 @@ def test_a_cascade_is_better_than_its_passes_and_than_the_estimate(estimator, tr
 
 
 def test_a_cascade_runs_passes_for_flagged_examples_only(estimator):
-    asked = []
+    batch_sizes = []
 
     def teacher(model, x, *, generator=None):
-        asked.append(len(x))
+        batch_sizes.append(len(x))
         return Variation(torch.zeros(len(x), 1), {"std": torch.full((len(x),), 7.0).double()}, 8, "regression")
 
     x = rows(30, seed=2)
     plain = estimator.estimate(x)
     assert torch.equal(estimator.cascade(x, teacher=teacher).variation, plain.variation)
-    assert asked == []
+    assert batch_sizes == []
     x[4] *= 100
-    found = estimator.cascade(x, teacher=teacher, when=lambda e: torch.arange(30) == 9)
-    assert asked == [2]
-    changed = (found.variation != estimator.estimate(x).variation).nonzero()[:, 0].tolist()
+    mixed = estimator.cascade(x, teacher=teacher, when=lambda e: torch.arange(30) == 9)
+    assert batch_sizes == [2]
+    changed = (mixed.variation != estimator.estimate(x).variation).nonzero()[:, 0].tolist()
     assert changed == [4, 9]
-    assert found.variation[4] == pytest.approx(7 * (1 + 1 / 28), rel=1e-5)
-    assert plain.variation[9] < found.variation[9] < 7
+    assert mixed.variation[4] == pytest.approx(7 * (1 + 1 / 28), rel=1e-5)
+    assert plain.variation[9] < mixed.variation[9] < 7
 
 
 def test_real_passes_need_a_teacher_and_enough_of_them(estimator):
@@ -214,8 +214,8 @@ def test_real_passes_need_a_teacher_and_enough_of_them(estimator):
         estimator.audit(rows(9), passes=3)
 
 
-def test_a_teacher_with_passes_of_its_own_is_counted_by_them(estimator):
-    """Whatever number is asked for: three passes are three passes."""
+def test_a_teacher_with_a_fixed_number_of_passes_is_counted_by_it(estimator):
+    """Three passes count as three, whatever number is passed to the estimator."""
 
     def teacher(model, x, *, generator=None):
         return Variation(torch.zeros(len(x), 1), {"std": x[:, 0].abs().double() + 1}, 3, "regression")
@@ -224,17 +224,17 @@ def test_a_teacher_with_passes_of_its_own_is_counted_by_them(estimator):
     audits = [estimator.audit(x, passes, teacher=teacher) for passes in (4, 20)]
     assert audits[0] == audits[1]
     assert audits[0].passes == 3
-    found = [estimator.cascade(x, k, lambda e: e.variation > 0, teacher=teacher).variation for k in (2, 99)]
-    assert torch.equal(*found)
+    variations = [estimator.cascade(x, k, lambda e: e.variation > 0, teacher=teacher).variation for k in (2, 99)]
+    assert torch.equal(*variations)
 
 
-def test_it_says_in_one_line_what_it_is_and_not_its_weights(estimator):
+def test_its_representation_names_the_target_and_leaves_out_the_weights(estimator):
     assert "tensor" not in repr(estimator)
-    assert "target='std'" in repr(estimator)
+    assert "target=Target(name='std')" in repr(estimator)
 
 
 def test_an_estimator_equals_itself_alone_and_can_be_a_key(estimator):
-    """Also one that has a table of the layers tried."""
+    """This includes one with a table of the layers tried."""
     again = replace(estimator, quality=replace(estimator.quality, subsets=({"layers": []},)))
     assert estimator == estimator
     assert estimator != again

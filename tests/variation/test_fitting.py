@@ -8,7 +8,7 @@ from suffice import metrics
 from suffice.data.sources import digits
 from suffice.models import convnet
 from suffice.storage.parts import Parts
-from suffice.training.loop import train
+from suffice.training import SGDConfig, train
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features.reader import output_features
@@ -16,8 +16,9 @@ from suffice.variation.features.strengths import capture
 from suffice.variation.fitting import fit_labels, fit_variation
 from suffice.variation.learning import mlp
 from suffice.variation.learning.labels import label
-from suffice.variation.learning.objective import Problem, bounds_of
+from suffice.variation.learning.objective import Objective, estimate_bounds
 from suffice.variation.learning.rows import Rows
+from suffice.variation.learning.target import Target
 from suffice.variation.teachers.dropout import MCDropout
 from suffice.variation.teachers.spreads import Variation
 from tests import builders
@@ -41,14 +42,14 @@ def rows(n, seed=0):
 
 
 def fit(model=None, n=64, **choices):
-    """A quick estimator for a tower."""
+    """Fit an estimator of a tower quickly."""
     model = tower() if model is None else model
     choices = {"teacher": TEACHER, "epochs": 3, "hidden": (8,), "generator": seeded(), **choices}
     return fit_variation(model, [rows(n)], [rows(32, seed=1)], **choices)
 
 
 def fixed(model, x, *, generator=None):
-    """A teacher without noise: the spread is the input's first column."""
+    """Teacher without noise: the spread is the absolute value of the input's first column."""
     del model, generator
     spread = x[:, 0].abs().double()
     return Variation(torch.ones(len(x), 4) / 4, {"std": spread, "std_mean": spread}, 3)
@@ -60,12 +61,12 @@ def r2(estimate, truth):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A small network for digits, hard copies of its training images, and the truth on unseen ones."""
+    """Network for digits, perturbed copies of its training images, the data, and the truth on test images."""
     data = digits.load(0, validation=200, test=150)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = convnet(10, widths=(6, 12), features=24, dropout=0.2)
-        train(model, data.train.batches(64), epochs=8, learning_rate=0.05)
+        train(model, data.train.batches(64), epochs=8, optimizer=SGDConfig(0.05))
     images = torch.cat([digits.perturb(data.train.images, 0.8, generator=seeded(k)) for k in range(3)])
     truth = MCDropout(passes=1000)(model, data.test.images, generator=seeded(7))
     return model, images, data, truth
@@ -114,11 +115,11 @@ def test_parts_pass_through_json_and_give_the_same_estimator_back():
     restored = VariationEstimator.from_parts(Parts(configuration, tensors), estimator.model)
     assert torch.equal(restored(rows(20))[1], estimator(rows(20))[1])
     assert (restored.layers, restored.quality, restored.teacher) == (("1",), estimator.quality, TEACHER)
-    assert repr(restored.fit) == repr(estimator.fit)
+    assert repr(restored.fitted_mlp) == repr(estimator.fitted_mlp)
 
 
 def test_the_variance_of_noisy_labels_is_learned_without_bias():
-    """QLIKE's minimiser is the mean of s²: labels of two passes, a quarter of them zero, teach the variance."""
+    """The minimizer of QLIKE is the mean of s²: labels of two passes, a quarter of them zero, suffice for it."""
 
     def coin(model, x, *, generator=None):
         del model
@@ -136,9 +137,9 @@ def test_the_variance_of_noisy_labels_is_learned_without_bias():
     assert abs(float(ratio.square().mean()) - 1) < 0.15
 
 
-def test_answers_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
+def test_estimates_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
     estimator = fit(teacher=fixed, epochs=40)
-    low, high = estimator.fit.bounds
+    low, high = estimator.fitted_mlp.bounds
     labels = rows(64)[:, 0].abs()
     far = estimator.estimate(100 * rows(200, seed=3)).variation
     assert labels.min() <= low < high <= labels.max()
@@ -148,20 +149,24 @@ def test_answers_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
     assert estimator.estimate(rows(64)).clipped.mean() < 0.02
 
 
-def test_the_range_is_what_labels_and_fitted_values_have_in_common():
+def test_the_range_is_the_intersection_of_those_of_labels_and_fitted_values():
     narrow, wide = torch.tensor([0.04, 0.25]), torch.tensor([0.01, 0.36])
-    assert bounds_of(narrow, wide, "std") == bounds_of(wide, narrow, "std") == pytest.approx((0.2, 0.5))
-    assert bounds_of(narrow, wide, "disagreement") == pytest.approx((0.04, 0.25))
+    assert (
+        estimate_bounds(narrow, wide, Target("std"))
+        == estimate_bounds(wide, narrow, Target("std"))
+        == pytest.approx((0.2, 0.5))
+    )
+    assert estimate_bounds(narrow, wide, Target("disagreement")) == pytest.approx((0.04, 0.25))
 
 
 def noise(model, x, *, generator=None):
-    """A teacher whose labels cannot be learned."""
+    """Teacher whose labels do not depend on the input."""
     del model
     spread = torch.rand(len(x), generator=generator).double()
     return Variation(torch.ones(len(x), 4) / 4, {"std": spread}, 2)
 
 
-def test_labels_of_pure_noise_are_not_learned_by_heart():
+def test_labels_of_pure_noise_are_not_memorized():
     variation = fit(teacher=noise, n=300, epochs=2000, hidden=(64, 64))(rows(300))[1]
     assert abs(float(variation.square().mean()) - 1 / 3) < 0.06
     assert variation.std() < 0.15
@@ -182,31 +187,31 @@ def test_fitting_stops_ten_epochs_after_the_best_and_keeps_the_best():
     assert stops == best + 10
 
 
-def test_fits_to_the_same_labels_differ_in_their_choices_alone():
+def test_fits_to_the_same_labels_differ_only_by_their_options():
     model = tower()
     labels = label(model, [rows(300)], [rows(64, seed=1)], teacher=TEACHER, generator=seeded()).kept()
     choices = {"epochs": 3, "hidden": (8,)}
     first = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
     fit_labels(model, labels, layers="auto", generator=seeded(), **choices)
     again = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
-    assert all(torch.equal(a, b) for a, b in zip(first.fit.weights, again.fit.weights, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first.fitted_mlp.weights, again.fitted_mlp.weights, strict=True))
 
 
-def test_what_is_not_chosen_is_the_same_of_labels_as_of_loaders():
+def test_default_options_are_the_same_for_labels_and_for_loaders():
     model, loaders = tower(), ([rows(64)], [rows(32, seed=1)])
-    of_loaders = fit_variation(model, *loaders, teacher=TEACHER, generator=seeded(), epochs=1)
+    from_loaders = fit_variation(model, *loaders, teacher=TEACHER, generator=seeded(), epochs=1)
     labels = label(model, *loaders, teacher=TEACHER, generator=seeded())
-    of_labels = fit_labels(model, labels, generator=seeded(), epochs=1)
-    assert of_labels.reader == of_loaders.reader
-    assert of_labels.macs == of_loaders.macs
+    from_labels = fit_labels(model, labels, generator=seeded(), epochs=1)
+    assert from_labels.reader == from_loaders.reader
+    assert from_labels.macs == from_loaders.macs
 
 
-def test_a_problem_fits_the_same_layers_alike_whatever_was_fitted_before():
+def test_an_objective_fits_the_same_layers_alike_whatever_was_fitted_before():
     parts = [Rows(torch.randn(200, 5, generator=seeded(i)), (2, 3), torch.rand(200, 2), 4) for i in range(2)]
-    problem = Problem(*parts, unit=0.5, target="std", hidden=(8,), epochs=3, seed=1)
-    alone = problem.fit([])
-    problem.fit([0])
-    assert torch.equal(problem.fit([]).weights[0], alone.weights[0])
+    objective = Objective(*parts, unit=0.5, target=Target("std"), hidden=(8,), epochs=3, seed=1)
+    alone = objective.fit([])
+    objective.fit([0])
+    assert torch.equal(objective.fit([]).weights[0], alone.weights[0])
 
 
 def test_loaders_may_hold_labels_mappings_or_inputs_alone():
@@ -219,7 +224,7 @@ def test_loaders_may_hold_labels_mappings_or_inputs_alone():
         assert torch.equal(estimator.parts()[1]["weights.0"], plain["weights.0"])
 
 
-def test_mutual_information_and_other_targets_are_refused_with_the_legal_ones():
+def test_mutual_information_is_refused_as_a_target():
     with pytest.raises(ValueError, match=r"'std', another deviation .* got 'mutual_information'; .* biased"):
         fit(target="mutual_information")
 
@@ -286,14 +291,14 @@ def test_features_that_are_not_finite_are_refused_by_position():
         ({"train_loader": (rows(9), torch.zeros(9))}, "got a pair of tensors"),
     ],
 )
-def test_what_is_something_else_is_refused_before_the_teacher_is_asked(wrong, message):
+def test_arguments_of_another_type_are_refused_before_the_teacher_runs(wrong, message):
     def never(model, x, *, generator=None):
-        raise AssertionError("asked")
+        raise AssertionError("the teacher ran")
 
-    given = {"model": tower(), "train_loader": [rows(9)], "val_loader": [rows(9)], "teacher": never}
+    arguments = {"model": tower(), "train_loader": [rows(9)], "val_loader": [rows(9)], "teacher": never}
     for fit_something in (fit_variation, fit_buckets):
         with pytest.raises(TypeError, match=message):
-            fit_something(**{**given, **wrong})
+            fit_something(**{**arguments, **wrong})
 
 
 @pytest.mark.parametrize(("train_rows", "val_rows"), [([], [rows(5)]), ([rows(5)], [])])
@@ -309,17 +314,17 @@ def test_a_model_that_calls_its_activations_as_functions_can_be_fitted_from_its_
     assert fit(model=model, layers=[])(rows(5))[1].shape == (5,)
 
 
-def test_the_strengths_of_the_layers_named_are_what_is_read():
+def test_the_strengths_of_the_named_layers_are_read():
     model = tower()
     strengths = capture(model, rows(64), ["1"])[1]["1"]
     active = int(((strengths != 0).float().mean(dim=0) >= 0.01).sum())
     estimators = fit(model=model, layers=["1"]), fit(model=model, layers=[])
-    widths = [estimator.fit.scaling.columns.numel() for estimator in estimators]
+    widths = [estimator.fitted_mlp.scaling.columns.numel() for estimator in estimators]
     assert widths[0] - widths[1] == active
 
 
 def wide(rate=0.5):
-    """A tower with three layers, of which the first is thrown away."""
+    """Tower with two activations, of which only the second is dropped."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         body = [nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Dropout(rate), nn.Linear(16, 1)]
@@ -329,7 +334,7 @@ def wide(rate=0.5):
 REGRESSION = MCDropout(passes=8, likelihood="regression")
 
 
-def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_shows_what_it_tried():
+def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_lists_what_it_tried():
     model, x = wide(), rows(3000)
     choices = {"teacher": REGRESSION, "generator": seeded(), "epochs": 25}
     estimator = fit_variation(model, [x], [rows(1000, seed=1)], layers="auto", **choices)
@@ -340,7 +345,7 @@ def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_shows_what_i
     limit = 0.99 * table[-1]["r_squared"]
     assert chosen["r_squared"] >= limit
     assert all(row["r_squared"] < limit for row in table[: table.index(chosen)])
-    assert chosen["macs"] == estimator.macs == estimator.fit.weights[0].numel() + 64 * 64 + 64
+    assert chosen["macs"] == estimator.macs == estimator.fitted_mlp.weights[0].numel() + 64 * 64 + 64
     assert chosen["cost"] == pytest.approx(estimator.macs / (3 * 16 + 16 * 16 + 16))
     assert estimator(rows(50, seed=2))[1].shape == (50,)
     truth = MCDropout(passes=2000, likelihood="regression")(model, rows(200, seed=3), generator=seeded(1))["std"]
@@ -348,7 +353,7 @@ def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_shows_what_i
     assert abs(estimator.quality.r_squared - r2(estimator(rows(200, seed=3))[1], truth)) < 0.08
 
 
-def test_what_layers_cost_is_relative_to_all_that_the_model_computes():
+def test_the_cost_of_layers_is_relative_to_all_that_the_model_computes():
     class Recurrent(nn.LSTM):
         def forward(self, x):
             return super().forward(x[:, None])[0][:, 0]
@@ -365,7 +370,7 @@ def test_ridge_learns_on_a_stream_in_closed_form(likelihood):
     teacher = MCDropout(passes=8, likelihood=likelihood)
     parts = (part for part in rows(3000).split(100))
     estimator = fit_variation(model, parts, [rows(500, seed=1)], teacher=teacher, method="ridge", generator=seeded())
-    assert len(estimator.fit.weights) == 2
+    assert len(estimator.fitted_mlp.weights) == 2
     truth = MCDropout(passes=2000, likelihood=likelihood)(model, rows(200, seed=3), generator=seeded(1))["std"]
     assert r2(estimator(rows(200, seed=3))[1], truth) > 0.8
 
@@ -382,8 +387,8 @@ def test_strengths_on_and_off_can_be_learned_from(strengths):
         generator=seeded(),
     )
     assert estimator.quality.r_squared > 0.5
-    kept = estimator.fit.scaling.columns
-    assert int((kept > 0).sum()) > (16 if strengths == "both" else 4)
+    columns = estimator.fitted_mlp.scaling.columns
+    assert int((columns > 0).sum()) > (16 if strengths == "both" else 4)
 
 
 def test_the_delta_rule_can_be_a_feature():
@@ -416,10 +421,10 @@ def test_the_disagreement_can_be_learned(trained):
     assert r2(estimator(data.test.images)[1], truth["disagreement"]) > 0.6
 
 
-def test_choices_that_do_not_exist_or_do_not_go_together_are_refused():
+def test_options_that_do_not_exist_or_are_incompatible_are_refused():
     with pytest.raises(ValueError, match="'value', 'on' or 'both', got 'off'"):
         fit(strengths="off")
-    with pytest.raises(ValueError, match="'ridge' with layers that are named, got 'ridge', layers='auto'"):
+    with pytest.raises(ValueError, match="'ridge' with named layers, got 'ridge', layers='auto'"):
         fit(method="ridge", layers="auto")
 
 
@@ -428,7 +433,7 @@ def test_three_validation_rows_are_refused():
         fit_variation(tower(), [rows(9)], [rows(3)], teacher=TEACHER)
 
 
-def test_features_of_the_output_alone_have_the_shape_of_its_likelihood():
+def test_output_features_depend_on_the_likelihood():
     z = torch.tensor([[-2.0], [1.0]])
     assert output_features(z, "regression").tolist() == z.tolist()
     assert output_features(z, "binary")[:, 1].tolist() == [2, 1]
@@ -436,7 +441,7 @@ def test_features_of_the_output_alone_have_the_shape_of_its_likelihood():
 
 @anywhere
 @pytest.mark.parametrize("method", ["network", "ridge"])
-def test_what_is_switched_on_around_it_changes_nothing(surrounding, method):
+def test_the_modes_of_the_caller_change_nothing(surrounding, method):
     model, loaders = tower(), ([rows(64)], [rows(32, seed=1)])
     labels = label(model, *loaders, teacher=TEACHER, generator=seeded()).kept()
     choices = {"epochs": 2, "hidden": (4,), "method": method}
@@ -447,8 +452,8 @@ def test_what_is_switched_on_around_it_changes_nothing(surrounding, method):
 
     expected = list(fits())
     with surrounding():
-        found = list(fits())
-    for ours, theirs in zip(found, expected, strict=True):
-        assert all(map(torch.equal, ours.fit.weights, theirs.fit.weights))
-        assert ours.quality == theirs.quality
-        assert all(map(torch.equal, ours(rows(5)), theirs(rows(5))))
+        fitted = list(fits())
+    for actual, reference in zip(fitted, expected, strict=True):
+        assert all(map(torch.equal, actual.fitted_mlp.weights, reference.fitted_mlp.weights))
+        assert actual.quality == reference.quality
+        assert all(map(torch.equal, actual(rows(5)), reference(rows(5))))

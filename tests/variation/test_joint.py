@@ -19,7 +19,7 @@ def rows(n, seed=0):
 
 
 def trained(head=None, steps=500):
-    """A tower trained to add up its inputs, with a head along with it if there is to be one."""
+    """Train a tower to add up its inputs, jointly with a head if a function that makes one is given."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1))
@@ -35,7 +35,7 @@ def trained(head=None, steps=500):
     return model, head
 
 
-def test_a_head_trained_along_learns_what_the_trained_model_varies():
+def test_a_jointly_trained_head_learns_the_variation_of_the_trained_model():
     model, head = trained(lambda model: JointHead(model, teacher=TEACHER, generator=seeded()))
     estimator = head.finish([rows(2000, seed=10_000)])
     x = rows(500, seed=10_001)
@@ -45,7 +45,7 @@ def test_a_head_trained_along_learns_what_the_trained_model_varies():
     assert estimator.quality.r_squared > 0.8
 
 
-def test_the_model_is_what_it_would_be_without():
+def test_the_model_is_the_same_as_without_a_head():
     with_head, head = trained(lambda model: JointHead(model, teacher=TEACHER, generator=seeded()), steps=20)
     without, _ = trained(steps=20)
     assert all(torch.equal(a, b) for a, b in zip(with_head.parameters(), without.parameters(), strict=True))
@@ -53,7 +53,7 @@ def test_the_model_is_what_it_would_be_without():
     assert head.steps == 20
 
 
-def test_what_a_head_learned_survives_saving(tmp_path):
+def test_the_estimator_of_a_head_survives_saving(tmp_path):
     model, head = trained(lambda model: JointHead(model, teacher=TEACHER, generator=seeded()), steps=20)
     estimator = head.finish([rows(50, seed=10_000)])
     suffice.save(estimator, tmp_path / "estimator")
@@ -61,23 +61,23 @@ def test_what_a_head_learned_survives_saving(tmp_path):
     assert all(map(torch.equal, again(rows(9)), estimator(rows(9))))
 
 
-def test_a_head_that_took_no_step_or_is_to_choose_layers_is_refused():
+def test_a_head_without_a_step_or_with_auto_layers_is_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 1))
     with pytest.raises(ValueError, match="at least one step, got none"):
         JointHead(model, teacher=TEACHER).finish([rows(9)])
-    with pytest.raises(ValueError, match="layers that are named, got 'auto'"):
+    with pytest.raises(ValueError, match="named layers, got 'auto'"):
         JointHead(model, teacher=TEACHER, layers="auto")
     with pytest.raises(TypeError, match="got the class MCDropout; make one"):
         JointHead(model, teacher=MCDropout)
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+def test_the_modes_of_the_caller_change_nothing(surrounding):
     model, _ = trained(steps=1)
-    seen, loader = [rows(30, seed) for seed in range(3)], [rows(40, seed=9)]
+    inputs, loader = [rows(30, seed) for seed in range(3)], [rows(40, seed=9)]
     heads = [JointHead(model, teacher=TEACHER, generator=seeded()) for _ in range(2)]
-    expected = [heads[0].step(x) for x in seen], heads[0].finish(loader)
+    expected = [heads[0].step(x) for x in inputs], heads[0].finish(loader)
     with surrounding():
-        found = [heads[1].step(x) for x in seen], heads[1].finish(loader)
-    assert found[0] == expected[0]
-    assert all(map(torch.equal, found[1](loader[0]), expected[1](loader[0])))
+        actual = [heads[1].step(x) for x in inputs], heads[1].finish(loader)
+    assert actual[0] == expected[0]
+    assert all(map(torch.equal, actual[1](loader[0]), expected[1](loader[0])))

@@ -1,4 +1,4 @@
-"""Paper two: the spread of a prediction under dropout, from one ordinary pass."""
+"""Dropout variation (paper two): the spread of a prediction under dropout, estimated in one deterministic pass."""
 
 from suffice.utils.lazy import modules_of
 

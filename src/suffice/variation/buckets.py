@@ -1,7 +1,7 @@
-"""Which predictions vary least and most: a classifier of the lowest and the highest share, from one pass.
+"""Classifier of the predictions that vary least and most, in one deterministic forward pass.
 
-The task of Chen et al. 2021 (arXiv 2008.07032) beside the regression: where only those matter that a system may trust
-blindly or has to look at, two probabilities say it without a threshold on the spread.
+This is the classification task of Chen et al. 2021 (arXiv 2008.07032), next to the regression of `fit_variation`. If
+only the predictions to accept unseen and those to review matter, two probabilities replace a threshold on the spread.
 """
 
 from collections.abc import Sequence
@@ -15,31 +15,32 @@ from torch.nn import functional
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import State, check_finite, placement
-from suffice.storage.fingerprint import fingerprint
+from suffice.storage.fingerprint import fingerprint, read_structure
 from suffice.storage.parts import Parts, Range
-from suffice.storage.seal import Seal, unchanged
-from suffice.storage.stored import Stored
-from suffice.storage.structure import structure_of
+from suffice.storage.seal import Seal, check_unchanged
+from suffice.storage.serializable import Serializable
 from suffice.utils.modes import default_modes, full_precision
 from suffice.variation.features.reader import Reader
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
 from suffice.variation.learning import labels, mlp, rows
-from suffice.variation.learning.fit import from_named, named
+from suffice.variation.learning.fitted_mlp import network_tensors, read_network
+from suffice.variation.learning.rows import Rows
+from suffice.variation.learning.target import Target
 from suffice.variation.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True, eq=False)
-class Buckets(Stored):
-    """A model that says with each answer whether it is among those that vary least or most. Made by `fit_buckets`.
+class Buckets(Serializable):
+    """Model with the probabilities of each prediction to vary least or most. Made by `fit_buckets`.
 
     Attributes:
-        model: the model, its weights untouched.
-        reader: what is read of a pass.
-        share: of the training rows that each bucket holds.
+        model: Model, with its weights unchanged.
+        reader: Reader of the features.
+        share: Fraction of the training rows in each bucket.
         network_hash: `fingerprint` of the model's weights at fitting.
-        scaling: how features become inputs.
-        weights: of the small network.
+        scaling: Map from features to inputs of the small network.
+        weights: Weights of the small network: matrix, bias, matrix, bias, ….
     """
 
     model: nn.Module
@@ -56,17 +57,23 @@ class Buckets(Stored):
 
     @torch.no_grad()
     def __call__(self, x: State) -> tuple[Any, Tensor]:
-        """The model's own output, and probabilities (N, 2) to be among the lowest and among the highest.
+        """Run the model once and compute the probabilities of the two buckets.
+
+        Args:
+            x: Batch of N examples, on the model's device.
+
+        Returns:
+            The model's own output, bit for bit, and probabilities (N, 2) of being among the lowest and the highest.
 
         Raises:
-            ValueError: if an output is not finite, or the model's weights are no longer those at fitting.
+            ValueError: If an output is not finite, or the model's weights differ from those at fitting.
         """
         with self._seal.twin() as model:
             output, parts = self.reader.read(model, x)
-        read = torch.cat(parts, dim=1)
+        features = torch.cat(parts, dim=1)
         with full_precision():
-            probs = mlp.forward(self.weights, self.scaling.apply(read).inputs).sigmoid()
-        check_finite(read if bool(probs.isfinite().all()) else probs, "outputs")
+            probs = mlp.forward(self.weights, self.scaling.apply(features).inputs).sigmoid()
+        check_finite(features if bool(probs.isfinite().all()) else probs, "outputs")
         return output, probs
 
     def check_weights(self) -> None:
@@ -74,28 +81,28 @@ class Buckets(Stored):
         self._seal.check_weights()
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and tensors of an artifact; the model's weights stay with the model."""
+        """Return the configuration and the tensors of an artifact; the model's weights stay with the model."""
         configuration = {
             "network_hash": self.network_hash,
             "structure": self._seal.structure,
             "reader": asdict(self.reader),
             "share": self.share,
         }
-        return configuration, named(self.scaling, self.weights)
+        return configuration, network_tensors(self.scaling, self.weights)
 
     @classmethod
     def from_parts(cls, parts: Parts, network: nn.Module | None) -> "Buckets":
-        """The reverse of `parts`, for the model that it was made from.
+        """Read buckets from `parts`, for the model that they were fitted to.
 
         Raises:
-            TypeError: if the model is missing.
-            ValueError: if its weights are not those at fitting, or a part is not what it can be.
+            TypeError: If the model is missing.
+            ValueError: If its weights differ from those at fitting, or a field or tensor is invalid.
         """
         network_hash = parts.digest("network_hash")
-        network = unchanged(network, network_hash, structure_of(parts))
+        network = check_unchanged(network, network_hash, read_structure(parts))
         reader = Reader.from_parts(parts.inner("reader"), network)
         share = parts.number("share", Range(above=0, below=0.5))
-        scaling, weights = from_named(parts, 2)
+        scaling, weights = read_network(parts, 2)
         device = placement(network)[0]
         placed = tuple(weight.to(device) for weight in weights)
         return cls(network, reader, share, network_hash, scaling.to(device), placed)
@@ -116,50 +123,72 @@ def fit_buckets(
     epochs: int = 40,
     generator: torch.Generator | None = None,
 ) -> Buckets:
-    """Learn which predictions vary least and most.
+    """Fit a classifier of the predictions that vary least and most.
 
     Args:
-        model: answers as its teacher's likelihood says.
-        train_loader: batches of inputs, as for `fit_variation`.
-        val_loader: other inputs, on which fitting stops.
-        teacher: what gives the spreads; their quantiles are the buckets' bounds.
-        share: of the rows that each bucket holds, in (0, ½).
-        layers: as for `fit_variation`, but for "auto".
-        target: a spread, as for `fit_variation`.
-        strengths: as for `fit_variation`.
-        hidden: widths of the small network's hidden layers.
-        epochs: at most so many passes over the training rows.
-        generator: randomness of teacher and fit.
+        model: Model with outputs as the teacher's likelihood says.
+        train_loader: Batches of inputs, as for `fit_variation`.
+        val_loader: Batches of other inputs, for early stopping.
+        teacher: Teacher of the spreads; their quantiles are the bounds of the buckets.
+        share: Fraction of the rows in each bucket, in (0, ½).
+        layers: Layers to read, as for `fit_variation`, but not "auto".
+        target: Spread, as for `fit_variation`.
+        strengths: Kind of strengths, as for `fit_variation`.
+        hidden: Widths of the hidden layers of the small network.
+        epochs: Maximum number of passes over the training rows.
+        generator: Generator of the teacher and the fit.
 
     Raises:
-        TypeError: as `fit_variation`.
-        ValueError: for a share out of range, layers="auto", and as `fit_variation`.
+        TypeError: As `fit_variation`.
+        ValueError: For a share out of range, for layers="auto", and as `fit_variation`.
+
+    Example:
+        >>> import torch, suffice
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+        >>> train, val, teacher = torch.randn(200, 3), torch.randn(50, 3), suffice.MCDropout(passes=8)
+        >>> buckets = suffice.fit_buckets(model, [train], [val], teacher=teacher, epochs=2)
+        >>> output, probs = buckets(torch.randn(5, 3))  # of varying least, and most
+        >>> probs.shape
+        torch.Size([5, 2])
     """
     if not 0 < share < 0.5 or layers == "auto":
-        raise ValueError(f"expected a share in (0, 0.5) and layers that are named, got {share=}, {layers=}")
-    labels.check_asked(model, teacher)
+        raise ValueError(f"expected a share in (0, 0.5) and named layers, got {share=}, {layers=}")
+    labels.check_model_and_teacher(model, teacher)
     batches.check_loader(val_loader)
+    spread = Target(target)
     likelihood, train_loader = labels.likelihood_of(model, train_loader, teacher)
-    reader = rows.reader(model, teacher, layers, strengths, False, likelihood)
-    seen = rows.collected(rows.batchwise(model, labels.each(model, train_loader, teacher, target, generator), reader))
-    rows.mean_label(seen.labels, target)
-    unseen = rows.collected(rows.batchwise(model, labels.each(model, val_loader, teacher, target, generator), reader))
-    bounds = (
-        seen.labels[:, 0].double().sort().values[[int(share * len(seen.labels)), -1 - int(share * len(seen.labels))]]
-    )
-    scaling = Scaling.fit(seen.features, seen.widths[0])
-    inputs = scaling.apply(seen.features).inputs
+    reader = rows.make_reader(model, teacher, layers, strengths, False, likelihood)
+
+    def read(loader: Loader) -> Rows:
+        labeled = labels.label_batches(model, loader, teacher, spread, generator)
+        return rows.concatenate(rows.read_rows(model, labeled, reader))
+
+    train = read(train_loader)
+    rows.mean_label(train.labels, spread)
+    weights, scaling = _train_classifier(train, read(val_loader), share, hidden, epochs, generator)
+    return Buckets(model, reader, share, fingerprint(model), scaling, weights)
+
+
+def _train_classifier(
+    train: Rows, stopping: Rows, share: float, hidden: Sequence[int], epochs: int, generator: torch.Generator | None
+) -> tuple[tuple[Tensor, ...], Scaling]:
+    """Train the small network with two outputs; return its weights and the scaling of its features."""
+    spreads, count = train.labels[:, 0].double().sort().values, int(share * len(train.labels))
+    bounds = spreads[[count, -1 - count]]
+    scaling = Scaling.fit(train.features, train.widths[0])
+    inputs = scaling.apply(train.features).inputs
     weights = mlp.train(
         mlp.initial(inputs.shape[1], hidden, 2, inputs.device, generator),
-        (inputs, _members(seen.labels[:, 0], bounds)),
-        (scaling.apply(unseen.features).inputs, _members(unseen.labels[:, 0], bounds)),
+        (inputs, _memberships(train.labels[:, 0], bounds)),
+        (scaling.apply(stopping.features).inputs, _memberships(stopping.labels[:, 0], bounds)),
         functional.binary_cross_entropy_with_logits,
         epochs,
         generator,
     )
-    return Buckets(model, reader, share, fingerprint(model), scaling, tuple(weight.detach() for weight in weights))
+    return tuple(weight.detach() for weight in weights), scaling
 
 
-def _members(labels: Tensor, bounds: Tensor) -> Tensor:
-    """Whether labels (N,) are below the lower bound and above the upper one, (N, 2) of 0 and 1."""
+def _memberships(labels: Tensor, bounds: Tensor) -> Tensor:
+    """Return whether labels (N,) are below the lower bound and above the upper one, as (N, 2) of 0 and 1."""
     return torch.stack([labels < bounds[0], labels > bounds[1]], dim=1).float()

@@ -1,21 +1,21 @@
-"""Learn what a teacher would say about a prediction's variation, from one ordinary pass.
+"""Fit of an estimator to a teacher's variation, so that one deterministic forward pass estimates it.
 
-A teacher gives each training row the variance s² of its prediction over T passes, with divisor T − 1. A small
-network predicts log v from the model's output and its activation strengths, and minimises
+For each training row a teacher measures the variance s² of its prediction over T passes, with divisor T − 1. A small
+network predicts log v from the model's output and its activation strengths, and minimizes
 
     QLIKE    log v + s²/v
 
-whose minimiser is the true variance, however few the passes (T ≥ 2), so that many rows with few passes teach
-more than few rows with many.
+whose minimizer is the true variance, however few the passes (T ≥ 2). For the same number of passes, many rows with few
+passes each are therefore better than few rows with many.
 
-The answer stays in the range that the labels of the training rows and the values fitted to them have in common:
-the labels' alone is too wide by the noise of T passes, the fitted values may overshoot it.
+Estimates are clamped to the intersection of two ranges, that of the training labels and that of the values fitted to
+them: the first alone is too wide because of the noise of T passes, the second may overshoot it.
 
 Yu et al. 2021 (arXiv 2110.06435), after Chen et al. 2021 (arXiv 2008.07032); the loss is that of Patton 2011.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -27,20 +27,42 @@ from suffice.batches import Loader
 from suffice.storage.fingerprint import fingerprint
 from suffice.utils.modes import default_modes
 from suffice.variation import conformal
-from suffice.variation.estimator import Quality, VariationEstimator
+from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features.reader import Reader
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
-from suffice.variation.learning import agreement, mlp, ridge, rows
-from suffice.variation.learning.fit import Fit
+from suffice.variation.learning import agreement, mlp, ridge
+from suffice.variation.learning.fitted_mlp import FittedMLP
 from suffice.variation.learning.labels import Labels, label
-from suffice.variation.learning.layer_selection import smallest
-from suffice.variation.learning.objective import Problem, bounds_of, drawn_seed, limit_of, r_squared
-from suffice.variation.learning.rows import Rows
-from suffice.variation.teachers import spreads
+from suffice.variation.learning.layer_selection import select_layers
+from suffice.variation.learning.objective import Objective, estimate_bounds, outside_limit, r_squared, random_seed
+from suffice.variation.learning.rows import Rows, concatenate, halves, make_reader, mean_label, read_rows
+from suffice.variation.learning.target import Target
+from suffice.variation.quality import Quality
 from suffice.variation.teachers.teacher import Teacher
 
 Method = Literal["network", "ridge"]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Choices of a fit; each is described at `fit_variation`.
+
+    Raises:
+        ValueError: For another method, or for the ridge regression with `layers="auto"`.
+    """
+
+    layers: str | Sequence[str] | None
+    strengths: Kind
+    delta: bool
+    method: Method
+    hidden: Sequence[int]
+    epochs: int
+
+    def __post_init__(self) -> None:
+        method, layers = self.method, self.layers
+        if method not in ("network", "ridge") or (method == "ridge" and layers == "auto"):
+            raise ValueError(f"expected method='network', or 'ridge' with named layers, got {method!r}, {layers=}")
 
 
 @default_modes()
@@ -59,43 +81,46 @@ def fit_variation(
     epochs: int = 40,
     generator: torch.Generator | None = None,
 ) -> VariationEstimator:
-    """Learn what `teacher` says about a trained model, so that one pass can say it.
+    """Fit an estimator of the variation that `teacher` measures on a trained model.
 
     Args:
-        model: answers as its teacher's likelihood says.
-        train_loader: batches of inputs as they will be met in use, hard ones too; read once. No labels are
-            needed: the teacher gives them. Prefer many rows to many passes, about 10 passes are enough; take more
-            where they cost little, as with dropout near the end of the model.
-        val_loader: other inputs, labelled twice; read once. Every other row stops and selects, the rest judges.
-        teacher: `MCDropout(…)`, or any other.
-        layers: names or patterns of the layers whose strengths are read; None or "all" for every activation module,
+        model: Model with outputs as the teacher's likelihood says.
+        train_loader: Batches of inputs like those in use, hard ones too; read once. No labels are needed, the teacher
+            measures them. Prefer many rows to many passes, about 10 passes are enough; take more where they cost
+            little, as with dropout near the end of the model.
+        val_loader: Batches of other inputs, measured twice; read once. Every other row is for early stopping and
+            selection, the rest for the evaluation.
+        teacher: `MCDropout(…)`, or any other teacher.
+        layers: Names or patterns of the layers whose strengths are read; None or "all" for every activation module,
             "last" for the last, an empty list for the output alone; "auto" for the fewest within 1 % of all.
-        target: a spread of the teacher that few passes estimate without bias: "std", another deviation or
+        target: Spread of the teacher that few passes estimate without bias: "std", another deviation or
             "disagreement".
-        strengths: values, whether they are above zero ("on"), or "both".
-        delta: whether the delta rule's estimate is one more feature; it costs a backward pass at each answer.
-        method: "network", or "ridge" in closed form, for which training rows are not kept.
-        hidden: widths of the small network's hidden layers.
-        epochs: at most so many passes over the training rows.
-        generator: randomness of teacher and fit; the same state gives the same bytes.
+        strengths: Kind of strengths: "value", "on" (whether they are above zero) or "both".
+        delta: Whether the delta rule's estimate is one more feature; it costs a backward pass at each prediction.
+        method: "network", or "ridge" in closed form, which does not keep training rows in memory.
+        hidden: Widths of the hidden layers of the small network.
+        epochs: Maximum number of passes over the training rows.
+        generator: Generator of the teacher and the fit; the same state gives the same bytes.
 
     Raises:
-        TypeError: for what is no model, no teacher (its class, say) or no batches.
-        ValueError: for another target, fewer than two training or four validation rows, labels or features that
-            are not finite or labels that are all zero, an empty loader, or what `layer_names` and the teacher refuse.
+        TypeError: If `model` is not a module, `teacher` not a teacher (but its class, for example), or a loader does
+            not iterate batches.
+        ValueError: For another target, fewer than two training or four validation rows, labels or features that are
+            not finite, labels that are all zero, an empty loader, or anything that `layer_names` and the teacher
+            reject.
+
+    Example:
+        >>> import torch, suffice
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+        >>> train, val, teacher = torch.randn(200, 3), torch.randn(50, 3), suffice.MCDropout(passes=8)
+        >>> estimator = suffice.fit_variation(model, [train], [val], teacher=teacher, epochs=2)
+        >>> output, variation = estimator(train[:5])  # one deterministic forward pass
+        >>> output.shape, variation.shape
+        (torch.Size([5, 4]), torch.Size([5]))
     """
     labels = label(model, train_loader, val_loader, teacher=teacher, target=target, generator=generator)
-    return fit_labels(
-        model,
-        labels,
-        layers=layers,
-        strengths=strengths,
-        delta=delta,
-        method=method,
-        hidden=hidden,
-        epochs=epochs,
-        generator=generator,
-    )
+    return _fit(model, labels, FitOptions(layers, strengths, delta, method, hidden, epochs), generator)
 
 
 @default_modes()
@@ -111,71 +136,82 @@ def fit_labels(
     epochs: int = 40,
     generator: torch.Generator | None = None,
 ) -> VariationEstimator:
-    """As `fit_variation`, from what a teacher has said already.
+    """Fit an estimator as `fit_variation` does, to labels that a teacher has measured already.
 
-    Fits to the same `labels.kept()` from the same state of the generator differ in nothing but their choices.
+    Fits to the same `labels.kept()` from the same state of the generator differ only by their options.
     """
-    if method not in ("network", "ridge") or (method == "ridge" and layers == "auto"):
-        raise ValueError(f"expected method='network', or 'ridge' with layers that are named, got {method!r}, {layers=}")
-    teacher, target = labels.teacher, labels.target
-    reader = rows.reader(model, teacher, layers, strengths, delta, labels.likelihood)
-    asked = iter(labels.train)
-    first = next(asked)
-    training = rows.batchwise(model, chain([first], asked), reader)
-    seen = rows.collected(training) if method == "network" else None
-    unit = None if seen is None else rows.mean_label(seen.labels, target)
-    stopping, judging = rows.halves(rows.collected(rows.batchwise(model, labels.validation, reader)))
-    subsets: tuple[dict[str, Any], ...] = ()
-    if seen is None:
-        fit = _streamed(training, stopping, target)
-    else:
-        assert unit is not None
-        problem = Problem(seen, stopping, unit, target, hidden, epochs, drawn_seed(generator))
-        if layers == "auto":
-            fit, chosen, subsets = smallest(problem, reader, cost.macs(model, first.batch.inputs))
-            reader = replace(reader, layers=tuple(reader.layers[i] for i in chosen))
-            judging = replace(judging, features=judging.features[:, judging.columns(chosen)])
-        else:
-            fit = problem.fit(range(len(reader.layers)))
-    return judged(model, reader, teacher, fit, judging, subsets)
+    return _fit(model, labels, FitOptions(layers, strengths, delta, method, hidden, epochs), generator)
 
 
-def _streamed(training: Any, unseen: Rows, target: str) -> Fit:
-    """Ridge over batches that are not kept; features are scaled as those of the validation rows."""
-    scaling = Scaling.fit(unseen.features, unseen.widths[0])
-    statistics = ridge.init(len(scaling.columns), unseen.features.device)
-    unit = rows.mean_label(unseen.labels, target)
-    new = scaling.apply(unseen.features)
-    least, greatest, passes, limit = float("inf"), 0.0, unseen.passes, limit_of(new)
-    for part in training:
-        known = scaling.apply(part.features)
-        statistics = ridge.update(statistics, known.inputs, part.labels[:, 0] / unit)
-        limit = max(limit, limit_of(known))
-        least, greatest = min(least, float(part.labels.min())), max(greatest, float(part.labels.max()))
-        passes = part.passes
+def _fit(
+    model: nn.Module, labels: Labels, options: FitOptions, generator: torch.Generator | None
+) -> VariationEstimator:
+    teacher, target, layers = labels.teacher, labels.target, options.layers
+    reader = make_reader(model, teacher, layers, options.strengths, options.delta, labels.likelihood)
+    labeled = iter(labels.train)
+    first = next(labeled)
+    training = read_rows(model, chain([first], labeled), reader)
+    if options.method == "ridge":
+        stopping, held_out = halves(concatenate(read_rows(model, labels.validation, reader)))
+        return build_estimator(model, reader, teacher, _fit_ridge(training, stopping, target), held_out)
+    train = concatenate(training)
+    unit = mean_label(train.labels, target)
+    stopping, held_out = halves(concatenate(read_rows(model, labels.validation, reader)))
+    seed = random_seed(generator)
+    objective = Objective(train, stopping, unit, target, options.hidden, options.epochs, seed)
+    if layers != "auto":
+        return build_estimator(model, reader, teacher, objective.fit(range(len(reader.layers))), held_out)
+    fitted, chosen, subsets = select_layers(objective, reader, cost.macs(model, first.batch.inputs))
+    reader = replace(reader, layers=tuple(reader.layers[i] for i in chosen))
+    held_out = replace(held_out, features=held_out.features[:, held_out.columns(chosen)])
+    return build_estimator(model, reader, teacher, fitted, held_out, subsets)
+
+
+def _fit_ridge(training: Iterator[Rows], stopping: Rows, target: Target) -> FittedMLP:
+    """Fit a ridge regression to batches that are not kept. Features are scaled by the stopping rows."""
+    scaling = Scaling.fit(stopping.features, stopping.widths[0])
+    statistics = ridge.init(len(scaling.columns), stopping.features.device)
+    unit = mean_label(stopping.labels, target)
+    scaled_stopping = scaling.apply(stopping.features)
+    least, greatest, passes, limit = float("inf"), 0.0, stopping.passes, outside_limit(scaled_stopping)
+    for rows in training:
+        scaled = scaling.apply(rows.features)
+        statistics = ridge.update(statistics, scaled.inputs, rows.labels[:, 0] / unit)
+        limit = max(limit, outside_limit(scaled))
+        least, greatest = min(least, float(rows.labels.min())), max(greatest, float(rows.labels.max()))
+        passes = rows.passes
     if statistics.count < 2:
         raise ValueError(f"expected at least 2 training rows, got {statistics.count}; pass thousands of them")
-    weights = ridge.fit(statistics, (new.inputs, unseen.labels.mean(dim=1) / unit))
-    fitted = mlp.variance(mlp.forward(weights, new.inputs)) * unit
-    bounds = bounds_of(fitted, torch.tensor([least, greatest], dtype=torch.float32), target)
-    return Fit(target, scaling, tuple(weights), unit, bounds, limit, passes)
+    weights = ridge.fit(statistics, (scaled_stopping.inputs, stopping.labels.mean(dim=1) / unit))
+    fitted = mlp.variance(mlp.forward(weights, scaled_stopping.inputs)) * unit
+    bounds = estimate_bounds(fitted, torch.tensor([least, greatest], dtype=torch.float32), target)
+    return FittedMLP(target, scaling, tuple(weights), unit, bounds, limit, passes)
 
 
-def judged(
+def build_estimator(
     model: nn.Module,
     reader: Reader,
     teacher: Teacher,
-    fit: Fit,
-    judging: Rows,
+    fitted: FittedMLP,
+    held_out: Rows,
     subsets: tuple[dict[str, Any], ...] = (),
 ) -> VariationEstimator:
-    """The estimator, with what it is worth on rows that it has not seen in any way."""
-    estimate = fit(judging.features)
-    measured = judging.labels.pow(1 / spreads.power(fit.target))
+    """Return the estimator with its quality and conformal residuals on held-out rows.
+
+    Args:
+        model: Model that was read.
+        reader: Reader of the fitted features.
+        teacher: Teacher of the labels.
+        fitted: Fitted map from features to the spread.
+        held_out: Rows, labeled twice, that were used neither for fitting nor for selection.
+        subsets: Rows of the subsets of layers that were tried, as in `Quality.subsets`.
+    """
+    estimate = fitted(held_out.features)
+    measured = held_out.labels.pow(1 / fitted.target.power)
     quality = Quality(
-        r_squared(estimate, judging, fit.target),
+        r_squared(estimate, held_out, fitted.target),
         agreement.log_error(estimate, measured[:, 0], measured[:, 1]),
         subsets,
     )
     residuals = conformal.residuals(measured[:, 0], estimate)
-    return VariationEstimator(model, reader, fit, quality, fingerprint(model), residuals, teacher)
+    return VariationEstimator(model, reader, fitted, quality, fingerprint(model), residuals, teacher)

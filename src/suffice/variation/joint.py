@@ -1,18 +1,17 @@
-"""An estimator trained along with its model: one step of its own after each step of the model's.
+"""Estimator trained jointly with its model: one step of a small network after each training step of the model.
 
-The auxiliary task of Yu et al. 2021 (arXiv 2110.06435). The head reads the model's ordinary pass and is taught by a
-few dropout passes of the model as it is then; no gradient flows from it into the model, so the model is what it would
-be without. In a training loop:
+This is the auxiliary task of Yu et al. 2021 (arXiv 2110.06435). The head reads the model's deterministic forward pass
+and learns from a few dropout passes of the current model. No gradient flows from the head into the model, so the model
+is the same as without the head. In a training loop:
 
     head = JointHead(model, teacher=MCDropout(passes=2))
     for x, y in loader:
-        ...                       # the model's own step
+        ...                       # the training step of the model
         head.step(x)
     estimator = head.finish(val_loader)
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,30 +22,40 @@ from suffice.utils.modes import default_modes
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
-from suffice.variation.fitting import judged
+from suffice.variation.fitting import build_estimator
 from suffice.variation.learning import labels, mlp, rows
-from suffice.variation.learning.fit import Fit
-from suffice.variation.learning.objective import bounds_of, limit_of
+from suffice.variation.learning.fitted_mlp import FittedMLP
+from suffice.variation.learning.objective import estimate_bounds, outside_limit
 from suffice.variation.learning.rows import Rows
-from suffice.variation.teachers import spreads
+from suffice.variation.learning.target import Target
 from suffice.variation.teachers.dropout import MCDropout
 
-_MEMORY = 100
-"""Steps that the running scale of the features looks back on."""
+_WINDOW = 100
+"""Number of steps that the running moments of the features average over."""
 
 
 class JointHead:
-    """A small network that learns a model's variation while the model is trained.
+    """Small network that learns a model's variation while the model is trained.
 
     Args:
-        model: being trained; its modes and gradients are left alone.
-        teacher: two passes are enough, as every step has new examples.
-        layers: as for `fit_variation`, but for "auto".
-        target: as for `fit_variation`.
-        strengths: as for `fit_variation`.
-        hidden: widths of the hidden layers.
-        learning_rate: of its own AdamW.
-        generator: randomness of teacher and start.
+        model: Model in training; its modes and gradients do not change.
+        teacher: Dropout teacher. Two passes are enough, since every step has new examples.
+        layers: Layers to read, as for `fit_variation`, but not "auto".
+        target: Spread to learn, as for `fit_variation`.
+        strengths: Kind of strengths, as for `fit_variation`.
+        hidden: Widths of the hidden layers.
+        learning_rate: Learning rate of the head's own AdamW optimizer.
+        generator: Generator of the teacher and the initial weights.
+
+    Example:
+        >>> import torch, suffice
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+        >>> head = suffice.JointHead(model, teacher=suffice.MCDropout(passes=2))
+        >>> losses = [head.step(torch.randn(32, 3)) for _ in range(5)]  # each after a training step of the model
+        >>> x = torch.randn(40, 3)
+        >>> head.finish([x]).estimate(x).variation.shape
+        torch.Size([40])
     """
 
     def __init__(
@@ -61,76 +70,112 @@ class JointHead:
         learning_rate: float = 1e-3,
         generator: torch.Generator | None = None,
     ) -> None:
-        labels.check_asked(model, teacher)
-        spreads.power(target)
+        labels.check_model_and_teacher(model, teacher)
+        self.target = Target(target)
         if layers == "auto":
-            raise ValueError("expected layers that are named, got 'auto', which has to fit more than once")
-        self.model, self.teacher, self.target = model, teacher, target
-        self.reader = rows.reader(model, teacher, layers, strengths, False, teacher.likelihood)
+            raise ValueError("expected named layers, got 'auto', which needs several fits")
+        self.model, self.teacher = model, teacher
+        self.reader = rows.make_reader(model, teacher, layers, strengths, False, teacher.likelihood)
         self.hidden, self.learning_rate, self.generator = hidden, learning_rate, generator
-        self.steps, self.unit = 0, 0.0
-        self.weights: list[Tensor] = []
+        self._learner: _OnlineLearner | None = None  # its shape depends on the features of the first batch
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken."""
+        return 0 if self._learner is None else self._learner.steps
 
     @default_modes()
     def step(self, x: State) -> float:
-        """Learn from one batch, on the model's device; returns the loss, QLIKE.
+        """Learn from one batch on the model's device, and return the QLIKE loss.
 
         Raises:
-            ValueError: for what is not finite, or a first batch that does not vary.
+            ValueError: For values that are not finite, or a first batch whose predictions do not vary.
         """
-        asked = labels.each(self.model, [x], self.teacher, self.target, self.generator)
-        seen = next(rows.batchwise(self.model, asked, self.reader))
-        if not self.steps:
-            self._start(seen)
+        labeled = labels.label_batches(self.model, [x], self.teacher, self.target, self.generator)
+        batch = next(rows.read_rows(self.model, labeled, self.reader))
+        if self._learner is None:
+            self._learner = _OnlineLearner(batch, self.target, self.hidden, self.learning_rate, self.generator)
+        return self._learner.step(batch)
+
+    @default_modes()
+    def finish(self, val_loader: Loader, passes: int = 10) -> VariationEstimator:
+        """Return the estimator for the current weights of the model; training may continue afterwards.
+
+        Args:
+            val_loader: Batches of inputs that were not used in any step. Every other row sets the range of the
+                estimates, the rest is for the evaluation.
+            passes: Number of passes of the teacher for these inputs; two would be too noisy.
+
+        Raises:
+            ValueError: Before the first step, and as `fit_variation`.
+        """
+        if self._learner is None:
+            raise ValueError("expected at least one step, got none; call step(x) in the training loop")
+        teacher = self.teacher.with_passes(passes)
+        labeled = labels.label_batches(self.model, val_loader, teacher, self.target, self.generator, runs=2)
+        validation = rows.concatenate(rows.read_rows(self.model, labeled, self.reader))
+        range_rows, held_out = rows.halves(validation)
+        fitted = self._learner.fitted(range_rows, self.target)
+        return build_estimator(self.model, self.reader, teacher, fitted, held_out)
+
+
+class _OnlineLearner:
+    """Small network, its optimizer, and running moments of its features, started at the first batch.
+
+    Args:
+        first: Rows of the first batch. Their mean label is the unit of all labels.
+        target: Spread to learn.
+        hidden: Widths of the hidden layers.
+        learning_rate: Learning rate of AdamW.
+        generator: Generator of the initial weights.
+
+    Raises:
+        ValueError: For fewer than two rows, or labels that are all zero.
+    """
+
+    def __init__(
+        self,
+        first: Rows,
+        target: Target,
+        hidden: Sequence[int],
+        learning_rate: float,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.steps, self.unit, self.output_width = 0, rows.mean_label(first.labels, target), first.widths[0]
+        self.mean = first.features.double().mean(dim=0)
+        self.square = first.features.double().square().mean(dim=0)
+        self.weights = mlp.initial(first.features.shape[1], hidden, 1, first.features.device, generator)
+        self.average = [weight.clone() for weight in self.weights]
+        self.optimizer = torch.optim.AdamW([w.requires_grad_() for w in self.weights], lr=learning_rate)
+
+    def step(self, batch: Rows) -> float:
+        """Update the running moments and the weights, and return the QLIKE loss."""
         self.steps += 1
-        share = max(1 / self.steps, 1 / _MEMORY)
-        self.mean.lerp_(seen.features.double().mean(dim=0), share)
-        self.square.lerp_(seen.features.double().square().mean(dim=0), share)
-        inputs = self._scaling().apply(seen.features).inputs
+        share = max(1 / self.steps, 1 / _WINDOW)
+        self.mean.lerp_(batch.features.double().mean(dim=0), share)
+        self.square.lerp_(batch.features.double().square().mean(dim=0), share)
+        inputs = self._scaling().apply(batch.features).inputs
         self.optimizer.zero_grad()
-        loss = mlp.qlike(mlp.forward(self.weights, inputs), seen.labels[:, 0] / self.unit)
+        loss = mlp.qlike(mlp.forward(self.weights, inputs), batch.labels[:, 0] / self.unit)
         loss.backward()
         self.optimizer.step()
         for mean, weight in zip(self.average, self.weights, strict=True):
             mean.lerp_(weight.detach(), 10 / (self.steps + 10))
         return float(loss.detach())
 
-    @default_modes()
-    def finish(self, val_loader: Loader, passes: int = 10) -> VariationEstimator:
-        """The estimator of the model as it is now.
-
-        Args:
-            val_loader: inputs that no step has seen; every other row gives the range of the answers, the rest judges.
-            passes: of the teacher to judge by; two would be too noisy.
-
-        Raises:
-            ValueError: before the first step, and as `fit_variation`.
-        """
-        if not self.steps:
-            raise ValueError("expected at least one step, got none; call step(x) in the training loop")
-        judge = replace(self.teacher, passes=passes)
-        asked = labels.each(self.model, val_loader, judge, self.target, self.generator, runs=2)
-        known, judging = rows.halves(rows.collected(rows.batchwise(self.model, asked, self.reader)))
+    def fitted(self, range_rows: Rows, target: Target) -> FittedMLP:
+        """Return the average network, with the range of its estimates from `range_rows`."""
         scaling = self._scaling()
-        scaled = scaling.apply(known.features)
-        fitted = mlp.variance(mlp.forward(self.average, scaled.inputs)) * self.unit
-        bounds = bounds_of(fitted, known.labels, self.target)
-        weights = tuple(mean.clone() for mean in self.average)  # which later steps go on changing
-        fit = Fit(self.target, scaling, weights, self.unit, bounds, limit_of(scaled), known.passes)
-        return judged(self.model, self.reader, judge, fit, judging)
-
-    def _start(self, seen: Rows) -> None:
-        self.unit, self.outputs = rows.mean_label(seen.labels, self.target), seen.widths[0]
-        self.mean = seen.features.double().mean(dim=0)
-        self.square = seen.features.double().square().mean(dim=0)
-        self.weights = mlp.initial(seen.features.shape[1], self.hidden, 1, seen.features.device, self.generator)
-        self.average = [weight.clone() for weight in self.weights]
-        self.optimizer = torch.optim.AdamW([w.requires_grad_() for w in self.weights], lr=self.learning_rate)
+        scaled = scaling.apply(range_rows.features)
+        values = mlp.variance(mlp.forward(self.average, scaled.inputs)) * self.unit
+        bounds = estimate_bounds(values, range_rows.labels, target)
+        weights: tuple[Tensor, ...] = tuple(mean.clone() for mean in self.average)  # later steps change the average
+        return FittedMLP(target, scaling, weights, self.unit, bounds, outside_limit(scaled), range_rows.passes)
 
     def _scaling(self) -> Scaling:
-        """Of all columns, by the running moments; one that has not varied yet is left at zero."""
+        """Return the scaling of all columns by the running moments; a column that has not varied yet becomes zero."""
         deviation = (self.square - self.mean.square()).clamp_min(0).sqrt()
-        still = deviation <= 1e-6 * self.square.sqrt()
-        scale = torch.where(still, torch.inf, deviation)
+        constant = deviation <= 1e-6 * self.square.sqrt()
+        scale = torch.where(constant, torch.inf, deviation)
         columns = torch.arange(len(scale), device=scale.device)
-        return Scaling(columns, self.mean.float(), scale.float(), Scaling.weights(columns, self.outputs))
+        return Scaling(columns, self.mean.float(), scale.float(), Scaling.weights(columns, self.output_width))

@@ -1,8 +1,8 @@
-"""What a variation is for: which item to try, whom to refuse an answer, which label to ask for.
+"""Uses of a variation: exploration in recommendation, abstention, and the choice of inputs to label.
 
-All take a prediction and its variation σ, in the same units, as `estimator(x)` gives them for a rating or a logit: one
-pass where exploration by dropout takes many. σ is what dropout would say: it finds inputs that the model knows little
-about, not answers that are wrong. Test its worth on your own task before relying on it.
+All functions take a prediction and its variation σ in the same units, as `estimator(x)` returns them for a rating or a
+logit, in one pass where exploration by dropout takes many. σ estimates the spread under dropout: it is large for
+inputs that the model has seen little of, not for predictions that are wrong. Test its worth on your own task.
 """
 
 import math
@@ -12,54 +12,54 @@ from torch import Tensor
 
 
 def ucb(mean: Tensor, variation: Tensor, weight: float = 1.0) -> Tensor:
-    """Upper confidence bounds μ + wσ: to explore, take the item of the greatest. Auer 2002.
+    """Return upper confidence bounds μ + wσ; to explore, take the item with the greatest. Auer 2002.
 
     Args:
-        mean: μ, (N,) or of any shape, such as users × items.
-        variation: σ of the same shape, at least 0.
-        weight: w standard deviations, at least 0; 0 is greedy.
+        mean: Predictions μ, (N,) or of any shape, such as users × items.
+        variation: Variation σ of the same shape, at least 0.
+        weight: Number w of standard deviations, at least 0; 0 is greedy.
 
     Raises:
-        ValueError: for shapes that differ or a negative weight.
+        ValueError: For shapes that differ or a negative weight.
     """
     _check(mean, variation)
     if not weight >= 0:
-        raise ValueError(f"expected a weight of at least 0, got {weight}; a negative one avoids what is not known")
+        raise ValueError(f"expected a weight of at least 0, got {weight}; a negative one avoids uncertain items")
     return mean + weight * variation
 
 
 def thompson(mean: Tensor, variation: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """One draw from N(μ, σ²) for each entry: to explore, take the item of the greatest draw.
+    """Draw one sample from N(μ, σ²) for each entry; to explore, take the item with the greatest.
 
-    An item is taken as often as it would be best, if entries were independent and normal. Thompson 1933.
+    An item is taken with the probability that it is the best, if entries are independent and normal. Thompson 1933.
 
     Args:
-        mean: μ, (N,) or of any shape, such as users × items.
-        variation: σ of the same shape, at least 0.
-        generator: randomness of the draws.
+        mean: Predictions μ, (N,) or of any shape, such as users × items.
+        variation: Variation σ of the same shape, at least 0.
+        generator: Generator of the samples; None for the default generator of torch.
 
     Raises:
-        ValueError: for shapes that differ.
+        ValueError: For shapes that differ.
     """
     _check(mean, variation)
     device = mean.device if generator is None else generator.device
-    drawn = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=device)
-    return mean + variation * drawn.to(mean.device)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=device)
+    return mean + variation * noise.to(mean.device)
 
 
 def abstain(variation: Tensor, known: Tensor, coverage: float) -> Tensor:
-    """Which inputs (N,) to refuse an answer, bool: those of the highest variation.
+    """Return the inputs to abstain on, (N,) bool: those with the highest variation.
 
-    Refused is what exceeds the ⌈(n + 1)c⌉-th lowest of n known variations, so that an input like those is answered
-    with a chance of at least c, and at most c + 1/(n + 1) where no two are equal.
+    They are the inputs above the ⌈(n + 1)c⌉-th lowest of n known variations. An input like those is then accepted with
+    probability at least c, and at most c + 1/(n + 1) if no two variations are equal.
 
     Args:
-        variation: of the inputs, (N,).
-        known: of other inputs like those to come, such as validation rows, (n,).
-        coverage: c, the share to be answered, in (0, 1].
+        variation: Variation of the inputs, (N,).
+        known: Variation of other inputs like those in use, such as validation rows, (n,).
+        coverage: Fraction c of inputs to accept, in (0, 1].
 
     Raises:
-        ValueError: for a coverage out of range.
+        ValueError: For a coverage out of range.
     """
     if not 0 < coverage <= 1:
         raise ValueError(f"expected a coverage in (0, 1], got {coverage}")
@@ -72,20 +72,20 @@ def abstain(variation: Tensor, known: Tensor, coverage: float) -> Tensor:
 def acquire(
     variation: Tensor, count: int, *, power: float = math.inf, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Which of N unlabelled inputs to have labelled, int64 (count,).
+    """Return the indices (count,) int64 of the unlabeled inputs to have labeled.
 
-    The greatest log σ + G/β, with G from a Gumbel distribution: drawn one after another without replacement, with
-    chances in proportion to σ^β. A batch of the very greatest holds inputs alike, which teach the same; β about 1
-    spreads it. Kirsch et al. 2023 (arXiv 2106.12059).
+    They have the greatest log σ + G/β, with G from a Gumbel distribution. This samples without replacement with
+    probabilities proportional to σ^β. The inputs with the very greatest σ are often alike, so that their labels are
+    redundant; β about 1 makes the batch more diverse. Kirsch et al. 2023 (arXiv 2106.12059).
 
     Args:
-        variation: σ, (N,), at least 0.
-        count: how many, at most N.
-        power: β above 0; infinite takes the greatest, without randomness.
-        generator: randomness of the draws.
+        variation: Variation σ of N inputs, (N,), at least 0.
+        count: Number of inputs to select, at most N.
+        power: Power β above 0; infinity selects the greatest, without randomness.
+        generator: Generator of the samples; None for the default generator of torch.
 
     Raises:
-        ValueError: for more than N, or a power that is not above 0.
+        ValueError: For a count above N, or a power that is not above 0.
     """
     if not 0 <= count <= len(variation) or not power > 0:
         raise ValueError(f"expected a count up to {len(variation)} and a power above 0, got {count=}, {power=}")

@@ -11,21 +11,21 @@ from tests.surroundings import anywhere
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every network and input of these tests is the same each time."""
+    """Seed every network and input of these tests."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
 
 
 def nearly_linear(dropout, features, scale=1e-3):
-    """Two classes whose probability is linear in the last layer's inputs, to second order in `scale`."""
+    """Make a model of two classes whose probability is linear in the last layer's inputs, up to O(scale²)."""
     model = nn.Sequential(dropout, nn.Flatten(1), nn.Linear(features, 2, bias=False))
     model[2].weight.data.mul_(scale)
     return model.eval()
 
 
 def slopes(model):
-    """∂f/∂h of the probability of either class at even odds, up to its sign."""
+    """Return ∂f/∂h of the probability f of either class at even odds, up to its sign."""
     return (model[2].weight[0] - model[2].weight[1]) / 4
 
 
@@ -33,12 +33,12 @@ def test_it_is_exact_for_dropout_before_a_last_linear_layer(generator):
     model = nearly_linear(nn.Dropout(0.3), 8)
     h = torch.randn(5, 8, generator=generator)
     exact = ((h * slopes(model)) ** 2).sum(dim=1).mul(0.3 / 0.7).sqrt().double()
-    found = delta_rule(model, h)
-    assert found.dtype == torch.float64
-    assert not found.requires_grad
-    torch.testing.assert_close(found, exact.detach(), rtol=1e-5, atol=0)
+    spread = delta_rule(model, h)
+    assert spread.dtype == torch.float64
+    assert not spread.requires_grad
+    torch.testing.assert_close(spread, exact.detach(), rtol=1e-5, atol=0)
     sampled = MCDropout(passes=8000)(model, h, generator=generator)["std"]
-    torch.testing.assert_close(found, sampled, rtol=tolerances.deviation(8000), atol=0)
+    torch.testing.assert_close(spread, sampled, rtol=tolerances.deviation(8000), atol=0)
 
 
 def test_the_unit_of_channel_dropout_is_the_channel(generator):
@@ -60,7 +60,7 @@ def test_it_is_exact_for_logits_and_predictions_linear_in_the_dropped_units(gene
         torch.testing.assert_close(delta_rule(model, x, likelihood=likelihood).float(), exact.mean(dim=1).sqrt())
 
 
-def test_variances_of_several_places_add(generator):
+def test_variances_of_several_sites_add_up(generator):
     model = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3)).eval()
     x = torch.randn(5, 4, generator=generator)
     parts = [delta_rule(model, x, at=name) ** 2 for name in ("0", "3")]
@@ -76,7 +76,7 @@ def test_rows_do_not_depend_on_their_batch():
     torch.testing.assert_close(together, torch.cat([delta_rule(model, part) for part in x.split(1)]))
 
 
-def test_modes_gradients_and_hooks_stay_as_they_were():
+def test_modes_gradients_and_hooks_do_not_change():
     model = convnet(4, widths=(3, 5), dropout=0.2).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     delta_rule(model, torch.rand(6, 1, 8, 8))
@@ -86,7 +86,7 @@ def test_modes_gradients_and_hooks_stay_as_they_were():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_an_answer_that_depends_on_no_dropped_unit_is_an_error():
+def test_an_output_that_depends_on_no_dropped_unit_is_an_error():
     model = convnet(4, widths=(3, 5), dropout=0.2)
     with pytest.raises(ValueError, match=r"depends on the output of \['exits.0.features.dropout'\], got one"):
         delta_rule(model, torch.rand(2, 1, 8, 8), at="exits.0.features.dropout")
@@ -123,10 +123,10 @@ def test_inputs_that_are_not_finite_are_refused():
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+def test_the_modes_of_the_caller_change_nothing(surrounding):
     model, h = nearly_linear(nn.Dropout(0.3), 8), torch.randn(5, 8)
     expected = delta_rule(model, h)
     with surrounding():
-        found = delta_rule(model, h)
-    assert torch.equal(found, expected)
-    assert not found.is_inference()
+        spread = delta_rule(model, h)
+    assert torch.equal(spread, expected)
+    assert not spread.is_inference()

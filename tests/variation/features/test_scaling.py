@@ -9,7 +9,7 @@ def features(n=1000, width=5, seed=0):
 
 
 @pytest.mark.parametrize(("outputs", "strengths"), [(1, 1), (2, 50), (100, 1), (3, 0)])
-def test_strengths_weigh_at_most_a_quarter_of_the_output_and_never_more_each(outputs, strengths):
+def test_strengths_weigh_at_most_a_quarter_of_the_output_and_never_more_than_one_each(outputs, strengths):
     weight = Scaling.weights(torch.arange(outputs + strengths), outputs)
     assert torch.equal(weight[:outputs], torch.ones(outputs))
     assert (weight[outputs:] <= 1).all()
@@ -17,7 +17,7 @@ def test_strengths_weigh_at_most_a_quarter_of_the_output_and_never_more_each(out
     assert float(weight[outputs:].square().sum()) == pytest.approx(heaviest if strengths else 0, rel=1e-6)
 
 
-def test_what_is_read_of_the_output_is_kept_and_strengths_that_are_never_on_or_never_change_are_not():
+def test_output_features_are_selected_and_inactive_or_constant_strengths_are_not():
     rows = features()
     rows[:, 2] = 7.0
     rows[5:, 3] = 0.0  # on in 0.5 % of the rows
@@ -25,7 +25,7 @@ def test_what_is_read_of_the_output_is_kept_and_strengths_that_are_never_on_or_n
     assert Scaling.fit(rows, 2).columns.tolist() == [0, 1, 4]
 
 
-def test_inputs_are_standard_scores_no_further_than_four_deviations():
+def test_inputs_are_standard_scores_clipped_at_four_deviations():
     rows = features()
     scaling = Scaling.fit(rows, 5)
     inputs = scaling.apply(rows).inputs

@@ -12,7 +12,7 @@ from suffice.variation.features.strengths import capture, layer_names
 
 
 class Reused(nn.Module):
-    """One activation module that runs twice, then an operation that overwrites its output."""
+    """Model whose activation module runs twice, followed by an operation that overwrites its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,40 +29,40 @@ class Pair(nn.Module):
         return x, x
 
 
-def watched(*shape, kind="value"):
-    """The strengths of a layer that puts out random values of that shape, and the values."""
+def strengths_of(*shape, kind="value"):
+    """Return the strengths of a layer that returns random values of a shape, and the values."""
     values = torch.randn(shape)
     model = nn.Sequential(nn.Identity(), nn.Flatten(1))
     return capture(model, values, ["0"], kind)[1]["0"], values
 
 
 def test_strengths_of_a_dense_layer_are_its_values():
-    strengths, values = watched(5, 7)
+    strengths, values = strengths_of(5, 7)
     assert torch.equal(strengths, values)
 
 
 def test_strengths_of_channels_are_their_mean_and_maximum_over_positions():
-    strengths, values = watched(5, 3, 4, 2)
+    strengths, values = strengths_of(5, 3, 4, 2)
     torch.testing.assert_close(strengths[:, :3], values.mean(dim=(2, 3)))
     assert torch.equal(strengths[:, 3:], values.amax(dim=(2, 3)))
 
 
 def test_strengths_of_tokens_are_the_mean_and_maximum_over_tokens():
-    strengths, values = watched(5, 6, 3)
+    strengths, values = strengths_of(5, 6, 3)
     torch.testing.assert_close(strengths[:, :3], values.mean(dim=1))
     assert torch.equal(strengths[:, 3:], values.amax(dim=1))
 
 
-def test_strengths_on_and_off_are_whether_values_are_above_zero():
+def test_on_off_strengths_are_whether_values_are_above_zero():
     for shape, positions in (((5, 7), None), ((5, 6, 3), 1), ((5, 3, 4, 2), (2, 3))):
-        strengths, values = watched(*shape, kind="on")
+        strengths, values = strengths_of(*shape, kind="on")
         on = (values > 0).float()
         torch.testing.assert_close(strengths, on if positions is None else on.mean(dim=positions))
-        both, values = watched(*shape, kind="both")
+        both, values = strengths_of(*shape, kind="both")
         assert both.shape[1] == strengths.shape[1] * (2 if positions is None else 3)
 
 
-def test_capturing_leaves_the_output_modes_and_hooks_as_they_were():
+def test_capturing_does_not_change_the_output_modes_and_hooks():
     model = convnet(4, widths=(3, 5), dropout=0.3)
     model.stages[0].eval()
     modes = [module.training for module in model.modules()]
@@ -77,7 +77,7 @@ def test_capturing_leaves_the_output_modes_and_hooks_as_they_were():
     assert not any(part.requires_grad for part in strengths.values())
 
 
-def test_a_layer_that_runs_twice_gives_two_sets_taken_before_anything_overwrites_them():
+def test_a_layer_that_runs_twice_has_two_sets_of_strengths_read_before_they_are_overwritten():
     model = Reused()
     x = torch.randn(5, 3)
     output, strengths = capture(model, x, ["relu"])
@@ -92,7 +92,7 @@ def test_no_layers_give_no_strengths():
     assert capture(nn.Linear(3, 4), torch.zeros(5, 3), [])[1] == {}
 
 
-def test_every_activation_is_watched_unless_layers_are_named():
+def test_every_activation_is_read_unless_layers_are_named():
     model = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Tanh(), nn.Softmax(dim=1))
     assert layer_names(model, None) == ("1", "2")
     assert layer_names(model, "[0-1]") == ("0", "1")
@@ -102,7 +102,7 @@ def test_every_activation_is_watched_unless_layers_are_named():
     assert layer_names(model, "last") == ("2",)
 
 
-def test_a_module_with_two_names_is_chosen_once():
+def test_a_module_with_two_names_is_matched_once():
     model = nn.ModuleDict({"a": nn.ReLU()})
     model["b"] = model["a"]
     assert list(matching(model, "*")) == ["a"]
@@ -127,7 +127,7 @@ def test_a_layer_that_does_not_run_is_an_error_and_leaves_no_hook():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_layer_that_gives_no_tensor_is_refused_and_leaves_no_hook():
+def test_a_layer_whose_output_is_no_tensor_is_refused_and_leaves_no_hook():
     model = nn.Sequential(Pair())
     with pytest.raises(TypeError, match="expected a tensor from module '0', got tuple"):
         capture(model, torch.zeros(2, 3), ["0"])
@@ -148,7 +148,7 @@ def test_hooks_are_removed_when_the_body_fails():
     assert not model.relu._forward_hooks
 
 
-def test_strengths_that_are_hardly_active_or_constant_are_dropped_and_the_output_is_not(generator):
+def test_strengths_that_are_hardly_active_or_constant_are_left_out_and_the_output_is_not(generator):
     features = torch.randn(1000, 5, generator=generator)
     features[:, 0] *= torch.arange(1000) < 5
     features[:, 2] *= torch.arange(1000) < 9
@@ -175,7 +175,7 @@ def test_inputs_are_standard_scores_clipped_at_four(generator):
 
 @given(st.integers(2, 8), st.floats(-1e3, 1e3), st.floats(1e-3, 300))
 @settings(deadline=None, max_examples=30)
-def test_output_features_are_finite_and_blind_to_a_shift_of_the_logits(classes, shift, scale):
+def test_output_features_are_finite_and_invariant_to_a_shift_of_the_logits(classes, shift, scale):
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0)) * scale
     features = output_features(logits, "classification")
     assert features.shape == (4, classes + min(classes, 5) + 3)

@@ -22,7 +22,7 @@ def test_the_weights_are_those_of_scikit_learn():
     assert float(bias) == pytest.approx(float(expected.intercept_), rel=1e-4)
 
 
-def test_statistics_do_not_depend_on_how_rows_were_cut_and_can_be_merged():
+def test_statistics_do_not_depend_on_how_rows_were_split_and_can_be_merged():
     x, labels, _ = data()
     whole = ridge.update(ridge.init(5), x, labels)
     parts = [ridge.update(ridge.init(5), *part) for part in zip(x.split(77), labels.split(77), strict=True)]
@@ -34,7 +34,7 @@ def test_statistics_do_not_depend_on_how_rows_were_cut_and_can_be_merged():
     assert merged.count == whole.count == 400
 
 
-def test_some_of_the_inputs_are_solved_as_if_there_were_no_others():
+def test_selected_inputs_are_solved_as_if_there_were_no_others():
     x, labels, _ = data()
     columns = torch.tensor([3, 0])
     few = ridge.solve(ridge.select(ridge.update(ridge.init(5), x, labels), columns), 0.1)
@@ -42,7 +42,7 @@ def test_some_of_the_inputs_are_solved_as_if_there_were_no_others():
     torch.testing.assert_close(few, alone)
 
 
-def test_the_logarithms_bias_is_taken_out():
+def test_the_bias_of_the_logarithm_is_removed():
     x, labels, _ = data(4000)
     statistics = ridge.update(ridge.init(5), x, labels)
     fresh, fresh_labels, variance = data(4000, seed=1)
@@ -52,11 +52,11 @@ def test_the_logarithms_bias_is_taken_out():
     assert float(ratio.log().std()) < 0.1
 
 
-def test_a_penalty_is_chosen_where_inputs_say_nothing():
+def test_a_large_penalty_is_chosen_if_inputs_are_not_informative():
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(40, 30, generator=generator), torch.rand(40, generator=generator)
-    unseen = torch.randn(4000, 30, generator=generator), torch.rand(4000, generator=generator)
-    weights = ridge.fit(ridge.update(ridge.init(30), x, labels), unseen)
+    validation = torch.randn(4000, 30, generator=generator), torch.rand(4000, generator=generator)
+    weights = ridge.fit(ridge.update(ridge.init(30), x, labels), validation)
     assert weights[0].abs().max() < 0.1
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from suffice.prediction import entropy
 from suffice.variation.teachers import spreads
-from suffice.variation.teachers.spreads import Variation, concatenate, outputs, power
+from suffice.variation.teachers.spreads import Variation, concatenate, finite_outputs
 
 
 def passes(count=7, rows=5, columns=4, scale=1.0, seed=0):
@@ -16,9 +16,9 @@ def passes(count=7, rows=5, columns=4, scale=1.0, seed=0):
     return scale * deterministic, scale * (deterministic + torch.randn(count, rows, columns, generator=generator))
 
 
-def streamed(deterministic, found, likelihood, cut=3):
+def streamed(deterministic, outputs, likelihood, cut=3):
     sums = spreads.init(deterministic, likelihood)
-    for part in found.split(cut):
+    for part in outputs.split(cut):
         sums = spreads.update(sums, part)
     return spreads.variation(sums)
 
@@ -26,9 +26,9 @@ def streamed(deterministic, found, likelihood, cut=3):
 @given(count=st.integers(2, 9), cut=st.integers(1, 9), scale=st.sampled_from([1e-3, 1, 20]))
 @settings(deadline=None, max_examples=30)
 def test_streamed_spreads_of_a_classification_are_those_of_the_stored_passes(count, cut, scale):
-    deterministic, found = passes(count, scale=scale)
-    variation = streamed(deterministic, found, "classification", cut)
-    log_probs = found.double().log_softmax(dim=-1)
+    deterministic, outputs = passes(count, scale=scale)
+    variation = streamed(deterministic, outputs, "classification", cut)
+    log_probs = outputs.double().log_softmax(dim=-1)
     probs, top = log_probs.exp(), deterministic.argmax(dim=1)
     variance = probs.var(dim=0)
     close = {"rtol": 1e-6, "atol": 1e-12}
@@ -43,84 +43,78 @@ def test_streamed_spreads_of_a_classification_are_those_of_the_stored_passes(cou
 
 
 def test_the_disagreement_of_few_passes_is_unbiased_and_the_mutual_information_is_not():
-    deterministic, found = passes(20_000, rows=1)
-    many = streamed(deterministic, found, "classification", 20_000)
-    few = [streamed(deterministic, part, "classification") for part in found.split(2)]
+    deterministic, outputs = passes(20_000, rows=1)
+    many = streamed(deterministic, outputs, "classification", 20_000)
+    few = [streamed(deterministic, part, "classification") for part in outputs.split(2)]
     means = {name: torch.cat([v[name] for v in few]).mean() for name in ("disagreement", "mutual_information")}
     assert abs(means["disagreement"] / many["disagreement"] - 1) < 0.03
     assert means["mutual_information"] / many["mutual_information"] < 0.7
 
 
-def test_spreads_of_a_binary_answer_are_of_the_logit_first_and_of_the_probability():
-    deterministic, found = passes(columns=1)
-    variation = streamed(deterministic, found, "binary")
-    torch.testing.assert_close(variation["std"], found.double().std(dim=0)[:, 0])
-    torch.testing.assert_close(variation["std_probability"], found.double().sigmoid().std(dim=0)[:, 0])
-    torch.testing.assert_close(variation.mean, found.double().mean(dim=0))
+def test_spreads_of_a_binary_output_are_of_the_logit_and_of_the_probability():
+    deterministic, outputs = passes(columns=1)
+    variation = streamed(deterministic, outputs, "binary")
+    torch.testing.assert_close(variation["std"], outputs.double().std(dim=0)[:, 0])
+    torch.testing.assert_close(variation["std_probability"], outputs.double().sigmoid().std(dim=0)[:, 0])
+    torch.testing.assert_close(variation.mean, outputs.double().mean(dim=0))
     assert set(variation.spreads) == {"std", "std_probability"}
 
 
 @pytest.mark.parametrize("likelihood", ["binary", "regression"])
-def test_several_outputs_have_spreads_of_their_own_and_one_in_common(likelihood):
-    deterministic, found = passes(columns=3)
-    variation = streamed(deterministic, found, likelihood)
-    own = torch.stack([variation[f"std_{d}"] for d in range(3)], dim=1)
-    torch.testing.assert_close(own, found.double().std(dim=0))
-    torch.testing.assert_close(variation["std"] ** 2, (own**2).mean(dim=1))
+def test_several_outputs_have_one_spread_each_and_one_in_common(likelihood):
+    deterministic, outputs = passes(columns=3)
+    variation = streamed(deterministic, outputs, likelihood)
+    each = torch.stack([variation[f"std_{d}"] for d in range(3)], dim=1)
+    torch.testing.assert_close(each, outputs.double().std(dim=0))
+    torch.testing.assert_close(variation["std"] ** 2, (each**2).mean(dim=1))
 
 
-def test_another_divisor_is_for_second_moments_that_are_exact():
-    deterministic, found = passes(columns=1)
-    sums = spreads.update(spreads.init(deterministic, "regression"), found)
+def test_exact_second_moments_have_divisor_t():
+    deterministic, outputs = passes(columns=1)
+    sums = spreads.update(spreads.init(deterministic, "regression"), outputs)
     exact = spreads.variation(sums, divisor=7)["std"]
-    torch.testing.assert_close(exact, found.double().std(dim=0, correction=0)[:, 0])
+    torch.testing.assert_close(exact, outputs.double().std(dim=0, correction=0)[:, 0])
 
 
-def test_a_large_common_value_does_not_cost_the_spread_its_digits():
-    deterministic, found = passes(columns=1)
-    variation = streamed(deterministic.double() + 1e9, found.double() + 1e9, "regression")
-    torch.testing.assert_close(variation["std"], found.double().std(dim=0)[:, 0], rtol=1e-5, atol=0)
+def test_a_large_common_value_does_not_cancel_the_digits_of_the_spread():
+    deterministic, outputs = passes(columns=1)
+    variation = streamed(deterministic.double() + 1e9, outputs.double() + 1e9, "regression")
+    torch.testing.assert_close(variation["std"], outputs.double().std(dim=0)[:, 0], rtol=1e-5, atol=0)
 
 
-def test_powers_are_of_what_few_passes_estimate_without_bias():
-    assert [power(name) for name in ("std", "std_mean", "std_3", "disagreement")] == [2, 2, 2, 1]
-    with pytest.raises(ValueError, match=r"'std', .* or 'disagreement', got 'mutual_information'; .* biased"):
-        power("mutual_information")
-
-
-def test_variations_of_different_numbers_of_passes_do_not_join():
+def test_variations_of_different_numbers_of_passes_are_not_concatenated():
     few, many = (Variation(torch.ones(1, 2), {}, passes) for passes in (2, 3))
     with pytest.raises(ValueError, match=r"one number of passes, got \[2, 3\]"):
         concatenate([few, many])
 
 
-def test_a_spread_that_is_not_there_is_an_error_with_the_names():
+def test_a_missing_spread_is_an_error_with_the_names():
     variation = Variation(torch.ones(1, 2), {"std": torch.ones(1)}, 2)
     with pytest.raises(KeyError, match=r"expected one of the spreads \['std'\], got 'sd'"):
         variation["sd"]
 
 
-def test_the_likelihood_says_what_an_output_is():
-    assert outputs(torch.zeros(2, 3), "classification").shape == (2, 3)
-    assert outputs(torch.zeros(2), "binary").shape == (2, 1)
-    assert outputs((torch.zeros(2, 3), None), "regression").shape == (2, 3)
-    assert outputs([torch.zeros(2, 3), torch.ones(2, 3)], "classification").min() == 1
+def test_the_likelihood_determines_the_shape_of_outputs():
+    assert finite_outputs(torch.zeros(2, 3), "classification").shape == (2, 3)
+    assert finite_outputs(torch.zeros(2), "binary").shape == (2, 1)
+    assert finite_outputs((torch.zeros(2, 3), None), "regression").shape == (2, 3)
+    assert finite_outputs([torch.zeros(2, 3), torch.ones(2, 3)], "classification").min() == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (2,), (2, 3, 4)])
 def test_class_logits_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected logits of shape \(N, C\) with at least 2 classes.*likelihood="):
-        outputs(torch.zeros(shape), "classification")
+        finite_outputs(torch.zeros(shape), "classification")
 
 
 def test_other_outputs_of_another_shape_or_not_finite_are_refused():
     with pytest.raises(ValueError, match=r"shape \(N,\) or \(N, D\) under likelihood='binary', got shape \(2, 3, 4\)"):
-        outputs(torch.zeros(2, 3, 4), "binary")
+        finite_outputs(torch.zeros(2, 3, 4), "binary")
     with pytest.raises(ValueError, match="expected finite outputs, got NaN or infinity at position 1"):
-        outputs(torch.tensor([0.0, torch.nan]), "regression")
+        finite_outputs(torch.tensor([0.0, torch.nan]), "regression")
 
 
-def test_a_single_batch_joins_into_itself():
+def test_concatenating_a_single_batch_returns_it():
     one = streamed(*passes(), "classification")
     joined = concatenate([one])
     assert torch.equal(joined.mean, one.mean)

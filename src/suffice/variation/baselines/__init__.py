@@ -1,4 +1,4 @@
-"""What an estimator is compared with: the delta rule, propagated moments and a last layer alone."""
+"""Baselines of an estimator that need no training: the delta rule, propagated moments and the last layer alone."""
 
 from suffice.utils.lazy import modules_of
 

@@ -1,12 +1,12 @@
-"""The variation without sampling and without training: the delta rule.
+"""Delta rule: the variation to first order, without sampling and without training.
 
-Dropout multiplies each unit h_i by a factor g_i of mean 1 and variance p/(1 − p). With f the probability of the
-class ranked top, the logit of a binary answer or the prediction of a regression, to first order about g = 1
+Dropout multiplies each unit h_i by a factor g_i of mean 1 and variance p/(1 − p). With f the probability of the top
+class, the logit of a binary question or the prediction of a regression, to first order about g = 1
 
     Var[f]  =  Σ_i (∂f/∂g_i)² · p_i/(1 − p_i),        ∂f/∂g_i = h_i · ∂f/∂h_i
 
-where whole channels are dropped, i is a channel and its derivative is the sum over its positions. Exact where f
-is linear in the factors and each is dropped once; it takes one forward and one backward pass.
+Where whole channels are dropped, i is a channel, and its derivative is the sum over its positions. The rule is exact if
+f is linear in the factors and each unit is dropped once. It takes one forward and one backward pass.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from suffice.network import State, batch_size
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
 from suffice.variation.teachers import sites
-from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, outputs
+from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, finite_outputs
 
 
 @default_modes()
@@ -29,20 +29,19 @@ def delta_rule(
     rate: float | None = None,
     likelihood: LikelihoodName = "classification",
 ) -> Tensor:
-    """The spread "std" (N,) float64 under dropout, to first order.
+    """Return the spread "std" (N,) float64 under dropout, to first order.
 
     Args:
-        model: answers as for `MCDropout`; it runs in evaluation mode, and neither its modes nor its gradients
-            change.
+        model: Model with outputs as for `MCDropout`. It runs in evaluation mode; its modes and gradients do not change.
         x: N examples, on the model's device.
-        at: names or patterns of the modules that drop, as for `MCDropout`.
-        rate: chance of a unit to be dropped; None takes each dropout's own.
-        likelihood: what the output is. With several outputs the mean of their variances counts, at the cost of a
-            backward pass for each.
+        at: Names or patterns of the modules that drop, as for `MCDropout`.
+        rate: Probability of dropping a unit; None for the rate of each dropout module.
+        likelihood: Meaning of the model's output. With several outputs the result is the root of their mean variance,
+            at the cost of a backward pass for each.
 
     Raises:
-        ValueError: as `MCDropout` does for the model, the names and the rate; also if the answer depends on
-            no unit that is dropped, or dropout is inside attention.
+        ValueError: As `MCDropout` does for the model, the names and the rate; also if the output depends on no
+            dropped unit, or attention is among the sites.
     """
     check_likelihood(likelihood)
     if rate is not None:
@@ -50,33 +49,35 @@ def delta_rule(
     rows = batch_size(x)
     gates: list[tuple[float, Tensor]] = []
 
-    def gate(own_rate: float, units: Tensor) -> Tensor:
+    def gate(site_rate: float, units: Tensor) -> Tensor:
         if len(units) != rows:
             raise ValueError(
-                f"expected one row of units for each of {rows} examples, got {len(units)}; the rule cannot tell "
-                "which rows are whose: choose modules that put the examples first"
+                f"expected one row of units for each of {rows} examples, got {len(units)}; the rule cannot assign "
+                "rows of units to examples: choose modules that put the examples first"
             )
-        gates.append((own_rate, torch.ones_like(units, requires_grad=True)))
-        return gates[-1][1]
+        factors = torch.ones_like(units, requires_grad=True)
+        gates.append((site_rate, factors))
+        return factors
 
     with inference(model) as model:
         chosen = sites.find(model, x, rate, at)
         with torch.enable_grad():
-            found = outputs(sites.run(model, x, chosen, rows, gate, sites.refuse_attention), likelihood).double()
-            values = found.softmax(dim=-1).amax(dim=-1, keepdim=True) if likelihood == "classification" else found
+            output = sites.run(model, x, chosen, rows, gate, sites.refuse_attention)
+            outputs = finite_outputs(output, likelihood).double()
+            values = outputs.softmax(dim=-1).amax(dim=-1, keepdim=True) if likelihood == "classification" else outputs
             variances = [_variance(value.sum(), gates) for value in values.unbind(dim=1)]
     if all(variance is None for variance in variances):
         raise ValueError(
-            f"expected an answer that depends on the output of {chosen.names}, got one that depends on none; choose "
-            "modules on the way to the answer"
+            f"expected a model whose output depends on the output of {chosen.names}, got one that does not depend on "
+            "it; choose modules on the way to the output"
         )
-    zero = found.new_zeros(rows)
+    zero = outputs.new_zeros(rows)
     return torch.stack([zero if variance is None else variance for variance in variances]).mean(dim=0).sqrt()
 
 
 def _variance(total: Tensor, gates: Sequence[tuple[float, Tensor]]) -> Tensor | None:
-    """Variance (N,) of the terms of a total over examples, None if it depends on no gate."""
-    slopes = torch.autograd.grad(total, [factor for _, factor in gates], allow_unused=True, retain_graph=True)
+    """Return the variance (N,) of each term of a sum over examples, or None if it depends on no gate."""
+    slopes = torch.autograd.grad(total, [factors for _, factors in gates], allow_unused=True, retain_graph=True)
     parts = [
         slope.double().square().reshape(len(slope), -1).sum(dim=1) * rate / (1 - rate)
         for (rate, _), slope in zip(gates, slopes, strict=True)

@@ -1,8 +1,8 @@
-"""The exact case: dropout on the inputs of the last linear layer alone.
+"""Exact covariance under dropout on the inputs of the last linear layer alone.
 
     logits = W (h ∘ g) + b,    g of mean 1 and variance ρ/(1 − ρ)      ⇒      Cov = W diag(h²) Wᵀ · ρ/(1 − ρ)
 
-so no pass is needed. Any dropout earlier in the network is refused: it would not be counted.
+No dropout pass is needed. Dropout anywhere earlier in the network is an error, since its effect would be missing.
 """
 
 import torch
@@ -11,48 +11,52 @@ from torch import Tensor, nn
 from suffice.attach.plain import as_exit_network
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import inference
-from suffice.variation.baselines.moments import Moments
+from suffice.variation.baselines.moments import PropagatedMoments
 from suffice.variation.teachers import sites
 
 
-def last_layer(model: nn.Module, x: State, rate: float | None = None) -> Moments:
-    """Exact mean and covariance (N, C, C) float64 of a model's outputs under its own dropout.
+def last_layer(model: nn.Module, x: State, rate: float | None = None) -> PropagatedMoments:
+    """Return the exact mean and covariance (N, C, C) float64 of a model's outputs under its own dropout.
 
     Args:
-        model: its answer is the output of an `nn.Linear`, and its only dropout is on the inputs of that layer.
+        model: Model that ends with an `nn.Linear` and has dropout on the inputs of that layer only.
         x: N examples, on the model's device.
-        rate: in place of the dropout's own.
+        rate: Rate in place of the dropout's own.
 
     Raises:
-        ValueError: if the last linear layer is not found, or dropout is not on its inputs alone.
+        ValueError: If the last linear layer is not found, or dropout is not on its inputs alone.
     """
     with inference(model) as twin:
         return _last_layer(twin, x, rate)
 
 
-def _last_layer(model: nn.Module, x: State, rate: float | None) -> Moments:
-    """Of a twin."""
+def _last_layer(model: nn.Module, x: State, rate: float | None) -> PropagatedMoments:
+    """Compute the moments of a twin.
+
+    The pass with probes shows where dropout acts: it must multiply the inputs h of the classifier, and nothing else,
+    by the factors of the gate.
+    """
     network = as_exit_network(model, x)
     classifier = network.exit(len(network.exits) - 1).classifier
     probes: list[tuple[float, Tensor]] = []
     inputs: list[Tensor] = []
 
-    def gate(own: float, units: Tensor) -> Tensor:
-        ramp = torch.linspace(1, 2, units.numel(), device=units.device, dtype=units.dtype)
-        probes.append((own, ramp.view(units.shape)))
-        return probes[-1][1]
+    def gate(site_rate: float, units: Tensor) -> Tensor:
+        probe = torch.linspace(1, 2, units.numel(), device=units.device, dtype=units.dtype).view(units.shape)
+        probes.append((site_rate, probe))
+        return probe
 
-    def keep(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def record(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs.append(args[0])
 
-    handle = classifier.register_forward_pre_hook(keep)
+    handle = classifier.register_forward_pre_hook(record)
     try:
         chosen = sites.find(model, x, rate, None)
         sites.run(model, x, chosen, batch_size(x), gate, sites.refuse_attention)
         mean = output_tensor(call(model, x)).double()
     finally:
         handle.remove()
-    _, multiplied, h = (values.double() for values in inputs)
+    _, multiplied, h = (values.double() for values in inputs)  # of `find`, of the probes, of the plain pass
     p, probe = probes[0]
     if len(probes) != 1 or probe.shape != h.shape or not torch.allclose(multiplied, h * probe, rtol=1e-3):
         raise ValueError(
@@ -60,4 +64,4 @@ def _last_layer(model: nn.Module, x: State, rate: float | None) -> Moments:
             "MCDropout, or moments.propagate for a tower"
         )
     scaled = classifier.weight.double().detach() * h[:, None, :] * (p / (1 - p)) ** 0.5
-    return Moments(mean, scaled @ scaled.mT)
+    return PropagatedMoments(mean, scaled @ scaled.mT)

@@ -1,4 +1,4 @@
-"""What an estimator reads: activation strengths, their scaling, and the columns of both."""
+"""Features of a variation estimator: activation strengths, output features and their scaling."""
 
 from suffice.utils.lazy import modules_of
 

@@ -1,4 +1,4 @@
-"""How features become the inputs of a small network: what is dropped, standardised and clipped."""
+"""Scaling of features into the inputs of a small network: selection, standardization and clipping."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,19 +7,21 @@ import torch
 from torch import Tensor
 
 from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, SHARE, Parts
-from suffice.storage.stored import Stored
+from suffice.storage.serializable import Serializable
 
 _ACTIVE = 0.01
-"""Share of the training rows on which a strength has to be other than zero."""
+"""Fraction of the training rows on which a strength must differ from zero."""
 _CLIP = 4.0
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Rows of a small network.
+    """Scaled rows for a small network.
 
-    inputs: (N, K).  clipped: share (N,) of them that was clipped.
-    distance: root mean square (N,) of the standard scores before clipping, about 1 on the rows that were scaled by.
+    Attributes:
+        inputs: Inputs, (N, K).
+        clipped: Fraction of the inputs of each row that was clipped, (N,).
+        distance: Root mean square of the standard scores before clipping, (N,); about 1 on the rows of `Scaling.fit`.
     """
 
     inputs: Tensor
@@ -28,15 +30,19 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Scaling(Stored):
-    """How features (N, F) become the inputs (N, K) of a small network.
+class Scaling(Serializable):
+    """Map from features (N, F) to the inputs (N, K) of a small network.
 
-    Strengths that are hardly ever active, and columns that are constant, are left out. The rest is standardised
-    and clipped to ±4, and the strengths are weighed down until their variances sum to at most a quarter of those
-    of the output's features, since there are many of them and each says little.
+    Strengths that are hardly ever active and columns that are constant are left out. The rest is standardized and
+    clipped to ±4. Strengths are many and each has little information, so they are weighted down until their variances
+    sum to at most a quarter of those of the output's features.
 
-    columns: those kept, int64 (K,).  mean, scale: of the training rows, (K,), the scale infinite for a column that is
-    kept and does not vary.  weight: of each input, (K,).
+    Attributes:
+        columns: Indices of the selected columns, int64 (K,).
+        mean: Mean of each column over the training rows, (K,).
+        scale: Standard deviation of each column over the training rows, (K,); infinite for a selected column that
+            does not vary.
+        weight: Weight of each input, (K,).
     """
 
     columns: Tensor
@@ -46,10 +52,10 @@ class Scaling(Stored):
 
     @classmethod
     def fit(cls, features: Tensor, outputs: int) -> "Scaling":
-        """From training features (N, F), of which the first `outputs` columns describe the output.
+        """Fit the scaling to training features (N, F), of which the first `outputs` columns describe the output.
 
         Raises:
-            ValueError: if no column varies.
+            ValueError: If no column varies.
         """
         active = (features != 0).double().mean(dim=0) >= _ACTIVE
         active[:outputs] = True
@@ -70,26 +76,30 @@ class Scaling(Stored):
 
     @property
     def least_width(self) -> int:
-        """Columns that features have at least: those up to the last that is kept."""
+        """Minimum number of feature columns: those up to the last selected one."""
         return int(self.columns[-1]) + 1
 
     @staticmethod
     def weights(columns: Tensor, outputs: int) -> Tensor:
-        """Weights (K,) of columns, of which those below `outputs` describe the output."""
+        """Return the weights (K,) of columns, of which those below `outputs` describe the output."""
         output = columns < outputs
         weight = 0.5 * math.sqrt(int(output.sum()) / max(1, int((~output).sum())))
         return torch.full_like(output, min(1.0, weight), dtype=torch.float32).masked_fill_(output, 1.0)
 
     def apply(self, features: Tensor) -> "Scaled":
-        """What features (N, F) become."""
+        """Scale features (N, F).
+
+        Raises:
+            ValueError: If there are fewer columns than at fitting.
+        """
         if features.shape[1] < self.least_width:
             raise ValueError(
                 f"expected features of {self.least_width} columns or more, got {features.shape[1]}: the output or a "
                 "layer that is read is narrower than it was; pass the model and inputs like those of fitting"
             )
-        kept = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
+        selected = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
         slope = self.scale.reciprocal()
-        scores = torch.addcmul(-self.mean * slope, kept, slope)
+        scores = torch.addcmul(-self.mean * slope, selected, slope)
         distance = torch.linalg.vector_norm(scores, dim=1) / math.sqrt(scores.shape[1])
         inputs = scores.clamp(-_CLIP, _CLIP)
         clipped = (inputs != scores).sum(dim=1).float() / scores.shape[1]
@@ -97,7 +107,7 @@ class Scaling(Stored):
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "Scaling":
-        """From the tensors of an artifact, which are those of a `Scaling` by name."""
+        """Read the scaling from the tensors of an artifact, by the names of its fields."""
         columns = parts.tensor("columns", "I", NOT_NEGATIVE, dtype=torch.int64, rising=True)
         if not len(columns):
             parts.refuse_tensor("columns", "of one column or more", "none")
@@ -106,7 +116,7 @@ class Scaling(Stored):
         return cls(columns, parts.tensor("mean", "I"), scale, weight)
 
     def to(self, device: torch.device) -> "Scaling":
-        """The same on a device."""
+        """Return the scaling with its tensors on a device."""
         if device == self.columns.device:
             return self
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})

@@ -1,4 +1,4 @@
-"""How an estimator is fitted: labels, rows, objectives and small networks."""
+"""Learning of an estimator: labels, rows, objectives and small networks."""
 
 from suffice.utils.lazy import modules_of
 

@@ -1,13 +1,13 @@
-"""How good an estimate of a spread is, when the truth itself is measured by a few passes.
+"""Agreement of an estimated spread with the truth, when the truth itself is measured by a few passes.
 
 With two independent measurements a, b of the same spreads and an estimate ŝ
 
-    noise-corrected R²        1 − mean[(ŝ − a)(ŝ − b)] / Cov(a, b)          sees bias
-    noise-corrected squared correlation     r(ŝ, a) · r(ŝ, b) / r(a, b)      blind to it
+    noise-corrected R²        1 − mean[(ŝ − a)(ŝ − b)] / Cov(a, b)          sensitive to bias
+    noise-corrected squared correlation     r(ŝ, a) · r(ŝ, b) / r(a, b)      insensitive to bias
 
-as the noise of a and b is independent, products have the expectation of noiseless ones. The same on logarithms gives
-τ², the variance of log(σ/ŝ). Where a = b, for a teacher without randomness, they are the ordinary ones. Ranks, and
-who is among the lowest or highest, are taken from the mean of both: give it many passes.
+The noise of a and b is independent, so that products have the expectation of noiseless ones. The same on logarithms
+gives τ², the variance of log(σ/ŝ). If a = b, for a teacher without randomness, both are the usual measures. Ranks, and
+the examples with the lowest or highest spreads, are taken from the mean of a and b, which needs many passes.
 """
 
 import math
@@ -19,7 +19,7 @@ from suffice import metrics
 
 
 def r_squared(estimate: Tensor, a: Tensor, b: Tensor) -> float:
-    """Noise-corrected R² of an estimate (N,); NaN where the spreads do not differ."""
+    """Return the noise-corrected R² of an estimate (N,), or NaN if the measured spreads do not covary."""
     estimate, a, b = estimate.double(), a.double(), b.double()
     covariance = _covariance(a, b)
     error = ((estimate - a) * (estimate - b)).mean()
@@ -27,27 +27,30 @@ def r_squared(estimate: Tensor, a: Tensor, b: Tensor) -> float:
 
 
 def squared_correlation(estimate: Tensor, a: Tensor, b: Tensor) -> float:
-    """Noise-corrected squared correlation of an estimate (N,)."""
+    """Return the noise-corrected squared correlation of an estimate (N,), or NaN where it is not defined."""
     estimate, a, b = estimate.double(), a.double(), b.double()
     between = _covariance(a, b) * _covariance(estimate, estimate)
     return float(_covariance(estimate, a) * _covariance(estimate, b) / between) if between > 0 else math.nan
 
 
 def log_r_squared(estimate: Tensor, a: Tensor, b: Tensor) -> float:
-    """Noise-corrected R² of the logarithm of an estimate (N,), over rows where a and b are above zero.
+    """Return the noise-corrected R² of the logarithm of an estimate (N,), over rows where a and b are above zero.
 
-    An estimate below all that was measured counts as the least measured: a zero would decide everything.
+    An estimate is raised to the least measured spread, since the logarithm of a zero would dominate the result.
     """
-    seen = (a > 0) & (b > 0)
-    if not bool(seen.any()):
+    positive = (a > 0) & (b > 0)
+    if not bool(positive.any()):
         return math.nan
-    estimate, a, b = (values[seen].double() for values in (estimate, a, b))
+    estimate, a, b = (values[positive].double() for values in (estimate, a, b))
     least = torch.minimum(a, b).min()
     return r_squared(estimate.clamp_min(least).log(), a.log(), b.log())
 
 
 def spearman(estimate: Tensor, truth: Tensor) -> float:
-    """Rank correlation of an estimate (N,) with the truth, ties at their mean rank; NaN where either is constant."""
+    """Return the rank correlation of an estimate (N,) with the truth (N,), ties at their mean rank.
+
+    It is NaN if either is constant.
+    """
     from scipy.stats import rankdata
 
     x, y = (torch.from_numpy(rankdata(values.cpu())) for values in (estimate, truth))
@@ -56,18 +59,18 @@ def spearman(estimate: Tensor, truth: Tensor) -> float:
 
 
 def extremes(estimate: Tensor, truth: Tensor, share: float = 0.1) -> tuple[float, float]:
-    """How well an estimate (N,) tells the lowest share of the truth from the rest, and the highest: AUROC of each."""
+    """Return the AUROC of an estimate (N,) for the lowest `share` of the truth (N,), and for the highest."""
     low, high = truth.double().quantile(torch.tensor([share, 1 - share], dtype=torch.float64, device=truth.device))
     return float(metrics.auroc(-estimate, truth <= low)), float(metrics.auroc(estimate, truth >= high))
 
 
 def measures(estimate: Tensor, a: Tensor, b: Tensor) -> dict[str, float]:
-    """All of these by name: r2, r2_log, spearman, auc_low and auc_high; the ranks are judged by the mean of a and b.
+    """Return all measures by name: r2, r2_log, spearman, auc_low and auc_high. Ranks use the mean of a and b.
 
     Args:
-        estimate: (N,).
-        a: (N,), measured over so many passes that logarithms and ranks have little noise, and unbiased.
-        b: (N,), the same once more.
+        estimate: Estimated spreads, (N,).
+        a: Unbiased measurement of the spreads, (N,), over so many passes that logarithms and ranks have little noise.
+        b: Independent second measurement, (N,).
     """
     truth = (a + b) / 2
     low, high = extremes(estimate, truth)
@@ -81,23 +84,35 @@ def measures(estimate: Tensor, a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 def log_error(estimate: Tensor, a: Tensor, b: Tensor) -> float:
-    """τ², the variance of log(σ/ŝ); at least 1e-4, and taken over rows where all are above zero."""
-    seen = (estimate > 0) & (a > 0) & (b > 0)
-    if int(seen.sum()) < 2:
+    """Return τ², the variance of log(σ/ŝ), over rows where all are above zero; at least 1e-4.
+
+    It is infinite if there are fewer than two such rows.
+    """
+    positive = (estimate > 0) & (a > 0) & (b > 0)
+    if int(positive.sum()) < 2:
         return math.inf
-    estimate, a, b = (values[seen].double().log() for values in (estimate, a, b))
+    estimate, a, b = (values[positive].double().log() for values in (estimate, a, b))
     return max(1e-4, _covariance(a - estimate, b - estimate))
 
 
 def unbiased(deviation: Tensor, passes: int) -> Tensor:
-    """A standard deviation over T passes without its bias under nearly normal outputs, times 1 + 1/(4(T − 1))."""
+    """Correct a standard deviation over T passes for its bias under nearly normal outputs, by 1 + 1/(4(T − 1))."""
     return deviation * (1 + 1 / (4 * (passes - 1)))
 
 
 def combined(estimate: Tensor, error: float, measured: Tensor, passes: int) -> Tensor:
-    """An estimate (N,) and one measured over k passes merged by the precision of their logarithms.
+    """Merge an estimate and a measurement over k passes by the precision of their logarithms.
 
-    Variances τ² and 1/(2(k − 1)); the bias −1/(2(k − 1)) of the logarithm of the measured one is taken out.
+    Their variances are τ² and 1/(2(k − 1)). The logarithm of the measurement has bias −1/(2(k − 1)), which is removed.
+
+    Args:
+        estimate: Estimated standard deviations, (N,).
+        error: τ², from `log_error`.
+        measured: Measured standard deviations, (N,).
+        passes: Number k of passes of the measurement.
+
+    Returns:
+        Standard deviations (N,) in the type of `measured`.
     """
     noise = 1 / (2 * (passes - 1))
     weight = noise / (noise + error)

@@ -1,4 +1,4 @@
-"""What a teacher says of training and validation rows: asked once, for any number of estimators to learn from."""
+"""Labels of training and validation rows from a teacher, which any number of estimators can learn from."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.batches import Batch, Loader
 from suffice.network import check_finite
-from suffice.variation.teachers import spreads
+from suffice.variation.learning.target import Target
 from suffice.variation.teachers.spreads import LikelihoodName
 from suffice.variation.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """A batch, and what each of R runs of a teacher says of it.
+    """Batch with its labels from R independent runs of a teacher.
 
     Attributes:
-        batch: of inputs.
-        labels: (N, R) float32, unbiased: deviations squared.
-        passes: T of each run.
+        batch: Batch of inputs.
+        labels: Spreads to the power of the target, which makes them unbiased, (N, R) float32.
+        passes: Number T of passes of each run.
     """
 
     batch: Batch
@@ -31,24 +31,24 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Labels:
-    """What estimators of one variation learn from.
+    """Labeled batches that estimators of one spread learn from.
 
     Attributes:
-        teacher: that was asked.
-        target: which spread.
-        likelihood: of the model's answers.
-        train: batches, labelled once.
-        validation: other batches, labelled twice.
+        teacher: Teacher of the labels.
+        target: Spread to learn.
+        likelihood: Meaning of the model's outputs.
+        train: Batches, labeled once.
+        validation: Other batches, labeled twice.
     """
 
     teacher: Teacher
-    target: str
+    target: Target
     likelihood: LikelihoodName
     train: Iterable[Labeled]
     validation: Iterable[Labeled]
 
     def kept(self) -> "Labels":
-        """The same in memory, to be read any number of times."""
+        """Return the labels in memory, so that they can be read any number of times."""
         return replace(self, train=list(self.train), validation=list(self.validation))
 
 
@@ -61,24 +61,24 @@ def label(
     target: str = "std",
     generator: torch.Generator | None = None,
 ) -> Labels:
-    """Labels that are made as they are read, each loader once; arguments as for `fit_variation`.
+    """Return labels that are computed as they are read, each loader once; arguments as for `fit_variation`.
 
     Raises:
-        TypeError: as `check_asked`, and for a loader that iterates no batches.
-        ValueError: for another target; when read, for an empty loader, and for a label that is not finite.
+        TypeError: As `check_model_and_teacher`, and for a loader that does not iterate batches.
+        ValueError: For another target; on reading, for an empty loader and for a label that is not finite.
     """
-    check_asked(model, teacher)
+    check_model_and_teacher(model, teacher)
     batches.check_loader(train_loader)
     batches.check_loader(val_loader)
-    spreads.power(target)
+    spread = Target(target)
     likelihood, train_loader = likelihood_of(model, train_loader, teacher)
-    train = each(model, train_loader, teacher, target, generator)
-    validation = each(model, val_loader, teacher, target, generator, runs=2)
-    return Labels(teacher, target, likelihood, train, validation)
+    train = label_batches(model, train_loader, teacher, spread, generator)
+    validation = label_batches(model, val_loader, teacher, spread, generator, runs=2)
+    return Labels(teacher, spread, likelihood, train, validation)
 
 
-def check_asked(model: object, teacher: object) -> None:
-    """Raise a TypeError unless it is a model that is asked, and a teacher that can be asked."""
+def check_model_and_teacher(model: object, teacher: object) -> None:
+    """Raise a TypeError unless `model` is a module and `teacher` an instance of a teacher."""
     if not isinstance(model, nn.Module):
         remedy = "pass its .network" if isinstance(getattr(model, "network", None), nn.Module) else "pass the model"
         raise TypeError(f"expected a model, an nn.Module, got {type(model).__name__}; {remedy}")
@@ -86,50 +86,54 @@ def check_asked(model: object, teacher: object) -> None:
 
 
 def check_teacher(teacher: object) -> None:
-    """Raise a TypeError unless it is a teacher: an object to be called, and not its class."""
+    """Raise a TypeError unless `teacher` is a callable and not a class."""
     if isinstance(teacher, type) or not callable(teacher):
-        found = f"the class {teacher.__name__}" if isinstance(teacher, type) else repr(teacher)
-        raise TypeError(f"expected a teacher such as suffice.MCDropout(passes=10), got {found}; make one")
+        value = f"the class {teacher.__name__}" if isinstance(teacher, type) else repr(teacher)
+        raise TypeError(f"expected a teacher such as suffice.MCDropout(passes=10), got {value}; make one")
 
 
 def likelihood_of(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[LikelihoodName, Loader]:
-    """What a teacher takes the outputs for, and the loader, from which nothing is lost."""
-    stated: LikelihoodName | None = getattr(teacher, "likelihood", None)
-    if stated is not None:
-        return stated, loader
+    """Return the likelihood of a teacher, and a loader that still has all its batches.
+
+    A teacher without the attribute `likelihood` is run on the first batch.
+    """
+    likelihood: LikelihoodName | None = getattr(teacher, "likelihood", None)
+    if likelihood is not None:
+        return likelihood, loader
     first, loader = batches.peek(loader, model)
     return teacher(model, first.inputs, generator=torch.Generator().manual_seed(0)).likelihood, loader
 
 
-def each(
+def label_batches(
     model: nn.Module,
     loader: Loader,
     teacher: Teacher,
-    target: str,
+    target: Target,
     generator: torch.Generator | None,
     runs: int = 1,
 ) -> Iterator[Labeled]:
-    """Batches of a loader, labelled.
+    """Label the batches of a loader, by R = `runs` runs of the teacher.
 
     Raises:
-        ValueError: for an empty loader, or a label that is not finite.
+        ValueError: For an empty loader, or a label that is not finite.
     """
     for batch in batches.read(loader, model):
-        yield labeled(model, batch, teacher, target, generator, runs)
+        yield label_batch(model, batch, teacher, target, generator, runs)
 
 
-def labeled(
-    model: nn.Module, batch: Batch, teacher: Teacher, target: str, generator: torch.Generator | None, runs: int
+def label_batch(
+    model: nn.Module, batch: Batch, teacher: Teacher, target: Target, generator: torch.Generator | None, runs: int
 ) -> Labeled:
-    """A batch, labelled.
+    """Label one batch, by R = `runs` runs of the teacher.
 
     Raises:
-        ValueError: for a label that is not finite.
+        ValueError: For a label that is not finite.
     """
-    found, passes = [], 0
+    columns, passes = [], 0
     for _ in range(runs):
         variation = teacher(model, batch.inputs, generator=generator)
-        check_finite(variation[target], f"labels {target!r}", batch.start)
-        found.append(variation[target].pow(spreads.power(target)).float())
+        spread = variation[target.name]
+        check_finite(spread, f"labels {target.name!r}", batch.start)
+        columns.append(spread.pow(target.power).float())
         passes = variation.passes
-    return Labeled(batch, torch.stack(found, dim=1), passes)
+    return Labeled(batch, torch.stack(columns, dim=1), passes)

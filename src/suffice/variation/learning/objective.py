@@ -1,4 +1,4 @@
-"""A variation to be learned from rows: the small network, what its answers are bounded by, and how good it is."""
+"""Objective of a fit: rows and hyperparameters, the fit itself, the bounds of its estimates, and its quality."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,82 +7,96 @@ import torch
 from torch import Tensor
 
 from suffice.variation.features.scaling import Scaled, Scaling
-from suffice.variation.learning import agreement, mlp, rows
-from suffice.variation.learning.fit import Fit
-from suffice.variation.learning.rows import Rows
-from suffice.variation.teachers import spreads
+from suffice.variation.learning import agreement, mlp
+from suffice.variation.learning.fitted_mlp import FittedMLP
+from suffice.variation.learning.rows import Rows, mean_label
+from suffice.variation.learning.target import Target
 
-_FAR = 2.0
-"""How many times farther than any known row an input has to be to be called outside."""
+_OUTSIDE = 2.0
+"""Factor by which an input must be farther out than every row of fitting to be flagged as outside."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Rows to fit and to stop on, labels in units of `unit`, and how to fit: always from the same seed."""
+class Objective:
+    """Rows and hyperparameters of a fit, which always starts from the same seed.
 
-    seen: Rows
-    unseen: Rows
+    Attributes:
+        train: Rows to fit.
+        stopping: Other rows, for early stopping and selection.
+        unit: Mean training label, in which labels are measured.
+        target: Spread to learn.
+        hidden: Widths of the hidden layers.
+        epochs: Maximum number of passes over the training rows.
+        seed: Seed of the initial weights and of the order of rows.
+    """
+
+    train: Rows
+    stopping: Rows
     unit: float
-    target: str
+    target: Target
     hidden: Sequence[int]
     epochs: int
     seed: int
 
-    def fit(self, layers: Sequence[int]) -> Fit:
-        """The network that sees the output and these layers."""
-        columns, generator = self.seen.columns(layers), torch.Generator().manual_seed(self.seed)
-        features, unseen = self.seen.features[:, columns], self.unseen.features[:, columns]
-        scaling = Scaling.fit(features, self.seen.widths[0])
-        known, new = scaling.apply(features), scaling.apply(unseen)
-        inputs = known.inputs
-        labels, unseen_labels = self.seen.labels[:, 0] / self.unit, self.unseen.labels.mean(dim=1) / self.unit
+    def fit(self, layers: Sequence[int]) -> FittedMLP:
+        """Fit a network to the features of the output and of the layers with the given positions."""
+        columns, generator = self.train.columns(layers), torch.Generator().manual_seed(self.seed)
+        features, stopping_features = self.train.features[:, columns], self.stopping.features[:, columns]
+        scaling = Scaling.fit(features, self.train.widths[0])
+        scaled, scaled_stopping = scaling.apply(features), scaling.apply(stopping_features)
+        training = scaled.inputs, self.train.labels[:, 0] / self.unit
+        validation = scaled_stopping.inputs, self.stopping.labels.mean(dim=1) / self.unit
+        inputs = scaled.inputs
         weights = mlp.initial(inputs.shape[1], self.hidden, 1, inputs.device, generator)
-        validation = new.inputs, unseen_labels
-        weights = mlp.train(weights, (inputs, labels), validation, mlp.qlike, self.epochs, generator)
+        weights = mlp.train(weights, training, validation, mlp.qlike, self.epochs, generator)
         fitted = mlp.variance(mlp.forward(weights, inputs)) * self.unit
-        bounds = bounds_of(fitted, self.seen.labels, self.target)
-        kept = tuple(weight.detach() for weight in weights)
-        return Fit(self.target, scaling, kept, self.unit, bounds, limit_of(known, new), self.seen.passes)
+        return FittedMLP(
+            self.target,
+            scaling,
+            tuple(weight.detach() for weight in weights),
+            self.unit,
+            estimate_bounds(fitted, self.train.labels, self.target),
+            outside_limit(scaled, scaled_stopping),
+            self.train.passes,
+        )
 
     def quality(self, estimate: Tensor) -> float:
-        """Noise-corrected R² of an estimate (M,) of the rows to stop on."""
-        return r_squared(estimate, self.unseen, self.target)
+        """Return the noise-corrected R² of an estimate (M,) of the stopping rows."""
+        return r_squared(estimate, self.stopping, self.target)
 
 
 def fit_rows(
-    seen: Rows, stopping: Rows, target: str, hidden: Sequence[int], epochs: int, generator: torch.Generator | None
-) -> Fit:
-    """The small network that sees all features of training rows, stopped on others; arguments as `fit_variation`.
+    train: Rows, stopping: Rows, target: Target, hidden: Sequence[int], epochs: int, generator: torch.Generator | None
+) -> FittedMLP:
+    """Fit a network to all features of training rows, with early stopping on others; arguments as `fit_variation`.
 
     Raises:
-        ValueError: for fewer than two training rows, or labels that are all zero.
+        ValueError: For fewer than two training rows, or labels that are all zero.
     """
-    unit = rows.mean_label(seen.labels, target)
-    problem = Problem(seen, stopping, unit, target, hidden, epochs, drawn_seed(generator))
-    return problem.fit(range(len(seen.widths) - 1))
+    unit = mean_label(train.labels, target)
+    objective = Objective(train, stopping, unit, target, hidden, epochs, random_seed(generator))
+    return objective.fit(range(len(train.widths) - 1))
 
 
-def drawn_seed(generator: torch.Generator | None) -> int:
-    """Of a fit, drawn."""
+def random_seed(generator: torch.Generator | None) -> int:
+    """Draw a random seed for a fit."""
     device = None if generator is None else generator.device
     return int(torch.randint(1 << 62, (), generator=generator, device=device))
 
 
-def r_squared(estimate: Tensor, judging: Rows, target: str) -> float:
-    """Noise-corrected R² of an estimate (N,) of rows labelled twice."""
-    a, b = judging.labels.double().pow(1 / spreads.power(target)).unbind(dim=1)
-    if spreads.power(target) == 2.0:
-        a, b = (agreement.unbiased(part, judging.passes) for part in (a, b))
+def r_squared(estimate: Tensor, rows: Rows, target: Target) -> float:
+    """Return the noise-corrected R² of an estimate (N,) of rows that are labeled twice."""
+    spreads = rows.labels.double().pow(1 / target.power).unbind(dim=1)
+    a, b = (target.unbiased(spread, rows.passes) for spread in spreads)
     return agreement.r_squared(estimate, a, b)
 
 
-def bounds_of(fitted: Tensor, labels: Tensor, target: str) -> tuple[float, float]:
-    """Least and greatest answer within the range both of fitted values and of labels (N, …)."""
+def estimate_bounds(fitted: Tensor, labels: Tensor, target: Target) -> tuple[float, float]:
+    """Return the least and the greatest spread in the range both of fitted values (N,) and of labels (N, …)."""
     least, greatest = max(float(fitted.min()), float(labels.min())), min(float(fitted.max()), float(labels.max()))
-    power = spreads.power(target)
-    return least ** (1 / power), max(least, greatest) ** (1 / power)
+    return least ** (1 / target.power), max(least, greatest) ** (1 / target.power)
 
 
-def limit_of(*known: Scaled) -> float:
-    """The distance beyond which an input is outside, from rows like those of fitting."""
-    return _FAR * max(float(rows.distance.max()) for rows in known)
+def outside_limit(*scaled: Scaled) -> float:
+    """Return the distance beyond which an input is flagged as outside, from rows like those of fitting."""
+    return _OUTSIDE * max(float(rows.distance.max()) for rows in scaled)

@@ -1,4 +1,4 @@
-"""Teachers measure the variation of predictions: dropout passes, ensembles, posteriors."""
+"""Teachers that measure the variation of predictions: dropout passes, ensembles and posteriors."""
 
 from suffice.utils.lazy import modules_of
 

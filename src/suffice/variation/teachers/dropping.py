@@ -1,4 +1,4 @@
-"""Calls of dropout in a pass, handed to whoever follows the pass: dropout on units, on channels and in attention."""
+"""Interception of the dropout calls of a pass: dropout on units, on channels and in attention."""
 
 import inspect
 from collections.abc import Callable
@@ -18,12 +18,19 @@ REFUSED = {
     torch.native_dropout: "returns its mask too",
     **dict.fromkeys(_RECURRENT, "drops between its own layers"),
 }
+"""Functions whose dropout cannot be replaced by a mask, and the reason."""
 ATTENTION = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
 _MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
 
 
 class Dropping(TorchFunctionMode):
-    """Hand active dropout to `drop(function, units, rate)`, rates of attention to `attend(function, rate)`."""
+    """Function mode that replaces active dropout, and keeps batch normalization in evaluation mode.
+
+    Args:
+        drop: Replacement of a dropout call, `drop(function, units, rate)`. It returns the dropped units.
+        attend: Replacement of the rate of an attention call, `attend(function, rate)`. It is also called for the
+            functions in `REFUSED`, and its result is then not used.
+    """
 
     def __init__(self, drop: Callable[[Any, Tensor, float], Tensor], attend: Callable[[Any, float], float]) -> None:
         super().__init__()
@@ -38,7 +45,7 @@ class Dropping(TorchFunctionMode):
             if training:
                 return self.drop(func, units, rate)
         elif func in REFUSED:
-            _refused(func, args, kwargs, self.attend)
+            _report_refused(func, args, kwargs, self.attend)
         elif func in ATTENTION:
             args, kwargs = _attention_arguments(func, args, kwargs, lambda rate: self.attend(func, rate))
         elif func is functional.batch_norm and kwargs.get("training") and args[1] is not None:
@@ -54,12 +61,14 @@ def _dropout_arguments(
     *,
     train: bool | None = None,
 ) -> tuple[Tensor, float, bool]:
-    """Units, rate and whether it is on, of a call of dropout by any of its signatures."""
+    """Return units, rate and training flag of a dropout call, by the signature of any of its functions."""
     return input, p, training if train is None else train
 
 
-def _refused(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[Any, float], float]) -> None:
-    """Report a dropout that cannot be given masks, where it is on."""
+def _report_refused(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[Any, float], float]
+) -> None:
+    """Pass a dropout that cannot be replaced by a mask to `attend`, if it is active."""
     if func in _RECURRENT:
         position = next(i for i, value in enumerate(args) if isinstance(value, float))
         rate, training = args[position : position + 2]
@@ -72,7 +81,7 @@ def _refused(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: C
 def _attention_arguments(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], attend: Callable[[float], Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call of attention with the rate that `attend` makes of its own, where dropout is on."""
+    """Return the arguments of an attention call, with the rate of active dropout replaced by `attend(rate)`."""
     if func is functional.multi_head_attention_forward:
         bound = _MULTI_HEAD.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -1,4 +1,4 @@
-"""The teacher whose variation is that of networks trained apart (Chen et al. 2021, arXiv 2008.07032)."""
+"""Variation over an ensemble of independently trained networks (Chen et al. 2021, arXiv 2008.07032)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,22 @@ from suffice.variation.teachers.spreads import LikelihoodName, Variation
 
 @dataclass(frozen=True)
 class EnsembleTeacher:
-    """A teacher: how much networks that were trained apart differ, each giving one pass.
+    """Teacher that measures how much independently trained networks differ, with one pass of each.
 
-    The target of Chen et al. 2021 (arXiv 2008.07032). The model that is asked is the one to be served: its
-    answer ranks the top class. It is no member unless it is among `models`.
+    This is the target of Chen et al. 2021 (arXiv 2008.07032). The model that is passed to the call is the one to be
+    served: its deterministic forward pass determines the top class. It is a member only if it is among `models`.
 
     Attributes:
-        models: at least two, with answers of one shape, on one device.
-        likelihood: what their output is.
+        models: At least two networks with outputs of one shape, on one device.
+        likelihood: Meaning of their outputs.
+
+    Example:
+        >>> import torch, suffice
+        >>> _ = torch.manual_seed(0)
+        >>> models = [torch.nn.Linear(3, 4) for _ in range(5)]
+        >>> variation = suffice.EnsembleTeacher(models)(models[0], torch.randn(8, 3))
+        >>> variation["std"].shape, variation.passes
+        (torch.Size([8]), 5)
     """
 
     models: Sequence[nn.Module]
@@ -33,22 +41,22 @@ class EnsembleTeacher:
         spreads.check_likelihood(self.likelihood)
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        """The variation over the members, for a batch; there is no randomness.
+        """Return the variation over the members for a batch; the generator is not used.
 
         Raises:
-            ValueError: if outputs are not finite, or of another shape than the model's.
+            ValueError: If outputs are not finite, or differ in shape from those of the model.
         """
-        sums = spreads.init(self._output(model, x), self.likelihood)
+        sums = spreads.init(self._outputs(model, x), self.likelihood)
         for member in self.models:
-            output, expected = self._output(member, x), sums.deterministic["value"].shape
-            if output.shape != expected:
+            outputs, expected = self._outputs(member, x), sums.deterministic["value"].shape
+            if outputs.shape != expected:
                 raise ValueError(
                     f"expected members with an output of shape {tuple(expected)}, as the model's, "
-                    f"got {tuple(output.shape)}; use networks for the same task"
+                    f"got {tuple(outputs.shape)}; use networks for the same task"
                 )
-            sums = spreads.update(sums, output[None])
+            sums = spreads.update(sums, outputs[None])
         return spreads.variation(sums)
 
-    def _output(self, model: nn.Module, x: State) -> Tensor:
+    def _outputs(self, model: nn.Module, x: State) -> Tensor:
         with inference(model) as model:
-            return spreads.outputs(call(model, x), self.likelihood)
+            return spreads.finite_outputs(call(model, x), self.likelihood)

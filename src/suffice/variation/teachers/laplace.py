@@ -1,4 +1,4 @@
-"""The teacher whose variation is that under the posterior of a last layer."""
+"""Variation under the posterior of the last layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,21 @@ from suffice.variation.teachers.spreads import LikelihoodName, Variation
 
 @dataclass(frozen=True)
 class LaplaceTeacher:
-    """A teacher: the spread of the outputs under a posterior over the weights of the last layer.
+    """Teacher that measures the spread of outputs under a posterior over the weights of the last layer.
 
     Attributes:
-        samples: from a batch to joint samples of the outputs, (S, N, C), such as `calibrated.logit_samples`;
-            their second moments are taken as they are, with divisor S.
-        likelihood: what the samples are.
+        samples: Function from a batch to joint samples of the outputs, (S, N, C), such as
+            `calibrated.logit_samples`. Their second moments are taken as exact, with divisor S.
+        likelihood: Meaning of the samples.
+
+    Example:
+        >>> import torch, suffice
+        >>> x, y = torch.randn(60, 3), torch.arange(60) % 3
+        >>> model = torch.nn.Linear(3, 3)
+        >>> calibrated = suffice.calibrate(model, [(x, y)], None, tuning="evidence")
+        >>> teacher = suffice.LaplaceTeacher(calibrated.logit_samples)
+        >>> teacher(model, x)["std"].shape
+        torch.Size([60])
     """
 
     samples: Callable[[State], Tensor]
@@ -29,19 +38,19 @@ class LaplaceTeacher:
         spreads.check_likelihood(self.likelihood)
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        """The variation over the samples, for a batch; their randomness is the callable's own.
+        """Return the variation over the samples for a batch; the generator is not passed on to `samples`.
 
         Raises:
-            ValueError: if outputs are not finite, or samples are not (S, N, C) with S of at least 2.
+            ValueError: If outputs are not finite, or samples are not of shape (S, N, C) with S of at least 2.
         """
         with inference(model) as model:
-            deterministic = spreads.outputs(call(model, x), self.likelihood)
-            found = self.samples(x)
-        if found.ndim != 3 or len(found) < 2 or found.shape[1:] != deterministic.shape:
+            deterministic = spreads.finite_outputs(call(model, x), self.likelihood)
+            samples = self.samples(x)
+        if samples.ndim != 3 or len(samples) < 2 or samples.shape[1:] != deterministic.shape:
             raise ValueError(
                 f"expected samples (S, {', '.join(map(str, deterministic.shape))}) with S of at least 2, got shape "
-                f"{tuple(found.shape)}; pass a function from a batch to joint samples of the outputs"
+                f"{tuple(samples.shape)}; pass a function from a batch to joint samples of the outputs"
             )
-        found = spreads.outputs(found.flatten(end_dim=1), self.likelihood).view(found.shape)
-        sums = spreads.update(spreads.init(deterministic, self.likelihood), found)
+        samples = spreads.finite_outputs(samples.flatten(end_dim=1), self.likelihood).view(samples.shape)
+        sums = spreads.update(spreads.init(deterministic, self.likelihood), samples)
         return spreads.variation(sums, divisor=sums.passes)

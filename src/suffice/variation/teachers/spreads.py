@@ -1,20 +1,20 @@
-"""Variation: how much a prediction differs from pass to pass, from sums that are streamed.
+"""Variation of predictions over passes, from sums that are updated as passes come.
 
-T passes give outputs (T, N, C). With k the class that the ordinary pass, without dropout, ranks top:
+T passes give outputs (T, N, C). With k the top class of the deterministic forward pass:
 
     classification    p_t = softmax of the logits
         std                   √ Var_t[p_tk]             standard deviation of the top class's probability
         std_mean              √ mean_c Var_t[p_tc]      root of the variance averaged over classes
-        mutual_information    H[mean_t p_t] − mean_t H[p_t]             nats, low on average at small T
+        mutual_information    H[mean_t p_t] − mean_t H[p_t]             nats, biased low at small T
         disagreement          mean over pairs s ≠ t of KL(p_s ‖ p_t)    nats, a U-statistic
     binary            z_t = the logit, one for each of D questions
-        std                   √ mean_d Var_t[z_td]      of the logit: that of the probability mostly says p(1 − p)
+        std                   √ mean_d Var_t[z_td]      of the logit: that of the probability mostly follows p(1 − p)
         std_probability       √ mean_d Var_t[σ(z_td)]
     regression        y_t = the prediction, one for each of D outputs
         std                   √ mean_d Var_t[y_td]      in the units of the prediction
 
-With D > 1 each output has spreads of its own too, `std_0` to `std_{D−1}`. Variances have divisor T − 1. Sums are
-taken about the ordinary pass, in float64, as passes come. The definitions are those of arXiv 2110.06435.
+With D > 1 each output has a spread of its own too, `std_0` to `std_{D−1}`. Variances have divisor T − 1. Sums are of
+deviations from the deterministic forward pass, in float64. The definitions are those of arXiv 2110.06435.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,14 +33,14 @@ LIKELIHOODS: tuple[str, ...] = get_args(LikelihoodName)
 
 @dataclass(frozen=True)
 class Variation:
-    """What a teacher says about a batch.
+    """Spread of the predictions for a batch under a teacher.
 
     Attributes:
-        mean: (N, C) float64, mean over the passes, which is not the ordinary pass's: probabilities for a
-            classification, else logits or predictions (N, D).
-        spreads: name → (N,) float64, by the names above.
-        passes: T, how many passes they come from.
-        likelihood: what the outputs are.
+        mean: Mean over the passes, (N, C) float64: probabilities for a classification, else logits or predictions
+            (N, D). It differs from the prediction of the deterministic forward pass.
+        spreads: Mapping from the names above to spreads (N,) float64.
+        passes: Number T of passes that they were computed from.
+        likelihood: Meaning of the outputs.
     """
 
     mean: Tensor
@@ -49,27 +49,34 @@ class Variation:
     likelihood: LikelihoodName = "classification"
 
     def __getitem__(self, name: str) -> Tensor:
-        """The spread (N,) of that name.
+        """Return the spread (N,) with a name.
 
         Raises:
-            KeyError: for another name.
+            KeyError: If there is no spread with that name.
         """
         if name not in self.spreads:
             raise KeyError(f"expected one of the spreads {list(self.spreads)}, got {name!r}")
         return self.spreads[name]
 
     def __len__(self) -> int:
-        """N, the number of examples."""
+        """Return N, the number of examples."""
         return len(self.mean)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over passes of deviations from the ordinary pass; float64, add passes by `update`.
+    """Sums over passes of deviations d from the deterministic forward pass, in float64.
 
-    ordinary: of the ordinary pass, name → (N, C): "value" and its companion.  first, second: Σd and Σd² of each.
-    cross: Σ_t Σ_c d_value · d_companion, (N,).  entropies: Σ_t H[p_t], (N,).  passes: seen.
-    The companion of the probabilities is their logarithm, that of the logit its probability.
+    A value has a companion: that of the probabilities is their logarithm, that of a logit its probability.
+
+    Attributes:
+        likelihood: Meaning of the outputs.
+        deterministic: Values of the deterministic forward pass, (N, C), under "value" and "companion".
+        first: Σ_t d, (N, C), by the same names.
+        second: Σ_t d², (N, C), by the same names.
+        cross: Σ_t Σ_c d_value · d_companion, (N,).
+        entropies: Σ_t H[p_t], (N,), nats.
+        passes: Number of passes in the sums.
     """
 
     likelihood: LikelihoodName
@@ -82,7 +89,7 @@ class Sums:
 
 
 def init(deterministic: Tensor, likelihood: LikelihoodName) -> Sums:
-    """No passes yet; `deterministic` are the outputs (N, C) of the ordinary pass."""
+    """Return sums of no passes, about the outputs (N, C) of the deterministic forward pass."""
     values = _values(deterministic, likelihood)
     zeros = {name: torch.zeros_like(value) for name, value in values.items()}
     rows = torch.zeros_like(values["value"][:, 0])
@@ -90,28 +97,28 @@ def init(deterministic: Tensor, likelihood: LikelihoodName) -> Sums:
 
 
 def update(sums: Sums, outputs: Tensor) -> Sums:
-    """Add passes: outputs (t, N, C)."""
+    """Add passes with outputs (t, N, C)."""
     values = _values(outputs, sums.likelihood)
     deviations = {name: value - sums.deterministic[name] for name, value in values.items()}
-    added = replace(
+    updated = replace(
         sums,
         first={name: sums.first[name] + d.sum(dim=0) for name, d in deviations.items()},
         second={name: sums.second[name] + d.square().sum(dim=0) for name, d in deviations.items()},
         passes=sums.passes + len(outputs),
     )
     if sums.likelihood != "classification":
-        return added
+        return updated
     cross = (deviations["value"] * deviations["companion"]).sum(dim=(0, 2))
     entropies = entropy(values["companion"]).sum(dim=0)
-    return replace(added, cross=sums.cross + cross, entropies=sums.entropies + entropies)
+    return replace(updated, cross=sums.cross + cross, entropies=sums.entropies + entropies)
 
 
 def variation(sums: Sums, divisor: int | None = None) -> Variation:
-    """The variation of the passes seen.
+    """Return the variation over the passes in the sums.
 
     Args:
-        sums: of at least two passes.
-        divisor: of variances; None is T − 1, for independent passes.
+        sums: Sums over at least two passes.
+        divisor: Divisor of variances; None for T − 1, which is right for independent passes.
     """
     divisor = sums.passes - 1 if divisor is None else divisor
     variances = {
@@ -120,7 +127,7 @@ def variation(sums: Sums, divisor: int | None = None) -> Variation:
     }
     mean = sums.deterministic["value"] + sums.first["value"] / sums.passes
     if sums.likelihood == "classification":
-        spreads = _disagreements(sums, variances["value"], mean.clamp_min(0), divisor)
+        spreads = _classification_spreads(sums, variances["value"], mean.clamp_min(0), divisor)
         return Variation(mean.clamp_min(0), spreads, sums.passes, sums.likelihood)
     spreads = {"std": variances["value"].mean(dim=1).sqrt()}
     if sums.likelihood == "binary":
@@ -131,10 +138,10 @@ def variation(sums: Sums, divisor: int | None = None) -> Variation:
 
 
 def concatenate(variations: Sequence[Variation]) -> Variation:
-    """Batches of one teacher joined into one.
+    """Concatenate the variations of batches that one teacher measured.
 
     Raises:
-        ValueError: if there is none, or they come from different numbers of passes.
+        ValueError: If there is none, or if they come from different numbers of passes.
     """
     passes = {variation.passes for variation in variations}
     if len(passes) != 1:
@@ -147,75 +154,58 @@ def concatenate(variations: Sequence[Variation]) -> Variation:
     )
 
 
-def learnable(target: str) -> bool:
-    """Whether a spread of that name has a power that a few passes estimate without bias."""
-    return target == "disagreement" or target == "std" or target.startswith("std_")
-
-
-def power(target: str) -> float:
-    """The power of a spread that a few passes estimate without bias: 2 for deviations, 1 for the disagreement.
-
-    Raises:
-        ValueError: for a spread without one.
-    """
-    if learnable(target):
-        return 1.0 if target == "disagreement" else 2.0
-    raise ValueError(
-        f"expected target to be 'std', another deviation or 'disagreement', got {target!r}; the mutual information "
-        "of a few passes is biased, so it cannot be learned from them"
-    )
-
-
 def check_likelihood(likelihood: str) -> None:
-    """Raise a ValueError unless it is one of `LIKELIHOODS`."""
+    """Raise a ValueError unless `likelihood` is one of `LIKELIHOODS`."""
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"expected likelihood to be one of {LIKELIHOODS}, got {likelihood!r}")
 
 
-def outputs(output: Any, likelihood: str) -> Tensor:
-    """What a model answers with, (N, C): class logits, D logits or D predictions; (N,) becomes (N, 1).
+def finite_outputs(output: Any, likelihood: str) -> Tensor:
+    """Return the outputs (N, C) of a model, checked for NaN and infinity.
 
     Args:
-        output: of the model; the first of a tuple counts, and the last of a list of exits.
-        likelihood: what it is; shapes are checked, values never looked at to guess it.
+        output: Return value of the model: class logits (N, C), or logits or predictions (N,) or (N, D). The first
+            element of a tuple counts, and the last of a list of exits.
+        likelihood: Meaning of the outputs. It is never guessed from their values.
 
     Raises:
-        TypeError: if it is not a tensor.
-        ValueError: if its shape is another, or a value is not finite.
+        TypeError: If the output is not a tensor.
+        ValueError: If it has the wrong shape, or a value is not finite.
     """
-    found = shaped(output, likelihood)
-    check_finite(found.detach(), "outputs")
-    return found
+    outputs = output_matrix(output, likelihood)
+    check_finite(outputs.detach(), "outputs")
+    return outputs
 
 
-def shaped(output: Any, likelihood: str) -> Tensor:
-    """The same, without a look at the values."""
-    found = output_tensor(output)
+def output_matrix(output: Any, likelihood: str) -> Tensor:
+    """Return the outputs (N, C) of a model as `finite_outputs` does, with only their shape checked."""
+    outputs = output_tensor(output)
     if likelihood == "classification":
-        if found.ndim != 2 or found.shape[1] < 2:
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
             raise ValueError(
-                f"expected logits of shape (N, C) with at least 2 classes, got shape {tuple(found.shape)}; wrap the "
+                f"expected logits of shape (N, C) with at least 2 classes, got shape {tuple(outputs.shape)}; wrap the "
                 "model so that it returns one row of class logits per example, or pass likelihood='binary' or "
                 "'regression'"
             )
-    elif found.ndim not in (1, 2):
+    elif outputs.ndim not in (1, 2):
         raise ValueError(
             f"expected an output of shape (N,) or (N, D) under likelihood={likelihood!r}, got shape "
-            f"{tuple(found.shape)}; wrap the model so that it returns one row of numbers per example"
+            f"{tuple(outputs.shape)}; wrap the model so that it returns one row of numbers per example"
         )
-    return found[:, None] if found.ndim == 1 else found
+    return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
-def _values(found: Tensor, likelihood: LikelihoodName) -> dict[str, Tensor]:
-    found = found.double()
+def _values(outputs: Tensor, likelihood: LikelihoodName) -> dict[str, Tensor]:
+    """Return the values of outputs (…, C) whose spread is measured, and their companions, in float64."""
+    outputs = outputs.double()
     if likelihood == "classification":
-        log_probs = found.log_softmax(dim=-1)
+        log_probs = outputs.log_softmax(dim=-1)
         return {"value": log_probs.exp(), "companion": log_probs}
-    return {"value": found, "companion": found.sigmoid()} if likelihood == "binary" else {"value": found}
+    return {"value": outputs, "companion": outputs.sigmoid()} if likelihood == "binary" else {"value": outputs}
 
 
-def _disagreements(sums: Sums, variance: Tensor, mean: Tensor, divisor: int) -> dict[str, Tensor]:
-    """The spreads of a classification. The mean over pairs of KL is Σ_c Cov_t[p_tc, log p_tc]."""
+def _classification_spreads(sums: Sums, variance: Tensor, mean: Tensor, divisor: int) -> dict[str, Tensor]:
+    """Return the spreads of a classification. The mean over pairs of KL is Σ_c Cov_t[p_tc, log p_tc]."""
     top = sums.deterministic["value"].argmax(dim=-1, keepdim=True)
     product = (sums.first["value"] * sums.first["companion"]).sum(dim=-1)
     return {

@@ -1,16 +1,60 @@
-"""What a teacher is: a callable that measures the variation of predictions."""
+"""Protocols of a teacher: a callable that measures the variation of predictions.
 
-from typing import Protocol
+Every teacher has `__call__`. Two further protocols describe what some teachers can do besides: measure with another
+number of passes (`RepeatableTeacher`), and name the dropout whose effect they measure (`DropoutTeacher`).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from suffice.network import State
-from suffice.variation.teachers.spreads import Variation
+from suffice.variation.teachers.spreads import LikelihoodName, Variation
 
 
 class Teacher(Protocol):
-    """Anything that says how predictions vary: its answer is what an estimator learns."""
+    """Callable that measures how predictions vary; an estimator learns what it returns."""
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        """The variation of the model's predictions for a batch x."""
+        """Return the variation of the model's predictions for a batch x."""
+
+
+@runtime_checkable
+class RepeatableTeacher(Protocol):
+    """Teacher of independent passes whose number can be chosen."""
+
+    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
+        """Return the variation of the model's predictions for a batch x."""
+
+    def with_passes(self, passes: int) -> Teacher:
+        """Return the same teacher with T = `passes` passes for each example."""
+
+
+@runtime_checkable
+class DropoutTeacher(Protocol):
+    """Teacher that drops units, so that approximations of dropout apply to it, such as the delta rule.
+
+    Attributes:
+        rate: Probability of dropping a unit; None for the rate of each dropout module.
+        at: Names or patterns of the modules that drop; None for the network's own dropout.
+        likelihood: Meaning of the model's outputs.
+    """
+
+    @property
+    def rate(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def at(self) -> str | Sequence[str] | None: ...  # noqa: D102
+
+    @property
+    def likelihood(self) -> LikelihoodName: ...  # noqa: D102
+
+    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
+        """Return the variation of the model's predictions for a batch x."""
+
+
+def with_passes(teacher: Teacher, passes: int) -> Teacher:
+    """Return a teacher with `passes` passes if it is a `RepeatableTeacher`, else the teacher itself."""
+    return teacher.with_passes(passes) if isinstance(teacher, RepeatableTeacher) else teacher

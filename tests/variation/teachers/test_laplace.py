@@ -3,42 +3,21 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.variation.teachers.ensemble import EnsembleTeacher
 from suffice.variation.teachers.laplace import LaplaceTeacher
 from tests import builders
 
 
-def members(count, classes=4):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return [nn.Linear(3, classes) for _ in range(count)]
+class LastExit(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)[-1]
 
 
-def test_an_ensemble_varies_as_its_members_differ():
-    models, x = members(4), builders.inputs(5)
-    variation = EnsembleTeacher(models[1:])(models[0], x)
-    probs = torch.stack([model(x).double().softmax(dim=1) for model in models[1:]])
-    top = models[0](x).argmax(dim=1)
-    torch.testing.assert_close(variation["std"], probs.std(dim=0)[torch.arange(5), top].detach())
-    torch.testing.assert_close(variation.mean, probs.mean(dim=0).detach())
-    assert variation.passes == 3
-
-
-def test_an_ensemble_of_regressions_is_in_the_units_of_the_prediction():
-    models, x = members(3, classes=1), builders.inputs(5)
-    found = torch.stack([model(x) for model in models]).double().std(dim=0)[:, 0]
-    torch.testing.assert_close(EnsembleTeacher(models, "regression")(models[0], x)["std"], found.detach())
-
-
-def test_an_ensemble_needs_two_members_for_the_same_task():
-    with pytest.raises(ValueError, match="at least 2 models, got 1"):
-        EnsembleTeacher(members(1))
-    with pytest.raises(ValueError, match=r"output of shape \(5, 4\), as the model's, got \(5, 3\)"):
-        EnsembleTeacher([*members(1), *members(1, classes=3)])(members(1)[0], builders.inputs(5))
-
-
-def test_a_posterior_gives_the_spread_of_the_functional_variance():
-    """Two classes: the logits' difference is all there is, its variance is that of the dense covariance."""
+def test_the_spread_matches_the_functional_variance_of_the_posterior():
+    """With two classes only the difference of the logits matters; its variance follows from the dense covariance."""
     network, x = builders.network(classes=2, scale=0.02), builders.inputs(5)
     calibrated = builders.untuned(network, builders.inputs(60), samples=512)
     samples = calibrated.logit_samples(x)
@@ -50,7 +29,7 @@ def test_a_posterior_gives_the_spread_of_the_functional_variance():
     contrast = torch.tensor([1.0, -1.0], dtype=covariance.dtype)
     exact = (contrast @ covariance @ contrast).sqrt()
     difference = LaplaceTeacher(lambda x: samples[..., :1] - samples[..., 1:], likelihood="binary")
-    margin = nn.Sequential(Last(network), nn.Linear(2, 1, bias=False))
+    margin = nn.Sequential(LastExit(network), nn.Linear(2, 1, bias=False))
     margin[1].weight.data = torch.tensor([[1.0, -1.0]])
     torch.testing.assert_close(difference(margin, x)["std"].float(), exact.float(), rtol=0.02, atol=0)
     variation = LaplaceTeacher(calibrated.logit_samples)(network, x)
@@ -60,16 +39,7 @@ def test_a_posterior_gives_the_spread_of_the_functional_variance():
     )
 
 
-class Last(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x)[-1]
-
-
-def test_a_posterior_can_be_learned_by_an_estimator(generator):
+def test_an_estimator_can_learn_the_spread_under_a_posterior(generator):
     network, x = builders.network(), builders.inputs(600)
     teacher = LaplaceTeacher(builders.untuned(network, x, samples=32).logit_samples)
     estimator = suffice.fit_variation(
@@ -89,9 +59,9 @@ def test_samples_of_another_shape_are_refused():
 def test_two_samples_are_enough():
     network, x = builders.network(), builders.inputs(5)
     two = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
-    found = LaplaceTeacher(lambda x: two)(network, x)
-    assert found.passes == 2
-    torch.testing.assert_close(found.mean, two.double().softmax(-1).mean(0), rtol=1e-6, atol=0)
+    variation = LaplaceTeacher(lambda x: two)(network, x)
+    assert variation.passes == 2
+    torch.testing.assert_close(variation.mean, two.double().softmax(-1).mean(0), rtol=1e-6, atol=0)
 
 
 def test_logit_samples_need_a_sampled_posterior():

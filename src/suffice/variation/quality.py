@@ -1,0 +1,64 @@
+"""Quality of an estimator: on held-out rows at fitting, and on later inputs by an audit."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from suffice.storage.parts import NOT_NEGATIVE, POSITIVE, Parts
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Comparison of an estimator with real passes on the same inputs.
+
+    Attributes:
+        rows: Number of inputs.
+        passes: Number T of passes of each of two independent measurements.
+        r_squared: Noise-corrected R² of the spread, sensitive to bias.
+        squared_correlation: Noise-corrected squared correlation, insensitive to bias.
+        bias: Ratio of the root mean estimated variance to the root mean measured variance, minus 1.
+        clipped: Mean fraction of clipped features.
+        outside: Fraction of inputs flagged as outside.
+    """
+
+    rows: int
+    passes: int
+    r_squared: float
+    squared_correlation: float
+    bias: float
+    clipped: float
+    outside: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of an estimator on held-out validation rows.
+
+    Attributes:
+        r_squared: Noise-corrected R² of the spread.
+        log_error: Variance τ² of log(truth/estimate).
+        subsets: With `layers="auto"`, a row for each subset that was tried: layers, strengths, macs, cost, r_squared.
+    """
+
+    r_squared: float
+    log_error: float
+    subsets: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "Quality":
+        """Read the quality from the fields of an artifact."""
+        log_error = parts.number("log_error", POSITIVE, also=(math.inf,))
+        return cls(
+            parts.number("r_squared", also=(math.nan,)), log_error, tuple(map(_read_subset, parts.each("subsets")))
+        )
+
+
+def _read_subset(parts: Parts) -> dict[str, Any]:
+    """Read one row of `Quality.subsets`."""
+    return {
+        "layers": list(parts.texts("layers")),
+        "strengths": parts.count("strengths"),
+        "macs": parts.count("macs"),
+        "cost": parts.number("cost", NOT_NEGATIVE),
+        "r_squared": parts.number("r_squared", also=(math.nan,)),
+    }
