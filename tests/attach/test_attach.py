@@ -50,33 +50,33 @@ def pooling_of(net):
 @pytest.mark.parametrize(("kind", "at"), CUTS)
 @pytest.mark.parametrize("freeze", [True, False])
 @torch.no_grad()
-def test_the_last_logits_are_the_models_bit_for_bit_and_there_is_an_exit_at_each_place(kind, at, freeze):
+def test_the_last_logits_equal_the_models_bit_for_bit_and_each_place_has_an_exit(kind, at, freeze):
     model, x, net = attached(kind, at, freeze=freeze, num_classes=CLASSES)
     expected = logits_of(model, x)
-    answers = net.eval()(x)
-    assert len(answers) == len(at) + 1
-    assert torch.equal(answers[-1], expected)
-    assert all(answer.shape == expected.shape for answer in answers)
+    outputs = net.eval()(x)
+    assert len(outputs) == len(at) + 1
+    assert torch.equal(outputs[-1], expected)
+    assert all(logits.shape == expected.shape for logits in outputs)
     head = net.exit(len(at)).classifier
     assert any(head is module for module in model.modules())
 
 
 @pytest.mark.parametrize(("kind", "at"), CUTS)
 @torch.no_grad()
-def test_examples_that_leave_at_any_cut_do_not_change_what_the_others_get(kind, at):
+def test_examples_that_leave_at_any_cut_do_not_change_the_others(kind, at):
     _, x, net = attached(kind, at)
-    expected, kept = net.eval()(x), torch.tensor([7, 2, 11])
+    expected, remaining = net.eval()(x), torch.tensor([7, 2, 11])
     for cut in range(len(at)):
         state = x
         for k in range(len(net.exits)):
             state, phi = net.advance(k, state)
             if k == cut:
-                state = select(state, kept)
-        torch.testing.assert_close(net.exit(k).classifier(phi), expected[-1][kept], rtol=1e-4, atol=1e-5)
+                state = select(state, remaining)
+        torch.testing.assert_close(net.exit(k).classifier(phi), expected[-1][remaining], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "at"), CUTS)
-def test_what_is_left_of_the_pass_is_cut_without_loss_or_repetition(kind, at):
+def test_the_stages_cost_as_much_as_the_model(kind, at):
     model, x, net = attached(kind, at)
     whole = cost.count(suffice.attach.plain.as_exit_network(model, x), x)
     costs = cost.count(net, x)
@@ -84,14 +84,14 @@ def test_what_is_left_of_the_pass_is_cut_without_loss_or_repetition(kind, at):
     assert costs.exits[-1] == whole.exits[-1]
 
 
-def test_an_exit_sees_the_output_of_its_module():
+def test_an_exit_reads_the_output_of_its_module():
     model, x, net = attached(ResNet, ["layer1", "layer2"])
-    seen = []
-    handle = model.layer2.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    outputs = []
+    handle = model.layer2.register_forward_hook(lambda module, args, output: outputs.append(output.clone()))
     state, _ = net.advance(0, x)
     _, phi = net.advance(1, state)
     handle.remove()
-    expected = functional.layer_norm(seen[0].mean((2, 3)), (8,))
+    expected = functional.layer_norm(outputs[0].mean((2, 3)), (8,))
     torch.testing.assert_close(phi, expected)
 
 
@@ -115,7 +115,7 @@ class TestPooling:
             (Router, [], "none"),
         ],
     )
-    def test_is_chosen_by_the_states_shape_and_by_what_the_model_does(self, kind, at, pooling):
+    def test_is_chosen_by_the_shape_of_the_state_and_the_models_own_pooling(self, kind, at, pooling):
         model, x = built(kind)
         at = at or [
             nn.Sequential(nn.Flatten(), model.enter),
@@ -127,7 +127,7 @@ class TestPooling:
         ("pooling", "expected"),
         [("tokens", lambda h: h.mean(1)), ("class token", lambda h: h[:, 0]), ("positions", lambda h: h.mean(2))],
     )
-    def test_by_name_is_what_the_name_says(self, pooling, expected):
+    def test_by_name_pools_as_named(self, pooling, expected):
         _, x, net = attached(VisionTransformer, ["encoder.layers.0"], pooling=pooling)
         state, phi = net.advance(0, x)
         (tokens,) = state.values()
@@ -139,11 +139,11 @@ class TestPooling:
         assert [net.exit(k).classifier.in_features for k in range(2)] == [24, 32]
         assert net.exit(0).features[1] is not net.exit(1).features[1]
 
-    def test_that_does_not_give_one_vector_an_example_is_refused(self):
-        with pytest.raises(ValueError, match=r"one vector an example, \(2, D\), got shape \(2, 6, 8, 8\) from"):
+    def test_without_one_vector_per_example_is_refused(self):
+        with pytest.raises(ValueError, match=r"one vector per example, \(2, D\), got shape \(2, 6, 8, 8\) from"):
             attached(ResNet, ["layer1"], pooling="none")
 
-    def test_of_an_unknown_name_is_refused(self):
+    def test_with_an_unknown_name_is_refused(self):
         with pytest.raises(ValueError, match=r"expected pooling to be one of .*'tokens'.* got 'mean'"):
             attached(ResNet, ["layer1"], pooling="mean")
 
@@ -167,7 +167,7 @@ class TestFreezing:
         assert not any(module.training for module in layers)
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
-    def test_left_out_trains_everything(self):
+    def test_disabled_trains_everything(self):
         model, x, net = attached(ResNet, ["layer1"], freeze=False)
         before = copy.deepcopy(model.state_dict())
         train(net, [(x, torch.arange(12) % CLASSES)], epochs=2)
@@ -175,14 +175,14 @@ class TestFreezing:
         assert {"conv1.weight", "bn1.running_mean", "fc.weight"} <= set(changed)
 
     @pytest.mark.parametrize("mode", [True, False])
-    def test_leaves_modes_of_the_model_as_they_were_where_it_is_left_out(self, mode):
+    def test_disabled_leaves_the_modes_of_the_model_unchanged(self, mode):
         model, x = built(ResNet)
         model.train(mode).layer1.eval()
         modes = [module.training for module in model.modules()]
         suffice.attach_exits(model, ["layer1"], example=x, freeze=False)
         assert [module.training for module in model.modules()] == modes
 
-    def test_new_classifiers_begin_at_zero_in_the_models_type(self):
+    def test_new_classifiers_start_at_zero_in_the_models_type(self):
         model, x = built(ResNet)
         net = suffice.attach_exits(model.bfloat16(), ["layer1"], example=x.bfloat16())
         assert net.exit(0).classifier.weight.dtype == torch.bfloat16
@@ -195,7 +195,7 @@ class TestStagesAsGiven:
         return [first, nn.Sequential(model.middle, nn.Tanh()), model.fc]
 
     @torch.no_grad()
-    def test_the_last_logits_are_the_models(self):
+    def test_the_last_logits_equal_the_models(self):
         model, x = built(Router)
         net = suffice.attach_exits(model, self.stages(model), example=x)
         assert torch.equal(net(x)[-1], model(x))
@@ -225,10 +225,10 @@ class TestStagesAsGiven:
         assert torch.equal(net(x)[-1], model(x))
         assert net.exit(0).classifier.in_features == 6
 
-    def test_stages_that_are_not_the_model_are_refused(self):
+    def test_stages_that_do_not_compose_to_the_model_are_refused(self):
         model, x = built(Router)
         first, _, last = self.stages(model)
-        with pytest.raises(ValueError, match=r"stages that together are the model, got logits up to [\d.]+ away"):
+        with pytest.raises(ValueError, match=r"reproduce the model, .* difference of [\d.]+; check that the given"):
             suffice.attach_exits(model, [first, last], example=x)
 
     def test_a_last_stage_without_the_models_classifier_is_refused(self):
@@ -246,13 +246,13 @@ class TestInPlace:
         net.advance(1, state)
         assert all(torch.equal(before[name], tensor) for name, tensor in state.items())
 
-    def test_so_does_the_first_that_writes_into_the_inputs(self):
-        class Normalising(ResNet):
+    def test_a_first_stage_that_writes_into_the_inputs_gets_a_copy(self):
+        class Normalizing(ResNet):
             def forward(self, x):
                 x.sub_(0.5)
                 return super().forward(x)
 
-        model, x = built(Normalising)
+        model, x = built(Normalizing)
         before = x.clone()
         net = suffice.attach_exits(model, ["layer1"], example=x[:2].clone())
         net(x)
@@ -293,14 +293,14 @@ def test_modules_and_parameters_may_be_shared_between_stages():
 
 @pytest.mark.parametrize("size", [12, 16])
 @torch.no_grad()
-def test_sizes_that_the_model_takes_are_not_bound_to_the_example(size):
+def test_inputs_may_have_another_size_than_the_example(size):
     model, _, net = attached(UNet, ["enter", "deep"])
     x = torch.randn(3, 1, size, size, generator=torch.Generator().manual_seed(0))
     assert torch.equal(net(x)[-1], model(x))
 
 
 @torch.no_grad()
-def test_what_only_parameters_make_is_computed_again_instead_of_carried():
+def test_values_that_depend_only_on_parameters_are_computed_again():
     class Biased(nn.Module):
         def __init__(self):
             super().__init__()
@@ -319,17 +319,17 @@ def test_what_only_parameters_make_is_computed_again_instead_of_carried():
 
 
 class FunctionalDropout(ResNet):
-    """Asks self.training around its layers."""
+    """Model that branches on self.training outside its layers."""
 
     def forward(self, x):
         x = functional.dropout(self.layer2(self.layer1(self.conv1(x))), 0.5, training=self.training)
         return self.fc(self.layer3(x).mean((2, 3)))
 
 
-def test_random_numbers_are_left_alone():
+def test_the_default_generator_is_unchanged():
     before = torch.get_rng_state()
     attached(ResNet, ["layer1"])
-    with pytest.raises(ValueError, match=r"asks self\.training"):
+    with pytest.raises(ValueError, match=r"depends on self\.training"):
         attached(FunctionalDropout, ["layer1"], freeze=False)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -349,7 +349,7 @@ class TestRefused:
     def test_other_classes(self):
         self.refused(ResNet, ["layer1"], "expected the 5 classes of the model's own classifier, got 7", num_classes=7)
 
-    def test_control_flow_on_data_says_on_which_tensor_and_what_to_do(self):
+    def test_control_flow_on_data_names_the_tensor_and_a_remedy(self):
         self.refused(Router, ["enter"], r"TypeError: a condition on the values of a tensor, .*'gt'.*at=\[first, second")
 
     def test_control_flow_on_the_number_of_examples(self):
@@ -357,9 +357,9 @@ class TestRefused:
             def forward(self, x):
                 return super().forward(x if x.shape[0] > 2 else x * 1)
 
-        self.refused(Counting, ["layer1"], "a condition that depends on how many examples there are")
+        self.refused(Counting, ["layer1"], "a condition that depends on the number of examples")
 
-    def test_a_tensor_in_the_way_is_named_with_its_shape(self):
+    def test_a_tensor_that_prevents_a_cut_is_named_with_its_shape(self):
         class SequenceFirst(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -385,7 +385,7 @@ class TestRefused:
                 return self.fc(self.layer(x[:, 0].transpose(0, 1)).mean(0))
 
         self.refused(
-            SequenceFirst, ["layer"], r"expected 'layer' to put out .* the output of 'layer' \('.*'\), \(8, 2, 6\)"
+            SequenceFirst, ["layer"], r"expected 'layer' to return .* the output of 'layer' \('.*'\), \(8, 2, 6\)"
         )
 
     def test_a_module_that_runs_twice_or_not_at_all(self):
@@ -394,24 +394,24 @@ class TestRefused:
                 super().__init__()
                 self.auxiliary = nn.Linear(3, 3)
 
-        self.refused(ResNet, ["layer1.0.relu"], "expected 'layer1.0.relu' to run once in a pass, got it run 2 times")
-        self.refused(Unused, ["auxiliary"], "expected 'auxiliary' to run once in a pass, got it run 0 times")
+        self.refused(ResNet, ["layer1.0.relu"], "expected 'layer1.0.relu' to run once in a pass, got 2 runs")
+        self.refused(Unused, ["auxiliary"], "expected 'auxiliary' to run once in a pass, got 0 runs")
 
     @pytest.mark.parametrize("at", [["layer3", "layer3.0"], ["layer1", "layer1"], ["fc"]])
     def test_nothing_between_two_exits(self, at):
         self.refused(ResNet, at, f"something between '{at[0]}' and '.*', got nothing")
 
-    def test_a_pass_that_asks_self_training_where_it_is_to_be_trained(self):
-        self.refused(FunctionalDropout, ["layer1"], "got one that asks self.training", freeze=False)
+    def test_a_pass_that_depends_on_self_training_unless_frozen(self):
+        self.refused(FunctionalDropout, ["layer1"], "got one that depends on self.training", freeze=False)
         model, x = built(FunctionalDropout)
         assert torch.equal(suffice.attach_exits(model, ["layer1"], example=x)(x)[-1], model(x))
 
-    def test_what_a_trace_cannot_see_is_noticed_by_the_logits(self):
+    def test_untraceable_branches_are_detected_by_the_logits(self):
         class Typed(ResNet):
             def forward(self, x):
                 return super().forward(x * 2 if isinstance(x, torch.Tensor) else x)
 
-        self.refused(Typed, ["layer1"], r"stages that together are the model, got logits up to")
+        self.refused(Typed, ["layer1"], r"reproduce the model, got a maximum logit difference of .* branches")
 
     def test_neither_names_nor_stages(self):
         model, x = built(ResNet)
@@ -425,14 +425,14 @@ class TestRefused:
             suffice.attach_exits(net, ["stages.0"], example=builders.inputs(2))
 
 
-def test_a_copy_of_the_network_answers_the_same():
+def test_a_copy_of_the_network_has_the_same_outputs():
     _, x, net = attached(ResNet, ["layer1"])
     again = copy.deepcopy(net)
-    for ours, theirs in zip(net(x), again(x), strict=True):
-        assert torch.equal(ours, theirs)
+    for expected, got in zip(net(x), again(x), strict=True):
+        assert torch.equal(got, expected)
 
 
-@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:asked for .* multiply-adds")
+@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of")
 @pytest.mark.parametrize(
     ("kind", "at"),
     [
@@ -441,7 +441,7 @@ def test_a_copy_of_the_network_answers_the_same():
         (VisionTransformer, ["encoder.layers.0", "encoder.layers.1"]),
     ],
 )
-def test_it_is_trained_calibrated_allocated_run_saved_and_loaded(kind, at, tmp_path, generator):
+def test_a_network_is_trained_calibrated_allocated_run_saved_and_loaded(kind, at, tmp_path, generator):
     model, x, net = attached(kind, at)
     labels = logits_of(model, x).argmax(1)
     loader = [{**x, "labels": labels}] if isinstance(x, dict) else [(x, labels)]
@@ -458,7 +458,7 @@ def test_it_is_trained_calibrated_allocated_run_saved_and_loaded(kind, at, tmp_p
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+def test_ambient_modes_change_nothing(surrounding):
     model, x = built(ResNet)
     with surrounding():
         net = suffice.attach_exits(model, ["layer1", "layer2"], example=x)

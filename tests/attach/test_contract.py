@@ -10,90 +10,90 @@ from tests import builders
 
 
 class Written(nn.Module):
-    """Writes into its state."""
+    """Stage that writes into its state."""
 
     def forward(self, state):
         return state.mul_(2)
 
 
 class Doubled(nn.Module):
-    """One example becomes two, as under augmentation at test time."""
+    """Stage that makes two examples of each, as in test-time augmentation."""
 
     def forward(self, state):
         return torch.cat([state, -state])
 
 
 class Unbatched(nn.Module):
-    """A tensor in the state that belongs to no example."""
+    """Stage with a tensor in its state that has no batch dimension."""
 
     def forward(self, state):
         return {"h": state, "position": torch.arange(5)}
 
 
 class Counted(nn.Module):
-    """The number of examples in the state."""
+    """Stage that stores the number of examples in its state."""
 
     def forward(self, state):
         return {"h": state, "examples": len(state)}
 
 
-class Centred(nn.Module):
-    """Examples see each other."""
+class Centered(nn.Module):
+    """Stage that mixes examples: it subtracts the batch mean."""
 
     def forward(self, state):
         return state - state.mean(dim=0)
 
 
-class Taken(nn.Module):
-    """The hidden layer of a state."""
+class TakeHidden(nn.Module):
+    """Selection of the hidden layer from a state."""
 
     def forward(self, state):
         return state["h"] if isinstance(state, dict) else state
 
 
 def network(stage=None, features=None):
-    first = Exit(features or Taken(), nn.Linear(3, 2))
-    return ExitNetwork([stage or nn.Identity(), Taken()], [first, Exit(nn.Identity(), nn.Linear(3, 2))])
+    first = Exit(features or TakeHidden(), nn.Linear(3, 2))
+    return ExitNetwork([stage or nn.Identity(), TakeHidden()], [first, Exit(nn.Identity(), nn.Linear(3, 2))])
 
 
 BROKEN = [
-    (Written(), "to leave the state that it is given as it is"),
+    (Written(), "to leave its input state unchanged, got an in-place write"),
     (Doubled(), r"to keep the 3 examples first .* shape \(6, 3\)"),
     (Unbatched(), r"to keep the 3 examples first .* shape \(5,\)"),
-    (Counted(), "to take each example by itself"),
-    (Centred(), "to take each example by itself"),
+    (Counted(), "to process each example independently"),
+    (Centered(), "to process each example independently"),
 ]
 
 
 @pytest.mark.parametrize(("stage", "message"), BROKEN, ids=lambda value: type(value).__name__)
-def test_a_stage_that_does_not_take_each_example_by_itself_is_named(stage, message):
+def test_a_stage_that_mixes_examples_or_writes_is_named(stage, message):
     with pytest.raises(ValueError, match=f"expected stage 0 {message}"):
         contract.check(network(stage), builders.inputs(6))
 
 
 @pytest.mark.parametrize(("features", "message"), [BROKEN[0], BROKEN[4]], ids=lambda value: type(value).__name__)
-def test_so_is_an_exit(features, message):
+def test_an_exit_that_mixes_examples_or_writes_is_named(features, message):
     with pytest.raises(ValueError, match=f"expected exit 0 {message}"):
         contract.check(network(features=features), builders.inputs(6))
 
 
-def test_the_inputs_that_it_tries_are_not_written_into():
+def test_the_check_does_not_write_into_its_inputs():
     x = builders.inputs(6)
     before = x.clone()
-    with pytest.raises(ValueError, match="writes into it"):
+    with pytest.raises(ValueError, match="in-place write"):
         contract.check(network(Written()), x)
     assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_networks_that_keep_it_pass_whatever_the_batch_and_the_type(count, dtype):
+def test_correct_networks_pass_for_any_batch_size_and_type(count, dtype):
     contract.check(builders.network(nested=True).to(dtype), builders.inputs(count).to(dtype))
     images = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     contract.check(models.convnet(4).to(dtype), images)
 
 
-def test_infinities_in_a_state_are_compared():
+def test_equal_infinities_in_a_state_pass():
     class Masked(nn.Module):
         def forward(self, state):
             return {"h": state, "mask": state.masked_fill(state < 0, -torch.inf)}
@@ -102,10 +102,10 @@ def test_infinities_in_a_state_are_compared():
 
 
 @pytest.mark.parametrize("structure", ["kronecker", None])
-def test_calibration_refuses_what_breaks_it(structure):
+def test_calibration_refuses_a_network_that_violates_the_contract(structure):
     x = builders.inputs(20)
     loader = builders.batched(x, torch.zeros(20, dtype=torch.long))
     before = x.clone()
-    with pytest.raises(ValueError, match="expected stage 0 to leave the state"):
+    with pytest.raises(ValueError, match="expected stage 0 to leave its input state unchanged"):
         suffice.calibrate(network(Written()), loader, loader, structure=structure)
     assert torch.equal(x, before)

@@ -31,7 +31,7 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """As in torchvision: flatten in forward, a layer named fc."""
+    """Miniature of torchvision: flatten in forward, a layer named fc."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ class ResNet(nn.Module):
 
 
 class Timm(nn.Module):
-    """As in timm: forward_features, forward_head with dropout before the linear layer, and a hidden one."""
+    """Miniature of timm: forward_features, and forward_head with dropout before the linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ class Timm(nn.Module):
 
 
 class Tupled(ResNet):
-    """Logits first, then features and an auxiliary answer that runs last."""
+    """Model that returns logits, features and the logits of an auxiliary head that runs last."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ class Output:
 
 
 class HuggingFace(nn.Module):
-    """Token ids and a mask by name; an output with .logits."""
+    """Model with token ids and a mask as keyword arguments, and an output with .logits."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ class HuggingFace(nn.Module):
 
 
 def built(kind):
-    """A model with weights of its own, in evaluation mode, and inputs for it."""
+    """Return a model with random weights in evaluation mode, and inputs for it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = kind()
@@ -150,14 +150,14 @@ MODELS = [ResNet, Timm, Tupled, HuggingFace]
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_without_posterior_and_temperature_it_says_what_the_model_says(kind):
+def test_without_posterior_and_temperature_the_probabilities_equal_the_models(kind):
     model, x = built(kind)
     (answer,) = calibrate(model, batches_of(model, x), structure=None, temperature=False)(x)
     torch.testing.assert_close(answer.probs, logits_of(model, x).softmax(dim=1))
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_it_is_calibrated_saved_loaded_and_run_as_it_is(kind, tmp_path):
+def test_a_plain_model_is_calibrated_saved_loaded_and_run(kind, tmp_path):
     model, x = built(kind)
     loader = batches_of(model, x)
     calibrated = calibrate(model, loader)
@@ -174,7 +174,7 @@ def test_it_is_calibrated_saved_loaded_and_run_as_it_is(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_posterior_is_that_of_the_same_network_cut_by_hand(kind):
+def test_the_posterior_equals_that_of_the_model_cut_by_hand(kind):
     class UpToHead(nn.Module):
         def __init__(self, model, head):
             super().__init__()
@@ -189,12 +189,12 @@ def test_the_posterior_is_that_of_the_same_network_cut_by_hand(kind):
     head = {ResNet: "fc", Tupled: "fc", Timm: "head", HuggingFace: "classifier"}[kind]
     net = ExitNetwork([UpToHead(model, head)], [Exit(nn.Identity(), getattr(model, head))])
     loader = batches_of(model, x)
-    (own,), (cut,) = calibrate(model, loader)(x), calibrate(net, loader)(x)
-    torch.testing.assert_close(own.probs, cut.probs)
-    torch.testing.assert_close(own.epistemic, cut.epistemic)
+    (automatic,), (by_hand,) = calibrate(model, loader)(x), calibrate(net, loader)(x)
+    torch.testing.assert_close(automatic.probs, by_hand.probs)
+    torch.testing.assert_close(automatic.epistemic, by_hand.epistemic)
 
 
-def test_weights_are_shared_and_untouched_and_modes_come_back():
+def test_weights_are_shared_and_unchanged_and_modes_are_restored():
     model, x = built(Timm)
     before, version = copy.deepcopy(model.state_dict()), model.head.weight._version
     model.train()
@@ -207,7 +207,7 @@ def test_weights_are_shared_and_untouched_and_modes_come_back():
     assert model.head.weight._version == version
 
 
-def test_a_network_with_exits_is_returned_as_it_is():
+def test_a_network_with_exits_is_returned_unchanged():
     net, loader = builders.network(), iter([])
     assert as_exit_network(net, builders.inputs(2)) is net
     assert from_loader(net, loader) == (net, loader)
@@ -231,15 +231,15 @@ def test_the_cost_is_that_of_the_model_with_its_classifier_counted_once():
 
 def test_the_stage_does_not_compute_past_the_classifier():
     model, x = built(ResNet)
-    net, ran = as_exit_network(model, x), []
-    model.fc.register_forward_hook(lambda *_: ran.append(1))
+    net, runs = as_exit_network(model, x), []
+    model.fc.register_forward_hook(lambda *_: runs.append(1))
     net.advance(0, x)
-    assert not ran
+    assert not runs
     net(x)
-    assert len(ran) == 1
+    assert len(runs) == 1
 
 
-def test_a_model_that_catches_exceptions_is_stopped_all_the_same():
+def test_a_model_that_catches_exceptions_is_still_interrupted():
     class Catching(ResNet):
         def forward(self, x):
             try:
@@ -251,17 +251,17 @@ def test_a_model_that_catches_exceptions_is_stopped_all_the_same():
     torch.testing.assert_close(as_exit_network(model, x)(x)[0], model(x))
 
 
-def test_another_thread_that_runs_the_model_meanwhile_is_not_stopped():
+def test_a_concurrent_pass_in_another_thread_is_not_interrupted():
     model, x = built(ResNet)
     net, answers = as_exit_network(model, x), []
 
-    def meanwhile(*_):
+    def run_concurrently(*_):
         handle.remove()
         thread = Thread(target=lambda: answers.append(model(x)))
         thread.start()
         thread.join()
 
-    handle = model.conv1.register_forward_hook(meanwhile)
+    handle = model.conv1.register_forward_hook(run_concurrently)
     torch.testing.assert_close(net(x)[0], model(x))
     torch.testing.assert_close(answers, [model(x)])
 
@@ -278,14 +278,14 @@ def test_other_types(dtype):
     assert torch.equal(as_exit_network(model, x)(x)[0], model(x))
 
 
-def test_it_can_still_be_trained():
+def test_gradients_equal_those_of_the_model():
     model, x = built(ResNet)
     as_exit_network(model, x)(x)[0].square().sum().backward()
     wrapped = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     model(x).square().sum().backward()
-    for own, parameter in zip(wrapped, model.parameters(), strict=True):
-        torch.testing.assert_close(own, parameter.grad)
+    for gradient, parameter in zip(wrapped, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
 
 
 class TestLoaders:
@@ -319,7 +319,7 @@ class TestLoaders:
         with pytest.raises(ValueError, match="a generator is empty the second time"):
             calibrate(model, generator, generator)
 
-    def test_an_empty_first_batch_and_a_single_example_will_do(self):
+    def test_an_empty_first_batch_and_a_single_example_are_accepted(self):
         model, x = built(ResNet)
         loader = batches_of(model, x)
         calibrated = calibrate(model, [(x[:0], loader[0][1][:0]), (x[:1], loader[0][1][:1]), *loader])
@@ -339,7 +339,7 @@ class TestLoaders:
 
 
 class Changed(ResNet):
-    """Its answer is changed after the classifier, by `after`."""
+    """Model that applies `after` to the output of its classifier."""
 
     def __init__(self, after):
         super().__init__()
@@ -366,13 +366,13 @@ class TestRefused:
         ],
         ids=["softmax", "scale", "in place", "squeeze", "fewer", "shape", "longer"],
     )
-    def test_an_answer_that_is_not_the_layers_output_says_which_layer_and_what_to_do(self, after):
+    def test_an_output_that_is_not_the_layers_is_an_error_with_the_layer_and_a_remedy(self, after):
         model, x = built(lambda: Changed(after))
         with pytest.raises(ValueError, match=r"not the output of 'fc' \(6 → 4\).*ExitNetwork\(\[stage\]"):
             as_exit_network(model, x)
         assert hooks(model) == 0
 
-    def test_a_linear_layer_that_only_looks_like_one(self):
+    def test_a_subclass_of_linear_with_another_forward(self):
         class Cosine(nn.Linear):
             def forward(self, phi):
                 return functional.linear(functional.normalize(phi), functional.normalize(self.weight))
@@ -395,15 +395,15 @@ class TestRefused:
 
     def test_no_linear_layer(self):
         model, x = nn.Sequential(nn.Conv2d(1, CLASSES, 8), nn.Flatten()), torch.zeros(2, 1, 8, 8)
-        with pytest.raises(ValueError, match=r"got Sequential, in which none ran; pass the model itself"):
+        with pytest.raises(ValueError, match=r"got Sequential, in which none ran; pass the model before"):
             as_exit_network(model, x)
 
     def test_a_layer_that_runs_twice(self):
         layer = nn.Linear(CLASSES, CLASSES)
-        with pytest.raises(ValueError, match=r"'0' \(4 → 4\) to be used once in a pass, got it run 2 times"):
+        with pytest.raises(ValueError, match=r"'0' \(4 → 4\) to be used once in a pass, got 2 runs"):
             as_exit_network(nn.Sequential(layer, layer), builders.inputs(2, CLASSES))
 
-    def test_a_weight_that_is_used_elsewhere(self):
+    def test_a_shared_weight(self):
         class Tied(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -417,7 +417,7 @@ class TestRefused:
             as_exit_network(Tied(), torch.zeros(2, 3, dtype=torch.long))
 
     @pytest.mark.parametrize("after", [lambda z: {"scores": z}, lambda z: [], lambda z: Named(1.0, z)])
-    def test_an_answer_that_is_no_tensor(self, after):
+    def test_an_output_that_is_no_tensor(self, after):
         model, x = built(lambda: Changed(after))
         with pytest.raises(TypeError, match=r"expected logits.*got (dict|list|Named); wrap the model"):
             as_exit_network(model, x)
@@ -429,7 +429,7 @@ class TestRefused:
         with pytest.raises(ValueError, match="expected finite logits"):
             as_exit_network(model, x)
 
-    def test_hooks_are_removed_and_modes_come_back_when_the_model_fails(self):
+    def test_hooks_are_removed_and_modes_are_restored_when_the_model_fails(self):
         def fail(_):
             raise RuntimeError("inside")
 
@@ -460,11 +460,11 @@ class TestLoading:
         suffice.save(calibrate(model, batches_of(model, x)), tmp_path / "c")
         return model
 
-    def test_a_function_that_builds_the_model_will_do(self, tmp_path):
+    def test_a_function_that_builds_the_model_is_accepted(self, tmp_path):
         model = self.save(tmp_path)
         assert suffice.load(tmp_path / "c", network=lambda: model).network.exit(0).classifier is model.fc
 
-    def test_the_wrapped_network_will_do(self, tmp_path):
+    def test_the_wrapped_network_is_accepted(self, tmp_path):
         model = self.save(tmp_path)
         net = as_exit_network(model, built(ResNet)[1])
         assert suffice.load(tmp_path / "c", network=net).network is net
@@ -484,12 +484,12 @@ class TestLoading:
         with pytest.raises(ValueError, match=rf"expected a model with an nn\.Linear at 'fc', got \w+ with {there}"):
             suffice.load(tmp_path / "c", network=model)
 
-    def test_a_missing_model_says_what_to_pass(self, tmp_path):
+    def test_a_missing_model_is_an_error_with_a_remedy(self, tmp_path):
         self.save(tmp_path)
         with pytest.raises(TypeError, match="expected the model that was calibrated, got NoneType; pass it as network"):
             suffice.load(tmp_path / "c")
 
-    def test_a_plain_model_does_not_stand_in_for_a_network_with_exits(self, tmp_path):
+    def test_a_plain_model_in_place_of_a_network_with_exits_is_refused(self, tmp_path):
         net = builders.network()
         suffice.save(builders.untuned(net, builders.inputs(20)), tmp_path / "c")
         with pytest.raises(TypeError, match="expected the ExitNetwork that was calibrated, got ResNet"):

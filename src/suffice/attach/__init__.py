@@ -1,4 +1,4 @@
-"""Exits for any trained model: where they go, what they pool, and what stages and exits have to keep to."""
+"""Early exits for any trained model: cutting the model, pooling its states, and checking the stages."""
 
 from suffice.utils.lazy import modules_of
 

@@ -1,9 +1,9 @@
-"""What stages and exits have to keep so that examples can leave the batch: each example goes its own way.
+"""The contract of stages and exits that lets examples leave the batch: each example is processed independently.
 
     stage(select(state, i)) = select(stage(state), i),   and the same for an exit's features
 
-A stage that writes into its state, folds the batch, or lets examples see each other breaks it. Found by trying, on
-three examples, before anything is learned about the network.
+A stage that writes into its state, folds the batch, or mixes examples violates it. The check runs the network on three
+examples before anything is fitted.
 """
 
 from typing import Any
@@ -16,49 +16,53 @@ from suffice.twin import inference
 from suffice.utils.nest import tree_flatten, tree_leaves
 
 _EXAMPLES = 3
-_KEPT = torch.tensor([2, 0])
+_REMAINING = torch.tensor([2, 0])
 
 
 def check(network: ExitNetwork, x: State) -> None:
-    """Try every stage and exit, in evaluation mode, on the first three examples of a batch (one is repeated).
+    """Check every stage and exit in evaluation mode on the first three examples of a batch, repeated if it is smaller.
 
     Raises:
-        ValueError: if a stage or an exit writes into the state that it is given, changes the number of examples,
-            or answers differently when other examples have left.
+        ValueError: If a stage or an exit writes into its input state, changes the number of examples, or returns
+            another output for an example after others have left the batch.
     """
     state = select(x, torch.arange(_EXAMPLES) % batch_size(x))
     with inference(network) as network:
         for k, stage in enumerate(network.stages):
-            state = _try(stage, state, f"stage {k}", "state")
-            _try(network.exit(k).features, state, f"exit {k}", "features")
+            state = _check_module(stage, state, f"stage {k}", "state")
+            _check_module(network.exit(k).features, state, f"exit {k}", "features")
 
 
-def writes(function: Any, state: State) -> tuple[State, bool]:
-    """What a function makes of a state, and whether it wrote into it."""
+def run_and_detect_write(function: Any, state: State) -> tuple[State, bool]:
+    """Apply a function to a state.
+
+    Returns:
+        The result, and whether the function wrote into a tensor of the state.
+    """
     before = [leaf._version for leaf in _tensors(state)]
     result = function(state)
     return result, [leaf._version for leaf in _tensors(state)] != before
 
 
-def _try(function: Any, state: State, who: str, what: str) -> State:
-    kept = select(state, _KEPT)
-    result, wrote = writes(function, state)
+def _check_module(function: Any, state: State, name: str, output: str) -> State:
+    remaining = select(state, _REMAINING)
+    result, wrote = run_and_detect_write(function, state)
     if wrote:
         raise ValueError(
-            f"expected {who} to leave the state that it is given as it is, got one that writes into it; use "
-            "operations that are not in place (inplace=False), or give it a copy"
+            f"expected {name} to leave its input state unchanged, got an in-place write; use operations that are not "
+            "in place (inplace=False), or copy the state first"
         )
     for leaf in _tensors(result):
         if leaf.shape[:1] != (_EXAMPLES,):
             raise ValueError(
-                f"expected {who} to keep the {_EXAMPLES} examples first in its {what}, got a tensor of shape "
-                f"{tuple(leaf.shape)}; put into the state only what belongs to each example"
+                f"expected {name} to keep the {_EXAMPLES} examples first in its {output}, got a tensor of shape "
+                f"{tuple(leaf.shape)}; keep only tensors with one entry per example in the state"
             )
-    if not _same(select(result, _KEPT), function(kept)):
+    if not _same(select(result, _REMAINING), function(remaining)):
         raise ValueError(
-            f"expected {who} to take each example by itself, got {what} that change when others leave the batch; "
-            "look for batch statistics, for a number of examples kept in the state, and for tensors in the state "
-            "that share memory and are written into"
+            f"expected {name} to process each example independently, got {output} that changes when other examples "
+            "leave the batch; look for batch statistics, for a number of examples stored in the state, and for tensors "
+            "in the state that share memory and are written into"
         )
     return result
 
@@ -68,9 +72,9 @@ def _tensors(state: State) -> list[Tensor]:
 
 
 def _same(expected: State, got: State) -> bool:
-    """Whether two states are of one structure and equal to rounding, which depends on the size of the batch."""
-    (ours, structure), (theirs, other) = tree_flatten(expected), tree_flatten(got)
-    return structure == other and all(map(_close, ours, theirs))
+    """Return whether two states have one structure and are equal up to rounding, which depends on the batch size."""
+    (expected_leaves, expected_structure), (leaves, structure) = tree_flatten(expected), tree_flatten(got)
+    return expected_structure == structure and all(map(_close, expected_leaves, leaves))
 
 
 def _close(a: Any, b: Any) -> bool:

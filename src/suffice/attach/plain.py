@@ -1,11 +1,11 @@
-"""Any trained classifier as it is: a network of one stage and one exit, found by watching one pass.
+"""Plain trained classifiers as networks of one stage and one exit.
 
     stage     the model up to the input of its last linear layer: x → φ (N, D)
     exit      that layer: logits = W φ + b, (N, C)
 
-The classifier is the linear layer whose output is the model's answer. The stage stops the model where that layer
-is reached, by an exception: letting the model finish would compute the classifier twice, and count it twice
-in every cost. Weights are shared with the model, and nothing is left on it.
+The classifier is the linear layer whose output equals the model's output in one observed pass. The stage interrupts the
+model with an exception when that layer is reached: a complete pass would compute the classifier twice and count it
+twice in every cost. Weights are shared with the model, and no hook stays on it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,23 +22,22 @@ from torch.utils.hooks import RemovableHandle
 from suffice import batches
 from suffice.batches import Loader
 from suffice.network import Exit, ExitNetwork, State, call, check_finite, output_tensor, select
-from suffice.storage.fingerprint import check_fingerprint
+from suffice.storage.fingerprint import check_fingerprint, check_structure, read_structure
 from suffice.storage.parts import Parts
-from suffice.storage.structure import check_structure, structure_of
 from suffice.twin import Twin, inference, is_twin
 
 _REMEDY = (
-    "let the model return the logits of an nn.Linear that takes (N, D), "
-    "or cut it yourself: suffice.ExitNetwork([stage], [suffice.Exit(features, classifier)])"
+    "let the model return the logits of an nn.Linear with input (N, D), "
+    "or cut it by hand: suffice.ExitNetwork([stage], [suffice.Exit(features, classifier)])"
 )
 
 
 class UpToClassifier(nn.Module):
-    """A model up to the input of its classifier.
+    """Model up to the input of its classifier.
 
     Args:
-        model: the whole model; a mapping of inputs becomes its keyword arguments.
-        classifier: name of a module in the model, which a pass reaches once.
+        model: Whole model; a mapping of inputs becomes its keyword arguments.
+        classifier: Name of a module in the model that runs once in a pass.
     """
 
     def __init__(self, model: nn.Module, classifier: str) -> None:
@@ -47,53 +46,53 @@ class UpToClassifier(nn.Module):
         self.classifier = classifier
 
     def forward(self, inputs: State) -> Tensor:
-        """φ (N, D) of a batch.
+        """Return the features φ (N, D) of a batch.
 
         Raises:
-            RuntimeError: if the classifier was not reached.
+            RuntimeError: If the pass does not reach the classifier.
         """
-        return up_to(self.model, self.classifier, lambda model: call(model, inputs))
+        return classifier_input(self.model, self.classifier, lambda model: call(model, inputs))
 
 
 def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
-    """A trained classifier as a network of one stage and one exit; an `ExitNetwork` is returned as it is.
+    """Convert a trained classifier to a network of one stage and one exit; an `ExitNetwork` is returned unchanged.
 
     Args:
-        model: run once in evaluation mode, as a twin (`suffice.twin`). Its answer (N, C), or (N,) where C = 1, is its
-            output, the `.logits` of its output, or the first of a tuple.
-        example: a batch of inputs on the model's device, best of two examples or more.
+        model: Classifier, run once in evaluation mode as a twin (`suffice.twin`). Its logits (N, C), or (N,) if C = 1,
+            are its output, the `.logits` of its output, or the first entry of a tuple.
+        example: Batch of inputs on the model's device, preferably two examples or more.
 
     Raises:
-        TypeError: if the answer is not a tensor.
-        ValueError: if no linear layer makes the answer, by itself, from features (N, D), or answers are not finite.
+        TypeError: If the output is not a tensor.
+        ValueError: If the logits are not the output of a single linear layer with input (N, D), or are not finite.
     """
     if isinstance(model, ExitNetwork):
         return model
     runs: list[_Run] = []
     with inference(model) as twin:
         linear = [(name, module) for name, module in twin.named_modules() if isinstance(module, nn.Linear)]
-        names = {module: name for name, module in linear if is_twin(module)}  # others are compiled
+        names = {module: name for name, module in linear if is_twin(module)}  # the others are compiled
         with _before(names, lambda layer, phi: runs.append(_Run(names[layer], layer, phi))):
             logits = output_tensor(call(twin, example))
         check_finite(logits, "logits")
-        makers = [run for run in runs if run.makes(logits)]
-        if not makers:
-            raise ValueError(_why_none(model, runs, logits))
-        _check_alone(twin, makers[-1], runs)
-    return at_classifier(model, makers[-1].name)
+        matching = [run for run in runs if run.produces(logits)]
+        if not matching:
+            raise ValueError(_no_classifier_message(model, runs, logits))
+        _check_used_once(twin, matching[-1], runs)
+    return at_classifier(model, matching[-1].name)
 
 
 def at_classifier(model: nn.Module, name: str) -> ExitNetwork:
-    """The same where the classifier's name is known.
+    """Convert a trained classifier to a network of one stage and one exit, given the name of its last linear layer.
 
     Raises:
-        ValueError: if the model has no linear layer of that name.
+        ValueError: If the model has no linear layer of that name.
     """
     layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, nn.Linear):
         raise ValueError(
             f"expected a model with an nn.Linear at {name!r}, got {type(model).__name__} with "
-            f"{'nothing' if layer is None else type(layer).__name__} there; pass the model that was used then"
+            f"{'nothing' if layer is None else type(layer).__name__} there; pass the model that was used before"
         )
     network = ExitNetwork([UpToClassifier(model, name)], [Exit(nn.Identity(), layer)])
     for module in network.modules():
@@ -104,13 +103,17 @@ def at_classifier(model: nn.Module, name: str) -> ExitNetwork:
 
 
 def from_loader(model: nn.Module, loader: Loader) -> tuple[ExitNetwork, Loader]:
-    """The network of a model, and the loader, from which nothing is lost; read it once.
+    """Convert a model to a network with exits, with the first batch of a loader as the example.
 
-    A plain model is watched on the first two examples, so that a shape with N in it is not taken for one with 1.
+    A plain model is run on the first two examples, as with one example N could be confused with another dimension of
+    size 1.
+
+    Returns:
+        The network, and an iterator over all batches of the loader; read it once.
 
     Raises:
-        TypeError: if `model` is not a module.
-        ValueError: as `as_exit_network`, and for an empty loader.
+        TypeError: If `model` is not a module.
+        ValueError: If `as_exit_network` raises one, or the loader is empty.
     """
     if isinstance(model, ExitNetwork):
         return model, loader
@@ -120,65 +123,66 @@ def from_loader(model: nn.Module, loader: Loader) -> tuple[ExitNetwork, Loader]:
     return as_exit_network(model, select(first.inputs, torch.arange(min(2, first.size)))), loader
 
 
-def described(network: ExitNetwork) -> dict[str, str]:
-    """What an artifact keeps so that `restored` can find the network again: a plain model's classifier."""
+def network_entries(network: ExitNetwork) -> dict[str, str]:
+    """Return the manifest entries that `restore_network` needs: the name of a plain model's classifier."""
     stage = network.stages[0]
     return {"classifier": stage.classifier} if isinstance(stage, UpToClassifier) else {}
 
 
-def restored(network: nn.Module | None, parts: Parts) -> tuple[ExitNetwork, str]:
-    """The network that an artifact was made from, itself or the plain model, and the hash of its weights.
+def restore_network(network: nn.Module | None, parts: Parts) -> tuple[ExitNetwork, str]:
+    """Convert the module passed to `load` to the network that an artifact was made from, and check it.
 
     Args:
-        network: what was given to `load`.
-        parts: of the artifact, with what `described` said, the `network_hash` and the `structure`.
+        network: Network or plain model that was passed to `load`.
+        parts: Parts of the artifact, with the entries of `network_entries`, the `network_hash` and the `structure`.
+
+    Returns:
+        The network and the hash of its weights.
 
     Raises:
-        TypeError: if the network is missing or is not an `ExitNetwork` where that was calibrated.
-        ValueError: if its weights, or modules of torch's in it, are others, or it was cut at another classifier.
+        TypeError: If the network is missing, or is a plain model where an `ExitNetwork` was calibrated.
+        ValueError: If its weights or torch modules differ, or it was cut at another classifier.
     """
-    stated = {"classifier": parts.text("classifier")} if "classifier" in parts else {}
-    network_hash, found = parts.digest("network_hash"), as_described(network, stated)
-    if described(found) != stated:
-        parts.refuse("classifier", f"that of the network, {described(found) or 'none'}", stated or "none")
-    check_fingerprint(found, network_hash)
-    check_structure(found, structure_of(parts))
-    return found, network_hash
+    entries = {"classifier": parts.text("classifier")} if "classifier" in parts else {}
+    network_hash, restored = parts.digest("network_hash"), cut_at_entries(network, entries)
+    if network_entries(restored) != entries:
+        parts.refuse("classifier", f"that of the network, {network_entries(restored) or 'none'}", entries or "none")
+    check_fingerprint(restored, network_hash)
+    check_structure(restored, read_structure(parts))
+    return restored, network_hash
 
 
-def as_described(network: nn.Module | None, configuration: Mapping[str, Any]) -> ExitNetwork:
-    """A network as it is, or a plain model cut where `described` said, its weights unchecked.
+def cut_at_entries(network: nn.Module | None, entries: Mapping[str, Any]) -> ExitNetwork:
+    """Return a network unchanged, or a plain model cut at the classifier in `entries`, without a check of weights.
 
     Raises:
-        TypeError: if the network is missing or is not an `ExitNetwork` where that was described.
-        ValueError: if the plain model has no such classifier.
+        TypeError: If the network is missing, or is a plain model and `entries` names no classifier.
+        ValueError: If the plain model has no such classifier.
     """
-    if isinstance(network, nn.Module) and not isinstance(network, ExitNetwork) and "classifier" in configuration:
-        network = at_classifier(network, configuration["classifier"])
+    if isinstance(network, nn.Module) and not isinstance(network, ExitNetwork) and "classifier" in entries:
+        network = at_classifier(network, entries["classifier"])
     if not isinstance(network, ExitNetwork):
-        wanted = "model" if "classifier" in configuration else "ExitNetwork"
-        raise TypeError(
-            f"expected the {wanted} that was calibrated, got {type(network).__name__}; pass it as network=…"
-        )
+        kind = "model" if "classifier" in entries else "ExitNetwork"
+        raise TypeError(f"expected the {kind} that was calibrated, got {type(network).__name__}; pass it as network=…")
     return network
 
 
-def up_to(model: nn.Module, classifier: str, run: Callable[[nn.Module], object]) -> Tensor:
-    """The input φ of a model's classifier in a pass, which is stopped there.
+def classifier_input(model: nn.Module, classifier: str, run: Callable[[nn.Module], object]) -> Tensor:
+    """Run a model up to its classifier and return the classifier's input φ.
 
-    The model itself runs only where it is trained, which writes into its buffers and attributes.
+    The pass runs on a twin, except in training mode, where it has to update the model's own buffers and attributes.
 
     Args:
-        model: whose pass it is.
-        classifier: name of a module of it.
-        run: a pass of a model, or of its twin.
+        model: Model to run.
+        classifier: Name of the classifier, a module of the model.
+        run: Function that runs the pass on the model or its twin.
 
     Raises:
-        RuntimeError: if the classifier was not reached.
+        RuntimeError: If the pass does not reach the classifier.
     """
     if not (is_twin(model) or model.training or torch.compiler.is_compiling()):
         with Twin(model, evaluation=False).running() as twin:
-            return up_to(twin, classifier, run)
+            return classifier_input(twin, classifier, run)
     try:
         with _before([model.get_submodule(classifier)], _stop):
             run(model)
@@ -188,7 +192,7 @@ def up_to(model: nn.Module, classifier: str, run: Callable[[nn.Module], object])
 
 
 class _Reached(BaseException):
-    """The classifier was reached; not an Exception, which a model might catch."""
+    """Signal that a pass has reached the classifier; not an `Exception`, which a model might catch."""
 
     def __init__(self, phi: Tensor) -> None:
         self.phi = phi
@@ -196,7 +200,7 @@ class _Reached(BaseException):
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of a linear layer in a pass: its name and its input φ."""
+    """Run of a linear layer in a pass: its name and its input φ."""
 
     name: str
     layer: nn.Linear
@@ -205,17 +209,17 @@ class _Run:
     def __str__(self) -> str:
         return f"{self.name!r} ({self.layer.in_features} → {self.layer.out_features})"
 
-    def makes(self, answer: Tensor) -> bool:
-        """Whether W φ + b, to rounding, is the answer."""
+    def produces(self, output: Tensor) -> bool:
+        """Return whether W φ + b equals the model's output up to rounding."""
         if self.phi.ndim != 2 or self.phi.dtype != self.layer.weight.dtype:
             return False
         logits = functional.linear(self.phi, self.layer.weight, self.layer.bias)
-        if answer.ndim == 1 and self.layer.out_features == 1:  # a single output, squeezed
-            answer = answer[:, None]
-        if answer.shape != logits.shape:
+        if output.ndim == 1 and self.layer.out_features == 1:  # a single output, squeezed
+            output = output[:, None]
+        if output.shape != logits.shape:
             return False
         tolerance = torch.finfo(logits.dtype).eps ** 0.75 * logits.abs().max()
-        return bool((logits - answer).abs().max() <= tolerance)
+        return bool((logits - output).abs().max() <= tolerance)
 
 
 def _stop(_layer: nn.Module, phi: Tensor) -> None:
@@ -224,11 +228,11 @@ def _stop(_layer: nn.Module, phi: Tensor) -> None:
 
 @contextmanager
 def _before(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], None]) -> Iterator[None]:
-    """Call `hook(layer, input)` before one of `layers` runs, and before its own hooks; removed whatever happens."""
-    here = get_ident()
+    """Call `hook(layer, input)` whenever one of `layers` is about to run, before its own hooks."""
+    thread = get_ident()
 
     def watch(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if get_ident() == here:  # another thread may run the same model, and is not to be stopped
+        if get_ident() == thread:  # passes of other threads on the same model continue
             hook(layer, args[0] if args else kwargs["input"])
 
     handles: list[RemovableHandle] = []
@@ -240,8 +244,8 @@ def _before(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], None]) ->
             handle.remove()
 
 
-def _check_alone(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -> None:
-    """Raise a ValueError if the classifier's weight does anything else: φ would depend on it."""
+def _check_used_once(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -> None:
+    """Raise a ValueError if the classifier's weight is used elsewhere in the model, as φ would depend on it."""
     layer = classifier.layer
     times = sum(run.layer is layer for run in runs)
     owners = [
@@ -250,25 +254,23 @@ def _check_alone(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -> No
         if any(parameter is layer.weight for parameter in module.parameters(recurse=False))
     ]
     if times > 1 or len(owners) > 1:
-        found = f"it run {times} times" if times > 1 else f"its weight shared by {owners}"
+        uses = f"{times} runs" if times > 1 else f"its weight shared by {owners}"
         raise ValueError(
-            f"expected the classifier {classifier} to be used once in a pass, got {found}; use a layer of its own"
+            f"expected the classifier {classifier} to be used once in a pass, got {uses}; use a separate layer"
         )
 
 
-def _why_none(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:
-    """Why no linear layer makes the answer."""
+def _no_classifier_message(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:
+    """Compose the error message for a model whose output is not that of a linear layer."""
     if not runs:
-        found = (
-            f"{type(model).__name__}, in which none ran; pass the model itself, not a compiled or scripted one, and "
-        )
+        reason = f"{type(model).__name__}, in which none ran; pass the model before it is compiled or scripted, and "
     elif runs[-1].phi.ndim != 2:
-        found = f"{runs[-1]} as the last, with an input of shape {tuple(runs[-1].phi.shape)}, not (N, D); "
+        reason = f"{runs[-1]} as the last, with an input of shape {tuple(runs[-1].phi.shape)}, not (N, D); "
     elif runs[-1].phi.dtype != runs[-1].layer.weight.dtype:
-        found = f"{runs[-1]} as the last, which takes {runs[-1].phi.dtype} to {runs[-1].layer.weight.dtype} weights; "
+        reason = f"{runs[-1]} as the last, with {runs[-1].phi.dtype} input and {runs[-1].layer.weight.dtype} weights; "
     else:
-        found = (
-            f"an answer of shape {tuple(logits.shape)} that is not the output of {runs[-1]}, the last "
-            "(softmax? scaling?); "
+        reason = (
+            f"an output of shape {tuple(logits.shape)} that is not the output of {runs[-1]}, the last one to run; "
+            "if forward() applies softmax or scaling after it, remove that; "
         )
-    return f"expected an nn.Linear whose output is the model's answer, got {found}{_REMEDY}"
+    return f"expected an nn.Linear with the same output as the model, got {reason}{_REMEDY}"

@@ -1,9 +1,9 @@
-"""From a state to an exit: which tensor it reads, how that becomes one vector an example, and a classifier on top.
+"""Construction of a new exit: the tensor that it reads, its pooling to one vector per example, and its classifier.
 
     φ = LayerNorm(pool(tap(state))),   logits = W φ + b
 
-φ is normalised because states of different depth have different scales, and one learning rate and one prior have to
-suit all exits. W and b begin at zero: logistic regression is convex, and no randomness is needed.
+φ is normalized because states of different depth have different scales, while one learning rate and one prior have to
+suit all exits. W and b start at zero: logistic regression is convex, so no random initialization is needed.
 """
 
 import copy
@@ -18,14 +18,14 @@ Pooling = Literal["positions", "tokens", "class token", "none"]
 
 
 class Tap(nn.Module):
-    """The tensor of a state that an exit reads: that of a name, or the first floating one."""
+    """Selection of the tensor that an exit reads from a state: by name, or the first floating tensor."""
 
     def __init__(self, name: str | None) -> None:
         super().__init__()
         self.name = name
 
     def forward(self, state: State) -> Tensor:
-        """A tensor, batch first."""
+        """Return the selected tensor, batch first."""
         if self.name is not None:
             tensor: Tensor = state[self.name]
             return tensor
@@ -33,10 +33,10 @@ class Tap(nn.Module):
 
 
 class Pool(nn.Module):
-    """One vector an example: (N, C, …), (N, T, C) or (N, C) → (N, C).
+    """Pooling to one vector per example: (N, C, …), (N, T, C) or (N, C) → (N, C).
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: If the name is unknown.
     """
 
     def __init__(self, pooling: Pooling) -> None:
@@ -46,7 +46,7 @@ class Pool(nn.Module):
         self.pooling = pooling
 
     def forward(self, x: Tensor) -> Tensor:
-        """The vectors of a batch."""
+        """Pool the tensor of a batch."""
         match self.pooling:
             case "positions":
                 return x.flatten(2).mean(dim=2)
@@ -57,22 +57,22 @@ class Pool(nn.Module):
         return x
 
     def extra_repr(self) -> str:
-        """The pooling's name."""
+        """Return the name of the pooling."""
         return repr(self.pooling)
 
 
 def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, tokens: Pooling, head: nn.Linear) -> Exit:
-    """An exit for states like this one, with the classes, device and type of a classifier that is there.
+    """Build an exit for a state, with the number of classes, device and type of an existing classifier.
 
     Args:
-        tap: what it reads.
-        state: of two examples or more.
-        pooling: by name; a module, which is copied; or None, by the number of dimensions.
-        tokens: how (N, T, C) is pooled for None.
-        head: the classifier to be like.
+        tap: Selection of the tensor that the exit reads.
+        state: State of two examples or more.
+        pooling: Name of a pooling; a module, which is copied; or None, to choose by the number of dimensions.
+        tokens: Pooling of (N, T, C) if `pooling` is None.
+        head: Classifier that sets the number of classes, the device and the type.
 
     Raises:
-        ValueError: if the pooling does not give (N, D).
+        ValueError: If the pooling does not return (N, D).
     """
     tensor = tap(state)
     if pooling is None:
@@ -81,11 +81,11 @@ def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, tokens
     phi = pool(tensor)
     if phi.ndim != 2 or len(phi) != len(tensor):
         raise ValueError(
-            f"expected pooling to give one vector an example, ({len(tensor)}, D), got shape {tuple(phi.shape)} from "
+            f"expected pooling to return one vector per example, ({len(tensor)}, D), got shape {tuple(phi.shape)} from "
             f"{tuple(tensor.shape)}; pass pooling=…, one of {get_args(Pooling)} or a module"
         )
-    where: dict[str, Any] = {"device": head.weight.device, "dtype": head.weight.dtype}
-    classifier = nn.utils.skip_init(nn.Linear, phi.shape[1], head.out_features, **where)
+    factory: dict[str, Any] = {"device": head.weight.device, "dtype": head.weight.dtype}
+    classifier = nn.utils.skip_init(nn.Linear, phi.shape[1], head.out_features, **factory)
     for parameter in classifier.parameters():
         nn.init.zeros_(parameter)
-    return Exit(nn.Sequential(tap, pool, nn.LayerNorm(phi.shape[1], **where)), classifier)
+    return Exit(nn.Sequential(tap, pool, nn.LayerNorm(phi.shape[1], **factory)), classifier)

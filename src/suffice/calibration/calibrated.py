@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.plain import as_described, described, restored
+from suffice.attach.plain import cut_at_entries, network_entries, restore_network
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
-from suffice.calibration.deadline import in_time
+from suffice.calibration.deadline import until_deadline
 from suffice.calibration.exits import TEMPERATURES, CalibratedExit, with_bias
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.posterior.moments import Moments
@@ -19,7 +19,7 @@ from suffice.calibration.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
 from suffice.network import ExitNetwork, State, batch_size, check_finite, placement
-from suffice.prediction import AnyPrediction, Prediction
+from suffice.prediction import AnyPrediction
 from suffice.storage.fingerprint import fingerprint
 from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.utils.modes import default_modes, full_precision
@@ -97,19 +97,18 @@ class Calibrated:
             raise ValueError(f"expected a deadline above 0 milliseconds, got {deadline_ms}; leave it out for none")
         if deadline_ms is None:
             return self._answers(x)
-        return in_time(self._answers(x), self.costs.cumulative, deadline_ms / 1e3, placement(self.network)[0])
+        return until_deadline(self._answers(x), self.costs.cumulative, deadline_ms / 1e3, placement(self.network)[0])
 
     @torch.no_grad()
     def _answers(self, x: State) -> Iterator[Any]:
         batch_size(x)  # refuses what is no batch before a layer of the network does in its own words
         members: list[Any] = []
-        state, running, before = x, None, None
+        state, running, streak = x, None, None
         for k in range(len(self.exits)):
             state, member, running = self._advance(k, state, running)
             members.append(member)
             answer = member if running is None else running.prediction(tuple(members))
-            if isinstance(answer, Prediction):
-                answer, before = answer.counted(before)
+            answer, streak = answer.count_streak(streak)
             yield answer
 
     @torch.no_grad()
@@ -133,7 +132,7 @@ class Calibrated:
         Raises:
             ValueError: for exits without a posterior, and for a variance that is not finite.
         """
-        found = [exit_.known_posterior().moments(phi, outputs) for exit_, phi, outputs in self._features(x)]
+        found = [exit_.require_posterior().moments(phi, outputs) for exit_, phi, outputs in self._features(x)]
         for k, moments in enumerate(found):
             check_finite(moments.variance, f"variances at exit {k}")
         return found
@@ -156,7 +155,7 @@ class Calibrated:
             raise ValueError(f"expected at least 1 sample, got {samples}")
         drawn = []
         for exit_, phi, outputs in self._features(x):
-            deviations = exit_.known_posterior().joint_samples(phi, samples, generator=generator)
+            deviations = exit_.require_posterior().joint_samples(phi, samples, generator=generator)
             drawn.append(outputs[:, None] + deviations)
             check_finite(drawn[-1], f"samples at exit {len(drawn) - 1}")
         return drawn
@@ -217,7 +216,7 @@ class Calibrated:
                 f"expected likelihood 'classification', whose outputs are classes, got {self.likelihood.name!r}; "
                 "calibrate again"
             )
-        wider = as_described(network, described(self.network))
+        wider = cut_at_entries(network, network_entries(self.network))
         check_wider(wider, self.num_classes, self.network_hash)
         exits = with_more_classes(self.exits, wider, generator)
         costs = wider_costs(self.costs, wider, wider.num_classes - self.num_classes)
@@ -271,7 +270,7 @@ class Calibrated:
         costs = {"stages": self.costs.stages, "exits": self.costs.exits}
         return {
             "network_hash": self.network_hash,
-            **described(self.network),
+            **network_entries(self.network),
             "ensemble": self.ensemble,
             "multiply_adds_per_example": costs,
             "exits": exits,
@@ -287,7 +286,7 @@ class Calibrated:
             ValueError: if its weights are not those that were calibrated, modules of torch's in it are others, or a
                 part is not what it can be.
         """
-        network, network_hash = restored(network, parts)
+        network, network_hash = restore_network(network, parts)
         parts.floating = serving_placement(network)[1]
         each = parts.each("exits", "exit")
         if len(each) != len(network.exits):
