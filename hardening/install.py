@@ -27,9 +27,10 @@ EXTRAS = {
     "train": """
         import torch, suffice
         from lightning_fabric import Fabric
-        from suffice.training import train
+        from suffice.training import Execution, train
         net, batch = suffice.models.convnet(num_classes=3), (torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
-        assert len(train(net, [batch], epochs=1, fabric=Fabric(accelerator="cpu", devices=1))) == 1
+        execution = Execution(fabric=Fabric(accelerator="cpu", devices=1))
+        assert len(train(net, [batch], epochs=1, execution=execution)) == 1
     """,
     "report": "import suffice.report.page, jinja2, plotly",
     "experiments": "from suffice.reproduce.early_exit import lite0; import efficientnet_lite_pytorch; assert lite0",

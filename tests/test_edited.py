@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import suffice
 from suffice.models import zoo
 from suffice.storage import artifact
-from suffice.training.loop import train
+from suffice.training import Checkpointing, SGDConfig, train
 from tests import builders, edits, kinds
 
 SAMPLE = 100
@@ -145,10 +145,10 @@ def interrupted(folder: Path):
         if progress.epoch == 2 and progress.step == 3:
             raise KilledError
 
-    def go_on(network, **options):
+    def go_on(network, every=60.0, **options):
         with torch.random.fork_rng():
-            generator = torch.Generator().manual_seed(0)
-            return train(network, loader, epochs=2, learning_rate=0.01, resume=folder, generator=generator, **options)
+            checkpoint = Checkpointing(folder, every, torch.Generator().manual_seed(0))
+            return train(network, loader, epochs=2, optimizer=SGDConfig(0.01), checkpoint=checkpoint, **options)
 
     with pytest.raises(KilledError):
         go_on(builders.network(), every=0.0, on_step=kill)

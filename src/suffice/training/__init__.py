@@ -1,6 +1,8 @@
-"""Training of networks with exits: the loop, losses and checkpoints."""
+"""Training of networks with exits: the loop, its settings, losses and checkpoints."""
 
 from suffice.training import losses
-from suffice.training.loop import cosine, steps, train
+from suffice.training.config import Checkpointing, Execution, SGDConfig, cosine, steps
+from suffice.training.loop import train
+from suffice.training.progress import TrainingProgress
 
-__all__ = ["cosine", "losses", "steps", "train"]
+__all__ = ["Checkpointing", "Execution", "SGDConfig", "TrainingProgress", "cosine", "losses", "steps", "train"]

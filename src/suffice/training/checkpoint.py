@@ -1,8 +1,9 @@
-"""Where an interrupted training goes on: everything that the next step depends on, as an artifact.
+"""Checkpoints of a training: everything that the next step depends on, as an artifact.
 
-The weights, the optimiser's state, how far the training is, and the states of the random generators: torch's own
-after the last step, and both, torch's own and the loader's, as they were when the epoch began, so that the epoch can
-be read again up to that step. Written as every artifact is: no pickle, whole or absent.
+A checkpoint holds the weights, the state of the optimizer, the position in the training, and states of the random
+generators: torch's default generator after the last step, and both it and the loader's generator at the start of the
+epoch, so that the epoch can be read again up to that step. As every artifact, it contains no pickle and is written
+completely or not at all.
 """
 
 import math
@@ -19,20 +20,21 @@ from torch import Tensor, nn
 
 from suffice.storage import artifact, reading
 from suffice.storage.parts import Parts, prefixed
+from suffice.training.config import Checkpointing
 
 _WHAT = "training"
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training is.
+    """Position in a training.
 
     Attributes:
-        epoch: epochs finished.
-        step: steps finished in the epoch that is running.
-        total: sum over its examples so far of the loss.
-        count: those examples.
-        history: mean loss of each finished epoch.
+        epoch: Number of finished epochs.
+        step: Number of finished steps in the current epoch.
+        total: Sum of the loss over the examples of the current epoch so far.
+        count: Number of those examples.
+        history: Mean loss of each finished epoch.
     """
 
     epoch: int = 0
@@ -43,7 +45,7 @@ class Position:
 
     @classmethod
     def from_parts(cls, parts: Parts, epochs: int) -> "Position":
-        """From the fields of one, of a training of so many epochs."""
+        """Read a position in a training of `epochs` epochs from a checkpoint."""
         epoch, step, total = parts.count("epoch", most=epochs), parts.count("step"), parts.number("total")
         count = parts.count("count", least=step)
         if (step == 0) != (count == 0) or (step and epoch == epochs) or (not step and total):
@@ -51,73 +53,76 @@ class Position:
         return cls(epoch, step, total, count, tuple(parts.numbers("history", epoch)))
 
 
-class Keeper:
-    """Knows where a training is, writes it down from time to time, and finds it again.
+class Checkpointer:
+    """Position of a training that is written to a checkpoint regularly and read from it at the start.
 
     Args:
-        path: folder of the checkpoint, gone on from if it is there; None to write nothing.
-        network: the network in training.
-        optimiser: its optimiser.
-        settings: what the same training must be asked for again with.
-        every: seconds between checkpoints; one is written after the last epoch in any case.
-        generator: that the loader draws from, if it has one of its own.
-        writes: whether this process writes.
+        config: Folder, interval and the loader's generator; None to write no checkpoint.
+        network: Network in training.
+        optimizer: Optimizer of the network.
+        settings: Settings that have to be the same to resume; with the number of epochs, `"epochs"`.
+        writes: Write checkpoints in this process.
 
     Raises:
-        FileNotFoundError, ValueError: if the path is there and is no checkpoint of such a training.
-        FileExistsError: if something else is in the folder too, so that it could not be replaced.
+        FileNotFoundError: If the path exists and is no artifact.
+        ValueError: If the path is no checkpoint of a training with these settings.
+        FileExistsError: If the folder holds other files, so that it could not be replaced.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | None,
+        config: Checkpointing | None,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         settings: dict[str, Any],
-        every: float,
-        generator: torch.Generator | None,
         writes: bool = True,
     ) -> None:
         self.position = Position()
-        self._path = None if path is None else Path(path)
+        self._path = None if config is None else Path(config.folder)
         self._network, self._optimizer, self._settings = network, optimizer, settings
-        self._every, self._generator, self._writes = every, generator, writes
+        self._every = math.inf if config is None else config.every
+        self._generator = None if config is None else config.generator
+        self._writes = writes
         self._written = time.monotonic()
-        self._began: dict[str, Tensor] = {}
-        self._last: Tensor | None = None
-        if self._path is not None and os.path.lexists(reading.there(self._path)):
+        self._epoch_start: dict[str, Tensor] = {}
+        self._after_last_step: Tensor | None = None
+        if self._path is not None and os.path.lexists(reading.current_folder(self._path)):
             self._load(self._path)
             if writes:
                 artifact.check(self._path)
 
     def begin_epoch(self) -> Position:
-        """The position; the generators are as they were when its epoch began."""
+        """Return the position, with the generators in their states at the start of its epoch."""
         if self.position.step:
-            torch.set_rng_state(self._began["default"])
+            torch.set_rng_state(self._epoch_start["default"])
             if self._generator is not None:
-                self._generator.set_state(self._began["loader"])
+                self._generator.set_state(self._epoch_start["loader"])
         else:
-            self._began = {"default": torch.get_rng_state()}
-            if self._generator is not None:
-                self._began["loader"] = self._generator.get_state()
+            self._epoch_start = self._generator_states()
         return self.position
 
-    def passed_over(self, step: int) -> None:
-        """Note a batch that was learned from before: after the last of them torch's generator is as it was then."""
-        if step == self.position.step and self._last is not None:
-            torch.set_rng_state(self._last)
+    def skip_step(self, step: int) -> None:
+        """Skip a finished step; after the last one, restore the state of torch's default generator."""
+        if step == self.position.step and self._after_last_step is not None:
+            torch.set_rng_state(self._after_last_step)
 
     def after_step(self, step: int, total: Tensor, count: int) -> None:
-        """Note a step, with the epoch's summed loss and examples so far; write it down if it is time."""
+        """Write a checkpoint after a step, if one is due.
+
+        Args:
+            step: Number of finished steps in the epoch.
+            total: Sum of the loss over the examples of the epoch so far.
+            count: Number of those examples.
+        """
         if time.monotonic() - self._written > self._every:
             self.position = replace(self.position, step=step, total=float(total), count=count)
             self._save()
 
     def end_epoch(self, mean: float) -> None:
-        """Note the end of an epoch and its mean loss; write it down if it is time or the last."""
+        """Advance to the next epoch, given the mean loss of this one; write a checkpoint if due or after the last."""
         history = (*self.position.history, mean)
         self.position = Position(self.position.epoch + 1, history=history)
-        self._began = {}
+        self._epoch_start = {}
         if self.position.epoch == self._settings["epochs"] or time.monotonic() - self._written > self._every:
             self._save()
 
@@ -127,64 +132,66 @@ class Keeper:
             return
         tensors = prefixed("network.", self._network.state_dict())
         for index, state in self._optimizer.state_dict()["state"].items():
-            if state.get(_REMEMBERED) is not None:
-                tensors[f"optimiser.{index}.{_REMEMBERED}"] = state[_REMEMBERED]
-        tensors |= prefixed("began.", self._generators_at_begin())
+            if state.get(_MOMENTUM) is not None:
+                tensors[f"optimiser.{index}.{_MOMENTUM}"] = state[_MOMENTUM]
+        tensors |= prefixed("began.", self._epoch_start or self._generator_states())
         tensors["last"] = torch.get_rng_state()
         configuration = {"position": vars(self.position), "settings": self._settings}
         artifact.write(self._path, _WHAT, configuration, tensors)
 
-    def _generators_at_begin(self) -> dict[str, Tensor]:
-        if self._began:
-            return self._began
+    def _generator_states(self) -> dict[str, Tensor]:
+        """Return the current states of torch's default generator and of the loader's."""
         loader = {} if self._generator is None else {"loader": self._generator.get_state()}
         return {"default": torch.get_rng_state(), **loader}
 
     def _load(self, path: Path) -> None:
-        """Go on from a checkpoint; all of it is read before anything is changed."""
+        """Resume from a checkpoint; all of it is read before anything is changed."""
         parts = artifact.read(path, _WHAT)
-        written = parts.take("settings")
-        if written != self._settings:
+        settings = parts.take("settings")
+        if settings != self._settings:
             raise ValueError(
-                f"expected the settings that {path} was written with, {written}, got {self._settings}; ask for the "
-                "same training, or for another folder"
+                f"expected the settings that {path} was written with, {settings}, got {self._settings}; resume with "
+                "the same settings, or use another folder"
             )
         position = Position.from_parts(parts.inner("position"), self._settings["epochs"])
         network = _weights(parts.under("network."), self._network)
         states = _optimizer_states(parts.under("optimiser."), self._optimizer)
-        began = self._read_generators(parts, over=position.epoch == self._settings["epochs"])
-        last = _generator_state(parts, "last", torch.default_generator)
+        epoch_start = self._read_generators(parts, finished=position.epoch == self._settings["epochs"])
+        after_last_step = _generator_state(parts, "last", torch.default_generator)
         parts.finish()
         self._network.load_state_dict(network)
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": states})
-        self.position, self._began, self._last = position, began, last
-        torch.set_rng_state(last)
+        self.position, self._epoch_start, self._after_last_step = position, epoch_start, after_last_step
+        torch.set_rng_state(after_last_step)
         if self._generator is not None:
-            self._generator.set_state(began["loader"])
+            self._generator.set_state(epoch_start["loader"])
 
-    def _read_generators(self, parts: Parts, over: bool) -> dict[str, Tensor]:
-        """States of the generators when the epoch began; a training that is over does without the loader's own."""
-        began = {"default": _generator_state(parts, "began.default", torch.default_generator)}
+    def _read_generators(self, parts: Parts, finished: bool) -> dict[str, Tensor]:
+        """Read the states of the generators at the start of the epoch; a finished training needs no loader state."""
+        states = {"default": _generator_state(parts, "began.default", torch.default_generator)}
         if self._generator is not None:
-            began["loader"] = _generator_state(parts, "began.loader", self._generator)
+            states["loader"] = _generator_state(parts, "began.loader", self._generator)
         elif "began.loader" in parts:
             parts.tensor("began.loader", "*", dtype=torch.uint8)
-            if not over:
-                raise ValueError("expected the generator that the loader drew from before, got none; pass generator=…")
-        return began
+            if not finished:
+                raise ValueError(
+                    "expected the generator that the loader draws from, as when the checkpoint was written, got none; "
+                    "pass Checkpointing(…, generator=…)"
+                )
+        return states
 
 
-def likeness(function: Callable[..., Any] | None) -> str:
-    """What a function is known by from one process to the next: its `repr`, without addresses in memory.
+def stable_repr(function: Callable[..., Any] | None) -> str:
+    """Return the `repr` of a function without memory addresses, so that it is the same in another process.
 
-    The name of a function, and the parameters of an object that shows them; functions of one name read alike, and so
-    do closures over different values.
+    It holds the name of a function, or the parameters of an object that prints them. Functions of the same name, and
+    closures over different values, have the same representation.
     """
     return re.sub(" at 0x[0-9a-fA-F]+", "", repr(function))
 
 
 def _weights(parts: Parts, network: nn.Module) -> dict[str, Tensor]:
-    """Parameters, which are finite, and buffers, which may hold infinities, such as a mask."""
+    """Read finite parameters, and buffers that may hold infinities, such as a mask."""
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     return {
         name: parts.tensor_like(name, tensor, () if name in parameters else (math.inf, -math.inf))
@@ -193,18 +200,18 @@ def _weights(parts: Parts, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _optimizer_states(parts: Parts, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """What an optimiser remembers of each parameter, laid out as the parameter: steps then are the same to the byte."""
+    """Read the momentum of each parameter in its memory format, so that further steps are equal to the byte."""
     states: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in enumerate(parameters):
-        if (name := f"{index}.{_REMEMBERED}") in parts:
+        if (name := f"{index}.{_MOMENTUM}") in parts:
             value = parts.tensor_like(name, parameter)
-            states[index] = {_REMEMBERED: torch.empty_like(parameter, requires_grad=False).copy_(value)}
+            states[index] = {_MOMENTUM: torch.empty_like(parameter, requires_grad=False).copy_(value)}
     return states
 
 
 def _generator_state(parts: Parts, name: str, generator: torch.Generator) -> Tensor:
-    """The state of a generator of the same kind."""
+    """Read the state of a generator of the same kind."""
     state = parts.tensor_like(name, generator.get_state())
     try:
         torch.Generator(generator.device).set_state(state)
@@ -213,4 +220,4 @@ def _generator_state(parts: Parts, name: str, generator: torch.Generator) -> Ten
     return state
 
 
-_REMEMBERED = "momentum_buffer"
+_MOMENTUM = "momentum_buffer"
