@@ -18,7 +18,7 @@ from suffice.calibration import density
 from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.calibration.posterior import STRUCTURES
 from suffice.cost import profile
-from suffice.models.zoo import Pretrained, rounded
+from suffice.models.zoo import Pretrained, round_to_half
 from suffice.prediction import Prediction
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.fitting import fit_variation
@@ -168,7 +168,7 @@ def shipped() -> Pretrained:
     """A network as it comes with the library, of noise."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = rounded(suffice.models.msdnet("cifar-small", num_classes=3)).eval()
+        network = round_to_half(suffice.models.msdnet("cifar-small", num_classes=3)).eval()
         x, y = torch.randn(24, 3, 32, 32), torch.randint(3, (24,))
     made = suffice.calibrate(network, [(x, y)], [(x, y)], generator=seeded())
     policy = suffice.allocate(made, [(x, y)], budget=0.5)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from suffice import cost, models
-from suffice.models.msdnet import SETTINGS, MSDNetConfig, load_public_weights, own_name
+from suffice.models.msdnet import SETTINGS, MSDNetConfig, convert_name, load_public_weights
 
 SMALL = ["cifar-small", "cifar-medium", "cifar-large"]
 PUBLISHED = {
@@ -38,26 +38,26 @@ def test_the_largest_imagenet_network_has_the_published_size_at_every_exit():
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])
-def test_images_of_other_sizes_and_channels_will_do(size):
+def test_images_of_other_sizes_and_channels_are_accepted(size):
     net = models.msdnet(MSDNetConfig("small", 4, 2, (1, 2), (1, 2)), 5, in_channels=1).eval()
     assert [tuple(logits.shape) for logits in net(torch.zeros(2, 1, size, size))] == [(2, 5)] * 2
 
 
-def test_examples_do_not_see_each_other_in_evaluation_mode():
+def test_examples_are_independent_in_evaluation_mode():
     net = models.msdnet(MSDNetConfig("small", 4, 2, (1, 2, 4), (1, 2, 3)), 5).eval()
     x = images(6)
     for whole, part in zip(net(x), net(x[2:3]), strict=True):
         torch.testing.assert_close(whole[2:3], part)
 
 
-def test_unknown_settings_are_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match=r"expected one of \['cifar-large'.*or a Setting, got 'cifar'"):
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"expected one of \['cifar-large'.*or an MSDNetConfig, got 'cifar'"):
         models.msdnet("cifar", 10)
     with pytest.raises(ValueError, match=r"expected an even growth.*got 5"):
         MSDNetConfig("small", 16, 5, (1, 2, 4), (1, 2))
 
 
-# ---- the public layout, written down once more as plainly as possible ----
+# ---- reference implementation of the public layout ----
 
 
 def images(count, size=32):
@@ -65,7 +65,7 @@ def images(count, size=32):
 
 
 class Public:
-    """Weights by public name, made up as they are first asked for, and the public network's forward on them."""
+    """Public network with random weights by public name, which are created on first use."""
 
     def __init__(self, setting, classes):
         self.setting, self.classes, self.weights = setting, classes, {}
@@ -88,7 +88,7 @@ class Public:
         return functional.batch_norm(x, mean, variance, scale, shift)
 
     def conv(self, name, at, x, out, size, stride=1, padding=None, bias=False):
-        """Convolution number `at` of a sequence, batch normalisation at + 1, rectifier."""
+        """Apply convolution number `at` of a sequence, batch normalization at + 1, and ReLU."""
         fan = x.shape[1] * size * size
         kernel = self.weight(f"{name}.{at}.weight", out, x.shape[1], size, size, spread=(2 / fan) ** 0.5)
         offset = self.weight(f"{name}.{at}.bias", out) if bias else None
@@ -110,24 +110,25 @@ class Public:
             maps.append(x)
         return maps
 
-    def layer(self, name, maps, staying):
-        dropping, new = len(maps) > staying, []
-        for i in range(staying):
-            s = self.scales - staying + i
+    def layer(self, name, maps, num_scales):
+        dropping, new = len(maps) > num_scales, []
+        for i in range(num_scales):
+            s = self.scales - num_scales + i
             factor, growth = self.setting.factors[s], self.setting.growth * self.setting.factors[s]
-            own = maps[i + 1] if dropping else maps[i]
+            current = maps[i + 1] if dropping else maps[i]
             if i == 0 and not dropping:
-                new.append(torch.cat([own, self.bottleneck(f"{name}.layers.0.conv_normal", own, growth, factor, 1)], 1))
+                normal = self.bottleneck(f"{name}.layers.0.conv_normal", current, growth, factor, 1)
+                new.append(torch.cat([current, normal], 1))
                 continue
             finer = maps[i] if dropping else maps[i - 1]
             half, before = growth // 2, self.setting.factors[s - 1]
             down = self.bottleneck(f"{name}.layers.{i}.conv_down", finer, half, before, 2)
-            normal = self.bottleneck(f"{name}.layers.{i}.conv_normal", own, half, factor, 1)
-            new.append(torch.cat([own, down, normal], 1))
+            normal = self.bottleneck(f"{name}.layers.{i}.conv_normal", current, half, factor, 1)
+            new.append(torch.cat([current, down, normal], 1))
         return new
 
     def __call__(self, maps):
-        answers, done = [], 0
+        outputs, done = [], 0
         interval = -(-self.layers // self.scales)
         for i, count in enumerate(self.setting.layers):
             j = 0
@@ -135,19 +136,19 @@ class Public:
                 maps, j = self.first("blocks.0.0", maps), 1
             for _ in range(count):
                 done += 1
-                staying = self.scales - (done - 1) // interval
-                dropping = len(maps) > staying
-                maps, j = self.layer(f"blocks.{i}.{j}", maps, staying), j + 1
+                num_scales = self.scales - (done - 1) // interval
+                dropping = len(maps) > num_scales
+                maps, j = self.layer(f"blocks.{i}.{j}", maps, num_scales), j + 1
                 if dropping:
-                    factors = self.setting.factors[-staying:]
+                    factors = self.setting.factors[-num_scales:]
                     halved = maps[-1].shape[1] // factors[-1] // 2
                     maps = [
                         self.conv(f"blocks.{i}.{j}.m.{s}.net", 0, maps[s], halved * factors[s], 1)
-                        for s in range(staying)
+                        for s in range(num_scales)
                     ]
                     j += 1
-            answers.append(self.classify(f"classifier.{i}", maps[-1]))
-        return answers
+            outputs.append(self.classify(f"classifier.{i}", maps[-1]))
+        return outputs
 
     def classify(self, name, x):
         width = 128 if self.setting.stem == "small" else x.shape[1]
@@ -163,12 +164,12 @@ def test_weights_of_the_public_layout_give_the_public_networks_logits(setting, s
     public, x = Public(SETTINGS[setting], 10), images(1, size)
     expected = public(x)
     net = models.msdnet(setting, 10).eval()
-    assert sorted(map(own_name, public.weights)) == sorted(net.state_dict())
+    assert sorted(map(convert_name, public.weights)) == sorted(net.state_dict())
     load_public_weights(net, public.weights)
     with torch.no_grad():
-        answers = net(x)
-    for want, got in zip(expected, answers, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        outputs = net(x)
+    for reference, logits in zip(expected, outputs, strict=True):
+        torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
 
 
 class TestPublicWeights:
@@ -179,7 +180,7 @@ class TestPublicWeights:
         public(images(1))
         return public.weights
 
-    def test_the_prefix_of_data_parallel_training_and_missing_counters_will_do(self):
+    def test_a_data_parallel_prefix_and_missing_counters_are_accepted(self):
         weights = self.weights()
         plain, prefixed = models.msdnet(self.SETTING, 5), models.msdnet(self.SETTING, 5)
         load_public_weights(plain, weights)
@@ -189,7 +190,7 @@ class TestPublicWeights:
             assert name.endswith("num_batches_tracked") or torch.equal(tensor, prefixed.state_dict()[name])
 
     @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
-    def test_weights_of_another_setting_are_refused_and_nothing_is_changed(self, change):
+    def test_weights_of_another_configuration_are_refused_and_nothing_is_changed(self, change):
         weights = self.weights()
         name = "classifier.1.linear.weight"
         if change == "missing":
@@ -201,6 +202,6 @@ class TestPublicWeights:
         net = models.msdnet(self.SETTING, 5)
         before = [tensor.clone() for tensor in net.state_dict().values()]
         counts = r"1 missing and 0" if change == "missing" else r"0 missing and 1"
-        with pytest.raises(ValueError, match=rf"{counts} without a place.*'exits\.1\.classifier\.weight"):
+        with pytest.raises(ValueError, match=rf"{counts} unknown or of another shape.*'exits\.1\.classifier\.weight"):
             load_public_weights(net, weights)
         assert all(map(torch.equal, before, net.state_dict().values()))

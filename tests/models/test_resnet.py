@@ -13,12 +13,12 @@ def images(count, size=32):
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
 def test_the_network_without_its_earlier_exits_has_the_published_number_of_parameters(depth, millions):
     net = models.resnet(depth, 10)
-    own = sum(parameter.numel() for module in (net.stages, net.exits[-1]) for parameter in module.parameters())
-    assert round(own / 1e6, len(str(millions)) - 2) == millions
+    count = sum(parameter.numel() for module in (net.stages, net.exits[-1]) for parameter in module.parameters())
+    assert round(count / 1e6, len(str(millions)) - 2) == millions
 
 
 @pytest.mark.parametrize("depth", [20, 32])
-def test_there_are_as_many_layers_with_weights_as_the_depth_says(depth):
+def test_the_number_of_layers_with_weights_is_the_depth(depth):
     net = models.resnet(depth, 10)
     assert sum(isinstance(module, nn.Conv2d) for module in net.modules()) + 1 == depth
 
@@ -42,7 +42,7 @@ def test_a_block_without_convolutions_is_its_shortcut(stride):
     assert not out[:, 3:].any()
 
 
-def test_examples_do_not_see_each_other_in_evaluation_mode():
+def test_examples_are_independent_in_evaluation_mode():
     net, x = models.resnet(8, 4).eval(), images(6)
     for whole, part in zip(net(x), net(x[2:3]), strict=True):
         torch.testing.assert_close(whole[2:3], part)

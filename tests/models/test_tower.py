@@ -13,7 +13,7 @@ def batch(count, numeric=2):
     return {"categorical": ids, "numeric": torch.randn(count, numeric, generator=generator)}
 
 
-def test_it_is_a_table_for_each_field_and_the_hidden_layers_on_top():
+def test_a_tower_equals_a_table_for_each_field_and_the_hidden_layers():
     net, x = models.tower(CARDINALITIES, numeric=2, embedding=4, hidden=(6, 5)).eval(), batch(20)
     first, table = net.stages[0], net.stages[0][0].table.weight
     tables = [nn.Embedding.from_pretrained(part) for part in table.split(CARDINALITIES)]
@@ -22,23 +22,23 @@ def test_it_is_a_table_for_each_field_and_the_hidden_layers_on_top():
     torch.testing.assert_close(net(x)[-1], net.exit(0).classifier(h))
 
 
-def test_ids_alone_are_a_batch_where_there_are_no_numbers():
+def test_ids_without_numbers_need_no_mapping():
     net, ids = models.tower(CARDINALITIES).eval(), batch(9)["categorical"]
     assert torch.equal(net(ids)[0], net({"categorical": ids})[0])
     assert net(ids)[0].shape == (9, 1)
 
 
-def test_earlier_exits_are_after_the_hidden_layers_named():
+def test_earlier_exits_follow_the_given_hidden_layers():
     net = models.tower(CARDINALITIES, num_classes=4, numeric=2, hidden=(9, 8, 7), exits_after=(1, 2))
     assert [tuple(logits.shape) for logits in net(batch(5))] == [(5, 4)] * 3
     assert [net.exit(k).classifier.in_features for k in range(3)] == [9, 8, 7]
     costs = cost.count(net, batch(5))
     assert costs.stages == ((3 * 16 + 2) * 9, 9 * 8, 8 * 7)
-    with pytest.raises(ValueError, match="expected exits_after to rise from 1 to 2, numbers of hidden layers out of 3"):
+    with pytest.raises(ValueError, match="to increase strictly within 1 to 2, numbers of hidden layers out of 3"):
         models.tower(CARDINALITIES, hidden=(9, 8, 7), exits_after=(3,))
 
 
-def test_dropout_is_on_the_hidden_layers_and_where_asked_on_the_embeddings():
+def test_dropout_is_on_the_hidden_layers_and_optionally_on_the_embeddings():
     def rates(**options):
         net = models.tower(CARDINALITIES, hidden=(6, 5), **options)
         return [module.p for module in net.modules() if isinstance(module, nn.Dropout)]
@@ -61,19 +61,19 @@ def test_an_id_out_of_its_fields_range_is_named_and_does_not_read_its_neighbours
 
 
 @pytest.mark.parametrize(
-    ("x", "got"),
+    ("x", "message"),
     [
         (batch(4)["categorical"][:, :2], r"ids \(4, 2\) and 0"),
         (batch(4)["categorical"][0], r"ids \(3,\) and 0"),
         (batch(4), r"ids \(4, 3\) and 2"),
     ],
 )
-def test_other_numbers_of_fields_are_refused(x, got):
-    with pytest.raises(ValueError, match=rf"expected ids \(N, 3\) and 0 numeric columns, got {got}"):
+def test_other_numbers_of_fields_are_refused(x, message):
+    with pytest.raises(ValueError, match=rf"expected ids \(N, 3\) and 0 numeric columns, got {message}"):
         models.tower(CARDINALITIES)(x)
 
 
 @pytest.mark.parametrize("options", [{"cardinalities": []}, {"cardinalities": [3], "hidden": ()}])
-def test_a_tower_of_nothing_is_refused(options):
+def test_a_tower_without_fields_or_layers_is_refused(options):
     with pytest.raises(ValueError, match="expected at least one field and one hidden layer"):
         models.tower(**options)

@@ -22,7 +22,7 @@ def test_there_is_an_exit_after_each_block_named_and_after_the_last():
     assert [tuple(logits.shape) for logits in net(images(2))] == [(2, 5)] * 3
 
 
-def test_a_block_is_pytorchs_encoder_layer_with_the_normalisation_first():
+def test_a_block_equals_pytorchs_encoder_layer_with_norm_first():
     block = Block(12, heads=3, dropout=0.0).eval()
     layer = nn.TransformerEncoderLayer(12, 3, 48, 0.0, "gelu", batch_first=True, norm_first=True).eval()
     parts = {
@@ -40,7 +40,7 @@ def test_a_block_is_pytorchs_encoder_layer_with_the_normalisation_first():
     torch.testing.assert_close(block(tokens), layer(tokens))
 
 
-def test_an_answer_depends_on_every_patch_and_on_where_it_is():
+def test_logits_depend_on_every_patch_and_its_position():
     net, x = small().eval(), images(1)
     whole = net(x)[0]
     for row in (0, 8):
@@ -59,25 +59,25 @@ def test_multiply_adds_are_counted_as_by_hand():
     assert costs.exits == (width * 5,) * 3
 
 
-def test_dropout_is_live_in_training_only():
+def test_dropout_is_active_in_training_only():
     net, x = small(dropout=0.5), images(2)
     assert not torch.equal(net(x)[-1], net(x)[-1])
     net.eval()
     assert torch.equal(net(x)[-1], net(x)[-1])
 
 
-def test_examples_do_not_see_each_other_in_evaluation_mode():
+def test_examples_are_independent_in_evaluation_mode():
     net, x = small().eval(), images(6)
     for whole, part in zip(net(x), net(x[2:3]), strict=True):
         torch.testing.assert_close(whole[2:3], part)
 
 
 @pytest.mark.parametrize("after", [(0,), (4,), (2, 2), (3, 1), (-1,)])
-def test_exits_have_to_rise_below_the_depth(after):
-    with pytest.raises(ValueError, match="expected exits_after to rise from 1 to 3, numbers of blocks out of 4"):
+def test_exits_must_increase_below_the_depth(after):
+    with pytest.raises(ValueError, match="to increase strictly within 1 to 3, numbers of blocks out of 4"):
         small(exits_after=after)
 
 
-def test_patches_have_to_fill_the_image():
-    with pytest.raises(ValueError, match="expected patches that fill the image, got 5 × 5 of 16"):
+def test_patches_must_tile_the_image():
+    with pytest.raises(ValueError, match="expected patches that tile the image, got 5 × 5 of 16"):
         small(patch_size=5)

@@ -7,7 +7,7 @@ import suffice
 from suffice.models import msdnet, zoo
 from tests import kinds
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # 24 images of noise are little to tune on
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # tuning on 24 images of noise warns
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +15,11 @@ def made():
     return kinds.shipped()
 
 
-def test_what_was_shipped_answers_as_it_did(made, tmp_path):
+def test_a_shipped_network_gives_the_same_answers(made, tmp_path):
     zoo.ship(tmp_path / "net", made, "cifar-small")
     again = zoo.load(tmp_path / "net")
     x = torch.randn(5, 3, 32, 32)
-    before, after = (suffice.run(each.calibrated, each.policy, x) for each in (made, again))
+    before, after = (suffice.run(net.calibrated, net.policy, x) for net in (made, again))
     assert torch.equal(before.probs, after.probs)
     assert torch.equal(before.exit, after.exit)
     assert again.classes == made.classes
@@ -39,20 +39,20 @@ def test_weights_that_would_be_rounded_after_calibration_are_refused(made, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_name_is_refused_with_those_there_are():
+def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="expected one of"):
         suffice.models.pretrained("resnet50")
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_the_networks_that_come_with_the_library_load_and_are_small(name):
+def test_the_pretrained_networks_load_and_are_small(name):
     made = suffice.models.pretrained(name)
     assert len(made.classes) == made.network.num_classes
     assert (zoo.FOLDER / name / "network" / "tensors.safetensors").stat().st_size <= 3_000_000
     assert suffice.run(made.calibrated, made.policy, torch.zeros(2, 3, 32, 32)).probs.shape == (2, len(made.classes))
 
 
-def test_a_folder_that_was_shipped_is_replaced_and_no_other(made, tmp_path):
+def test_only_a_shipped_folder_is_replaced(made, tmp_path):
     for _ in range(2):
         zoo.ship(tmp_path / "net", made, "cifar-small")
     for file in ("mine.txt", "policy/mine.txt"):

@@ -1,4 +1,4 @@
-"""Reference networks with exits."""
+"""Reference networks with early exits."""
 
 from suffice.models.convnet import convnet
 from suffice.models.msdnet import msdnet

@@ -1,6 +1,6 @@
-"""The small convolutional reference network: three exits, batch normalisation and dropout.
+"""Small convolutional reference network with three exits, batch normalization and dropout.
 
-Small enough to train on two cores in seconds, with every part that the library has to deal with.
+It trains in seconds on two cores and contains each kind of layer that the library has to handle.
 """
 
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from suffice.network import Exit, ExitNetwork
 
 
 class PooledFeatures(nn.Module):
-    """Channels averaged over the four quarters, a hidden layer and dropout: (N, C, H, W) → φ (N, D)."""
+    """Average pooling to 2 × 2, a hidden layer and dropout: (N, C, H, W) → φ (N, D)."""
 
     def __init__(self, channels: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class PooledFeatures(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, state: Tensor) -> Tensor:
-        """φ (N, D) of feature maps (N, C, H, W)."""
+        """Return the features φ (N, D) of feature maps (N, C, H, W)."""
         phi: Tensor = self.dropout(self.relu(self.hidden(self.pool(state).flatten(1))))
         return phi
 
@@ -31,15 +31,21 @@ def convnet(
     features: int = 64,
     dropout: float = 0.1,
 ) -> ExitNetwork:
-    """A convolutional network for small images with an exit after each stage.
+    """Build a convolutional network for small images with an exit after each stage.
 
     Args:
-        num_classes: C.
-        in_channels: channels of the images (N, in_channels, H, W); H and W are halved after each stage but
-            the last.
-        widths: channels of each stage; as many stages and exits.
-        features: D, the width of φ at every exit.
-        dropout: rate after each stage and before each classifier.
+        num_classes: Number of classes C.
+        in_channels: Channels of the images (N, in_channels, H, W); H and W are halved after each stage but the last.
+        widths: Channels of each stage; their number is that of the stages and exits.
+        features: Dimension D of φ at every exit.
+        dropout: Dropout rate after each stage and before each classifier.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network = suffice.models.convnet(num_classes=10, widths=(4, 8))
+        >>> [tuple(logits.shape) for logits in network(torch.zeros(2, 1, 8, 8))]
+        [(2, 10), (2, 10)]
     """
     stages: list[nn.Module] = []
     channels = in_channels

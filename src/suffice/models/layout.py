@@ -1,23 +1,24 @@
-"""Where the stages of a network of equal parts begin and end."""
+"""Stage boundaries of networks that are a sequence of blocks."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 
-def ends(exits_after: Sequence[int], depth: int, of: str) -> list[int]:
-    """The numbers of parts before the first stage and after each: 0, where the earlier exits are, and `depth`.
+def stage_bounds(exits_after: Sequence[int], depth: int, unit: str) -> list[int]:
+    """Return the number of blocks before the first stage and after each stage: 0, `exits_after` and `depth`.
 
     Args:
-        exits_after: numbers of parts after which there are earlier exits.
-        depth: number of parts.
-        of: what the parts are, for the message.
+        exits_after: Numbers of blocks after which there are earlier exits.
+        depth: Number of blocks.
+        unit: Name of the blocks in the message, in the plural.
 
     Raises:
-        ValueError: unless they rise.
+        ValueError: Unless the numbers increase strictly.
     """
-    found = [0, *exits_after, depth]
-    if any(start >= stop for start, stop in pairwise(found)):
+    bounds = [0, *exits_after, depth]
+    if any(start >= stop for start, stop in pairwise(bounds)):
         raise ValueError(
-            f"expected exits_after to rise from 1 to {depth - 1}, numbers of {of} out of {depth}, got {exits_after}"
+            f"expected exits_after to increase strictly within 1 to {depth - 1}, numbers of {unit} out of {depth}, got "
+            f"{exits_after}"
         )
-    return found
+    return bounds

@@ -1,9 +1,9 @@
-"""MSDNet: features of several scales side by side, so that the coarse ones, which classify, are there from the start.
+"""Multi-scale dense network (MSDNet), which has coarse features for classification from the first layer on.
 
     x_s ← [x_s, down(x_{s−1}), same(x_s)]        for each scale s, from fine to coarse, in every layer
 
 where `down` has stride 2 and `same` stride 1, each a bottleneck and a 3×3 convolution. Every exit classifies the
-coarsest scale. The finest scale is dropped after every so many layers, and the channels are halved there.
+coarsest scale. The finest scale is dropped at regular intervals of layers, where the channels are also halved.
 Huang et al., ICLR 2018 (arXiv 1703.09844), with the settings of Meronen et al. 2024.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from suffice.network import Exit, ExitNetwork
 
 _SMALL_FEATURES = 128
-"""D of the exits for small images; for large ones it is the width of the coarsest scale."""
+"""Dimension D of φ for small images; for large ones it is the width of the coarsest scale."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class MSDNetConfig:
     """Size of an MSDNet.
 
     Attributes:
-        stem: "small" images keep their size in the first convolution, "large" ones are reduced by 4.
-        channels: of the finest scale after the stem.
-        growth: channels that a layer adds to the finest scale, an even number.
-        factors: channels of each scale as a multiple of the finest; as many scales.
-        layers: number of layers of each block; as many exits.
+        stem: "small" for a stem that keeps the size of the images, "large" for one that reduces it by 4.
+        channels: Channels of the finest scale after the stem.
+        growth: Channels that a layer adds to the finest scale, an even number.
+        factors: Channels of each scale as a multiple of the finest; their number is that of the scales.
+        layers: Number of layers of each block; their number is that of the exits.
 
     Raises:
-        ValueError: for an odd growth.
+        ValueError: If the growth is odd.
     """
 
     stem: Literal["small", "large"]
@@ -49,7 +49,7 @@ class MSDNetConfig:
             raise ValueError(f"expected an even growth, half from each of two scales, got {self.growth}")
 
     def scales(self, layer: int) -> int:
-        """How many scales a layer, counted from 0 through all blocks, puts out."""
+        """Return the number of scales that a layer outputs; layers are counted from 0 through all blocks."""
         interval = math.ceil(sum(self.layers) / len(self.factors))
         return len(self.factors) - layer // interval
 
@@ -70,18 +70,18 @@ SETTINGS = {
     "imagenet-6": _imagenet(6),
     "imagenet-7": _imagenet(7),
 }
-"""The papers' networks by name."""
+"""Configurations of the papers' networks by name."""
 
 
 class Stem(nn.Module):
-    """Images to feature maps, each scale from the one before: (N, C, H, W) → a list, fine to coarse."""
+    """Stem that computes each scale from the one before: (N, C, H, W) → list of feature maps, fine to coarse."""
 
     def __init__(self, scales: Sequence[nn.Module]) -> None:
         super().__init__()
         self.scales = nn.ModuleList(scales)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of every scale."""
+        """Return the feature maps of every scale."""
         maps = [images]
         for scale in self.scales:
             maps.append(scale(maps[-1]))
@@ -89,53 +89,53 @@ class Stem(nn.Module):
 
 
 class Scale(nn.Module):
-    """One scale of a layer: what it had, what comes down from the finer scale (if any), and its own new features."""
+    """Scale of a layer: its previous features, new ones from the finer scale (if any), and new ones from itself."""
 
     def __init__(self, same: nn.Module, down: nn.Module | None) -> None:
         super().__init__()
         self.same = same
         self.down = down
 
-    def forward(self, finer: Tensor | None, own: Tensor) -> Tensor:
-        """Channels concatenated, (N, C + growth, H, W)."""
-        below = [] if self.down is None else [self.down(finer)]
-        return torch.cat([own, *below, self.same(own)], dim=1)
+    def forward(self, finer: Tensor | None, current: Tensor) -> Tensor:
+        """Return the concatenated channels, (N, C + growth, H, W)."""
+        from_finer = [] if self.down is None else [self.down(finer)]
+        return torch.cat([current, *from_finer, self.same(current)], dim=1)
 
 
 class Layer(nn.Module):
-    """All scales of a layer; one scale fewer than it is given drops the finest."""
+    """Layer with all its scales; one scale fewer than its input drops the finest."""
 
     def __init__(self, scales: Sequence[Scale]) -> None:
         super().__init__()
         self.scales = nn.ModuleList(scales)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Feature maps of every scale that stays."""
-        ladder = [None, *maps][-len(self.scales) - 1 :]
-        return [scale(finer, own) for scale, (finer, own) in zip(self.scales, pairwise(ladder), strict=True)]
+        """Return the feature maps of the remaining scales."""
+        inputs = [None, *maps][-len(self.scales) - 1 :]
+        return [scale(finer, current) for scale, (finer, current) in zip(self.scales, pairwise(inputs), strict=True)]
 
 
 class Transition(nn.Module):
-    """Fewer channels at every scale."""
+    """Reduction of the channels at every scale."""
 
     def __init__(self, scales: Sequence[nn.Module]) -> None:
         super().__init__()
         self.scales = nn.ModuleList(scales)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Feature maps of the same sizes."""
-        return [scale(own) for scale, own in zip(self.scales, maps, strict=True)]
+        """Return feature maps of the same height and width."""
+        return [scale(current) for scale, current in zip(self.scales, maps, strict=True)]
 
 
 class CoarsestFeatures(nn.Sequential):
-    """Two convolutions of stride 2 on the coarsest scale, averaged over what is left: state → φ (N, D)."""
+    """Two convolutions of stride 2 on the coarsest scale and average pooling: state → φ (N, D)."""
 
     def __init__(self, channels: int, features: int) -> None:
         first, second = _convolution(channels, features, stride=2), _convolution(features, features, stride=2)
         super().__init__(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """φ (N, D) of the feature maps of every scale."""
+        """Return the features φ (N, D) of the feature maps of every scale."""
         phi = maps[-1]
         for module in self:
             phi = module(phi)
@@ -143,63 +143,71 @@ class CoarsestFeatures(nn.Sequential):
 
 
 def msdnet(setting: str | MSDNetConfig, num_classes: int, in_channels: int = 3) -> ExitNetwork:
-    """A multi-scale dense network.
+    """Build a multi-scale dense network.
 
     Args:
-        setting: one of `SETTINGS`, "cifar-small", "cifar-medium", "cifar-large" (4, 6 and 8 exits) or "imagenet-4",
-            "imagenet-6", "imagenet-7" (5 exits); or a `MSDNetConfig` of your own.
-        num_classes: C.
-        in_channels: channels of the images (N, in_channels, H, W).
+        setting: Name of a configuration in `SETTINGS`, "cifar-small", "cifar-medium", "cifar-large" (4, 6 and 8 exits)
+            or "imagenet-4", "imagenet-6", "imagenet-7" (5 exits); or an `MSDNetConfig`.
+        num_classes: Number of classes C.
+        in_channels: Channels of the images (N, in_channels, H, W).
 
     Raises:
-        ValueError: for a name that is not there.
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network = suffice.models.msdnet("cifar-small", num_classes=10)
+        >>> [tuple(logits.shape) for logits in network(torch.zeros(2, 3, 32, 32))]
+        [(2, 10), (2, 10), (2, 10), (2, 10)]
     """
     if isinstance(setting, str):
         if setting not in SETTINGS:
-            raise ValueError(f"expected one of {sorted(SETTINGS)} or a Setting, got {setting!r}")
+            raise ValueError(f"expected one of {sorted(SETTINGS)} or an MSDNetConfig, got {setting!r}")
         setting = SETTINGS[setting]
+    config = setting
     stages, exits = [], []
-    width, done = setting.channels, 0
-    for count in setting.layers:
-        modules: list[nn.Module] = [] if done else [_stem(setting, in_channels)]
-        for layer in range(done, done + count):
-            added, width = _layer(setting, layer, width)
-            modules.extend(added)
-        done += count
+    width, num_layers = config.channels, 0
+    for count in config.layers:
+        modules: list[nn.Module] = [] if num_layers else [_stem(config, in_channels)]
+        for layer in range(num_layers, num_layers + count):
+            new_modules, width = _layer(config, layer, width)
+            modules.extend(new_modules)
+        num_layers += count
         stages.append(nn.Sequential(*modules))
-        coarsest = width * setting.factors[-1]
-        features = _SMALL_FEATURES if setting.stem == "small" else coarsest
+        coarsest = width * config.factors[-1]
+        features = _SMALL_FEATURES if config.stem == "small" else coarsest
         exits.append(Exit(CoarsestFeatures(coarsest, features), nn.Linear(features, num_classes)))
     return ExitNetwork(stages, exits)
 
 
 def load_public_weights(network: ExitNetwork, weights: Mapping[str, Tensor]) -> None:
-    """Take over weights that were trained with the public PyTorch implementation, kalviny/MSDNet-PyTorch.
+    """Load weights that were trained with the public PyTorch implementation, kalviny/MSDNet-PyTorch.
 
     Args:
-        network: an `msdnet` of the same setting; changed in place, or not at all if this raises.
-        weights: its state dict, `checkpoint["state_dict"]`; names may begin with "module.".
+        network: An `msdnet` of the same configuration; changed in place, or not at all if this raises.
+        weights: State dict of the public implementation, `checkpoint["state_dict"]`; names may start with "module.".
 
     Raises:
-        ValueError: if a weight is missing, has another shape, or has no place in the network.
+        ValueError: If a weight is missing, is unknown, or has another shape.
     """
-    renamed = {own_name(name): tensor for name, tensor in weights.items()}
-    own = network.state_dict()
-    # Files older than PyTorch 0.4.1 lack these counters, which nothing uses.
-    missing = {name for name in own if not name.endswith("num_batches_tracked")} - set(renamed)
-    wrong = {name for name in renamed if name not in own or own[name].shape != renamed[name].shape}
+    renamed = {convert_name(name): tensor for name, tensor in weights.items()}
+    expected = network.state_dict()
+    # State dicts older than PyTorch 0.4.1 lack these counters, which are not used.
+    missing = {name for name in expected if not name.endswith("num_batches_tracked")} - set(renamed)
+    wrong = {name for name in renamed if name not in expected or expected[name].shape != renamed[name].shape}
     if missing or wrong:
         example = min(missing or wrong)
         raise ValueError(
-            f"expected the weights of this setting in the layout of kalviny/MSDNet-PyTorch, got {len(missing)} "
-            f"missing and {len(wrong)} without a place of their shape, for example {example!r}; build the network "
-            "with the setting that was trained, and pass the state dict itself"
+            f"expected the weights of this configuration in the layout of kalviny/MSDNet-PyTorch, got {len(missing)} "
+            f"missing and {len(wrong)} unknown or of another shape, for example {example!r}; build the network with "
+            "the configuration that was trained, and pass the state dict itself"
         )
     network.load_state_dict(renamed)
 
 
-def own_name(public: str) -> str:
-    """Name in an `msdnet` of a weight of the public implementation."""
+def convert_name(public: str) -> str:
+    """Convert the name of a weight in the public implementation to its name in an `msdnet`."""
     for pattern, replacement in _NAMES:
         public = re.sub(pattern, replacement, public)
     return public
@@ -216,45 +224,44 @@ _NAMES = [
 ]
 
 
-def _stem(setting: MSDNetConfig, in_channels: int) -> Stem:
-    first, *others = [setting.channels * factor for factor in setting.factors]
-    if setting.stem == "small":
+def _stem(config: MSDNetConfig, in_channels: int) -> Stem:
+    first, *others = [config.channels * factor for factor in config.factors]
+    if config.stem == "small":
         finest = _convolution(in_channels, first)
     else:
         reduced = nn.Conv2d(in_channels, first, kernel_size=7, stride=2, padding=3)
         finest = nn.Sequential(
             reduced, nn.BatchNorm2d(first), nn.ReLU(), nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         )
-    coarser = [_convolution(finer, own, stride=2) for finer, own in pairwise([first, *others])]
+    coarser = [_convolution(finer, width, stride=2) for finer, width in pairwise([first, *others])]
     return Stem([finest, *coarser])
 
 
-def _layer(setting: MSDNetConfig, layer: int, width: int) -> tuple[list[nn.Module], int]:
-    """A layer with, if it drops a scale, the transition after it; and the width (channels / factor) after both."""
-    coming, staying = setting.scales(max(0, layer - 1)), setting.scales(layer)
-    finest = len(setting.factors) - staying
-    scales = [
-        _scale(setting, s, width, alone=s == finest and coming == staying) for s in range(finest, len(setting.factors))
-    ]
-    width += setting.growth
-    if coming == staying:
+def _layer(config: MSDNetConfig, layer: int, width: int) -> tuple[list[nn.Module], int]:
+    """Build a layer and, if it drops a scale, a transition; return them with the new width (channels / factor)."""
+    num_scales, scales_before = config.scales(layer), config.scales(max(0, layer - 1))
+    finest = len(config.factors) - num_scales
+    drops_scale = scales_before != num_scales
+    scales = [_scale(config, s, width, has_finer=s > finest or drops_scale) for s in range(finest, len(config.factors))]
+    width += config.growth
+    if not drops_scale:
         return [Layer(scales)], width
-    transition = [_convolution(width * factor, width // 2 * factor, size=1) for factor in setting.factors[finest:]]
+    transition = [_convolution(width * factor, width // 2 * factor, size=1) for factor in config.factors[finest:]]
     return [Layer(scales), Transition(transition)], width // 2
 
 
-def _scale(setting: MSDNetConfig, s: int, width: int, alone: bool) -> Scale:
-    """Scale s of a layer; alone where there is no finer one to come down from."""
-    own, growth = setting.factors[s], setting.growth * setting.factors[s]
-    if alone:
-        return Scale(_bottleneck(width * own, growth, own), None)
-    finer = setting.factors[s - 1]
+def _scale(config: MSDNetConfig, s: int, width: int, has_finer: bool) -> Scale:
+    """Build scale s of a layer; half of its new channels come from the finer scale, if the input has one."""
+    factor, growth = config.factors[s], config.growth * config.factors[s]
+    if not has_finer:
+        return Scale(_bottleneck(width * factor, growth, factor), None)
+    finer = config.factors[s - 1]
     down = _bottleneck(width * finer, growth // 2, finer, stride=2)
-    return Scale(_bottleneck(width * own, growth // 2, own), down)
+    return Scale(_bottleneck(width * factor, growth // 2, factor), down)
 
 
 def _bottleneck(channels: int, out: int, factor: int, stride: int = 1) -> nn.Sequential:
-    """A 1×1 convolution to at most `factor` times the width put out, then a 3×3 one."""
+    """Build a 1×1 convolution to at most `factor` times the output width, and a 3×3 convolution."""
     inner = min(channels, factor * out)
     return nn.Sequential(*_convolution(channels, inner, size=1), *_convolution(inner, out, stride=stride))
 

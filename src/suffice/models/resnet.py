@@ -1,9 +1,9 @@
-"""The residual networks for small images, of 6n + 2 layers, with an exit after each of their three stages.
+"""Residual networks for small images with 6n + 2 layers and an exit after each of their three stages.
 
-    x ← relu(x + F(x)),   F two 3×3 convolutions with batch normalisation
+    x ← relu(x + F(x)),   F two 3×3 convolutions with batch normalization
 
 The last exit is the paper's network. Where a stage halves the image and doubles the channels, the shortcut takes every
-second pixel and leaves the new channels at zero, so that it has no weights (option A).
+second pixel and pads the new channels with zeros, so that it has no weights (option A).
 He, Zhang, Ren, Sun, CVPR 2016, section 4.2.
 """
 
@@ -16,7 +16,7 @@ _WIDTHS = (16, 32, 64)
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut: (N, C, H, W) → (N, width, H / stride, W / stride)."""
+    """Residual block of two convolutions: (N, C, H, W) → (N, width, H / stride, W / stride)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Residual(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature maps, not negative."""
+        """Return non-negative feature maps."""
         shortcut = x
         if self.added:
             shortcut = functional.pad(x[..., :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
@@ -35,19 +35,26 @@ class Residual(nn.Module):
 
 
 def resnet(depth: int, num_classes: int, in_channels: int = 3) -> ExitNetwork:
-    """A residual network with three exits.
+    """Build a residual network with three exits.
 
     Args:
-        depth: number of layers with weights, 6n + 2 with n ≥ 1; the paper has 20, 32, 44, 56 and 110.
-        num_classes: C.
-        in_channels: channels of the images (N, in_channels, H, W); H and W are halved before the second and the
-            third stage.
+        depth: Number of layers with weights, 6n + 2 with n ≥ 1; the paper has 20, 32, 44, 56 and 110.
+        num_classes: Number of classes C.
+        in_channels: Channels of the images (N, in_channels, H, W); H and W are halved before the second and the third
+            stage.
 
     Raises:
-        ValueError: for another depth.
+        ValueError: If the depth is not 6n + 2.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network = suffice.models.resnet(8, num_classes=10)
+        >>> [tuple(logits.shape) for logits in network(torch.zeros(2, 3, 8, 8))]
+        [(2, 10), (2, 10), (2, 10)]
     """
-    blocks, rest = divmod(depth - 2, 6)
-    if rest or blocks < 1:
+    blocks, remainder = divmod(depth - 2, 6)
+    if remainder or blocks < 1:
         raise ValueError(f"expected a depth of 6n + 2, such as 20, 32, 44, 56 or 110, got {depth}")
     stages, exits = [], []
     channels = _WIDTHS[0]

@@ -1,9 +1,9 @@
-"""A small vision transformer with exits after chosen blocks.
+"""Small vision transformer with exits after chosen blocks.
 
     x ← x + attention(norm(x)),   x ← x + mlp(norm(x))        tokens (N, T, D), the class token first
 
-Every exit normalises the class token and classifies it, as the last one does.
-Dosovitskiy et al., ICLR 2021, with the normalisation before each part.
+Every exit normalizes and classifies the class token, as the last one does.
+Dosovitskiy et al., ICLR 2021, with the normalization before attention and MLP.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from suffice.models.layout import ends
+from suffice.models.layout import stage_bounds
 from suffice.network import Exit, ExitNetwork
 
 
 class Tokens(nn.Module):
-    """Images to tokens: patches, a class token before them, and where each is: (N, C, H, W) → (N, T, D)."""
+    """Patch embedding with a class token and position embeddings: (N, C, H, W) → (N, T, D)."""
 
     def __init__(self, image_size: int, patch_size: int, in_channels: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Tokens(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens of a batch."""
+        """Return the tokens of a batch of images."""
         patches = self.patch(images).flatten(2).transpose(1, 2)
         tokens: Tensor = self.dropout(
             torch.cat([self.first.expand(len(images), -1, -1), patches], dim=1) + self.position
@@ -37,7 +37,7 @@ class Tokens(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention between the tokens, then a hidden layer on each of them."""
+    """Transformer block: self-attention, then an MLP on each token."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (N, T, D) after the block."""
+        """Return the tokens (N, T, D) after the block."""
         normed = self.before_attention(tokens)
         attended, _ = self.attention(normed, normed, normed, need_weights=False)
         tokens = tokens + self.dropout(attended)
@@ -57,14 +57,14 @@ class Block(nn.Module):
 
 
 class ClassToken(nn.Module):
-    """The first token, normalised: (N, T, D) → φ (N, D)."""
+    """Normalized class token: (N, T, D) → φ (N, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """φ (N, D) of tokens."""
+        """Return the features φ (N, D) of tokens."""
         phi: Tensor = self.norm(tokens[:, 0])
         return phi
 
@@ -80,26 +80,34 @@ def vit(
     exits_after: Sequence[int] = (3, 6),
     dropout: float = 0.0,
 ) -> ExitNetwork:
-    """A vision transformer.
+    """Build a vision transformer.
 
     Args:
-        num_classes: C.
-        image_size: height and width of the images (N, in_channels, image_size, image_size).
-        patch_size: of the patches that become tokens; a divisor of the image's size.
-        in_channels: channels of the images.
-        width: D, of the tokens and of φ.
-        depth: number of blocks.
-        heads: of each attention; a divisor of the width.
-        exits_after: numbers of blocks, rising, after which there are earlier exits; the last exit is after all.
-        dropout: rate on the tokens, and on what each part of a block adds to them.
+        num_classes: Number of classes C.
+        image_size: Height and width of the images (N, in_channels, image_size, image_size).
+        patch_size: Height and width of a patch; a divisor of the image size.
+        in_channels: Channels of the images.
+        width: Dimension D of the tokens and of φ.
+        depth: Number of blocks.
+        heads: Number of attention heads; a divisor of the width.
+        exits_after: Numbers of blocks, in increasing order, after which there are earlier exits; the last exit is after
+            all blocks.
+        dropout: Dropout rate on the embedded tokens and on the outputs of attention and MLP.
 
     Raises:
-        ValueError: if patches do not fill the image, or `exits_after` does not rise below `depth`.
+        ValueError: If the patches do not tile the image, or `exits_after` does not increase within 1 to `depth` − 1.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network = suffice.models.vit(num_classes=10, image_size=16, width=24, depth=3, exits_after=(1, 2))
+        >>> [tuple(logits.shape) for logits in network(torch.zeros(2, 3, 16, 16))]
+        [(2, 10), (2, 10), (2, 10)]
     """
     if image_size % patch_size:
-        raise ValueError(f"expected patches that fill the image, got {patch_size} × {patch_size} of {image_size}")
+        raise ValueError(f"expected patches that tile the image, got {patch_size} × {patch_size} of {image_size}")
     stages: list[nn.Module] = []
-    for start, stop in pairwise(ends(exits_after, depth, "blocks")):
+    for start, stop in pairwise(stage_bounds(exits_after, depth, "blocks")):
         tokens = [] if start else [Tokens(image_size, patch_size, in_channels, width, dropout)]
         stages.append(nn.Sequential(*tokens, *(Block(width, heads, dropout) for _ in range(start, stop))))
     return ExitNetwork(stages, [Exit(ClassToken(width), nn.Linear(width, num_classes)) for _ in stages])

@@ -1,7 +1,7 @@
-"""Networks that come with the library: trained, calibrated after rounding to half precision, with a policy and a card.
+"""Pretrained networks of the library, rounded to half precision, then calibrated, with a policy and a model card.
 
-A folder for each: `network` (weights in float16, how to build it, how to prepare images), `calibrated` and `policy`,
-artifacts as any other, and `card.md`.
+Each network has a folder with three artifacts, `network` (weights in float16, configuration and preprocessing),
+`calibrated` and `policy`, and the card `card.md`.
 """
 
 import re
@@ -29,16 +29,16 @@ _CARD = "card.md"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network and all that belongs to it.
+    """Pretrained network with its calibration, policy, preprocessing and model card.
 
     Attributes:
-        network: float32, in evaluation mode; its weights are numbers of half precision.
-        calibrated: the network, calibrated.
-        policy: for half of the cost of the last exit.
-        classes: names of the C classes.
-        mean: (3,) of the training pixels / 255, by channel.
-        std: (3,) their standard deviation.
-        card: Markdown: data, recipe, accuracy and calibration, licence.
+        network: Network in float32 and evaluation mode; its weights are representable in half precision.
+        calibrated: Calibrated network.
+        policy: Policy with a budget of half the cost of the last exit.
+        classes: Names of the C classes.
+        mean: Mean (3,) of the training pixels / 255, by channel.
+        std: Standard deviation (3,) of the training pixels / 255, by channel.
+        card: Model card in Markdown: data, recipe, accuracy, calibration and license.
     """
 
     network: ExitNetwork
@@ -50,20 +50,20 @@ class Pretrained:
     card: str
 
     def prepare(self, pixels: Tensor) -> Tensor:
-        """Images as the network takes them, float32, from pixels (N, 3, H, W) uint8."""
+        """Normalize pixels (N, 3, H, W), uint8, to inputs of the network, float32."""
         return (pixels.float() / 255 - self.mean[:, None, None]) / self.std[:, None, None]
 
 
 def names() -> list[str]:
-    """Of all networks that come with the library."""
+    """Return the names of all pretrained networks of the library."""
     return sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir()) if FOLDER.is_dir() else []
 
 
 def pretrained(name: str) -> Pretrained:
-    """A network that comes with the library, ready for use.
+    """Load a pretrained network of the library.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: If the name is unknown.
     """
     if name not in names():
         raise ValueError(f"expected one of {names()}, got {name!r}")
@@ -71,8 +71,8 @@ def pretrained(name: str) -> Pretrained:
 
 
 def load(folder: Path) -> Pretrained:
-    """A folder that `ship` wrote."""
-    return reading.steadily(folder, _read, hashed=False)
+    """Load a pretrained network from a folder that `ship` wrote."""
+    return reading.read_consistently(folder, _read, hashed=False)
 
 
 def _read(folder: Path) -> Pretrained:
@@ -81,8 +81,8 @@ def _read(folder: Path) -> Pretrained:
     if len(classes) < 2:
         parts.refuse("classes", "names of two classes or more", classes)
     network = msdnet(setting, num_classes=len(classes))
-    held = {key: _halved(value) for key, value in network.state_dict().items()}
-    weights = {key: parts.tensor_like(key, value) for key, value in held.items()}
+    templates = {key: _to_half(value) for key, value in network.state_dict().items()}
+    weights = {key: parts.tensor_like(key, value) for key, value in templates.items()}
     mean, std = torch.tensor(parts.numbers("mean", 3)), torch.tensor(parts.numbers("std", 3, INVERTIBLE))
     parts.finish()
     network.load_state_dict(weights)
@@ -92,38 +92,38 @@ def _read(folder: Path) -> Pretrained:
     return Pretrained(network, calibrated, policy, classes, mean, std, reading.read_file(folder / _CARD).decode())
 
 
-def _halved(value: Tensor) -> Tensor:
+def _to_half(value: Tensor) -> Tensor:
     return value.half() if value.is_floating_point() else value
 
 
-def rounded(network: ExitNetwork) -> ExitNetwork:
-    """The network with its weights rounded to half precision, in place."""
+def round_to_half(network: ExitNetwork) -> ExitNetwork:
+    """Round the weights of a network to half precision, in place, and return the network in float32."""
     return network.half().float()
 
 
 def ship(folder: Path, made: Pretrained, setting: str) -> None:
-    """Write a folder that `load` reads, whole or not at all.
+    """Write a pretrained network to a folder that `load` reads, completely or not at all.
 
     Args:
-        folder: replaced if it is one that was shipped, and holds nothing else.
-        made: its network `rounded` before it was calibrated.
-        setting: of `models.msdnet`.
+        folder: New folder, or one that this function wrote and that holds no other files, which is replaced.
+        made: Pretrained network, calibrated after `round_to_half`.
+        setting: Name of the configuration of `models.msdnet`.
 
     Raises:
-        ValueError: if the weights are not numbers of half precision.
-        FileExistsError: if something else is there.
+        ValueError: If the weights are not representable in half precision.
+        FileExistsError: If the folder holds other files.
     """
     weights = made.network.state_dict()
-    halves = {key: _halved(value) for key, value in weights.items()}
+    halves = {key: _to_half(value) for key, value in weights.items()}
     if not all(torch.equal(halves[key].to(value.dtype), value) for key, value in weights.items()):
-        raise ValueError("expected weights of half precision, got others; round them, then calibrate")
+        raise ValueError("expected weights in half precision, got other values; call round_to_half, then calibrate")
     configuration: dict[str, Any] = {
         "setting": setting,
         "classes": list(made.classes),
         "mean": made.mean.tolist(),
         "std": made.std.tolist(),
     }
-    with files.whole(folder, _owned) as temporary:
+    with files.atomic_folder(folder, _owned) as temporary:
         artifact.write(temporary / "network", _WHAT, configuration, halves)
         artifact.save(made.calibrated, temporary / "calibrated")
         artifact.save(made.policy, temporary / "policy")
@@ -131,7 +131,7 @@ def ship(folder: Path, made: Pretrained, setting: str) -> None:
 
 
 def _owned(folder: Path) -> list[str]:
-    ours = [re.escape(_CARD)]
+    patterns = [re.escape(_CARD)]
     for part in _PARTS:
-        ours += [f"{part}/", *(re.escape(f"{part}/{path}") for path in artifact.owned(folder / part))]
-    return manifests.contents(folder, ours, "suffice.models.zoo.ship")
+        patterns += [f"{part}/", *(re.escape(f"{part}/{path}") for path in artifact.owned_paths(folder / part))]
+    return manifests.contents(folder, patterns, "suffice.models.zoo.ship")
