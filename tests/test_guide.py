@@ -23,9 +23,9 @@ PRINTED = {
     "A budget in milliseconds": [r"\d+\.\d+ to \d+\.\d+ ms an example, \d+\.\d+ expected"],
     "How do I bound the loss from early exits?": [r"[0-4]\.\d% lost by stopping early, at [4-8]\d\.\d% of the cost"],
     "How do I process a stream of batches?": [
-        *[r"batch [012]: 50 answered, .+, errors: \[\]"] * 3,
-        r"batch 3: 49 answered, .+, errors: \['stage 0 failed for example 7 of batch 3: .+'\]",
-        *[r"batch \d+: 50 answered, .+, errors: \[\]"] * 8,
+        *[r"batch [012]: 50 finished, .+, errors: \[\]"] * 3,
+        r"batch 3: 49 finished, .+, errors: \['stage 0 failed for example 7 of batch 3: .+'\]",
+        *[r"batch \d+: 50 finished, .+, errors: \[\]"] * 8,
     ],
     "How do I keep the cost when inputs change?": [
         r"frozen thresholds: 1[1-9]\d% of what the policy expects",
@@ -75,7 +75,7 @@ def test_every_program_has_lines_that_it_is_expected_to_print():
     assert PAGE.count("```python") == len(PROGRAMS)
 
 
-@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:asked for .* per example")
+@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of .* per example")
 @pytest.mark.parametrize("task", PROGRAMS)
 def test_the_program_prints_what_is_expected(task, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
