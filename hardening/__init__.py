@@ -1,1 +1,1 @@
-"""Long attacks on the library, for `make hardening`; docs/reliability.md has what they found."""
+"""Long robustness checks of the library, run by `make hardening`; docs/reliability.md has their results."""

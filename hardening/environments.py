@@ -1,4 +1,4 @@
-"""Fresh virtual environments outside the repository, and what is built to be installed in them."""
+"""Fresh virtual environments outside the repository, and the distributions to install in them."""
 
 import os
 import subprocess
@@ -9,18 +9,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 NEWEST = ROOT / "constraints.txt"
-"""The versions that are tested with every change."""
+"""Versions that are tested with every change."""
 
 OLDEST = ROOT / "constraints-oldest.txt"
-"""The least versions that pyproject.toml allows."""
+"""Oldest versions that pyproject.toml allows."""
 
 _HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-"""Variables by which an environment would see another one."""
+"""Environment variables through which one environment would use packages of another."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment with versions as `constraints` has them; `outside` is a folder to work in."""
+    """Virtual environment outside the repository.
+
+    Attributes:
+        folder: Folder of the environment.
+        outside: Working folder of its processes.
+        constraints: File with the versions to install.
+    """
 
     folder: Path
     outside: Path
@@ -28,33 +34,33 @@ class Environment:
 
     @classmethod
     def create(cls, folder: Path, beside: "Environment | None" = None, constraints: Path = NEWEST) -> "Environment":
-        """A new environment, which sees the packages of another one if it is given: they take gigabytes."""
+        """Create an environment, which also uses the packages of `beside` if given, as they take gigabytes."""
         venv.create(folder, with_pip=True)
         outside = folder / "outside"
         outside.mkdir()
-        made = cls(folder, outside, constraints)
+        environment = cls(folder, outside, constraints)
         if beside is not None:
-            (made.packages / "beside.pth").write_text(f"{beside.packages}\n")
-        return made
+            (environment.packages / "beside.pth").write_text(f"{beside.packages}\n")
+        return environment
 
     @property
     def packages(self) -> Path:
-        """Where packages are installed."""
+        """Folder in which packages are installed."""
         return next((self.folder / "lib").glob("python3*")) / "site-packages"
 
     def install(self, *what: str) -> None:
-        """Install with the versions of `constraints`."""
+        """Install packages in the versions of `constraints`."""
         self.python("-m", "pip", "install", "--quiet", "--constraint", str(self.constraints), *what)
 
     def python(self, *arguments: str, check: bool = True) -> str:
-        """Output of Python with these arguments, run outside the repository on one thread.
+        """Run Python outside the repository on one thread, and return its output.
 
         Raises:
-            RuntimeError: if it fails and `check` is set.
+            RuntimeError: If it fails and `check` is set.
         """
         command = [str(self.folder / "bin" / "python"), *arguments]
         environment = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=self.outside,
             env={**environment, "OMP_NUM_THREADS": "1"},
@@ -63,19 +69,25 @@ class Environment:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        if check and done.returncode:
-            raise RuntimeError(f"expected success from {' '.join(command)[:200]}, got\n{done.stdout[-20000:]}")
-        return done.stdout
+        if check and process.returncode:
+            raise RuntimeError(f"expected success from {' '.join(command)[:200]}, got\n{process.stdout[-20000:]}")
+        return process.stdout
 
     def run(self, program: str, check: bool = True) -> str:
-        """Output of a program."""
+        """Run a program, and return its output."""
         lines = [line.removeprefix(" " * 8) for line in program.strip("\n").splitlines()]
         return self.python("-W", "ignore", "-c", "\n".join(lines), check=check)
 
 
 @dataclass(frozen=True)
 class Built:
-    """Wheel and source archive of what git holds; other folders are made below `base`."""
+    """Wheel and source archive of the committed files.
+
+    Attributes:
+        base: Folder for environments and other files.
+        wheel: Path of the wheel.
+        archive: Path of the source archive.
+    """
 
     base: Path
     wheel: Path
@@ -83,7 +95,7 @@ class Built:
 
     @classmethod
     def below(cls, base: Path) -> "Built":
-        """Build both from a clone, in an environment of their own."""
+        """Build both from a clone, in a separate environment."""
         source, out = base / "source", base / "dist"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
         builder = Environment.create(base / "builder")

@@ -1,11 +1,11 @@
-"""Mutation testing: how many small faults in the code do its own tests notice?
+"""Mutation testing: the share of small faults in the code that its tests detect.
 
     python -m hardening.mutants --each 2 --seed 0
 
-Of every module under the folders named, a few places are drawn and one operator for each (cosmic-ray's). The fault is
-made in a copy of the working tree, and the tests of the module run there: its mirror, and others that import it. A
-fault is killed if they fail or take five times as long. Faults that change nothing by what they are, within a type
-annotation or of the lengths that zip asserts to be equal, are not made.
+In every module of the chosen folders, a few places are sampled and one of cosmic-ray's operators for each. The fault
+is made in a copy of the working tree, where the module's tests run: its mirror, and others that import it. A fault is
+killed if they fail or take five times as long. Faults without an effect on behavior, in type annotations and in
+`strict=True` of zip, are not made.
 """
 
 import argparse
@@ -34,33 +34,40 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 FOLDERS = ("calibration", "budget", "variation")
-"""Packages whose modules are mutated."""
+"""Packages with modules to mutate."""
 
 _PACKAGE = "tests/test_package.py"
-"""Tests of all modules."""
+"""Test file that covers all modules."""
 
 _LONGEST = 1800.0
-"""Seconds after which tests without a fault are given up."""
+"""Seconds after which tests without a fault are stopped."""
 
 _MEMORY = 16 << 30
-"""Bytes of addresses that tests may use: a fault must not take the machine down."""
+"""Limit of the address space of tests, in bytes: a fault must not exhaust the machine."""
 
 _SERVER = multiprocessing.get_context("forkserver")
-"""Processes start from one that has imported what takes long and no fault is made in."""
+"""Context in which processes fork from a server that has imported `_PRELOADED`."""
 
 _PRELOADED = ["torch", "sklearn", "scipy.optimize", "pyarrow", "safetensors.torch", "pytest", "rich"]
-"""What that one has imported."""
+"""Modules that take long to import and are not mutated."""
 
 _NEAREST = 4
-"""Most test files of a module, beside those of many."""
+"""Largest number of test files per module, besides those that cover many modules."""
 
-FILES = ("artifact", "checkpoint", "exchange", "files", "fingerprint", "locks", "parts", "seal")
-"""Modules of the storage that are mutated, where there are such."""
+FILES = ("artifact", "checkpoint", "files", "filesystem", "fingerprint", "locks", "parts", "seal")
+"""Names of further modules to mutate."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: the module, cosmic-ray's operator, which of its occurrences, and the line."""
+    """One fault.
+
+    Attributes:
+        module: Path of the module.
+        operator: Name of cosmic-ray's operator.
+        occurrence: Number of the operator's occurrence in the module.
+        line: Line of the fault.
+    """
 
     module: str
     operator: str
@@ -70,7 +77,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault: killed or not, the seconds that its tests took, and the change of the code."""
+    """Outcome of a fault.
+
+    Attributes:
+        fault: The fault.
+        killed: Whether the tests detected it.
+        seconds: Duration of the tests.
+        diff: The changed line, before and after.
+    """
 
     fault: Fault
     killed: bool
@@ -79,21 +93,21 @@ class Outcome:
 
 
 def modules(root: Path) -> list[str]:
-    """Paths of the modules to be mutated, relative to the root."""
+    """Return the paths of the modules to mutate, relative to the root."""
     package = root / "src" / "suffice"
-    found = [path for folder in FOLDERS for path in sorted((package / folder).rglob("*.py"))]
-    found += [path for name in FILES for path in sorted(package.rglob(f"{name}.py")) if path not in found]
-    return [str(path.relative_to(root)) for path in found if path.name != "__init__.py"]
+    paths = [path for folder in FOLDERS for path in sorted((package / folder).rglob("*.py"))]
+    paths += [path for name in FILES for path in sorted(package.rglob(f"{name}.py")) if path not in paths]
+    return [str(path.relative_to(root)) for path in paths if path.name != "__init__.py"]
 
 
 def tests_of(root: Path, module: str) -> list[str]:
-    """The test file that mirrors a module, those that import it, and what holds of its siblings and of all.
+    """Return the test files of a module: its mirror, those that import it, and those of all modules.
 
-    Where there is no mirror, those of the modules that use it most stand in.
+    A module without a mirror gets the mirrors of the modules that use it most.
     """
     mirror = _mirror(root, Path(module))
     importing, of_users = _using(root, module)
-    near = [mirror, *importing] if mirror else [*importing, *of_users, *_that_name(root, module)]
+    near = [mirror, *importing] if mirror else [*importing, *of_users, *_mentioning(root, module)]
     near = list(dict.fromkeys(near))[:_NEAREST]
     alike = _mirror(root, Path(module).with_name("all.py"))
     return list(dict.fromkeys([*near, *([alike] if alike else []), _PACKAGE]))
@@ -106,20 +120,20 @@ def _mirror(root: Path, module: Path) -> str | None:
 
 
 def _using(root: Path, module: str) -> tuple[list[str], list[str]]:
-    """Tests that import a module, and mirrors of modules that do, those that name it most often first."""
+    """Return the tests that import a module, and the mirrors of modules that do, by how often they name it."""
     *package, name = Path(module).with_suffix("").parts[1:]
     imports = re.compile(rf"from {re.escape('.'.join(package))}(\.{name} import|.* import .*\b{name}\b)")
     using: list[Counter[str]] = [Counter(), Counter()]
     for path in sorted([*(root / "src").rglob("*.py"), *(root / "tests").rglob("test_*.py")]):
-        code, itself = path.read_text(), path.relative_to(root)
-        tests = str(itself) if itself.parts[0] == "tests" else _mirror(root, itself)
+        code, user = path.read_text(), path.relative_to(root)
+        tests = str(user) if user.parts[0] == "tests" else _mirror(root, user)
         if tests and imports.search(code):
-            using[itself.parts[0] == "src"][tests] += len(re.findall(rf"\b{name}\b", code))
+            using[user.parts[0] == "src"][tests] += len(re.findall(rf"\b{name}\b", code))
     importing, of_users = ([tests for tests, _ in counts.most_common()] for counts in using)
     return importing, of_users
 
 
-def _that_name(root: Path, module: str) -> list[str]:
+def _mentioning(root: Path, module: str) -> list[str]:
     *folders, name = Path(module).with_suffix("").parts[2:]
     folder = root.joinpath("tests", *folders)
     while not folder.is_dir():
@@ -130,17 +144,17 @@ def _that_name(root: Path, module: str) -> list[str]:
 
 
 def faults(root: Path, module: str, each: int, seed: int) -> list[Fault]:
-    """A few faults of a module, at places drawn from all that some operator can change."""
+    """Sample faults of a module, at places sampled from all that an operator can change."""
     by_place: dict[tuple[int, int], list[Fault]] = {}
     annotated = set(_annotated_lines(root / module))
     for fault, place in _candidates(root, module):
         if not ("BitOr" in fault.operator and fault.line in annotated):
             by_place.setdefault(place, []).append(fault)
-    draw = random.Random(f"{seed} {module}")
-    places = draw.sample(sorted(by_place), min(each, len(by_place)))
-    drawn = {place: draw.choice(by_place[place]) for place in places}
+    rng = random.Random(f"{seed} {module}")
+    places = rng.sample(sorted(by_place), min(each, len(by_place)))
+    sampled = {place: rng.choice(by_place[place]) for place in places}
     asserted = set(_asserted_places(root / module))
-    return [fault for place, fault in drawn.items() if place not in asserted]
+    return [fault for place, fault in sampled.items() if place not in asserted]
 
 
 def _candidates(root: Path, module: str) -> Iterator[tuple[Fault, tuple[int, int]]]:
@@ -152,14 +166,14 @@ def _candidates(root: Path, module: str) -> Iterator[tuple[Fault, tuple[int, int
 
 
 def _asserted_places(path: Path) -> Iterator[tuple[int, int]]:
-    """Where `strict=True` stands in a call of zip: an assertion, without which right code does the same."""
+    """Yield the places of `strict=True` in calls of zip: an assertion that has no effect on correct code."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
             yield from ((k.value.lineno, k.value.col_offset) for k in node.keywords if k.arg == "strict")
 
 
 def _annotated_lines(path: Path) -> Iterator[int]:
-    """Lines on which annotations of arguments, results or variables stand, where | joins types."""
+    """Yield the lines of type annotations, in which | is not an operator on values."""
     for node in ast.walk(ast.parse(path.read_text())):
         for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if annotation is not None:
@@ -167,7 +181,7 @@ def _annotated_lines(path: Path) -> Iterator[int]:
 
 
 class Copy:
-    """A copy of the working tree in which faults are made, and its tests run on one thread."""
+    """Copy of the working tree in which faults are made and tests run on one thread."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.root = folder
@@ -184,19 +198,19 @@ class Copy:
                 shutil.copy2(source / name, folder / name)
 
     def seconds(self, tests: str) -> float:
-        """How long a test file takes without a fault.
+        """Return the duration of a test file without a fault, in seconds.
 
         Raises:
-            RuntimeError: if it fails.
+            RuntimeError: If it fails.
         """
         passed, took = self._run([tests], _LONGEST)
         if not passed:
             output = _output(self.root).read_text()[-2000:]
-            raise RuntimeError(f"expected {tests} to pass without a fault, got a failure; mend that first:\n{output}")
+            raise RuntimeError(f"expected {tests} to pass without a fault, got a failure; fix that first:\n{output}")
         return took
 
     def outcome(self, fault: Fault, seconds: Mapping[str, float]) -> Outcome:
-        """Make a fault, run the tests of its module and take it back."""
+        """Make a fault, run the tests of its module, and restore the code."""
         from cosmic_ray import plugins
         from cosmic_ray.mutating import mutate_code
 
@@ -210,28 +224,28 @@ class Copy:
             path.write_text(code)
         return Outcome(fault, not passed, round(took, 1), _difference(code, changed))
 
-    def _run(self, tests: Sequence[str], allowed: float) -> tuple[bool, float]:
-        """Whether the tests pass in the seconds allowed, and how long they took."""
-        began = time.monotonic()
+    def _run(self, tests: Sequence[str], timeout: float) -> tuple[bool, float]:
+        """Return whether the tests pass in the allowed seconds, and their duration."""
+        start = time.monotonic()
         child = _SERVER.Process(target=_test, args=(self.root, tests))
         child.start()
-        child.join(allowed)
+        child.join(timeout)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.join()
-        return child.exitcode == 0, time.monotonic() - began
+        return child.exitcode == 0, time.monotonic() - start
 
 
 def _test(root: Path, tests: Sequence[str]) -> None:
-    """Run tests in this process, of a session of its own: exit status 0 if they pass."""
+    """Run tests in this process, in a session of its own, and exit with status 0 if they pass."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    here = {
+    environment = {
         "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    os.environ.update(here)
+    os.environ.update(environment)
     sys.dont_write_bytecode = True
     sys.path[:0] = [str(root / "src"), str(root)]
     os.chdir(root)
@@ -242,11 +256,11 @@ def _test(root: Path, tests: Sequence[str]) -> None:
     import pytest
 
     status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
-    os._exit(status)  # without waiting for processes that a test has left
+    os._exit(status)  # does not wait for processes that a test has left running
 
 
 def _output(root: Path) -> Path:
-    """Where the output of a copy's tests goes."""
+    """Return the path of the output of a copy's tests."""
     return root.with_suffix(".txt")
 
 
@@ -256,7 +270,7 @@ def _difference(code: str, changed: str) -> str:
 
 
 def run(root: Path, each: int, seed: int, workers: int, only: str = "") -> Iterator[Outcome]:
-    """Outcomes of the faults of all modules whose path contains `only`, as they come."""
+    """Yield the outcomes of faults in all modules with `only` in their path."""
     chosen = [fault for module in modules(root) if only in module for fault in faults(root, module, each, seed)]
     os.environ["OMP_NUM_THREADS"] = "1"
     _SERVER.set_forkserver_preload(_PRELOADED)
@@ -265,29 +279,29 @@ def run(root: Path, each: int, seed: int, workers: int, only: str = "") -> Itera
         for number in range(workers):
             free.put(Copy(root, Path(base) / str(number)))
 
-        def borrow(judge: Callable[[Copy], Result]) -> Result:
+        def with_free_copy(function: Callable[[Copy], Result]) -> Result:
             copy = free.get()
             try:
-                return judge(copy)
+                return function(copy)
             finally:
                 free.put(copy)
 
         with ThreadPoolExecutor(workers) as pool:
             files = sorted({file for fault in chosen for file in tests_of(root, fault.module)})
-            taken = pool.map(lambda file: borrow(lambda copy: copy.seconds(file)), files)
-            seconds = dict(zip(files, taken, strict=True))
-            yield from pool.map(lambda fault: borrow(lambda copy: copy.outcome(fault, seconds)), chosen)
+            durations = pool.map(lambda file: with_free_copy(lambda copy: copy.seconds(file)), files)
+            seconds = dict(zip(files, durations, strict=True))
+            yield from pool.map(lambda fault: with_free_copy(lambda copy: copy.outcome(fault, seconds)), chosen)
 
 
 def main() -> None:
-    """Print every outcome, survivors with their change, and the share killed in each folder."""
+    """Print every outcome, and the share of killed faults in each folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=2, help="faults drawn of each module (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="copies that run at once")
-    parser.add_argument("--only", default="", help="modules whose path contains this")
-    parser.add_argument("--at-least", type=float, default=0.0, help="share to be killed, else exit status 1")
-    parser.add_argument("--json", type=Path, help="file for the outcomes, a line each")
+    parser.add_argument("--each", type=int, default=2, help="number of faults per module (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of copies that run at once")
+    parser.add_argument("--only", default="", help="only modules with this in their path")
+    parser.add_argument("--at-least", type=float, default=0.0, help="smallest share of killed faults for exit status 0")
+    parser.add_argument("--json", type=Path, help="file for the outcomes, one JSON object per line")
     options = parser.parse_args()
     killed, total = Counter[str](), Counter[str]()
     lines = options.json.open("w") if options.json else None
