@@ -194,7 +194,7 @@ def test_other_weights_are_refused(where):
         {"an old row": classifier.weight[3], "a bias": classifier.bias[:1], "a stage": wide.stages[0][0].bias}[
             where
         ].add_(1)
-    with pytest.raises(ValueError, match=r"calibrated in all but rows from 4 on of every classifier"):
+    with pytest.raises(ValueError, match=r"calibrated weights except for rows from 4 on of every classifier"):
         fit(net).with_classes(wide)
 
 

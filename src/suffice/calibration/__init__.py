@@ -1,4 +1,4 @@
-"""Paper one, after training: posterior, link, temperature and ensemble for every exit."""
+"""Calibration after training: posterior, link, temperature and ensemble of every exit."""
 
 from suffice.utils.lazy import modules_of
 

@@ -26,7 +26,13 @@ from suffice.calibration.posterior import STRUCTURES, Posterior, Structure, kron
 from suffice.calibration.posterior.kronecker import Prior
 from suffice.calibration.posterior.moments import check_samples
 from suffice.calibration.served import serving_placement
-from suffice.calibration.statistics import bias_constants, exit_pass, no_examples, residuals, with_examples
+from suffice.calibration.statistics import (
+    add_examples,
+    bias_constants,
+    empty_statistics,
+    exit_pass,
+    residual_statistics,
+)
 from suffice.calibration.tuning import Tuning, evidence, grid, validation
 from suffice.calibration.tuning.cache import Cache
 from suffice.cost import Costs
@@ -236,8 +242,8 @@ def _fit(
     if structure == "auto":
         structure = "kronecker" if prior == "factored" else likelihood.structure(network.num_classes)
     options = {"prior": prior} if structure == "kronecker" else {}
-    empty = no_examples(network, structure, likelihood.latents(network.num_classes))
-    sums = with_examples(network, loader, structure, exits, empty)
+    empty = empty_statistics(network, structure, likelihood.latents(network.num_classes))
+    sums = add_examples(network, loader, structure, exits, empty)
     fit = STRUCTURES[structure].Posterior.fit
     deltas = [likelihood.prior_precision(weights) for weights in _weights(network, exits)]
     pairs = zip(sums, deltas, strict=True)
@@ -250,7 +256,7 @@ def _by_evidence(
     """Exits with the noise, and posteriors with the δ, of greatest evidence."""
     learned: list[CalibratedExit] = []
     posteriors: list[Posterior] = []
-    sums = residuals(network, loader, exits)
+    sums = residual_statistics(network, loader, exits)
     for exit_, own, weights in zip(exits, sums, _weights(network, exits), strict=True):
         start = exit_.likelihood.prior_precision(weights)
         noise, delta = linear.maximize(own, weights, start, class_precision)
@@ -283,7 +289,7 @@ def _tuning_pass(
             for k, phi, z in exit_pass(network, batch.inputs, batch.start):
                 dtype = torch.promote_types(phi.dtype, torch.float32)
                 logits[k].append(z.to(dtype))
-                if exits[k].asks_posterior:
+                if exits[k].uses_posterior:
                     spectrum = exits[k].spectrum(phi.to(dtype))
                     check_finite(spectrum, f"squared features at exit {k}", batch.start)
                     spectra[k].append(spectrum)

@@ -1,4 +1,4 @@
-"""Answers of exit after exit, for as long as the next one is expected before a deadline."""
+"""Predictions of exit after exit until a deadline."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,23 +9,24 @@ import torch
 from suffice.utils.timing import synchronize
 
 
-def in_time(answers: Iterator[Any], cumulative: Sequence[int], seconds: float, device: torch.device) -> Iterator[Any]:
-    """The answers of K exits that are expected in time, the first one in any case.
+def until_deadline(
+    predictions: Iterator[Any], cumulative: Sequence[int], seconds: float, device: torch.device
+) -> Iterator[Any]:
+    """Yield predictions while the next one is expected before the deadline; the first one always.
 
     Args:
-        answers: first exit to last, each computed when it is asked for.
-        cumulative: multiply-adds up to each exit, K numbers; the next answer is expected to take its share of the
-            time that those before it took.
-        seconds: from the first answer being asked for.
-        device: that computes, and is waited for.
+        predictions: Lazily computed predictions of K exits, first to last.
+        cumulative: Multiply-adds up to each exit, K numbers. The expected time of an exit is proportional to them.
+        seconds: Deadline in seconds after the first prediction is requested.
+        device: Device of the computation, which is synchronized after each exit.
     """
     started = time.perf_counter()
-    for k, answer in enumerate(answers):
+    for k, prediction in enumerate(predictions):
         synchronize(device)
         computed = time.perf_counter() - started
-        yield answer
+        yield prediction
         if k + 1 == len(cumulative):
             return
-        ahead = computed * (cumulative[k + 1] / cumulative[k] - 1)
-        if time.perf_counter() - started + ahead > seconds:
+        expected = computed * (cumulative[k + 1] / cumulative[k] - 1)
+        if time.perf_counter() - started + expected > seconds:
             return

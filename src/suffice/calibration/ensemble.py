@@ -1,68 +1,82 @@
-"""Model-internal ensembling: the answer at exit k averages the distributions of exits up to k, or their logarithms.
+"""Model-internal ensembling: exit k predicts with a weighted average over the exits up to k.
 
     average   p_k = Σ_{j≤k} w_j p_j / Σ_{j≤k} w_j
     product   p_k ∝ exp(Σ_{j≤k} w_j log p_j / Σ_{j≤k} w_j)
 
-The weights w_j are the cumulative multiply-adds up to exit j, or tuned: what matters at exit k is only w_k beside the
-sum of those before it, so that each answer is the one before it moved towards the exit's own.
+The weights w_j are the cumulative multiply-adds up to exit j, or tuned. At exit k only the ratio of w_k to the sum of
+the earlier weights matters, so each prediction moves the one before it toward the prediction of exit k alone.
 
-Of classes, the first is an average of probabilities. Of Gaussians it is a mixture, answered by its moments:
+For classes, "average" averages probabilities. For Gaussians it is a mixture, represented by its moments:
 
     mean = Σ w̃ μ,   epistemic variance = Σ w̃ (v + (μ − mean)²),   noise variance = Σ w̃ σ²,   w̃ = w / Σ w
 
-Kept as running averages, so that examples that go on carry them and examples that left need nothing.
+Sums are stored as running averages, which are selected when examples leave the batch.
 Qendro et al. 2021 (early-exit ensembles); Meronen et al. 2024 (multiply-adds as weights); Genest and Zidek 1986 (the
-product, a logarithmic pool); Jazbec et al. 2023 (products of exits); Yao et al. 2018 (weights by what is answered).
+product, a logarithmic pool); Jazbec et al. 2023 (products of exits); Yao et al. 2018 (stacking weights).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from suffice.cost import Costs
-from suffice.prediction import AnyPrediction, Prediction, Regression, entropy
-
-R = TypeVar("R")
+from suffice.prediction import AnyPrediction, Kind, Prediction, Regression, entropy
 
 Ensemble = bool | Literal["average", "product"]
-"""How exits answer together: True is "average", False not at all."""
+"""How exits predict together: True is "average", False disables the ensemble."""
 
 Weights = Literal["cost", "tuned"]
-"""Of the exits that answer together."""
+"""Choice of the ensemble's weights."""
 
 Weight = float | Tensor
-"""Of one exit, above 0; a scalar tensor while it is tuned."""
+"""Weight of one exit, above 0; a scalar tensor while it is tuned."""
 
 
 class Running(Protocol):
-    """Sums over the exits so far, of predictions of one kind."""
+    """Running weighted averages of the predictions of the exits so far."""
 
     @classmethod
     def of(cls, member: Any, weight: Weight) -> Self:
-        """Sums of one exit."""
+        """Start with the prediction of one exit."""
 
     def merge(self, other: Self) -> Self:
-        """Sums of the exits of both."""
+        """Combine the averages over two disjoint sets of exits."""
 
     def take(self, index: Tensor) -> Self:
-        """The examples `index` (M,)."""
+        """Select the examples `index` (M,)."""
 
     def prediction(self, members: Any = ()) -> AnyPrediction:
-        """The ensemble over the exits so far."""
+        """Return the prediction of the ensemble over the exits so far."""
+
+
+class _Averages:
+    """Base class of frozen dataclasses of tensors with one row per example, and their total weight."""
+
+    weight: Weight
+
+    def take(self, index: Tensor) -> Self:
+        """Select the examples `index` (M,)."""
+        rows = {name: getattr(self, name).index_select(0, index) for name in _tensor_fields(self)}
+        return replace(self, **rows)  # type: ignore[type-var]
+
+    def _shares(self, other: Self) -> tuple[Weight, Weight, Weight]:
+        """Return the total weight and the shares of both in it."""
+        weight = self.weight + other.weight
+        return weight, self.weight / weight, other.weight / weight
 
 
 @dataclass(frozen=True)
-class Average:
-    """The average of probabilities, and what it weighs.
+class _ClassAverages(_Averages):
+    """Weighted averages over the predictions of classes; subclasses define how log-probabilities are combined.
 
     Attributes:
-        log_probs: log Σ_j w_j p_j / Σ_j w_j, (N, C).
-        aleatoric: Σ_j w_j aleatoric_j / Σ_j w_j, (N,), in nats.
-        weight: Σ_j w_j.
+        log_probs: Combined log-probabilities, (N, C).
+        aleatoric: Average Σ_j w_j aleatoric_j / Σ_j w_j, (N,), in nats.
+        weight: Total weight Σ_j w_j.
     """
 
     log_probs: Tensor
@@ -71,73 +85,57 @@ class Average:
 
     @classmethod
     def of(cls, member: Prediction, weight: Weight) -> Self:
-        """Sums of one exit."""
+        """Start with the prediction of one exit."""
         return cls(member.log_probs, member.aleatoric, weight)
 
     def merge(self, other: Self) -> Self:
-        """Sums of the exits of both."""
-        weight = self.weight + other.weight
-        own, theirs = self.weight / weight, other.weight / weight
-        log_probs = torch.logaddexp(self.log_probs + _log(own), other.log_probs + _log(theirs))
-        return type(self)(log_probs, _towards(self.aleatoric, other.aleatoric, theirs), weight)
+        """Combine the averages over two disjoint sets of exits."""
+        weight, share, other_share = self._shares(other)
+        log_probs = self._combine(self.log_probs, other.log_probs, share, other_share)
+        return type(self)(log_probs, _lerp(self.aleatoric, other.aleatoric, other_share), weight)
 
-    def take(self, index: Tensor) -> Self:
-        """The examples `index` (M,)."""
-        return _each(self, lambda tensor: tensor.index_select(0, index))
+    @staticmethod
+    def _combine(first: Tensor, second: Tensor, share: Weight, other_share: Weight) -> Tensor:
+        raise NotImplementedError
+
+
+class Average(_ClassAverages):
+    """Weighted average of probabilities; `log_probs` is log Σ_j w_j p_j / Σ_j w_j."""
+
+    @staticmethod
+    def _combine(first: Tensor, second: Tensor, share: Weight, other_share: Weight) -> Tensor:
+        return torch.logaddexp(first + _log(share), second + _log(other_share))
 
     def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
-        """The ensemble over the exits so far."""
+        """Return the prediction of the ensemble over the exits so far."""
         return Prediction(self.log_probs, self.aleatoric, members)
 
 
-@dataclass(frozen=True)
-class Product:
-    """The average of log-probabilities, and what it weighs.
+class Product(_ClassAverages):
+    """Weighted average of log-probabilities; `log_probs` is Σ_j w_j log p_j / Σ_j w_j, not normalized."""
 
-    Attributes:
-        log_mean: Σ_j w_j log p_j / Σ_j w_j, (N, C).
-        aleatoric: Σ_j w_j aleatoric_j / Σ_j w_j, (N,), in nats.
-        weight: Σ_j w_j.
-    """
-
-    log_mean: Tensor
-    aleatoric: Tensor
-    weight: Weight
-
-    @classmethod
-    def of(cls, member: Prediction, weight: Weight) -> Self:
-        """Sums of one exit."""
-        return cls(member.log_probs, member.aleatoric, weight)
-
-    def merge(self, other: Self) -> Self:
-        """Sums of the exits of both."""
-        weight = self.weight + other.weight
-        theirs = other.weight / weight
-        log_mean = _towards(self.log_mean, other.log_mean, theirs)
-        return type(self)(log_mean, _towards(self.aleatoric, other.aleatoric, theirs), weight)
-
-    def take(self, index: Tensor) -> Self:
-        """The examples `index` (M,)."""
-        return _each(self, lambda tensor: tensor.index_select(0, index))
+    @staticmethod
+    def _combine(first: Tensor, second: Tensor, share: Weight, other_share: Weight) -> Tensor:
+        return _lerp(first, second, other_share)
 
     def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
-        """The ensemble over the exits so far.
+        """Return the prediction of the ensemble over the exits so far.
 
-        It may be surer than its members: its aleatoric part is their mean, but at most its entropy.
+        Its entropy may be lower than that of every member, so the aleatoric part is their mean, limited to the entropy.
         """
-        log_probs = self.log_mean.log_softmax(dim=-1)
+        log_probs = self.log_probs.log_softmax(dim=-1)
         return Prediction(log_probs, torch.minimum(self.aleatoric, entropy(log_probs)), members)
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """The moments of Gaussians; about the mean so far, as squares of large means would cancel.
+class Mixture(_Averages):
+    """Moments of a mixture of Gaussians; squares are about the current mean, as those of large means would cancel.
 
     Attributes:
-        mean: Σ_j w_j μ_j / Σ_j w_j, (N, C).
-        spread: Σ_j w_j (v_j + (μ_j − mean)²) / Σ_j w_j, (N, C).
-        noise: Σ_j w_j σ²_j / Σ_j w_j, (N, C).
-        weight: Σ_j w_j.
+        mean: Mean Σ_j w_j μ_j / Σ_j w_j, (N, C).
+        spread: Epistemic variance Σ_j w_j (v_j + (μ_j − mean)²) / Σ_j w_j, (N, C).
+        noise: Noise variance Σ_j w_j σ²_j / Σ_j w_j, (N, C).
+        weight: Total weight Σ_j w_j.
     """
 
     mean: Tensor
@@ -147,45 +145,51 @@ class Mixture:
 
     @classmethod
     def of(cls, member: Regression, weight: Weight) -> Self:
-        """Sums of one exit."""
+        """Start with the prediction of one exit."""
         return cls(member.mean, member.epistemic_variance, member.noise_variance, weight)
 
     def merge(self, other: Self) -> Self:
-        """Sums of the exits of both."""
-        weight = self.weight + other.weight
-        own, theirs = self.weight / weight, other.weight / weight
-        between = (other.mean - self.mean).square() * (own * theirs)
+        """Combine the averages over two disjoint sets of exits."""
+        weight, share, other_share = self._shares(other)
+        between = (other.mean - self.mean).square() * (share * other_share)
         return type(self)(
-            _towards(self.mean, other.mean, theirs),
-            _towards(self.spread, other.spread, theirs) + between,
-            _towards(self.noise, other.noise, theirs),
+            _lerp(self.mean, other.mean, other_share),
+            _lerp(self.spread, other.spread, other_share) + between,
+            _lerp(self.noise, other.noise, other_share),
             weight,
         )
 
-    def take(self, index: Tensor) -> Self:
-        """The examples `index` (M,)."""
-        return _each(self, lambda tensor: tensor.index_select(0, index))
-
     def prediction(self, members: tuple[Regression, ...] = ()) -> Regression:
-        """The ensemble over the exits so far, a Gaussian with the moments of the mixture."""
+        """Return the prediction of the ensemble over the exits so far, a Gaussian with the moments of the mixture."""
         return Regression(self.mean, self.spread, self.noise, members)
 
 
+AVERAGES: dict[Kind, type[Running]] = {"classification": Average, "regression": Mixture}
+"""Running average of the predictions of each kind."""
+
+
 def extend(running: Running | None, member: AnyPrediction, weight: Weight, product: bool = False) -> Running:
-    """Add one exit's own prediction with its weight > 0, to an average or, of classes only, a product."""
-    kind: type[Running] = Mixture if isinstance(member, Regression) else Product if product else Average
-    own = kind.of(member, weight)
-    return own if running is None else running.merge(own)
+    """Add the prediction of one exit with its weight > 0 to the average or, for classes only, to the product.
+
+    Args:
+        running: Averages over the earlier exits; None for the first exit.
+        member: Prediction of the exit alone.
+        weight: Weight of the exit, above 0.
+        product: Average log-probabilities, not probabilities.
+    """
+    kind: type[Running] = Product if product else AVERAGES[member.kind]
+    first = kind.of(member, weight)
+    return first if running is None else running.merge(first)
 
 
 def join(parts: Sequence[Running]) -> Running:
-    """Sums of different examples over the same exits, the reverse of `take`."""
-    others = {name: [getattr(part, name) for part in parts] for name in _tensors(parts[0])}
-    return replace(parts[0], **{name: torch.cat(tensors) for name, tensors in others.items()})  # type: ignore[type-var]
+    """Concatenate the averages of different examples over the same exits, the reverse of `take`."""
+    columns = {name: [getattr(part, name) for part in parts] for name in _tensor_fields(parts[0])}
+    return replace(parts[0], **{name: torch.cat(column) for name, column in columns.items()})  # type: ignore[type-var]
 
 
 def shares_of_cost(costs: Costs) -> list[float]:
-    """Weights of the exits where they are not tuned: cumulative multiply-adds, as a share of the last exit's."""
+    """Return the untuned weights of the exits: cumulative multiply-adds relative to those of the last exit."""
     return [macs / costs.network[-1] for macs in costs.network]
 
 
@@ -193,15 +197,10 @@ def _log(share: Weight) -> Weight:
     return share.log() if isinstance(share, Tensor) else math.log(share)
 
 
-def _towards(one: Tensor, other: Tensor, share: Weight) -> Tensor:
-    """`torch.lerp`, whatever the type of the share."""
-    return one + (other - one) * share
+def _lerp(start: Tensor, end: Tensor, share: Weight) -> Tensor:
+    """Interpolate as `torch.lerp` does, with a share of any type."""
+    return start + (end - start) * share
 
 
-def _tensors(running: Any) -> list[str]:
+def _tensor_fields(running: Any) -> list[str]:
     return [field.name for field in fields(running) if field.name != "weight"]
-
-
-def _each(running: R, change: Callable[[Tensor], Tensor]) -> R:
-    changed = {name: change(getattr(running, name)) for name in _tensors(running)}
-    return replace(running, **changed)  # type: ignore[type-var]

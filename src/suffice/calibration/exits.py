@@ -1,4 +1,4 @@
-"""One calibrated exit: features and logits in, a prediction out."""
+"""Calibrated exits: from features and outputs to a prediction."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,28 +14,28 @@ from suffice.calibration.posterior import STRUCTURES, Posterior
 from suffice.calibration.posterior.moments import Offsets, standard_normals
 from suffice.prediction import AnyPrediction
 from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
-from suffice.storage.stored import Stored
+from suffice.storage.serializable import Serializable
 
 _FLOAT32 = torch.finfo(torch.float32)
 TEMPERATURES = Range(_FLOAT32.tiny**0.5, _FLOAT32.max**0.5)
-"""T whose square, which links take, is a number in any type that is served."""
+"""Temperatures whose square, which links compute, is finite and positive in every supported type."""
 
 
 @dataclass(frozen=True)
-class CalibratedExit(Stored):
-    """What calibration learned about one exit.
+class CalibratedExit(Serializable):
+    """Posterior, temperature and ensemble weight of one exit.
 
     Attributes:
-        temperature: T, divides the logits (and their samples) before the softmax; multiplies the standard
-            deviation of a regression.
-        bias: the constant at the end of φ that the classifier's bias is the weight of, or None without a bias. At
+        temperature: Temperature T; divides the logits (and their samples) before the softmax, and multiplies the
+            standard deviation of a regression.
+        bias: Constant feature at the end of φ whose weight is the classifier's bias, or None without a bias. With
             1/√β the bias has β times the prior precision of the weights.
-        posterior: over the classifier's weights, or None.
-        link: from the posterior to probabilities.
-        normals: (S, noise), the fixed randomness of the sampled link, else None.
-        offsets: what `normals` become under the posterior.
-        likelihood: what the outputs say about a target.
-        weight: of this exit in the ensemble, beside the others', where it was tuned; None for its multiply-adds.
+        posterior: Posterior over the classifier's weights, or None.
+        link: Link from the posterior to probabilities.
+        normals: Fixed standard normals (S, num_normals) of the sampled link, else None.
+        offsets: Offsets of the samples that `normals` give under the posterior, else None.
+        likelihood: Likelihood of a target given the outputs.
+        weight: Tuned weight in the ensemble, relative to those of the other exits; None for the multiply-adds.
     """
 
     temperature: float | Tensor
@@ -49,68 +49,68 @@ class CalibratedExit(Stored):
 
     @property
     def prior_precision(self) -> float | None:
-        """δ of the posterior, if there is one."""
+        """Prior precision δ of the posterior, or None."""
         return None if self.posterior is None else float(self.posterior.prior_precision)
 
     @property
     def class_precision(self) -> list[float] | None:
-        """γ of the classes, relative to δ, if there is a posterior."""
+        """Prior precisions γ of the classes relative to δ, or None without a posterior."""
         return None if self.posterior is None else self.posterior.class_precision.tolist()
 
     @property
     def noise_variance(self) -> list[float] | None:
-        """σ² of the outputs of a regression whose noise was learned, before any temperature."""
-        own = self.likelihood.parts().get("noise_variance")
-        return None if own is None else own.tolist()
+        """Learned noise variances σ² of the outputs of a regression, before any temperature, or None."""
+        variance = self.likelihood.parts().get("noise_variance")
+        return None if variance is None else variance.tolist()
 
     @property
     def samples(self) -> int:
-        """S, joint samples averaged at each prediction; 0 for the other links."""
+        """Number S of joint samples that each prediction averages; 0 for other links."""
         return 0 if self.normals is None else len(self.normals)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds per example of the posterior and its link, beyond the exit's own."""
-        served = self._served.posterior
-        if served is None or not self.asks_posterior:
+        """Multiply-adds per example that the posterior and its link add to those of the exit."""
+        posterior = self._serving.posterior
+        if posterior is None or not self.uses_posterior:
             return 0
-        return self.likelihood.macs(served, self.offsets)
+        return self.likelihood.macs(posterior, self.offsets)
 
     @property
-    def asks_posterior(self) -> bool:
-        """Whether predictions depend on the posterior."""
+    def uses_posterior(self) -> bool:
+        """True if predictions depend on the posterior."""
         return self.posterior is not None and self.link != "plugin"
 
     def terms(self, classes: int) -> int:
-        """Exponentials per example that an answer takes, and its gradient keeps."""
+        """Count the exponentials per example that a prediction computes and its gradient stores."""
         if self.offsets is not None:
             return self.samples * classes
         return classes**2 if self.link == "meanfield" else classes
 
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
-        """The same exit at another temperature."""
+        """Return the exit with another temperature."""
         return replace(self, temperature=temperature)
 
     def with_weight(self, weight: Weight) -> "CalibratedExit":
-        """The same exit with another weight in the ensemble."""
+        """Return the exit with another weight in the ensemble."""
         return replace(self, weight=weight)
 
     def with_prior(self, prior_precision: float | Tensor) -> "CalibratedExit":
-        """The same exit under another prior precision, with the same randomness."""
-        return self.with_same_samples(self.known_posterior().with_prior(prior_precision))
+        """Return the exit with another prior precision and the same randomness."""
+        return self.with_same_samples(self.require_posterior().with_prior(prior_precision))
 
-    def known_posterior(self) -> Posterior:
-        """The posterior.
+    def require_posterior(self) -> Posterior:
+        """Return the posterior.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: If there is none.
         """
         if self.posterior is None:
             raise ValueError("expected an exit with a posterior, got one without; pass a structure to calibrate")
         return self.posterior
 
     def with_same_samples(self, posterior: Posterior) -> "CalibratedExit":
-        """The same exit under another posterior of as many weights, with the same randomness."""
+        """Return the exit with another posterior over the same weights and the same randomness."""
         if self.normals is None or self.offsets is None:
             return replace(self, posterior=posterior)
         like = self.offsets.values
@@ -120,16 +120,16 @@ class CalibratedExit(Stored):
     def with_posterior(
         self, posterior: Posterior, link: Link, samples: int, generator: torch.Generator | None
     ) -> "CalibratedExit":
-        """The same exit with a posterior, answering by a link; `samples` are drawn if the link is "sampled"."""
-        noise = self.likelihood.noise(posterior)
-        if link != "sampled" or not noise:
+        """Return the exit with a posterior and a link; draws the normals of `samples` samples for "sampled"."""
+        num_normals = self.likelihood.num_normals(posterior)
+        if link != "sampled" or not num_normals:
             return replace(self, posterior=posterior, link=link, normals=None, offsets=None)
-        normals = standard_normals(samples, noise, generator=generator)
+        normals = standard_normals(samples, num_normals, generator=generator)
         offsets = self.likelihood.offsets(posterior, normals)
         return replace(self, posterior=posterior, link=link, normals=normals, offsets=offsets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "CalibratedExit":
-        """The same exit as it is served, on a device and for outputs of a floating type: what was tuned are numbers."""
+        """Return the exit for predictions on a device and in a floating type; tuned scalars become Python numbers."""
         return replace(
             self,
             temperature=float(self.temperature),
@@ -140,7 +140,7 @@ class CalibratedExit(Stored):
         )
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and tensors of an artifact."""
+        """Return the configuration and the tensors of an artifact."""
         configuration: dict[str, Any] = {
             "temperature": float(self.temperature),
             "bias": self.bias,
@@ -151,69 +151,70 @@ class CalibratedExit(Stored):
             configuration["weight"] = float(self.weight)
         tensors = prefixed("likelihood.", self.likelihood.parts())
         if self.posterior is not None:
-            configuration["posterior"], own = self.posterior.parts()
-            tensors |= own
+            configuration["posterior"], posterior_tensors = self.posterior.parts()
+            tensors |= posterior_tensors
         if self.normals is not None and self.offsets is not None:
             tensors |= {"normals": self.normals, **prefixed("offsets.", self.offsets.tensors())}
         return configuration, tensors
 
     @classmethod
     def from_parts(cls, parts: Parts, classifier: nn.Linear) -> "CalibratedExit":
-        """The reverse of `parts`, for a classifier as that it was calibrated for."""
+        """Restore an exit from the parts of an artifact, for the classifier that it was calibrated for."""
         family = LIKELIHOODS[parts.choice("likelihood", tuple(LIKELIHOODS))]
         family.check_outputs(classifier.out_features)
         likelihood = family.from_parts(parts.under("likelihood."), classifier.out_features)
         temperature, link = parts.number("temperature", TEMPERATURES), parts.choice("link", get_args(Link))
         bias = None if parts.none("bias") else parts.number("bias", INVERTIBLE)
         if (bias is None) != (classifier.bias is None):
-            parts.refuse("bias", "null for a classifier without a bias, and for no other", bias)
+            parts.refuse("bias", "null if and only if the classifier has no bias", bias)
         posterior = normals = offsets = None
         if "posterior" in parts:
             parts.sizes["C"] = likelihood.latents(classifier.out_features)
             parts.sizes["D"] = classifier.in_features + (bias is not None)
-            own = parts.inner("posterior", "")
-            own.floating = None
-            posterior = STRUCTURES[own.choice("structure", tuple(STRUCTURES))].Posterior.from_parts(own)
-        if posterior is not None and link == "sampled" and likelihood.noise(posterior):
-            normals = parts.tensor("normals", f"S {likelihood.noise(posterior)}", dtype=torch.float64)
-            drawn = parts.under("offsets.")
-            drawn.floating = None
-            offsets = Offsets.from_parts(drawn, likelihood.offsets_shapes(posterior))
+            posterior_parts = parts.inner("posterior", "")
+            posterior_parts.floating = None
+            structure = posterior_parts.choice("structure", tuple(STRUCTURES))
+            posterior = STRUCTURES[structure].Posterior.from_parts(posterior_parts)
+        if posterior is not None and link == "sampled" and likelihood.num_normals(posterior):
+            normals = parts.tensor("normals", f"S {likelihood.num_normals(posterior)}", dtype=torch.float64)
+            offsets_parts = parts.under("offsets.")
+            offsets_parts.floating = None
+            offsets = Offsets.from_parts(offsets_parts, likelihood.offsets_shapes(posterior))
         elif posterior is None and link != "plugin":
             parts.refuse("link", "'plugin' without a posterior", link)
         weight = parts.number("weight", INVERTIBLE) if "weight" in parts else None
         return cls(temperature, bias, posterior, link, normals, offsets, likelihood, weight)
 
     def spectrum(self, phi: Tensor) -> Tensor:
-        """What the posterior needs of φ (N, D), whatever the prior."""
+        """Return the posterior's spectrum of φ (N, D), which does not depend on the prior."""
         assert self.posterior is not None
         return self.posterior.spectrum(with_bias(phi, self.bias))
 
     @cached_property
-    def _served(self) -> "CalibratedExit":
-        """The same exit over the posterior that it is served by."""
-        return replace(self, posterior=self.posterior and self.likelihood.served(self.posterior))
+    def _serving(self) -> "CalibratedExit":
+        """Return the exit with the posterior that predictions use."""
+        return replace(self, posterior=self.posterior and self.likelihood.serving_posterior(self.posterior))
 
     def predict(self, phi: Tensor, outputs: Tensor) -> AnyPrediction:
-        """Prediction of φ (N, D) and the network's own outputs (N, C), of classes the logits."""
-        if not self.asks_posterior:
-            return self._served.member(outputs, None)
-        exact = phi if self.offsets is None else phi.double()  # samples far from the mean show float32's rounding
-        return self._served.member(outputs, self._served.spectrum(exact))
+        """Predict from features φ (N, D) and outputs (N, C) of the network."""
+        if not self.uses_posterior:
+            return self._serving.member(outputs, None)
+        exact = phi if self.offsets is None else phi.double()  # float32 rounding shows far from the mean
+        return self._serving.member(outputs, self._serving.spectrum(exact))
 
     def member(self, outputs: Tensor, spectrum: Tensor | None) -> AnyPrediction:
-        """Prediction from outputs (N, C) and, where the link asks the posterior, the spectrum of φ."""
+        """Predict from outputs (N, C) and, if the link uses the posterior, the spectrum of φ."""
         if self.posterior is None or spectrum is None:
             return self.likelihood.plugin(outputs, self.temperature)
         return self.likelihood.predict(outputs, self.temperature, self.posterior, spectrum, self.link, self.offsets)
 
 
 def with_bias(phi: Tensor, bias: float | None) -> Tensor:
-    """φ (N, D) with the constant of the classifier's bias behind it, if it has one."""
+    """Append the constant of the classifier's bias, if any, to φ (N, D)."""
     return phi if bias is None else torch.cat([phi, phi.new_full((len(phi), 1), bias)], dim=1)
 
 
 def weights_with_bias(classifier: nn.Linear, bias: float | None) -> Tensor:
-    """W (C, D) of a classifier for φ as `with_bias` gives it: the last column is its bias over the constant."""
+    """Return the weights W (C, D) for φ from `with_bias`: the last column is the bias over the constant."""
     weight: Tensor = classifier.weight.detach()
     return weight if bias is None else torch.cat([weight, classifier.bias.detach()[:, None] / bias], dim=1)

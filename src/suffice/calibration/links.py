@@ -1,16 +1,16 @@
-"""From the moments of the logits to probabilities: pure functions.
+"""Links from the moments of the logits to probabilities, as pure functions.
 
-With mean μ and covariance Σ of the logits, and P = I − 11ᵀ/C, the centring that no softmax can see through,
+With mean μ and covariance Σ of the logits, and the projection P = I − 11ᵀ/C, which does not change a softmax,
 
-    plugin     softmax(μ / T)                     the network's own answer, at temperature T
+    plugin     softmax(μ / T)                     without the posterior
     sampled    mean over s of softmax(f_s / T)    with the fixed joint samples of `moments.Offsets`
     probit     softmax(κ Pμ / T),                 κ_c = 1 / √(1 + π/8 · v_c / T²)
     meanfield  p_k ∝ 1 / Σ_i exp(−(μ_k − μ_i) / √(T² + π/8 · (v_k + v_i)))
 
-v is the diagonal of PΣP: variance along 1 is the prior's alone and would only mislead the last two (their tables
-are in docs/links.md). Each returns log-probabilities (N, C) and the expected entropy (N,) in nats, the aleatoric
-part of the prediction; where there are no samples to expect over, it is the entropy at the mean, and no more
-than the total. MacKay 1992 (probit); Lu, Ie and Sha 2020 (mean field).
+v is the diagonal of PΣP: the variance along 1 comes from the prior only and would distort the last two (error tables
+in docs/links.md). Each function returns log-probabilities (N, C) and the expected entropy (N,) in nats, the aleatoric
+part of the prediction. Without samples, the latter is the entropy at the mean logits, limited to the total entropy.
+MacKay 1992 (probit); Lu, Ie and Sha 2020 (mean field).
 """
 
 import math
@@ -25,41 +25,44 @@ from suffice.prediction import entropy
 Link = Literal["sampled", "meanfield", "probit", "plugin"]
 
 CHUNK = 1 << 18
-"""Logits of samples held at once, so that they stay in a processor's cache."""
+"""Number of sampled logits in memory at once, so that they fit into a CPU cache."""
 
 _BLOCK = 1 << 13
-"""Numbers of one row of the offsets taken at once, so that they stay there too."""
+"""Numbers of one row of the offsets in memory at once, so that they fit as well."""
 
 _SHORT = 32
-"""Number of classes below which they are laid out first."""
+"""Number of classes below which the class dimension comes first in memory."""
 
 _FEW = 1 << 12
-"""Logits of samples up to which fewer operations count for more than fewer exponentials."""
+"""Number of sampled logits up to which fewer operations are faster than fewer exponentials."""
 
 _FLOOR = -80.0
-"""Least exponent within a sample: its exponential is a normal float32, denormals are slow."""
+"""Smallest exponent within a sample: its exponential is a normal float32, as denormals are slow."""
 
 _REACH = 20.0
-"""Offsets no further than this from the mean leave no exponent out of range if the mean is at least −60."""
+"""Offsets up to this size keep every exponent in range if the mean is at least −60."""
 
 _FAR = 100.0
-"""Offsets up to this are rounded by at most 4e-6, half a unit in the last place of float32, product by product."""
+"""Offsets up to this size have a rounding error of at most 4e-6, half a unit in the last place, per product."""
 
 
 def plugin(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Softmax of logits (N, C) at a temperature."""
+    """Return the log-softmax of logits (N, C) at a temperature, and its entropy (N,)."""
     log_probs = (logits / temperature).log_softmax(dim=-1)
     return log_probs, entropy(log_probs)
 
 
 def sampled(logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Mean softmax over S joint samples.
+    """Average the softmax over S joint samples.
 
     Args:
-        logits: mean of the logits, (N, C).
-        coefficients: (N, R), and
-        values: (R, S, C), of the posterior's offsets.
-        temperature: T, dividing the sampled logits.
+        logits: Mean of the logits, (N, C).
+        coefficients: Coefficients of the posterior's offsets, (N, R).
+        values: Values of the posterior's offsets, (R, S, C).
+        temperature: Temperature T, which divides the sampled logits.
+
+    Returns:
+        Log-probabilities (N, C) and the mean entropy (N,) of the samples, in nats.
     """
     return _sampled(logits, coefficients, values / temperature, temperature)
 
@@ -71,91 +74,106 @@ def sampled_from(
     values: Tensor,
     temperature: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """The same from what the coefficients are read off.
+    """Average the softmax over S joint samples whose coefficients are a function of the spectrum.
 
-    Rows whose samples lie so far from the mean that rounding would show are computed in the type of the spectrum,
-    where that is wider; all others in the type of the logits.
+    Rows with samples so far from the mean that rounding would be visible are computed in the type of the spectrum,
+    if that is wider; all others in the type of the logits.
 
     Args:
-        logits: mean of the logits, (N, C).
-        spectrum: N rows, and
-        coefficients: a function of some of them, (N, R).
-        values: (R, S, C), of the posterior's offsets.
-        temperature: T, dividing the sampled logits.
+        logits: Mean of the logits, (N, C).
+        spectrum: Spectrum of φ, one row per example.
+        coefficients: Function from rows of the spectrum to coefficients (N, R) of the posterior's offsets.
+        values: Values of the posterior's offsets, (R, S, C).
+        temperature: Temperature T, which divides the sampled logits.
+
+    Returns:
+        Log-probabilities (N, C) and the mean entropy (N,) of the samples, in nats.
     """
-    weights, near = values / temperature, spectrum.to(logits.dtype)
-    read = coefficients(near)
-    if near is spectrum or not (far := ~(_reach(read, weights) <= _FAR)).any():  # NaN is far
-        return _sampled(logits, read, weights, temperature)
-    exact = coefficients(spectrum[far])
-    parts = _sampled(logits[~far], read[~far], weights, temperature)
-    far_parts = _sampled(logits[far].to(exact), exact, weights.to(exact), temperature)
-    found = logits.new_empty(logits.shape), logits.new_empty(len(logits))
-    for whole, part, far_part in zip(found, parts, far_parts, strict=True):
-        whole[~far], whole[far] = part, far_part.to(whole)
-    return found
+    weights, narrow = values / temperature, spectrum.to(logits.dtype)
+    narrow_coefficients = coefficients(narrow)
+    if narrow is spectrum or not (far := ~(_max_offset(narrow_coefficients, weights) <= _FAR)).any():  # NaN is far
+        return _sampled(logits, narrow_coefficients, weights, temperature)
+    wide_coefficients = coefficients(spectrum[far])
+    near_results = _sampled(logits[~far], narrow_coefficients[~far], weights, temperature)
+    far_results = _sampled(
+        logits[far].to(wide_coefficients), wide_coefficients, weights.to(wide_coefficients), temperature
+    )
+    results = logits.new_empty(logits.shape), logits.new_empty(len(logits))
+    for result, near_result, far_result in zip(results, near_results, far_results, strict=True):
+        result[~far], result[far] = near_result, far_result.to(result)
+    return results
 
 
 def _sampled(
     logits: Tensor, coefficients: Tensor, weights: Tensor, temperature: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """`sampled`, with the values over the temperature."""
+    """Compute `sampled` with the values already divided by the temperature."""
     if len(logits) * weights[0].numel() <= _FEW:
-        return _of_few(logits / temperature, coefficients, weights)
+        return _sampled_by_logsumexp(logits / temperature, coefficients, weights)
     mean = (logits - logits.amax(dim=-1, keepdim=True).detach()) / temperature
-    wide = bool((_reach(coefficients, weights) > _REACH).any())
-    at_least = mean if wide else mean.clamp_min(_FLOOR + _REACH)
-    probs, aleatoric = _mean_softmax(at_least, coefficients, weights, wide)
-    # What is too small to be told from the samples is about as small as at the mean of the logits.
-    least = _FLOOR + math.log(2)
-    told = probs > math.exp(least) if wide else mean > _FLOOR + _REACH
-    log_probs = probs.clamp_min(math.exp(least)).log()
-    if not told.all():
+    wide = bool((_max_offset(coefficients, weights) > _REACH).any())
+    clamped = mean if wide else mean.clamp_min(_FLOOR + _REACH)
+    probs, aleatoric = _mean_softmax(clamped, coefficients, weights, wide)
+    # Probabilities too small to estimate from the samples fall back to the softmax of the mean logits.
+    floor = _FLOOR + math.log(2)
+    estimated = probs > math.exp(floor) if wide else mean > _FLOOR + _REACH
+    log_probs = probs.clamp_min(math.exp(floor)).log()
+    if not estimated.all():
         at_mean = mean.log_softmax(dim=-1)
-        log_probs = torch.where(told, log_probs, at_mean.clamp_max(least) if wide else at_mean)
+        log_probs = torch.where(estimated, log_probs, at_mean.clamp_max(floor) if wide else at_mean)
     return log_probs, aleatoric
 
 
 def probit(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Softmax of logits (N, C), centred, shrunk by their centred variances (N, C)."""
+    """Return the log-softmax of centered logits (N, C), scaled down by their centered variances (N, C)."""
     shrunk = (logits - logits.mean(dim=-1, keepdim=True)) / (temperature**2 + math.pi / 8 * variance).sqrt()
-    return _without_samples(shrunk.log_softmax(dim=-1), logits, temperature)
+    return _with_entropy_at_mean(shrunk.log_softmax(dim=-1), logits, temperature)
 
 
 def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Product of pairwise comparisons of logits (N, C) with centred variances (N, C); C² terms an example."""
+    """Return the normalized product of pairwise comparisons of logits (N, C); C² terms per example.
+
+    Args:
+        logits: Mean of the logits, (N, C).
+        variance: Centered variances of the logits, (N, C).
+        temperature: Temperature T.
+    """
     rows = max(1, CHUNK // logits.shape[-1] ** 2)
-    parts = [_log_comparisons(m, v, temperature) for m, v in zip(logits.split(rows), variance.split(rows), strict=True)]
-    return _without_samples(torch.cat(parts).log_softmax(dim=-1), logits, temperature)
+    pairs = zip(logits.split(rows), variance.split(rows), strict=True)
+    chunks = [_log_comparisons(m, v, temperature) for m, v in pairs]
+    return _with_entropy_at_mean(torch.cat(chunks).log_softmax(dim=-1), logits, temperature)
 
 
-def _of_few(mean: Tensor, coefficients: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """`_sampled` of little: as it is written, in logarithms throughout."""
+def _sampled_by_logsumexp(mean: Tensor, coefficients: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `_sampled` for few logits, directly in logarithms."""
     deviations = (coefficients @ weights.flatten(1)).unflatten(1, weights.shape[1:])
-    each = (mean[:, None] + deviations).log_softmax(dim=-1)
-    return each.logsumexp(dim=1) - math.log(weights.shape[1]), entropy(each).mean(dim=1)
+    log_probs = (mean[:, None] + deviations).log_softmax(dim=-1)
+    return log_probs.logsumexp(dim=1) - math.log(weights.shape[1]), entropy(log_probs).mean(dim=1)
 
 
-def _reach(coefficients: Tensor, weights: Tensor) -> Tensor:
-    """Bounds (N,) on what a sample adds to any logit."""
+def _max_offset(coefficients: Tensor, weights: Tensor) -> Tensor:
+    """Return upper bounds (N,) on the absolute offset of any sampled logit."""
     return coefficients.detach().abs() @ weights.detach().abs().amax(dim=(1, 2))
 
 
 def _mean_softmax(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
-    """Mean over the samples of the softmax (N, C) and of its entropy (N,); `wide`, exponents may be out of range."""
+    """Return the means over the samples of the softmax (N, C) and of its entropy (N,).
+
+    Exponents may be out of range if `wide`.
+    """
     samples, classes = weights.shape[1:]
-    learning = torch.is_grad_enabled() and any(t.requires_grad for t in (mean, coefficients, weights))
-    if classes >= _SHORT and not learning:
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (mean, coefficients, weights))
+    if classes >= _SHORT and not needs_gradient:
         return _in_place(mean, coefficients, weights, wide)
     rows = max(1, CHUNK // (samples * classes))
     pairs = zip(mean.split(rows), coefficients.split(rows), strict=True)
-    parts = [_at_once(m, c, weights, wide) for m, c in pairs]
-    probs, entropies = zip(*parts, strict=True)
+    chunks = [_mean_softmax_chunk(m, c, weights, wide) for m, c in pairs]
+    probs, entropies = zip(*chunks, strict=True)
     return torch.cat(probs), torch.cat(entropies)
 
 
-def _at_once(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
-    """`_mean_softmax` of a few rows, differentiable."""
+def _mean_softmax_chunk(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """Compute `_mean_softmax` of a few rows, differentiably."""
     samples, classes = weights.shape[1:]
     if classes >= _SHORT:
         z = (coefficients @ weights.flatten(1)).unflatten(1, (samples, classes)) + mean[:, None]
@@ -166,36 +184,36 @@ def _at_once(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) ->
     return probs.T, entropies
 
 
-def _mean_over_samples(z: Tensor, along: int, wide: bool) -> tuple[Tensor, Tensor]:
-    """Mean over dimension 1 of the softmax along a dimension, and of its entropy."""
+def _mean_over_samples(z: Tensor, class_dim: int, wide: bool) -> tuple[Tensor, Tensor]:
+    """Return the means over dimension 1 of the softmax along `class_dim` and of its entropy."""
     if wide:
-        z = (z - z.amax(dim=along, keepdim=True).detach()).clamp_min(_FLOOR)
+        z = (z - z.amax(dim=class_dim, keepdim=True).detach()).clamp_min(_FLOOR)
     unnormalized = z.exp()
-    total = unnormalized.sum(dim=along, keepdim=True)
+    total = unnormalized.sum(dim=class_dim, keepdim=True)
     probs = unnormalized / total
-    entropies = (total.log() - (probs * z).sum(dim=along, keepdim=True)).mean(dim=1)
+    entropies = (total.log() - (probs * z).sum(dim=class_dim, keepdim=True)).mean(dim=1)
     return probs.mean(dim=1), entropies.flatten()
 
 
 def _in_place(mean: Tensor, coefficients: Tensor, weights: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
-    """`_mean_softmax` without gradients, a block of samples of a few rows at a time, always in the same memory."""
+    """Compute `_mean_softmax` without gradients, in blocks of rows and samples that reuse one buffer."""
     samples, classes = weights.shape[1:]
-    taken = max(1, min(samples, _BLOCK // classes))
-    rows = max(1, CHUNK // (taken * classes))
-    blocks = [block.flatten(1) for block in weights.split(taken, dim=1)]
-    buffers = mean.new_empty(2, rows * taken * classes)
+    block_size = max(1, min(samples, _BLOCK // classes))
+    rows = max(1, CHUNK // (block_size * classes))
+    blocks = [block.flatten(1) for block in weights.split(block_size, dim=1)]
+    buffers = mean.new_empty(2, rows * block_size * classes)
     probs, entropies = torch.zeros_like(mean), mean.new_zeros(len(mean))
     for first in range(0, len(mean), rows):
-        here = slice(first, first + rows)
+        chunk = slice(first, first + rows)
         for block in blocks:
-            _add_block(probs[here], entropies[here], mean[here], coefficients[here], block, buffers, wide)
+            _add_block(probs[chunk], entropies[chunk], mean[chunk], coefficients[chunk], block, buffers, wide)
     return probs / samples, entropies / samples
 
 
 def _add_block(
     probs: Tensor, entropies: Tensor, mean: Tensor, coefficients: Tensor, block: Tensor, buffers: Tensor, wide: bool
 ) -> None:
-    """Add softmax (N, C) and entropy (N,) of the samples of a block (R, S·C) to their sums."""
+    """Add the softmax (N, C) and the entropy (N,) of the samples in a block (R, S·C) to their sums."""
     count, classes = mean.shape
     flat, e = buffers[:, : count * block.shape[1]].view(2, count, -1)
     z, e = torch.mm(coefficients, block, out=flat).unflatten(1, (-1, classes)), e.unflatten(1, (-1, classes))
@@ -204,16 +222,18 @@ def _add_block(
         z -= z.amax(dim=2, keepdim=True)
         z.clamp_min_(_FLOOR)
     total = torch.exp(z, out=e).sum(dim=2)
-    share = total.reciprocal()
-    probs[:, None].baddbmm_(share[:, None], e)
-    entropies += (total.log_() - z.mul_(e).sum(dim=2) * share).sum(dim=1)
+    inverse = total.reciprocal()
+    probs[:, None].baddbmm_(inverse[:, None], e)
+    entropies += (total.log_() - z.mul_(e).sum(dim=2) * inverse).sum(dim=1)
 
 
 def _log_comparisons(mean: Tensor, variance: Tensor, temperature: Tensor | float) -> Tensor:
+    """Return the unnormalized log-probabilities (N, C) of the mean-field link."""
     scale = (temperature**2 + math.pi / 8 * (variance[:, :, None] + variance[:, None])).sqrt()
     return -((mean[:, None] - mean[:, :, None]) / scale).logsumexp(dim=-1)
 
 
-def _without_samples(log_probs: Tensor, logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+def _with_entropy_at_mean(log_probs: Tensor, logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Pair log-probabilities with the entropy at the mean logits, limited to the total entropy."""
     at_mean = entropy((logits / temperature).log_softmax(dim=-1))
     return log_probs, torch.minimum(at_mean, entropy(log_probs))

@@ -1,8 +1,8 @@
-"""A network as it is served: as it was calibrated, or not at all.
+"""Serving of a calibrated network: every pass runs with the calibrated weights and in evaluation mode.
 
-Its weights are those that were calibrated, which is checked at every use. It runs as a twin in evaluation mode
-(`suffice.twin`), whatever mode the network is in, and without the caller's autocast. Its outputs are finite, in the
-type that answers are given in.
+The weights are compared with the calibrated ones at every use. The network runs as a twin in evaluation mode
+(`suffice.twin`), whatever mode the network is in, and without the caller's autocast. Its outputs are checked to be
+finite and are returned in float32 or a wider type.
 """
 
 import torch
@@ -14,29 +14,36 @@ from suffice.utils.modes import full_precision
 
 
 class Served:
-    """A network that refuses to answer otherwise than it was calibrated.
+    """A calibrated network that raises an error when its weights have changed.
 
     Args:
-        network: only read.
-        network_hash: `fingerprint` of its weights, which are known to be those.
+        network: Network to serve; it is not modified.
+        network_hash: Its current `fingerprint`, which is trusted and not computed again.
     """
 
     def __init__(self, network: ExitNetwork, network_hash: str) -> None:
         self.network = network
-        parts = [_Part(stage, network.exit(k)) for k, stage in enumerate(network.stages)]
-        self.seal = Seal(network, network_hash, parts, trusted=True)
+        stages = [_StageWithExit(stage, network.exit(k)) for k, stage in enumerate(network.stages)]
+        self.seal = Seal(network, network_hash, stages, trusted=True)
 
     def output(self, k: int, state: State, positions: Tensor | None = None) -> tuple[State, Tensor, Tensor]:
-        """The state after stage k, and φ (N, D) and outputs (N, C) of exit k, float32 or wider.
+        """Run stage k and exit k.
 
-        Where examples have left the batch, `positions` (N,) says which row is whose, for messages; −1 is nobody's.
+        Args:
+            k: Number of the stage.
+            state: State before the stage.
+            positions: Positions (N,) of the rows in the whole batch, for error messages, where examples have left
+                it; rows at −1 hold no example.
+
+        Returns:
+            The state after the stage, the features φ (N, D) and the outputs (N, C), float32 or wider.
 
         Raises:
-            RuntimeError: if a compiled or scripted part of the network, which runs as it is, is in training mode.
-            ValueError: if its weights have changed, or an output is not one row for each example or not finite.
+            RuntimeError: If a compiled or scripted module, which cannot be copied into a twin, is in training mode.
+            ValueError: If weights have changed, or outputs are not finite or not one row for each example.
         """
-        with full_precision(), self.seal.twin(k) as part:
-            state, phi, outputs = part(state)
+        with full_precision(), self.seal.twin(k) as stage:
+            state, phi, outputs = stage(state)
         if outputs.ndim != 2:
             raise ValueError(
                 f"expected logits of shape (N, {self.network.num_classes}) at exit {k}, got {tuple(outputs.shape)}; "
@@ -47,8 +54,8 @@ class Served:
         return state, phi.to(dtype), outputs.to(dtype)
 
 
-class _Part(nn.Module):
-    """A stage and its exit."""
+class _StageWithExit(nn.Module):
+    """A stage and its exit in one module."""
 
     def __init__(self, stage: nn.Module, exit: Exit) -> None:
         super().__init__()
@@ -56,7 +63,7 @@ class _Part(nn.Module):
         self.training = False
 
     def forward(self, state: State) -> tuple[State, Tensor, Tensor]:
-        """The state after the stage, φ (N, D) and outputs (N, C)."""
+        """Return the state after the stage, φ (N, D) and outputs (N, C)."""
         state = self.stage(state)
         phi: Tensor = self.exit.features(state)
         outputs: Tensor = self.exit.classifier(phi)
@@ -64,6 +71,6 @@ class _Part(nn.Module):
 
 
 def serving_placement(network: ExitNetwork) -> tuple[torch.device, torch.dtype]:
-    """Where answers are given: the network's device, and its type but no less than float32."""
+    """Return the device and the type of predictions: those of the network, but at least float32."""
     device, dtype = placement(network)
     return device, torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""The statistics pass: what every exit's posterior is summed from, in one reading of the training data."""
+"""Statistics pass: one reading of the training data sums the statistics of every exit's posterior."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,16 +17,16 @@ from suffice.twin import inference
 
 
 def bias_constants(network: ExitNetwork, bias_precision: float = 1.0) -> list[float | None]:
-    """1/√β for each exit whose classifier has a bias, else None: its prior precision is then βδ."""
+    """Return 1/√β for each exit whose classifier has a bias, else None; the prior precision of the bias is then βδ."""
     classifiers = (network.exit(k).classifier for k in range(len(network.exits)))
     return [None if classifier.bias is None else bias_precision**-0.5 for classifier in classifiers]
 
 
-def no_examples(network: ExitNetwork, structure: Structure, latents: int) -> list[Any]:
-    """Statistics of no example for every exit of a network, over its first `latents` outputs.
+def empty_statistics(network: ExitNetwork, structure: Structure, latents: int) -> list[Any]:
+    """Return zero statistics for every exit of a network, over its first `latents` outputs.
 
     Raises:
-        MemoryError: for a structure that would not fit.
+        MemoryError: If the structure would not fit.
     """
     device, sums = placement(network)[0], []
     for features in _widths(network):
@@ -35,24 +35,26 @@ def no_examples(network: ExitNetwork, structure: Structure, latents: int) -> lis
     return sums
 
 
-def with_examples(
+def add_examples(
     network: ExitNetwork, loader: Loader, structure: Structure, exits: Sequence[CalibratedExit], sums: Sequence[Any]
 ) -> list[Any]:
-    """Statistics of every exit with the examples of a loader, read once, added to them."""
+    """Return the statistics of every exit with the examples of a loader added; the loader is read once."""
     update, sums = STRUCTURES[structure].update, list(sums)
     with inference(network) as network:
         for batch in batches.read(loader, network):
             for k, phi, outputs in exit_pass(network, batch.inputs, batch.start):
-                own = exits[k]
-                sums[k] = update(sums[k], with_bias(phi, own.bias), outputs, own.likelihood.curvature)
+                exit_ = exits[k]
+                sums[k] = update(sums[k], with_bias(phi, exit_.bias), outputs, exit_.likelihood.curvature)
     return sums
 
 
-def residuals(network: ExitNetwork, loader: Loader, exits: Sequence[CalibratedExit]) -> list[linear.Statistics]:
-    """Statistics of a linear regression on every exit's features, of the examples of a loader, read once.
+def residual_statistics(
+    network: ExitNetwork, loader: Loader, exits: Sequence[CalibratedExit]
+) -> list[linear.Statistics]:
+    """Sum the statistics of a linear regression on the features of every exit; the loader is read once.
 
     Raises:
-        MemoryError: if they would not fit.
+        MemoryError: If they would not fit.
     """
     device, outputs = placement(network)[0], network.num_classes
     for features in _widths(network):
@@ -66,13 +68,22 @@ def residuals(network: ExitNetwork, loader: Loader, exits: Sequence[CalibratedEx
 
 
 def _widths(network: ExitNetwork) -> list[int]:
-    """D of every exit, the constant of a bias included."""
+    """Return the width D of φ at every exit, the constant of a bias included."""
     classifiers = (network.exit(k).classifier for k in range(len(network.exits)))
     return [classifier.in_features + (classifier.bias is not None) for classifier in classifiers]
 
 
 def exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Exit number, φ (N, D) and outputs (N, C) of a batch at each exit, checked; the first batch checks the network."""
+    """Run a batch through the network and check features and outputs.
+
+    The first batch (`start` = 0) also checks the contract of stages and exits (`suffice.attach.contract`).
+
+    Yields:
+        Number of the exit, its features φ (N, D) and its outputs (N, C).
+
+    Raises:
+        ValueError: If features or outputs are not finite, or the network violates the contract.
+    """
     if start == 0:
         contract.check(network, inputs)
     state = inputs

@@ -1,7 +1,7 @@
-"""What an exit learned, carried over: to more data, and to a network with more classes.
+"""Updates of calibrated exits with more data, and for a network with more classes.
 
-A posterior gives back the sums that it was fitted to; new sums are added, or room is made for the new classes,
-and it is decomposed again. Prior, temperature and, where the classes are the same, the samples' randomness stay.
+A posterior reconstructs the sums of its fit. New sums are added, or zeros for new classes, and the result is decomposed
+again. The prior, the temperature and, for the same classes, the randomness of the samples are preserved.
 """
 
 from collections.abc import Sequence
@@ -12,47 +12,47 @@ import torch
 from suffice.batches import Loader
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.posterior import STRUCTURES, check_memory
-from suffice.calibration.statistics import with_examples
+from suffice.calibration.statistics import add_examples
 from suffice.cost import Costs
 from suffice.network import ExitNetwork, placement
 from suffice.storage.fingerprint import fingerprint_of_rows
 
 
 def with_more_data(exits: Sequence[CalibratedExit], network: ExitNetwork, loader: Loader) -> list[CalibratedExit]:
-    """Exits, decomposed in float64, with the examples of a loader, read once, added to what they were fitted to."""
-    posteriors = [exit_.known_posterior() for exit_ in exits]
+    """Refit the exits with the examples of a loader added to those of the earlier fit; the loader is read once."""
+    posteriors = [exit_.require_posterior() for exit_ in exits]
     sums = [posterior.statistics() for posterior in posteriors]
-    sums = with_examples(network, loader, posteriors[0].structure, exits, sums)
+    sums = add_examples(network, loader, posteriors[0].structure, exits, sums)
     zipped = zip(exits, posteriors, sums, strict=True)
-    return [exit_.with_same_samples(posterior.refit(own)) for exit_, posterior, own in zipped]
+    return [exit_.with_same_samples(posterior.refit(total)) for exit_, posterior, total in zipped]
 
 
 def with_more_classes(
     exits: Sequence[CalibratedExit], network: ExitNetwork, generator: torch.Generator | None
 ) -> list[CalibratedExit]:
-    """Exits, decomposed in float64, for a network with further classes of which the prior is all that is known."""
+    """Refit the exits for a network with additional classes, whose weights have their prior only."""
     return [_wider(exit_, network, k, generator) for k, exit_ in enumerate(exits)]
 
 
 def check_wider(network: ExitNetwork, classes: int, network_hash: str) -> None:
-    """Refuse a network that is not a calibrated one with further classes behind the `classes` that it had.
+    """Raise a ValueError unless a network is the calibrated one with additional classes after its `classes`.
 
     Raises:
-        ValueError: if it has no more classes, or other weights but for their rows.
+        ValueError: If it has no additional class, or other weights differ than the rows of additional classes.
     """
     if network.num_classes <= classes:
         raise ValueError(f"expected a network for more than {classes} classes, got one for {network.num_classes}")
     rows = [p for k in range(len(network.exits)) for p in network.exit(k).classifier.parameters()]
     if fingerprint_of_rows(network, rows, classes) != network_hash:
         raise ValueError(
-            f"expected the weights that were calibrated in all but rows from {classes} on of every classifier, got "
-            "others; copy them, or calibrate again"
+            f"expected the calibrated weights except for rows from {classes} on of every classifier, got others; "
+            "copy the calibrated weights, or calibrate again"
         )
 
 
 def wider_costs(costs: Costs, network: ExitNetwork, more: int) -> Costs:
-    """Costs with those of `more` classes at every exit."""
-    macs = [own + more * network.exit(k).classifier.in_features for k, own in enumerate(costs.exits)]
+    """Return the costs with `more` additional classes at every exit."""
+    macs = [before + more * network.exit(k).classifier.in_features for k, before in enumerate(costs.exits)]
     return replace(costs, exits=tuple(macs))
 
 

@@ -17,7 +17,7 @@ def test_a_closed_form_is_the_one_that_was_named(link):
     phi, outputs = net.stages[0](X), net(X)[0]
     spectrum = exit_.spectrum(phi)
     prediction = exit_.likelihood.predict(outputs, 1.5, exit_.posterior, spectrum, link, None)
-    log_probs, aleatoric = getattr(links, link)(outputs, exit_.posterior.visible_variance(spectrum), 1.5)
+    log_probs, aleatoric = getattr(links, link)(outputs, exit_.posterior.centered_variance(spectrum), 1.5)
     torch.testing.assert_close(prediction.log_probs, log_probs)
     torch.testing.assert_close(prediction.aleatoric, aleatoric)
 

@@ -172,7 +172,7 @@ def test_policies_run_by_the_variance_and_give_the_exits_own_answers(setting):
     for i, k in enumerate(answer.exit.tolist()):
         torch.testing.assert_close(answer.mean[i], every[k].mean[i], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(answer.variance[i], every[k].variance[i], atol=1e-6, rtol=1e-4)
-    with pytest.raises(AttributeError, match="an answer of classes, got one of a regression"):
+    with pytest.raises(AttributeError, match="an answer with 'probs', got a regression"):
         answer.probs  # noqa: B018
 
 

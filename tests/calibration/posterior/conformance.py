@@ -121,11 +121,11 @@ class PosteriorConformance:
 
     @pytest.mark.parametrize("delta", DELTAS)
     @pytest.mark.parametrize("gamma", [None, uneven(4)])
-    def test_the_visible_variance_is_that_of_the_centred_logits(self, delta, gamma):
+    def test_the_centered_variance_is_that_of_centered_logits(self, delta, gamma):
         phi, logits = problem(100, 5, 4)
         posterior = self.fit(phi, logits, delta, gamma)
         expected = centered(self.dense_covariance(phi, logits, delta, phi[:7], gamma)).diagonal(dim1=1, dim2=2)
-        got = posterior.visible_variance(posterior.spectrum(phi[:7]))
+        got = posterior.centered_variance(posterior.spectrum(phi[:7]))
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
     def test_a_class_that_never_occurs_and_dead_features_leave_the_prior_alone(self):
@@ -158,10 +158,10 @@ class PosteriorConformance:
     def test_multiply_adds_are_those_that_torch_counts(self):
         phi, logits = problem(100, 12, 5)
         posterior = self.fit(phi, logits)
-        offsets = posterior.sample_offsets(standard_normals(8, posterior.noise))
+        offsets = posterior.sample_offsets(standard_normals(8, posterior.num_normals))
 
         def variances():
-            posterior.visible_variance(posterior.spectrum(phi))
+            posterior.centered_variance(posterior.spectrum(phi))
 
         def samples():
             return posterior.coefficients(posterior.spectrum(phi), offsets) @ offsets.values.flatten(1)
@@ -201,7 +201,7 @@ class PosteriorConformance:
         at = torch.cat([phi[:20], torch.randn(20, phi.shape[1], generator=torch.Generator().manual_seed(0))])
         expected = once.moments(at, logits[:40]).variance
         torch.testing.assert_close(later.moments(at, logits[:40]).variance, expected, rtol=1e-9, atol=0)
-        normals = standard_normals(8, once.noise, generator=torch.Generator().manual_seed(0))
+        normals = standard_normals(8, once.num_normals, generator=torch.Generator().manual_seed(0))
         got, expected = self.samples(later, at, normals), self.samples(once, at, normals)
         assert (got - expected).norm() <= 1e-8 * expected.norm()
 
@@ -280,7 +280,7 @@ class PosteriorConformance:
         phi, logits = problem(60, 5, 4)
         changed, anew = self.fit(phi, logits, 1.0).with_prior(delta), self.fit(phi, logits, delta)
         torch.testing.assert_close(changed.covariance(phi), anew.covariance(phi))
-        normals = standard_normals(8, anew.noise, generator=torch.Generator().manual_seed(0))
+        normals = standard_normals(8, anew.num_normals, generator=torch.Generator().manual_seed(0))
         for a, b in zip(self.samples(changed, phi, normals), self.samples(anew, phi, normals), strict=True):
             torch.testing.assert_close(a, b)
 
@@ -299,7 +299,7 @@ class PosteriorConformance:
         """Unit vectors for normals leave only the error of the low-rank basis: 1 % of Σ, half that of √Σ."""
         phi, logits = problem(800, self.width, classes, spread=spread)
         posterior = self.fit(phi, logits, delta, gamma)
-        deviations = self.samples(posterior, phi[:100], torch.eye(posterior.noise, dtype=torch.float64))
+        deviations = self.samples(posterior, phi[:100], torch.eye(posterior.num_normals, dtype=torch.float64))
         got = torch.einsum("nsi,nsj->nij", deviations, deviations)
         expected = centered(posterior.covariance(phi[:100]))
         error = (got - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
@@ -310,7 +310,7 @@ class PosteriorConformance:
         phi, logits = problem(2000, min(self.width, 20), 30)
         logits = logits - torch.arange(30)
         posterior = self.fit(phi, logits, 0.01)
-        eye = torch.eye(posterior.noise, dtype=torch.float64)
+        eye = torch.eye(posterior.num_normals, dtype=torch.float64)
         got = self.samples(posterior, phi[:100], eye).diff(dim=2).square().sum(dim=1)
         contrast = torch.eye(30, dtype=torch.float64).diff(dim=0)
         expected = (contrast @ posterior.covariance(phi[:100]) @ contrast.T).diagonal(dim1=1, dim2=2)
@@ -320,7 +320,7 @@ class PosteriorConformance:
     def test_many_samples_have_the_covariance_of_the_posterior(self):
         phi, logits = problem(200, 6, 5)
         posterior = self.fit(phi, logits, 0.5)
-        normals = standard_normals(4096, posterior.noise, generator=torch.Generator().manual_seed(0))
+        normals = standard_normals(4096, posterior.num_normals, generator=torch.Generator().manual_seed(0))
         deviations = self.samples(posterior, phi[:10], normals)
         torch.testing.assert_close(deviations.mean(dim=1), torch.zeros(10, 5).double(), atol=1e-12, rtol=0)
         got = torch.einsum("nsi,nsj->nij", deviations, deviations) / 4096
@@ -346,7 +346,7 @@ class PosteriorConformance:
         assert rms <= spread.square().mean().sqrt() / 32**0.5
 
     def link(self, posterior: Any, phi: Tensor, mean: Tensor, samples: int, seed: int = 0) -> Tensor:
-        normals = standard_normals(samples, posterior.noise, generator=torch.Generator().manual_seed(seed))
+        normals = standard_normals(samples, posterior.num_normals, generator=torch.Generator().manual_seed(seed))
         offsets = posterior.sample_offsets(normals)
         coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
         return links.sampled(mean, coefficients, offsets.values, 1.0)[0].exp()
@@ -366,7 +366,7 @@ class PosteriorConformance:
         phi, logits = problem(60, 5, 4)
         log_delta = torch.zeros((), dtype=torch.float64, requires_grad=True)
         posterior = self.fit(phi, logits).with_prior(log_delta.exp())
-        normals = standard_normals(8, posterior.noise, generator=torch.Generator().manual_seed(0))
+        normals = standard_normals(8, posterior.num_normals, generator=torch.Generator().manual_seed(0))
         offsets = posterior.sample_offsets(normals)
         coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
         torch.einsum("nr,rsc->nsc", coefficients, offsets.values).square().sum().backward()

@@ -73,7 +73,7 @@ def test_above_the_sketch_width_moments_are_those_of_its_own_hessian(delta, gamm
     torch.testing.assert_close(posterior.covariance(at), expected, **close)
     variance = posterior.moments(at, logits[:3]).variance
     torch.testing.assert_close(variance, expected.diagonal(dim1=1, dim2=2), rtol=1e-6, atol=0)
-    visible = posterior.visible_variance(posterior.spectrum(at))
+    visible = posterior.centered_variance(posterior.spectrum(at))
     torch.testing.assert_close(visible, centered(expected).diagonal(dim1=1, dim2=2), rtol=1e-6, atol=0)
 
 
@@ -123,7 +123,7 @@ def test_gradients_in_the_prior_are_those_of_the_functions(delta):
 
     def both(log_delta):
         changed = posterior.with_prior(log_delta.exp())
-        variance = changed.visible_variance(spectrum).log().mean()
+        variance = changed.centered_variance(spectrum).log().mean()
         return torch.stack([variance, changed.log_marginal_likelihood(weights)])
 
     at = torch.tensor(delta, dtype=torch.float64).log()
@@ -136,11 +136,11 @@ def test_confusion_inside_groups_is_told_far_better_than_by_the_diagonal():
     """Mean error of the variances against `kronecker`, whose Hessian is exact."""
     phi, logits = problem(8000, WIDTH, 2)[0], confusion(MANY, 12, 8000, 8.0)
     exact = kronecker.Posterior.fit(kronecker.update(kronecker.init(WIDTH, MANY), phi, logits), 0.3)
-    expected = exact.visible_variance(exact.spectrum(phi[:20]))
+    expected = exact.centered_variance(exact.spectrum(phi[:20]))
 
     def error(statistics):
         posterior = lowrank.Posterior.fit(statistics, 0.3)
-        return (posterior.visible_variance(posterior.spectrum(phi[:20])) / expected - 1).abs().mean()
+        return (posterior.centered_variance(posterior.spectrum(phi[:20])) / expected - 1).abs().mean()
 
     told = sums(phi, logits, columns=128)
     alone = lowrank.Statistics(told.features, told.diagonal, torch.zeros_like(told.sketch), told.count)
@@ -229,7 +229,7 @@ def test_nothing_of_the_size_of_the_classes_squared_is_made():
         posterior.moments(phi, logits)
         posterior.log_marginal_likelihood(torch.zeros(classes, 16))
         spectrum = posterior.spectrum(phi)
-        assert posterior.visible_variance(spectrum).shape == (20, classes)
+        assert posterior.centered_variance(spectrum).shape == (20, classes)
         offsets = posterior.sample_offsets(normals).to(torch.device("cpu"), torch.float32)
         coefficients = posterior.coefficients(spectrum, offsets)
         log_probs, _ = links.sampled(logits, coefficients, offsets.values, 1.0)

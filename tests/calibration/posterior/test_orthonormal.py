@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from suffice.calibration.posterior.orthonormal import check_orthonormal, rounding
+from suffice.calibration.posterior.orthonormal import check_orthonormal, rounding_bound
 from suffice.storage.parts import Parts
 
 PARTS = Parts({}, {}, "the file")
@@ -19,7 +19,7 @@ def test_what_a_decomposition_gives_is_orthonormal_in_any_type_and_what_was_chan
     for change in (V * (1 + 1e-2), V.roll(1, dims=0) if size > 1 else -2 * V, V.index_fill(1, first, 0.0)):
         with pytest.raises(ValueError, match="expected tensor V to be of orthonormal columns, got columns that are"):
             check_orthonormal(PARTS, "V", change, gamma.to(dtype))
-    assert rounding(V) < 1e-2 / size**0.5
+    assert rounding_bound(V) < 1e-2 / size**0.5
 
 
 def test_a_column_whose_entries_were_all_rounded_up_is_accepted():

@@ -1,7 +1,7 @@
-"""What a network's outputs say about a target; a file each, with the same class, `Likelihood`.
+"""Likelihoods of a target given the outputs of a network, one module with a class `Likelihood` for each.
 
-Each says how wide its outputs are, how targets are read, how curved it is in its outputs, and what is answered from
-outputs and their uncertainty. Choose the file by name; everything else asks the value and never the name.
+A likelihood defines the number of outputs, the validation of targets, the curvature in the outputs, and the prediction
+from outputs and their uncertainty. Only `LIKELIHOODS` maps names to classes; all other code calls their methods.
 """
 
 from collections.abc import Iterator
@@ -24,61 +24,61 @@ Name = Literal["classification", "binary", "regression", "heteroscedastic"]
 
 
 class Likelihood(Protocol):
-    """What calibration and a calibrated exit ask of a likelihood."""
+    """Interface of a likelihood, as calibration and a calibrated exit use it."""
 
     name: ClassVar[str]
     exact_structure: ClassVar[Structure | None]
-    """The structure that the posterior has exactly, where it has one: no other is of use."""
+    """Structure that represents the posterior exactly, or None; no other structure is then accepted."""
 
     learns_noise: ClassVar[bool]
-    """Whether the noise is learned from the training targets, with δ, by `linear`."""
+    """True if the noise is learned from the training targets, together with δ, by `linear`."""
 
     widens: ClassVar[bool]
-    """Whether outputs behind the others are further classes."""
+    """True if outputs can be added as new classes."""
 
     temperatures: ClassVar[tuple[float, float]]
-    """Range searched for T."""
+    """Search range of the temperature T."""
 
     @staticmethod
     def check_outputs(outputs: int) -> None:
-        """Raise a ValueError unless a classifier of so many outputs can be read in this way."""
+        """Raise a ValueError unless a classifier with this number of outputs fits the likelihood."""
 
     @staticmethod
     def latents(outputs: int) -> int:
-        """Outputs that have a posterior: the first so many."""
+        """Return the number of outputs with a posterior; they come first."""
 
     @staticmethod
     def structure(outputs: int) -> Structure:
-        """Structure to reach for first."""
+        """Return the default structure of the posterior."""
 
     @staticmethod
     def prior_precision(weights: Tensor) -> float:
-        """δ to begin with, given the weights (latents, D) that have a posterior."""
+        """Return the initial δ for the weights (latents, D) with a posterior."""
 
     @staticmethod
     def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:
-        """Targets of a batch as `nll` takes them, checked; errors name the position."""
+        """Validate the targets of a batch and convert them for `nll`; errors name the position."""
 
     def curvature(self, outputs: Tensor) -> Curvature:
-        """Curvature in the outputs (N, outputs) that have a posterior."""
+        """Return the curvature in the outputs with a posterior, at outputs (N, outputs)."""
 
-    def served(self, posterior: Posterior) -> Posterior:
-        """The posterior that answers are served by, as near to it as they need."""
+    def serving_posterior(self, posterior: Posterior) -> Posterior:
+        """Return the posterior or a cheaper approximation that is accurate enough for predictions."""
 
-    def noise(self, posterior: Posterior) -> int:
-        """Standard normals that one sample takes; 0 where nothing is sampled."""
+    def num_normals(self, posterior: Posterior) -> int:
+        """Return the number of standard normals in one sample; 0 for predictions in closed form."""
 
     def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
-        """Offsets of samples from standard normals (S, noise)."""
+        """Build the offsets of samples from standard normals (S, num_normals)."""
 
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
-        """Shapes of their basis and values, as `suffice.storage.parts` writes them."""
+        """Return the shapes of their basis and values, in the notation of `suffice.storage.parts`."""
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
-        """Multiply-adds per example of an answer with its uncertainty, beyond the exit's own."""
+        """Count the multiply-adds per example that the uncertainty adds to those of the exit."""
 
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> AnyPrediction:
-        """What the network alone answers."""
+        """Predict from outputs (N, outputs) without a posterior."""
 
     def predict(
         self,
@@ -89,20 +89,20 @@ class Likelihood(Protocol):
         link: Link,
         offsets: Offsets | None,
     ) -> AnyPrediction:
-        """What is answered from outputs (N, outputs), a posterior and the spectrum of φ."""
+        """Predict from outputs (N, outputs), a posterior and the spectrum of φ."""
 
     def nll(self, prediction: Any, targets: Tensor) -> Tensor:
-        """Negative log-likelihood (N,) in nats of targets, as `read` gives them, under a prediction."""
+        """Return the negative log-likelihood (N,) in nats of targets from `read` under a prediction."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """The same on another device and in another type."""
+        """Move to a device and convert to a floating type."""
 
     def parts(self) -> dict[str, Tensor]:
-        """Tensors of an artifact."""
+        """Return the tensors of an artifact."""
 
     @classmethod
     def from_parts(cls, parts: Parts, outputs: int) -> Self:
-        """The reverse of `parts`."""
+        """Restore a likelihood from the parts of an artifact."""
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -111,14 +111,14 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "regression": regression.Likelihood,
     "heteroscedastic": heteroscedastic.Likelihood,
 }
-"""The likelihoods by name."""
+"""Classes of the likelihoods by name."""
 
 
 def read(loader: Loader, network: ExitNetwork, likelihood: Likelihood) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches with their targets, as the likelihood of a network's outputs reads them.
+    """Yield batches with their targets, validated by the likelihood.
 
     Raises:
-        ValueError: as `batches.read`; also for targets that the likelihood cannot have.
+        ValueError: If `batches.read_targets` raises one, or a target is invalid under the likelihood.
     """
     outputs = network.num_classes
     return read_targets(loader, network, lambda targets, batch: likelihood.read(targets, batch, outputs))

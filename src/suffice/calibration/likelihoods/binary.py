@@ -1,10 +1,10 @@
-"""Two classes by one logit f of class 1: p = σ(f).
+"""Binary classification with one logit f of class 1: p = σ(f).
 
     Λ = p(1 − p)
 
-σ(f) is the softmax of the pair (0, f), so every link answers for the pair, and what comes out is a `Prediction` of
-two classes like any other. Its uncertainty is one-dimensional, f ~ N(μ, v) whatever the structure: the samples are
-μ + √v z_s with fixed z_s, and both closed forms are MacKay's (1992) σ(μ/√(T² + π/8 · v)).
+σ(f) is the softmax of the pair (0, f), so every link applies to the pair and returns a `Prediction` of two classes.
+The uncertainty is one-dimensional, f ~ N(μ, v) for every structure: the samples are μ + √v z_s with fixed z_s, and both
+closed forms are MacKay's (1992) σ(μ/√(T² + π/8 · v)).
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from suffice.prediction import Prediction
 
 @dataclass(frozen=True)
 class Likelihood(Stateless):
-    """The Bernoulli likelihood; labels are 0 or 1, of any type, (N,) or (N, 1)."""
+    """Bernoulli likelihood of labels 0 or 1 of any type, (N,) or (N, 1)."""
 
     name: ClassVar[str] = "binary"
     exact_structure: ClassVar[Structure | None] = None
@@ -40,27 +40,27 @@ class Likelihood(Stateless):
         if outputs != 1:
             raise ValueError(
                 f"expected 1 output, the logit of class 1, for likelihood='binary', got a classifier with {outputs}; "
-                "pass likelihood='classification' for a logit a class"
+                "pass likelihood='classification' for one logit per class"
             )
 
     @staticmethod
     def latents(outputs: int) -> int:
-        """1, the logit."""
+        """Return 1, the number of logits."""
         return 1
 
     @staticmethod
     def structure(outputs: int) -> Structure:
-        """All weights with each other: D² numbers, and nothing approximated."""
+        """Return "full", which is exact and needs only D² numbers."""
         return "full"
 
     @staticmethod
     def prior_precision(weights: Tensor) -> float:
-        """1: logits have no unit."""
+        """Return 1, as logits have no unit."""
         return 1.0
 
     @staticmethod
     def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:
-        """Labels, int64 (N,)."""
+        """Validate the labels and return them as int64 (N,)."""
         if targets.shape not in ((batch.size,), (batch.size, 1)) or targets.is_complex():
             raise ValueError(
                 f"expected labels of shape ({batch.size},) or ({batch.size}, 1), "
@@ -75,33 +75,33 @@ class Likelihood(Stateless):
         return labels.long()
 
     def curvature(self, outputs: Tensor) -> Curvature:
-        """At logits (N, 1)."""
+        """Return the curvature p(1 − p) at logits (N, 1)."""
         logits = outputs.double()
         return Curvature(logits.sigmoid() * (-logits).sigmoid(), None)
 
-    def served(self, posterior: Posterior) -> Posterior:
-        """Compressed: probabilities hardly depend on the last few percent of a variance."""
+    def serving_posterior(self, posterior: Posterior) -> Posterior:
+        """Return the compressed posterior; probabilities depend little on the last few percent of a variance."""
         return posterior.compressed()
 
-    def noise(self, posterior: Posterior) -> int:
-        """1, along the logit."""
+    def num_normals(self, posterior: Posterior) -> int:
+        """Return 1, as a sample has one degree of freedom."""
         return 1
 
     def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
-        """(0, z_s) for a logit of deviation 1, from standard normals (S, 1)."""
+        """Return the offsets (0, z_s) of a logit with standard deviation 1, from standard normals (S, 1)."""
         like = posterior.prior_precision.detach()
         return Offsets(like.new_ones(1, 1), torch.nn.functional.pad(normals, (1, 0))[None].to(like))
 
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
-        """Those of the pair (0, f)."""
+        """Return the shapes for the pair (0, f)."""
         return "1 1", "1 S 2"
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
-        """The variance, and S products with it."""
+        """Count the multiply-adds of the variance and of S products with it."""
         return posterior.macs(None) + (0 if offsets is None else offsets.values.shape[1])
 
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Prediction:
-        """σ(f/T) of logits (N, 1)."""
+        """Predict σ(f/T) from logits (N, 1)."""
         return Prediction(*links.plugin(_pair(outputs), temperature))
 
     def predict(
@@ -113,7 +113,7 @@ class Likelihood(Stateless):
         link: Link,
         offsets: Offsets | None,
     ) -> Prediction:
-        """From logits (N, 1) by a link; where there are offsets, by their samples."""
+        """Predict from logits (N, 1): by samples if there are offsets, else by the closed form."""
         pair = _pair(outputs)
         if offsets is None:
             return Prediction(*links.probit(pair, posterior.variance(spectrum), temperature))
@@ -124,10 +124,10 @@ class Likelihood(Stateless):
         return Prediction(*links.sampled_from(pair, spectrum, deviation, offsets.values, temperature))
 
     def nll(self, prediction: Prediction, targets: Tensor) -> Tensor:
-        """−log p_y (N,), nats."""
+        """Return −log p_y (N,), in nats."""
         return -prediction.log_probs.gather(1, targets[:, None])[:, 0]
 
 
 def _pair(logits: Tensor) -> Tensor:
-    """Logits (0, f) of both classes, (N, 2), from f (N, 1)."""
+    """Return the logits (0, f) of both classes, (N, 2), from f (N, 1)."""
     return torch.nn.functional.pad(logits, (1, 0))

@@ -1,4 +1,4 @@
-"""Classes by a softmax: p = softmax(f), one output a class.
+"""Classification by a softmax, p = softmax(f), with one output per class.
 
 −log p_y = −f_y + log Σ_c exp f_c,   Λ = diag(p) − ppᵀ
 """
@@ -21,7 +21,7 @@ from suffice.prediction import Prediction
 
 @dataclass(frozen=True)
 class Likelihood(Stateless):
-    """The categorical likelihood; labels are integers (N,) in [0, C)."""
+    """Categorical likelihood of integer labels (N,) in [0, C)."""
 
     name: ClassVar[str] = "classification"
     exact_structure: ClassVar[Structure | None] = None
@@ -31,59 +31,59 @@ class Likelihood(Stateless):
 
     @staticmethod
     def check_outputs(outputs: int) -> None:
-        """Raise a ValueError for a single output, whose softmax is always 1."""
+        """Raise a ValueError for a single output, because its softmax is always 1."""
         if outputs < 2:
             raise ValueError(
-                "expected 2 outputs or more, one a class, got a classifier with 1; pass likelihood='binary' if it is "
-                "the logit of class 1, 'regression' if it is a number"
+                "expected 2 outputs or more, one per class, got a classifier with 1; pass likelihood='binary' if it is "
+                "the logit of class 1, or 'regression' if it is a number"
             )
 
     @staticmethod
     def latents(outputs: int) -> int:
-        """C."""
+        """Return the number of classes C."""
         return outputs
 
     @staticmethod
     def structure(outputs: int) -> Structure:
-        """The one that is cheap at any number of classes."""
+        """Return "kronecker", which is cheap for any number of classes."""
         return "kronecker"
 
     @staticmethod
     def prior_precision(weights: Tensor) -> float:
-        """1: logits have no unit."""
+        """Return 1, as logits have no unit."""
         return 1.0
 
     @staticmethod
     def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:
-        """Labels, int64 (N,)."""
+        """Validate the labels and return them as int64 (N,)."""
         return class_labels(targets, batch, outputs)
 
     def curvature(self, outputs: Tensor) -> Curvature:
-        """At logits (N, C)."""
+        """Return the curvature diag(p) − ppᵀ at logits (N, C)."""
         return softmax(outputs)
 
-    def served(self, posterior: Posterior) -> Posterior:
-        """Compressed: probabilities hardly depend on the last few percent of a variance."""
+    def serving_posterior(self, posterior: Posterior) -> Posterior:
+        """Return the compressed posterior; probabilities depend little on the last few percent of a variance."""
         return posterior.compressed()
 
-    def noise(self, posterior: Posterior) -> int:
-        """The posterior's own."""
-        return posterior.noise
+    def num_normals(self, posterior: Posterior) -> int:
+        """Return the number of standard normals in a joint sample of the posterior."""
+        return posterior.num_normals
 
     def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
-        """The posterior's own, of joint samples of all logits."""
+        """Build the posterior's offsets of joint samples of all logits."""
         return posterior.sample_offsets(normals)
 
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
-        """The posterior's own."""
+        """Return the shapes that the posterior defines."""
         return posterior.offsets_shapes
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
-        """The posterior's own."""
+        """Count the multiply-adds of the posterior."""
         return posterior.macs(offsets)
 
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Prediction:
-        """Softmax of logits (N, C) at a temperature."""
+        """Predict the softmax of logits (N, C) at a temperature."""
         return Prediction(*links.plugin(outputs, temperature))
 
     def predict(
@@ -95,13 +95,13 @@ class Likelihood(Stateless):
         link: Link,
         offsets: Offsets | None,
     ) -> Prediction:
-        """From logits (N, C) by a link; where there are offsets, by their samples."""
+        """Predict from logits (N, C): by samples if there are offsets, else by a closed form."""
         if offsets is not None:
-            read = functools.partial(posterior.coefficients, offsets=offsets)
-            return Prediction(*links.sampled_from(outputs, spectrum, read, offsets.values, temperature))
+            coefficients = functools.partial(posterior.coefficients, offsets=offsets)
+            return Prediction(*links.sampled_from(outputs, spectrum, coefficients, offsets.values, temperature))
         closed_form = links.probit if link == "probit" else links.meanfield
-        return Prediction(*closed_form(outputs, posterior.visible_variance(spectrum), temperature))
+        return Prediction(*closed_form(outputs, posterior.centered_variance(spectrum), temperature))
 
     def nll(self, prediction: Prediction, targets: Tensor) -> Tensor:
-        """−log p_y (N,), nats."""
+        """Return −log p_y (N,), in nats."""
         return -prediction.log_probs.gather(1, targets[:, None])[:, 0]

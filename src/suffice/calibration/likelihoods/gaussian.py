@@ -1,9 +1,9 @@
-"""What both regressions share: targets, and Gaussian answers.
+"""Targets and Gaussian predictions, shared by both regression likelihoods.
 
     y ~ N(μ, T²(v + σ²))
 
-v is the variance of the mean under the posterior, σ² the noise. T stretches both: under noise T²σ² and prior precision
-δ/T² the posterior is the one under σ² and δ with T² times its variance, so T is the noise's scale, in units of σ.
+v is the variance of the mean under the posterior, σ² the noise variance. T scales both: the posterior under noise T²σ²
+and prior precision δ/T² has T² times the variance of the one under σ² and δ, so T is the noise scale in units of σ.
 """
 
 import torch
@@ -16,14 +16,14 @@ from suffice.network import check_finite
 from suffice.prediction import Regression
 
 TEMPERATURES = (1e-2, 1e7)
-"""Range searched for T: wide, as a network that fits its training targets leaves next to no noise in them."""
+"""Search range of T; wide, because a network that fits its training targets exactly leaves almost no noise."""
 
 
 def read(targets: Tensor, batch: Batch, width: int) -> Tensor:
-    """Targets of a batch as (N, C), float64.
+    """Validate the targets of a batch and return them as float64 (N, C).
 
     Raises:
-        ValueError: unless they are finite real numbers, (N, C), or (N,) where C = 1.
+        ValueError: Unless they are finite real numbers, (N, C), or (N,) where C = 1.
     """
     shapes = [(batch.size, width)] + [(batch.size,)] * (width == 1)
     if tuple(targets.shape) not in shapes or targets.is_complex() or targets.dtype == torch.bool:
@@ -36,39 +36,39 @@ def read(targets: Tensor, batch: Batch, width: int) -> Tensor:
 
 
 def prior_precision(weights: Tensor) -> float:
-    """One over the mean square of weights (C, D): numbers have a unit, and δ is in one over its square."""
+    """Return the inverse mean square of weights (C, D): δ is in inverse squared units of the targets."""
     return 1 / max(float(weights.double().square().mean()), 1e-30)
 
 
 def predict(mean: Tensor, variance: Tensor, noise: Tensor, temperature: Tensor | float) -> Regression:
-    """Gaussian of mean (N, C), variance of the mean and noise variance, each that broadcasts to (N, C)."""
-    stretch = temperature**2
-    return Regression(mean, (stretch * variance).expand_as(mean), (stretch * noise).expand_as(mean))
+    """Predict a Gaussian with mean (N, C); its variance and the noise variance broadcast to (N, C)."""
+    scale = temperature**2
+    return Regression(mean, (scale * variance).expand_as(mean), (scale * noise).expand_as(mean))
 
 
-class Exact:
-    """What a `Likelihood` whose answers are exact does about links: nothing is sampled, nothing compressed."""
+class ClosedForm:
+    """Mixin of likelihoods with predictions in closed form: nothing is sampled or approximated."""
 
-    def served(self, posterior: Posterior) -> Posterior:
-        """Itself: its variance is the answer."""
+    def serving_posterior(self, posterior: Posterior) -> Posterior:
+        """Return the posterior itself, as predictions contain its variance."""
         return posterior
 
-    def noise(self, posterior: Posterior) -> int:
-        """0: moments are all there is."""
+    def num_normals(self, posterior: Posterior) -> int:
+        """Return 0, as predictions need only moments."""
         return 0
 
     def offsets(self, posterior: Posterior, normals: Tensor) -> Offsets:
-        """The posterior's own; predictions do not use them."""
+        """Build the posterior's offsets, which predictions do not use."""
         return posterior.sample_offsets(normals)
 
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
-        """The posterior's own."""
+        """Return the shapes that the posterior defines."""
         return posterior.offsets_shapes
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
-        """The variance."""
+        """Count the multiply-adds of the variance."""
         return posterior.macs(None)
 
     def nll(self, prediction: Regression, targets: Tensor) -> Tensor:
-        """−log N(y; mean, variance) (N,), nats, summed over the outputs."""
+        """Return −log N(y; mean, variance) (N,), in nats, summed over the outputs."""
         return -prediction.log_density(targets)

@@ -1,16 +1,16 @@
-"""Bayesian linear regression on an exit's features: noise and prior by their evidence.
+"""Bayesian linear regression on an exit's features: noise and prior precision of maximum evidence.
 
 With Φ (n, D) the features and a prior N(0, I/δ) on the weights of each output c,
 
     y_c ~ N(0, σ_c² I + ΦΦᵀ/δ)
 
-is maximised over all σ_c² and one δ by MacKay's fixed point. In the eigenbasis of ΦᵀΦ = R diag(g) Rᵀ, with m_c the
-ridge solution for λ_c = δσ_c²,
+is maximized over all σ_c² and one δ by MacKay's fixed-point iteration. In the eigenbasis of ΦᵀΦ = R diag(g) Rᵀ, with
+m_c the ridge solution for λ_c = δσ_c²,
 
     γ_c = Σ_i g_i/(g_i + λ_c),   δ ← Σ_c γ_c / Σ_c ‖m_c‖²,   σ_c² ← ‖y_c − Φm_c‖² / (n − γ_c)
 
-γ_c being the number of weights that the data determine. Sums are of the residuals r = y − f of the network's own
-answers, not of y: a target far from zero would cancel. MacKay 1992; Bishop 2006, section 3.5.
+where γ_c is the effective number of weights that the data determine. The sums are over the residuals r = y − f of the
+network's outputs and not over y, because targets far from zero would cancel. MacKay 1992; Bishop 2006, section 3.5.
 """
 
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-9
-"""Relative change of σ² and δ in a step below which they have settled."""
+"""Relative change of σ² and δ in one step at which the iteration has converged."""
 
 _STEPS = 2000
 
 _DETERMINED = 1e-6
-"""Weights that the data determine, below which features explain nothing, and δ would grow without end."""
+"""Effective number of weights below which the features explain nothing and δ would grow without bound."""
 
 _LEAST_NOISE = 1e-6
-"""Least σ as a share of the range of the targets: a network may go through all of them."""
+"""Smallest σ relative to the range of the targets, for networks that fit all targets exactly."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sums over examples, float64; merge by adding.
+    """Sums over examples, float64, with the range of the targets; they merge by addition, minimum and maximum.
 
     Attributes:
-        features: Σ φφᵀ, (D, D).
-        cross: Σ φ rᵀ, (D, C).
-        squares: Σ r², (C,).
-        low: the least target, (C,), and
-        high: the greatest, merged as such.
-        count: n, the examples seen.
+        features: Sum Σ φφᵀ, (D, D).
+        cross: Sum Σ φ rᵀ, (D, C).
+        squares: Sum Σ r², (C,).
+        low: Smallest target, (C,).
+        high: Largest target, (C,).
+        count: Number of examples n.
     """
 
     features: Tensor
@@ -53,7 +53,7 @@ class Statistics:
 
 
 def init(features: int, outputs: int, device: torch.device | str = "cpu") -> Statistics:
-    """Statistics of no example, for φ of width `features` (its constant 1 for a bias included)."""
+    """Return zero sums for features of width `features`, the constant of a bias included."""
     options: dict[str, Any] = {"dtype": torch.float64, "device": device}
     return Statistics(
         torch.zeros(features, features, **options),
@@ -81,7 +81,7 @@ def update(statistics: Statistics, phi: Tensor, outputs: Tensor, targets: Tensor
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Statistics of the examples of both."""
+    """Merge the statistics of two disjoint sets of examples."""
     return Statistics(
         a.features + b.features,
         a.cross + b.cross,
@@ -95,34 +95,37 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 def maximize(
     statistics: Statistics, weights: Tensor, start: float, class_precision: Tensor | None = None
 ) -> tuple[Tensor, float]:
-    """σ² (C,), float64, and δ of greatest evidence.
+    """Find the noise variance and the prior precision of maximum evidence.
 
     Args:
-        statistics: of n examples; n < D is no trouble.
-        weights: W (C, D) of the classifier that answered, its bias as the last column.
-        start: δ to begin with.
-        class_precision: prior precisions of the outputs' weights relative to δ, (C,); None for 1.
+        statistics: Sums over n examples; n may be smaller than D.
+        weights: Weights W (C, D) of the classifier that computed the outputs, its bias as the last column.
+        start: Initial prior precision δ.
+        class_precision: Prior precisions of the outputs' weights relative to δ, (C,) (default: all 1).
+
+    Returns:
+        The noise variances σ² (C,), float64, and the prior precision δ.
 
     Raises:
-        ValueError: if the targets of an output are all the same, so that they have no noise to speak of.
+        ValueError: If all targets of an output are equal, so that its noise is not defined.
     """
     _check_varying(statistics)
     n = statistics.count
     g, R = torch.linalg.eigh(statistics.features)
     g = g.clamp_min(0)[:, None]
-    own, cross = R.T @ weights.double().T, R.T @ statistics.cross
-    least = ((statistics.high - statistics.low) * _LEAST_NOISE).square()
-    noise = torch.maximum(statistics.squares / n, least)
+    rotated, cross = R.T @ weights.double().T, R.T @ statistics.cross
+    least_noise = ((statistics.high - statistics.low) * _LEAST_NOISE).square()
+    noise = torch.maximum(statistics.squares / n, least_noise)
     relative = torch.ones_like(noise) if class_precision is None else class_precision.to(noise)
     delta = torch.as_tensor(start, dtype=torch.float64, device=g.device)
     for _ in range(_STEPS):
         ridge = relative * delta * noise
-        shift = (cross - ridge * own) / (g + ridge)  # m − W, in the eigenbasis
+        shift = (cross - ridge * rotated) / (g + ridge)  # m − W, in the eigenbasis
         determined = (g / (g + ridge)).sum(dim=0)
         squares = statistics.squares - 2 * (shift * cross).sum(dim=0) + (g * shift.square()).sum(dim=0)
         before = torch.cat([noise, delta[None]])
-        delta = determined.sum() / (relative * (own + shift).square()).sum().clamp_min(1e-30)
-        noise = torch.maximum(squares / (n - determined).clamp_min(1e-9), least)
+        delta = determined.sum() / (relative * (rotated + shift).square()).sum().clamp_min(1e-30)
+        noise = torch.maximum(squares / (n - determined).clamp_min(1e-9), least_noise)
         change = torch.cat([noise, delta[None]]) / before - 1
         if bool((change.abs() < TOLERANCE).all()) or float(determined.sum()) < _DETERMINED:
             break

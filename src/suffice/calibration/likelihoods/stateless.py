@@ -1,4 +1,4 @@
-"""For likelihoods that learn nothing: the same wherever they go, and nothing to write down."""
+"""Mixin for likelihoods without tensors."""
 
 from typing import Self
 
@@ -9,17 +9,17 @@ from suffice.storage.parts import Parts
 
 
 class Stateless:
-    """What a `Likelihood` without tensors does about them."""
+    """Mixin of likelihoods without tensors: nothing to move and nothing to save."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """The same."""
+        """Return the likelihood itself."""
         return self
 
     def parts(self) -> dict[str, Tensor]:
-        """No tensors."""
+        """Return no tensors."""
         return {}
 
     @classmethod
     def from_parts(cls, parts: Parts, outputs: int) -> Self:
-        """The reverse of `parts`."""
+        """Restore a likelihood from the parts of an artifact."""
         return cls()

@@ -1,6 +1,6 @@
-"""Gaussian posteriors over one exit's classifier; sibling files with the same names.
+"""Gaussian posteriors over one exit's classifier, one module for each structure.
 
-`Statistics`, `init`, `update`, `merge`, `widen` and `Posterior`: choose the file by the name of the structure.
+Every module has the same names: `Statistics`, `init`, `update`, `merge`, `widen`, `memory` and `Posterior`.
 """
 
 import os
@@ -21,95 +21,95 @@ STRUCTURES: dict[str, ModuleType] = {
     "diagonal": diagonal,
     "lowrank": lowrank,
 }
-"""The structures by name, with the one to reach for first in front."""
+"""Modules of the structures by name, the default first."""
 
 
 class Posterior(Protocol):
-    """What a calibrated exit asks of a posterior, whatever its structure.
+    """Interface of a posterior of any structure, as a calibrated exit uses it.
 
-    A posterior is float64; what it returns about φ is in the type of φ.
+    A posterior is stored in float64; results that depend on φ have the type of φ.
     """
 
     @property
     def structure(self) -> Structure:
-        """Its name in `STRUCTURES`."""
+        """Name of the structure in `STRUCTURES`."""
 
     @property
     def offsets_shapes(self) -> tuple[str, str]:
-        """Shapes of the basis and the values of its offsets, as `suffice.storage.parts` writes them."""
+        """Shapes of the basis and the values of the offsets, in the notation of `suffice.storage.parts`."""
 
     @property
     def prior_precision(self) -> Tensor:
-        """δ, a scalar."""
+        """Prior precision δ, a scalar tensor."""
 
     @property
     def class_precision(self) -> Tensor:
-        """γ (C,), the classes' prior precisions relative to δ."""
+        """Prior precisions γ (C,) of the classes relative to δ."""
 
     @property
-    def noise(self) -> int:
-        """Standard normals that one joint sample of the logits takes."""
+    def num_normals(self) -> int:
+        """Number of standard normals in one joint sample of the logits."""
 
     def with_prior(self, prior_precision: float | Tensor) -> Self:
-        """The same posterior under another prior precision δ > 0; nothing is decomposed again."""
+        """Return the posterior under another prior precision δ > 0, without a new decomposition."""
 
     def statistics(self) -> Any:
-        """The `Statistics` that it was fitted to, put together again, so that data can be added later."""
+        """Reconstruct the `Statistics` of the fit, so that data can be added later."""
 
     def refit(self, statistics: Any) -> Self:
-        """The posterior of other statistics, float64, under the same prior."""
+        """Fit other statistics, float64, under the same prior."""
 
     def log_marginal_likelihood(self, weights: Tensor, log_likelihood: float | Tensor = 0.0) -> Tensor:
-        """Laplace's evidence at the trained weights W (C, D), in nats; differentiable in δ."""
+        """Return Laplace's evidence at the trained weights W (C, D), in nats; differentiable in δ."""
 
     def to(self, device: torch.device) -> Self:
-        """The same posterior on another device."""
+        """Return the posterior on another device."""
 
     def compressed(self) -> Self:
-        """A posterior for serving at this δ, as near as serving needs; itself where there is nothing to save."""
+        """Return a cheaper approximation for predictions at this δ, or the posterior itself."""
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and tensors of an artifact."""
+        """Return the configuration and the tensors of an artifact."""
 
     def spectrum(self, phi: Tensor) -> Tensor:
-        """All that the posterior needs of φ (N, D), whatever the prior."""
+        """Return the tensor from which the moments at φ (N, D) follow under any prior."""
 
     def covariance(self, phi: Tensor) -> Tensor:
-        """Covariance of the logits, (N, C, C)."""
+        """Return the covariance (N, C, C) of the logits at φ (N, D)."""
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
-        """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
+        """Return the moments of the logits at φ (N, D); their mean is the network's logits (N, C)."""
 
     def variance(self, spectrum: Tensor) -> Tensor:
-        """Variance (N, C) of the logits, from the spectrum of φ."""
+        """Return the variance (N, C) of the logits from the spectrum of φ."""
 
-    def visible_variance(self, spectrum: Tensor) -> Tensor:
-        """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+    def centered_variance(self, spectrum: Tensor) -> Tensor:
+        """Return the variance (N, C) of the logits minus their class mean, from the spectrum of φ."""
 
     def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
+        """Sample deviations (N, S, C) of the logits at φ (N, D); all rows share each of the S weight samples."""
 
     def sample_offsets(self, normals: Tensor) -> Offsets:
-        """Offsets of joint samples from standard normals (S, noise)."""
+        """Build the offsets of joint samples from standard normals (S, num_normals)."""
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
-        """Coordinates (N, R) in the basis of the offsets, from the spectrum of φ."""
+        """Return the coefficients (N, R) of the offsets from the spectrum of φ."""
 
     def macs(self, offsets: Offsets | None) -> int:
-        """Multiply-adds per example of joint samples, or of the variance where there are none."""
+        """Count multiply-adds per example of the joint samples, or of the variance if `offsets` is None."""
 
 
 def check_memory(structure: str, features: int, classes: int, device: torch.device) -> None:
-    """Refuse a structure whose sums and decomposition would not fit into memory, before anything is allocated.
+    """Raise a MemoryError, before any allocation, if a structure would not fit into memory.
 
     Args:
-        structure: name of a structure.
-        features: D, the constant 1 for a bias included.
-        classes: C.
-        device: where the sums are kept.
+        structure: Name of a structure.
+        features: Width D of φ, the constant of a bias included.
+        classes: Number of classes C.
+        device: Device of the sums.
 
     Raises:
-        MemoryError: naming the estimate, what there is, and the structures that fit.
+        MemoryError: If the sums and their decomposition would not fit; the message names the structures that do.
     """
     available = _available(device)
     needs = {name: module.memory(features, classes) for name, module in STRUCTURES.items()}
@@ -124,7 +124,7 @@ def check_memory(structure: str, features: int, classes: int, device: torch.devi
 
 
 def _available(device: torch.device) -> int:
-    """Bytes free on a device; on the processor, half of the machine's."""
+    """Return the free bytes of a device; for the CPU, half of the machine's memory."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         return free

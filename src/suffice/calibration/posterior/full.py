@@ -1,4 +1,4 @@
-"""Full posterior over one exit's classifier: every weight with every other.
+"""Full posterior over one exit's classifier: the covariance of all pairs of weights.
 
 The precision is H + δI with H = Σ_n (diag(d_n) − e_n e_nᵀ) ⊗ φ_n φ_nᵀ, (CD, CD). It is diagonalised once,
 H = V diag(λ) Vᵀ, and a new δ only shifts λ:
@@ -6,9 +6,9 @@ H = V diag(λ) Vᵀ, and a new δ only shifts λ:
     Cov[f(x)]_cc' = Σ_p (V_p φ)_c (V_p φ)_c' / (λ_p + δ),   V_p the p-th eigenvector as a matrix (C, D)
 
 A relative precision γ_c of each class, prior δ diag(γ) ⊗ I, is the same in units of Γ^-½: H ← Γ^-½HΓ^-½ before and
-V_p ← Γ^-½V_p after. What the other structures approximate, for heads of up to a few thousand weights: (CD)² numbers
-are kept. φ is multiplied by them in float64 whatever its type: along a direction that the training features lack,
-rounding would be multiplied by 1/δ (`kronecker` has more on this).
+V_p ← Γ^-½V_p after. The other structures approximate this one, which stores (CD)² numbers and is for heads of up to
+a few thousand weights. φ is multiplied by V in float64, whatever its type: along a direction without training
+features, rounding errors would be multiplied by 1/δ (see `kronecker`).
 """
 
 from dataclasses import dataclass, replace
@@ -28,11 +28,11 @@ from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sums over examples, float64; merge by adding.
+    """Sums over examples, float64; they merge by addition.
 
     Attributes:
-        hessian: H, (C, D, C, D).
-        count: n, the examples seen.
+        hessian: Hessian H, (C, D, C, D).
+        count: Number of examples n.
     """
 
     hessian: Tensor
@@ -40,7 +40,7 @@ class Statistics:
 
 
 def init(features: int, classes: int, device: torch.device | str = "cpu") -> Statistics:
-    """Statistics of no example, for φ of width `features` (its constant 1 for a bias included)."""
+    """Return zero sums for features of width `features`, the constant of a bias included."""
     shape = (classes, features, classes, features)
     return Statistics(torch.zeros(shape, dtype=torch.float64, device=device), 0)
 
@@ -58,31 +58,31 @@ def update(statistics: Statistics, phi: Tensor, logits: Tensor, curvature_fn: Cu
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Statistics of the examples of both."""
+    """Add the sums of two disjoint sets of examples."""
     return Statistics(a.hessian + b.hessian, a.count + b.count)
 
 
 def widen(statistics: Statistics, classes: int) -> Statistics:
-    """The same statistics for a head of more classes, the new ones behind, of which nothing was seen."""
+    """Return the statistics for a head with more classes; the new ones come last and have no curvature yet."""
     more = classes - len(statistics.hessian)
     return replace(statistics, hessian=pad(statistics.hessian, (0, 0, 0, more, 0, 0, 0, more)))
 
 
 def memory(features: int, classes: int) -> int:
-    """Bytes of the sums and their decomposition, about."""
+    """Estimate the memory of the sums and their decomposition in bytes."""
     return 8 * 4 * (features * classes) ** 2
 
 
 @dataclass(frozen=True)
 class Posterior(Gaussian):
-    """A Gaussian over the classifier's weights, in its eigenbasis. float64.
+    """Gaussian posterior over the classifier's weights in the eigenbasis of H, float64.
 
     Attributes:
-        values: λ, (P,), P = C·D, in units of Γ^-½.
-        vectors: V, (C, D, P); VVᵀ = Γ⁻¹ ⊗ I.
-        class_precision: γ, (C,), the classes' prior precisions relative to δ.
-        count: n.
-        prior_precision: δ, a scalar tensor; differentiable.
+        values: Eigenvalues λ, (P,) with P = C·D, in units of Γ^-½.
+        vectors: Eigenvectors V, (C, D, P); VVᵀ = Γ⁻¹ ⊗ I.
+        class_precision: Prior precisions γ of the classes relative to δ, (C,).
+        count: Number of examples n.
+        prior_precision: Prior precision δ, a scalar tensor; differentiable.
     """
 
     structure: ClassVar = "full"
@@ -101,12 +101,12 @@ class Posterior(Gaussian):
         prior_precision: float | Tensor = 1.0,
         class_precision: Tensor | None = None,
     ) -> "Posterior":
-        """Posterior of the examples summed in `statistics`; decomposed in float64.
+        """Fit the posterior to summed examples; the decomposition is in float64.
 
         Args:
-            statistics: sums over the examples.
-            prior_precision: δ.
-            class_precision: γ (C,), relative to δ; None for 1.
+            statistics: Sums over the examples.
+            prior_precision: Prior precision δ.
+            class_precision: Prior precisions γ (C,) of the classes relative to δ (default: all 1).
         """
         H = statistics.hessian
         classes, features = H.shape[:2]
@@ -118,21 +118,21 @@ class Posterior(Gaussian):
         return cls(values.clamp_min(0), vectors, gamma, statistics.count, delta)
 
     def refit(self, statistics: Statistics) -> "Posterior":
-        """Posterior of other statistics under the same prior; classes that they have more of get γ = 1."""
+        """Fit other statistics under the same prior; additional classes get γ = 1."""
         return self.fit(statistics, self.prior_precision, self._widened(len(statistics.hessian)))
 
     def statistics(self) -> Statistics:
-        """The sums that it was fitted to, put together again to rounding."""
+        """Reconstruct the sums of the fit, up to rounding."""
         V = self.class_precision[:, None, None] * self.vectors
         return Statistics(torch.einsum("cip,p,djp->cidj", V, self.values, V), self.count)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Configuration and tensors of an artifact."""
+        """Return the configuration and the tensors of an artifact."""
         return {"structure": self.structure, "count": self.count}, self.tensors()
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "Posterior":
-        """The reverse of `parts`."""
+        """Restore a posterior from the parts of an artifact."""
         gamma = parts.tensor("class_precision", "C", POSITIVE)
         values = parts.tensor("values", "P", NOT_NEGATIVE, rising=True)
         vectors = parts.tensor("vectors", "C D P")
@@ -142,32 +142,32 @@ class Posterior(Gaussian):
         return cls(values, vectors, gamma, parts.count("count", 1), parts.tensor("prior_precision", "", INVERTIBLE))
 
     @property
-    def noise(self) -> int:
-        """Standard normals that one joint sample of the logits takes: C·D."""
+    def num_normals(self) -> int:
+        """Number of standard normals in one joint sample of the logits: C·D."""
         return len(self.values)
 
     def _log_det(self) -> Tensor:
         return (self.values / self.prior_precision).log1p().sum()
 
     def spectrum(self, phi: Tensor) -> Tensor:
-        """φ (N, D) itself: all that the posterior needs of it, whatever the prior."""
+        """Return φ (N, D) itself, from which the moments follow under any prior."""
         return phi
 
     def covariance(self, phi: Tensor) -> Tensor:
-        """Covariance of the logits, (N, C, C)."""
+        """Return the covariance (N, C, C) of the logits at φ (N, D)."""
         directions = torch.einsum("nd,cdp->ncp", phi.double(), self.vectors)
         return ((directions / (self.values + self.prior_precision)) @ directions.mT).to(phi.dtype)
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
-        """Moments of the logits at φ (N, D), whose mean is the network's own logits (N, C)."""
+        """Return the moments of the logits at φ (N, D); their mean is the network's logits (N, C)."""
         return Moments(logits, self.variance(phi))
 
     def variance(self, spectrum: Tensor) -> Tensor:
-        """Variance (N, C) of the logits, from the spectrum of φ."""
+        """Return the variance (N, C) of the logits from the spectrum of φ."""
         return self._variance_along(spectrum, self.vectors)
 
-    def visible_variance(self, spectrum: Tensor) -> Tensor:
-        """Variance (N, C) of the logits less their mean over the classes, from the spectrum of φ."""
+    def centered_variance(self, spectrum: Tensor) -> Tensor:
+        """Return the variance (N, C) of the logits minus their class mean, from the spectrum of φ."""
         return self._variance_along(spectrum, self.vectors - self.vectors.mean(dim=0))
 
     def _variance_along(self, phi: Tensor, vectors: Tensor) -> Tensor:
@@ -175,16 +175,16 @@ class Posterior(Gaussian):
         return (directions.square() @ (1 / (self.values + self.prior_precision))).to(phi.dtype)
 
     def joint_samples(self, phi: Tensor, samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Deviations (N, S, C) of the logits at φ (N, D): S draws of the weights, each the same for every row."""
+        """Sample deviations (N, S, C) of the logits at φ (N, D); all rows share each of the S weight samples."""
         deviation = (self.values + self.prior_precision).rsqrt()
         weights = (self.vectors @ (deviation * standard_normal_like(deviation, generator)) for _ in range(samples))
-        return torch.stack([phi.double() @ drawn.T for drawn in weights], dim=1).to(phi.dtype)
+        return torch.stack([phi.double() @ sample.T for sample in weights], dim=1).to(phi.dtype)
 
     def sample_offsets(self, normals: Tensor) -> Offsets:
-        """Offsets of joint samples from standard normals (S, noise): deviations of the weights themselves.
+        """Build the offsets of joint samples, deviations of the weights, from standard normals (S, C·D).
 
-        Sample s is Π^-½ z_s with the symmetric root, which is free of the signs of V's columns. The basis is the
-        features' own, in which directions that they lack stand apart.
+        Sample s is Π^-½ z_s with the symmetric root, which does not depend on the signs of the columns of V. The
+        basis consists of eigenvectors of the features, which separates the directions without training features.
         """
         orthonormal = self.class_precision.sqrt()[:, None, None] * self.vectors
         scaled = normals.to(self.values) @ orthonormal.flatten(0, 1) / (self.values + self.prior_precision).sqrt()
@@ -193,15 +193,15 @@ class Posterior(Gaussian):
 
     @cached_property
     def _feature_vectors(self) -> Tensor:
-        """Eigenvectors (D, D), in columns, of Σ_n φ_n φ_nᵀ weighted by the curvature."""
+        """Return the eigenvectors (D, D), in columns, of Σ_n φ_n φ_nᵀ weighted by the curvature."""
         moment = torch.einsum("cip,p,cjp->ij", self.vectors, self.values, self.vectors)
         vectors: Tensor = torch.linalg.eigh(moment)[1]
         return vectors
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
-        """Coordinates (N, D) in the basis of the offsets."""
+        """Return the coefficients (N, D) of the offsets: φ in their basis."""
         return (spectrum.double() @ offsets.basis).to(spectrum.dtype)
 
     def macs(self, offsets: Offsets | None) -> int:
-        """Multiply-adds per example of joint samples, or of the variance where there are none."""
+        """Count multiply-adds per example of the joint samples, or of the variance if `offsets` is None."""
         return self.vectors.numel() if offsets is None else offsets.basis.numel() + offsets.values.numel()

@@ -55,7 +55,7 @@ def tune(
 def _points(exit_: CalibratedExit, temperature: bool) -> Iterator[CalibratedExit]:
     """The exit at every point of the grid; its offsets are built once for each variance."""
     own = exit_.prior_precision or 1.0
-    priors = [exit_.with_prior(own / v) for v in PRIOR_VARIANCES] if exit_.asks_posterior else [exit_]
+    priors = [exit_.with_prior(own / v) for v in PRIOR_VARIANCES] if exit_.uses_posterior else [exit_]
     for prior in priors:
         yield from [prior.with_temperature(T) for T in TEMPERATURES] if temperature else [prior]
 
@@ -79,7 +79,7 @@ def _tried(
 
 def _found(k: int, before: CalibratedExit, chosen: CalibratedExit, temperature: bool) -> list[Found]:
     found = []
-    if before.asks_posterior and before.prior_precision is not None and chosen.prior_precision is not None:
+    if before.uses_posterior and before.prior_precision is not None and chosen.prior_precision is not None:
         own = before.prior_precision
         limits = PRIOR_VARIANCES[0] / own, PRIOR_VARIANCES[-1] / own
         found.append(Found(k, "prior variance", 1 / chosen.prior_precision, limits))

@@ -22,7 +22,7 @@ _MEANINGS = {
 
 def prior_range(exit_: CalibratedExit) -> tuple[float, float]:
     """Least and greatest δ searched for an exit with a posterior."""
-    own = float(exit_.known_posterior().prior_precision)
+    own = float(exit_.require_posterior().prior_precision)
     return PRIOR_PRECISION[0] * own, PRIOR_PRECISION[1] * own
 
 

@@ -123,8 +123,8 @@ class _Problem:
         """What is tuned, exit by exit."""
         found = []
         for k, exit_ in enumerate(self.exits):
-            if self.prior and exit_.asks_posterior:
-                own = float(exit_.known_posterior().prior_precision)
+            if self.prior and exit_.uses_posterior:
+                own = float(exit_.require_posterior().prior_precision)
                 found.append(Coordinate(k, "prior precision", prior_range(exit_), own))
             if self.temperature:
                 found.append(Coordinate(k, "temperature", exit_.likelihood.temperatures, 1.0))
