@@ -9,50 +9,14 @@ from suffice.data.sources import digits
 from suffice.models import convnet
 from suffice.storage.parts import Parts
 from suffice.training import SGDConfig, train
-from suffice.variation.buckets import fit_buckets
 from suffice.variation.estimator import VariationEstimator
-from suffice.variation.features.reader import output_features
 from suffice.variation.features.strengths import capture
 from suffice.variation.fitting import fit_labels, fit_variation
-from suffice.variation.learning import mlp
 from suffice.variation.learning.labels import label
-from suffice.variation.learning.objective import Objective, estimate_bounds
-from suffice.variation.learning.rows import Rows
-from suffice.variation.learning.target import Target
 from suffice.variation.teachers.dropout import MCDropout
 from suffice.variation.teachers.spreads import Variation
-from tests import builders
 from tests.surroundings import anywhere
-
-TEACHER = MCDropout(passes=6)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def tower():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
-
-
-def rows(n, seed=0):
-    return 2 * torch.randn(n, 3, generator=seeded(seed))
-
-
-def fit(model=None, n=64, **choices):
-    """Fit an estimator of a tower quickly."""
-    model = tower() if model is None else model
-    choices = {"teacher": TEACHER, "epochs": 3, "hidden": (8,), "generator": seeded(), **choices}
-    return fit_variation(model, [rows(n)], [rows(32, seed=1)], **choices)
-
-
-def fixed(model, x, *, generator=None):
-    """Teacher without noise: the spread is the absolute value of the input's first column."""
-    del model, generator
-    spread = x[:, 0].abs().double()
-    return Variation(torch.ones(len(x), 4) / 4, {"std": spread, "std_mean": spread}, 3)
+from tests.variation.fits import TEACHER, fit, fixed, rows, seeded, tower
 
 
 def r2(estimate, truth):
@@ -149,16 +113,6 @@ def test_estimates_stay_in_the_range_of_the_labels_however_far_the_inputs_are():
     assert estimator.estimate(rows(64)).clipped.mean() < 0.02
 
 
-def test_the_range_is_the_intersection_of_those_of_labels_and_fitted_values():
-    narrow, wide = torch.tensor([0.04, 0.25]), torch.tensor([0.01, 0.36])
-    assert (
-        estimate_bounds(narrow, wide, Target("std"))
-        == estimate_bounds(wide, narrow, Target("std"))
-        == pytest.approx((0.2, 0.5))
-    )
-    assert estimate_bounds(narrow, wide, Target("disagreement")) == pytest.approx((0.04, 0.25))
-
-
 def noise(model, x, *, generator=None):
     """Teacher whose labels do not depend on the input."""
     del model
@@ -172,24 +126,9 @@ def test_labels_of_pure_noise_are_not_memorized():
     assert variation.std() < 0.15
 
 
-def test_fitting_stops_ten_epochs_after_the_best_and_keeps_the_best():
-    x, y = torch.randn(400, 4, generator=seeded()), torch.rand(400, generator=seeded())
-
-    def small(epochs):
-        generator = seeded()
-        weights = mlp.initial(4, (16,), 1, x.device, generator)
-        parts = (x[:300], y[:300]), (x[300:], y[300:])
-        return mlp.train(weights, *parts, mlp.qlike, epochs, generator)[0], generator.get_state()
-
-    weights, state = small(2000)
-    stops = next(epochs for epochs in range(1, 200) if torch.equal(small(epochs)[1], state))
-    best = next(epochs for epochs in range(1, 200) if torch.equal(small(epochs)[0], weights))
-    assert stops == best + 10
-
-
 def test_fits_to_the_same_labels_differ_only_by_their_options():
     model = tower()
-    labels = label(model, [rows(300)], [rows(64, seed=1)], teacher=TEACHER, generator=seeded()).kept()
+    labels = label(model, [rows(300)], [rows(64, seed=1)], teacher=TEACHER, generator=seeded()).in_memory()
     choices = {"epochs": 3, "hidden": (8,)}
     first = fit_labels(model, labels, layers=[], generator=seeded(), **choices)
     fit_labels(model, labels, layers="auto", generator=seeded(), **choices)
@@ -206,14 +145,6 @@ def test_default_options_are_the_same_for_labels_and_for_loaders():
     assert from_labels.macs == from_loaders.macs
 
 
-def test_an_objective_fits_the_same_layers_alike_whatever_was_fitted_before():
-    parts = [Rows(torch.randn(200, 5, generator=seeded(i)), (2, 3), torch.rand(200, 2), 4) for i in range(2)]
-    objective = Objective(*parts, unit=0.5, target=Target("std"), hidden=(8,), epochs=3, seed=1)
-    alone = objective.fit([])
-    objective.fit([0])
-    assert torch.equal(objective.fit([]).weights[0], alone.weights[0])
-
-
 def test_loaders_may_hold_labels_mappings_or_inputs_alone():
     x = rows(64)
     plain = fit().parts()[1]
@@ -222,89 +153,6 @@ def test_loaders_may_hold_labels_mappings_or_inputs_alone():
             tower(), loader, [rows(32, seed=1)], teacher=TEACHER, epochs=3, hidden=(8,), generator=seeded()
         )
         assert torch.equal(estimator.parts()[1]["weights.0"], plain["weights.0"])
-
-
-def test_mutual_information_is_refused_as_a_target():
-    with pytest.raises(ValueError, match=r"'std', another deviation .* got 'mutual_information'; .* biased"):
-        fit(target="mutual_information")
-
-
-@pytest.mark.parametrize("method", ["network", "ridge"])
-def test_a_single_training_row_is_refused_and_two_are_not(method):
-    with pytest.raises(ValueError, match="at least 2 training rows, got 1"):
-        fit(n=1, method=method, layers=[])
-    assert fit(n=2, method=method, layers=[]).layers == ()
-
-
-def test_training_rows_that_are_all_the_same_are_refused():
-    same = [torch.ones(10, 3)]
-    with pytest.raises(ValueError, match="training rows that differ, got 10 rows with the same output"):
-        fit_variation(tower(), same, [rows(5)], teacher=TEACHER, generator=seeded())
-
-
-def test_labels_that_are_all_zero_are_refused():
-    def silent(model, x, *, generator=None):
-        del model, generator
-        return Variation(torch.ones(len(x), 4) / 4, {"std": torch.zeros(len(x))}, 3)
-
-    with pytest.raises(ValueError, match="labels 'std' above zero, got zero for all 64 training rows"):
-        fit(teacher=silent)
-
-
-def test_labels_that_are_not_finite_are_refused_by_position():
-    def broken(model, x, *, generator=None):
-        variation = fixed(model, x)
-        variation.spreads["std"][5] = torch.nan
-        return variation
-
-    with pytest.raises(ValueError, match="finite labels 'std', got NaN or infinity at position 5"):
-        fit(teacher=broken)
-
-
-def test_features_that_are_not_finite_are_refused_by_position():
-    class Overflowing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.relu, self.tower = nn.ReLU(), tower()
-
-        def forward(self, x):
-            self.relu(torch.exp(x[:, :1] * 1e4))
-            return self.tower(x)
-
-    x = rows(64).abs().neg()
-    x[40, 0] = 1.0
-    with pytest.raises(ValueError, match=r"finite outputs and activation strengths, .* at position 40"):
-        fit_variation(Overflowing(), x.split(16), [x[:9]], teacher=TEACHER, layers=["relu"])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (
-            {"model": builders.untuned(builders.network(), rows(9))},
-            "expected a model, .* got Calibrated; pass its .network",
-        ),
-        ({"model": "tower"}, "expected a model, an nn.Module, got str; pass the model"),
-        ({"teacher": MCDropout}, r"such as suffice.MCDropout\(passes=10\), got the class MCDropout; make one"),
-        ({"teacher": "dropout"}, "expected a teacher such as .*, got 'dropout'"),
-        ({"val_loader": None}, "got NoneType; pass a DataLoader"),
-        ({"train_loader": (rows(9), torch.zeros(9))}, "got a pair of tensors"),
-    ],
-)
-def test_arguments_of_another_type_are_refused_before_the_teacher_runs(wrong, message):
-    def never(model, x, *, generator=None):
-        raise AssertionError("the teacher ran")
-
-    arguments = {"model": tower(), "train_loader": [rows(9)], "val_loader": [rows(9)], "teacher": never}
-    for fit_something in (fit_variation, fit_buckets):
-        with pytest.raises(TypeError, match=message):
-            fit_something(**{**arguments, **wrong})
-
-
-@pytest.mark.parametrize(("train_rows", "val_rows"), [([], [rows(5)]), ([rows(5)], [])])
-def test_an_empty_loader_is_refused(train_rows, val_rows):
-    with pytest.raises(ValueError, match="expected at least one example, got an empty loader"):
-        fit_variation(tower(), train_rows, val_rows, teacher=TEACHER, generator=seeded())
 
 
 def test_a_model_that_calls_its_activations_as_functions_can_be_fitted_from_its_output():
@@ -421,29 +269,11 @@ def test_the_disagreement_can_be_learned(trained):
     assert r2(estimator(data.test.images)[1], truth["disagreement"]) > 0.6
 
 
-def test_options_that_do_not_exist_or_are_incompatible_are_refused():
-    with pytest.raises(ValueError, match="'value', 'on' or 'both', got 'off'"):
-        fit(strengths="off")
-    with pytest.raises(ValueError, match="'ridge' with named layers, got 'ridge', layers='auto'"):
-        fit(method="ridge", layers="auto")
-
-
-def test_three_validation_rows_are_refused():
-    with pytest.raises(ValueError, match="at least 4 validation rows, got 3"):
-        fit_variation(tower(), [rows(9)], [rows(3)], teacher=TEACHER)
-
-
-def test_output_features_depend_on_the_likelihood():
-    z = torch.tensor([[-2.0], [1.0]])
-    assert output_features(z, "regression").tolist() == z.tolist()
-    assert output_features(z, "binary")[:, 1].tolist() == [2, 1]
-
-
 @anywhere
 @pytest.mark.parametrize("method", ["network", "ridge"])
 def test_the_modes_of_the_caller_change_nothing(surrounding, method):
     model, loaders = tower(), ([rows(64)], [rows(32, seed=1)])
-    labels = label(model, *loaders, teacher=TEACHER, generator=seeded()).kept()
+    labels = label(model, *loaders, teacher=TEACHER, generator=seeded()).in_memory()
     choices = {"epochs": 2, "hidden": (4,), "method": method}
 
     def fits():

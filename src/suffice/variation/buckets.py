@@ -1,7 +1,8 @@
 """Classifier of the predictions that vary least and most, in one deterministic forward pass.
 
-This is the classification task of Chen et al. 2021 (arXiv 2008.07032), next to the regression of `fit_variation`. If
-only the predictions to accept unseen and those to review matter, two probabilities replace a threshold on the spread.
+This is the classification task of Chen et al. 2021 (arXiv 2008.07032), next to the regression of `fit_variation`. For
+a system that accepts some predictions without review and reviews others, two probabilities replace a threshold on the
+spread.
 """
 
 from collections.abc import Sequence
@@ -126,7 +127,7 @@ def fit_buckets(
     """Fit a classifier of the predictions that vary least and most.
 
     Args:
-        model: Model with outputs as the teacher's likelihood says.
+        model: Model with outputs of the teacher's likelihood.
         train_loader: Batches of inputs, as for `fit_variation`.
         val_loader: Batches of other inputs, for early stopping.
         teacher: Teacher of the spreads; their quantiles are the bounds of the buckets.

@@ -84,7 +84,7 @@ def compare(
     """Fit the estimators, to the same labels and from the same seed, and compare every estimate with the truth.
 
     Args:
-        model: Trained model with outputs as the teacher's likelihood says.
+        model: Trained model with outputs of the teacher's likelihood.
         spec: Spread to estimate, and the estimators to fit, on inputs disjoint from x.
         x: Test batches, on the model's device.
         truth_passes: Number of passes of the truth, half of them for each of two independent measurements.
@@ -96,7 +96,7 @@ def compare(
     """
     progress("label", 0, 1)
     labels = label(model, spec.train, spec.validation, teacher=spec.teacher, target=spec.target, generator=generator)
-    labels = labels.kept()
+    labels = labels.in_memory()
     progress("label", 1, 1)
     seed = int(torch.randint(1 << 62, (), generator=generator))
     run = _Run(model, labels, x, seed, generator, progress)

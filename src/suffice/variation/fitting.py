@@ -84,7 +84,7 @@ def fit_variation(
     """Fit an estimator of the variation that `teacher` measures on a trained model.
 
     Args:
-        model: Model with outputs as the teacher's likelihood says.
+        model: Model with outputs of the teacher's likelihood.
         train_loader: Batches of inputs like those in use, hard ones too; read once. No labels are needed, the teacher
             measures them. Prefer many rows to many passes, about 10 passes are enough; take more where they cost
             little, as with dropout near the end of the model.
@@ -138,7 +138,7 @@ def fit_labels(
 ) -> VariationEstimator:
     """Fit an estimator as `fit_variation` does, to labels that a teacher has measured already.
 
-    Fits to the same `labels.kept()` from the same state of the generator differ only by their options.
+    Fits to the same `labels.in_memory()` from the same state of the generator differ only by their options.
     """
     return _fit(model, labels, FitOptions(layers, strengths, delta, method, hidden, epochs), generator)
 

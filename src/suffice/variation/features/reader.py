@@ -16,7 +16,7 @@ from suffice.prediction import entropy
 from suffice.storage.parts import Parts
 from suffice.variation.baselines.delta_rule import delta_rule
 from suffice.variation.features.strengths import Kind, read
-from suffice.variation.teachers.sites import stored_choice
+from suffice.variation.teachers.sites import read_names_and_rate
 from suffice.variation.teachers.spreads import LikelihoodName, output_matrix
 
 
@@ -73,7 +73,7 @@ class Reader:
         if list(layers) != [name for name, _ in model.named_modules(remove_duplicate=False) if name and name in layers]:
             parts.refuse("layers", "names of modules of the model, in its order", layers)
         kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(LikelihoodName))
-        delta = None if parts.none("delta") else DeltaRule(*stored_choice(parts.inner("delta"), model))
+        delta = None if parts.none("delta") else DeltaRule(*read_names_and_rate(parts.inner("delta"), model))
         return cls(layers, kind, likelihood, delta)
 
 

@@ -111,7 +111,8 @@ def summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:
         )
     values = output.detach().to(torch.float32, copy=True)
     if output.ndim == 2:
-        return [part for part, of in ((values, "value"), ((values > 0).float(), "on")) if kind in (of, "both")]
+        on = (values > 0).float()
+        return {"value": [values], "on": [on], "both": [values, on]}[kind]
     positions = values.mT if output.ndim == 3 else values.flatten(start_dim=2)
     pooled = [positions.mean(dim=2), positions.amax(dim=2)] if kind != "on" else []
     return pooled if kind == "value" else [*pooled, (positions > 0).float().mean(dim=2)]

@@ -85,7 +85,7 @@ class FittedMLP(Serializable):
             parts.refuse("target", "a spread that can be learned", name)
         low, high = parts.numbers("bounds", 2, Range(0, INVERTIBLE.most))
         if low > high:
-            parts.refuse("bounds", "the least and the greatest answer", [low, high])
+            parts.refuse("bounds", "the least and the greatest estimate", [low, high])
         unit, limit = (parts.number(name, INVERTIBLE) for name in ("unit", "limit"))
         return cls(target, *read_network(parts, 1), unit, (low, high), limit, parts.count("passes", 1))
 

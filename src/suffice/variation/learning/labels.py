@@ -47,7 +47,7 @@ class Labels:
     train: Iterable[Labeled]
     validation: Iterable[Labeled]
 
-    def kept(self) -> "Labels":
+    def in_memory(self) -> "Labels":
         """Return the labels in memory, so that they can be read any number of times."""
         return replace(self, train=list(self.train), validation=list(self.validation))
 

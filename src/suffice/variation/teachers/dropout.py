@@ -36,8 +36,8 @@ class MCDropout:
     """Teacher that runs passes of a model with dropout on and everything else in evaluation mode.
 
     Attributes:
-        rate: Probability of dropping a unit, in (0, 1); None for the rate of each dropout module. If it differs from
-            the rate of training, report both.
+        rate: Probability of dropping a unit, in (0, 1); None for the rate of each dropout module. Use the rate
+            of training, or report the difference.
         at: Names or patterns (`fnmatch`) of modules, or "<input>" for the inputs. A module that drops units itself
             (dropout modules, attention, functional dropout) is activated; the output of any other module is dropped,
             which needs a rate. None for all that the network itself drops in training. A sequence is kept as a tuple.
@@ -80,7 +80,7 @@ class MCDropout:
     @classmethod
     def from_parts(cls, parts: Parts, model: nn.Module) -> "MCDropout":
         """Read `configuration` back, for a model that has the named modules."""
-        at, rate = sites.stored_choice(parts, model)
+        at, rate = sites.read_names_and_rate(parts, model)
         likelihood = parts.choice("likelihood", get_args(LikelihoodName))
         return cls(rate, at, parts.count("passes", 2), likelihood, parts.count("memory", 1))
 
@@ -88,7 +88,7 @@ class MCDropout:
         """Return the variation of the model's predictions for a batch.
 
         Args:
-            model: Model with outputs (N, C), (N,) or (N, D) as `likelihood` says; of a list of exits the last counts.
+            model: Model with outputs (N, C), (N,) or (N, D), by `likelihood`; of a list of exits the last counts.
             x: N examples, on the model's device.
             generator: Generator of the masks; None for the default generator of torch.
 

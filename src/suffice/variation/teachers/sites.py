@@ -110,7 +110,7 @@ def name_patterns(at: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if at is None else (at,) if isinstance(at, str) else tuple(at)
 
 
-def stored_choice(parts: Parts, model: nn.Module) -> tuple[str | tuple[str, ...] | None, float | None]:
+def read_names_and_rate(parts: Parts, model: nn.Module) -> tuple[str | tuple[str, ...] | None, float | None]:
     """Read the fields "at" and "rate" of an artifact.
 
     Args:

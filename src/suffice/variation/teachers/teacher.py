@@ -22,37 +22,28 @@ class Teacher(Protocol):
 
 
 @runtime_checkable
-class RepeatableTeacher(Protocol):
+class RepeatableTeacher(Teacher, Protocol):
     """Teacher of independent passes whose number can be chosen."""
-
-    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        """Return the variation of the model's predictions for a batch x."""
 
     def with_passes(self, passes: int) -> Teacher:
         """Return the same teacher with T = `passes` passes for each example."""
 
 
 @runtime_checkable
-class DropoutTeacher(Protocol):
-    """Teacher that drops units, so that approximations of dropout apply to it, such as the delta rule.
-
-    Attributes:
-        rate: Probability of dropping a unit; None for the rate of each dropout module.
-        at: Names or patterns of the modules that drop; None for the network's own dropout.
-        likelihood: Meaning of the model's outputs.
-    """
+class DropoutTeacher(Teacher, Protocol):
+    """Teacher that drops units, so that approximations of dropout apply to it, such as the delta rule."""
 
     @property
-    def rate(self) -> float | None: ...  # noqa: D102
+    def rate(self) -> float | None:
+        """Probability of dropping a unit; None for the rate of each dropout module."""
 
     @property
-    def at(self) -> str | Sequence[str] | None: ...  # noqa: D102
+    def at(self) -> str | Sequence[str] | None:
+        """Names or patterns of the modules that drop; None for the network's own dropout."""
 
     @property
-    def likelihood(self) -> LikelihoodName: ...  # noqa: D102
-
-    def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
-        """Return the variation of the model's predictions for a batch x."""
+    def likelihood(self) -> LikelihoodName:
+        """Meaning of the model's outputs."""
 
 
 def with_passes(teacher: Teacher, passes: int) -> Teacher:
