@@ -1,4 +1,4 @@
-"""What an attacker makes of an artifact: every leaf of its configuration and every tensor, edited in many ways."""
+"""Edits of an artifact, as an attacker might make them: of every configuration value and every tensor."""
 
 import copy
 import math
@@ -14,20 +14,20 @@ JUNK: tuple[Any, ...] = (
 )
 Path = tuple[Any, ...]
 Edit = tuple[str, Callable[[dict[str, Any], dict[str, Tensor]], None]]
-"""A name, and what changes a configuration or tensors in place."""
+"""Name of an edit, and a function that changes a configuration or tensors in place."""
 
 
 def every(configuration: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[Edit]:
-    """All edits of an artifact, one at a time."""
-    yield "unheard of", _setting(("unheard of",), 1)
+    """Yield all edits of an artifact, one at a time."""
+    yield "unknown", _setting(("unknown",), 1)
     for path, value in _nodes(configuration):
-        for name, changed in _of_value(value):
+        for name, changed in _replacement_values(value):
             yield f"{_shown(path)} {name}", _setting(path, changed)
         if isinstance(value, dict):
-            yield f"{_shown(path)}.unheard of", _setting((*path, "unheard of"), 1)
+            yield f"{_shown(path)}.unknown", _setting((*path, "unknown"), 1)
         yield f"{_shown(path)} missing", _removing(path)
     for key, tensor in tensors.items():
-        for name, changed in _of_tensor(tensor):
+        for name, changed in _replacement_tensors(tensor):
             yield f"{key} {name}", _putting(key, changed)
         yield f"{key} missing", lambda _, tensors, key=key: tensors.pop(key)
         yield f"{key} twice", lambda _, tensors, key=key: tensors.update({f"{key}x": tensors[key].clone()})
@@ -41,8 +41,8 @@ def _nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from _nodes(part, (*path, key))
 
 
-def _of_value(value: Any) -> Iterator[tuple[str, Any]]:
-    """Other values in the place of one."""
+def _replacement_values(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield values that replace a configuration value."""
     for junk in JUNK:
         yield f"= {str(junk)[:9]!r}", junk
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -52,8 +52,8 @@ def _of_value(value: Any) -> Iterator[tuple[str, Any]]:
         yield from {"shorter": shorter, "longer": longer, "reversed": list(value)[::-1], "nested": [value]}.items()
 
 
-def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Other tensors in the place of one."""
+def _replacement_tensors(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that replace a tensor."""
     for dtype in (torch.float64, torch.float32, torch.float16, torch.int64, torch.bool, torch.uint8, torch.complex64):
         yield f"as {dtype}", tensor.to(dtype)
     flat = tensor.flatten()
@@ -67,7 +67,7 @@ def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             changed = tensor.clone().flatten()
             if len(changed) and (tensor.is_floating_point() or math.isfinite(value)):
                 fitting = value if tensor.is_floating_point() else int(min(value, 200))
-                changed[where] = torch.tensor(fitting).to(tensor.dtype)  # infinite where the type has nothing so great
+                changed[where] = torch.tensor(fitting).to(tensor.dtype)  # inf where the type is too small
                 yield f"with {value} at {where}", changed.view(tensor.shape)
 
 

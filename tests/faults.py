@@ -1,9 +1,9 @@
-"""Fail, or die, at the n-th call of the system that a piece of code makes.
+"""Injection of an error, an interrupt or a kill at the n-th system call of a piece of code.
 
-Patched are the functions of `os` that reach the file system, `open` with the methods of the files that it returns (also
-those that NumPy, zipfile and Arrow are given), the calls of `suffice.storage.exchange` and the lock's `fcntl.flock`.
-What escapes: memory maps once they are made, and what a library opens by itself; nothing of what is written here does.
-`tests/test_traced.py` has the kernel's own list instead.
+Patched are the functions of `os` that reach the file system, `open` and the methods of the files that it returns (also
+files passed to NumPy, zipfile and Arrow), the rename of `suffice.storage.filesystem` and the lock's `fcntl.flock`. Not
+covered are memory maps after their creation, and files that a library opens itself; the library writes through
+neither. `tests/test_traced.py` uses the kernel's own list of calls instead.
 """
 
 import builtins
@@ -27,7 +27,7 @@ METHODS = {"write", "flush", "read", "readinto", "readline", "seek", "tell", "tr
 
 
 class Calls:
-    """Counts calls and, at the n-th, calls `strike`; each has a name, for messages."""
+    """Counter of system calls that calls `strike` at the n-th; `made` holds their names, for messages."""
 
     def __init__(self, n: int, strike: Callable[[], None]) -> None:
         self.n, self.strike, self.made = n, strike, []
@@ -44,21 +44,21 @@ class Calls:
 
 
 class File:
-    """A file whose methods are counted."""
+    """File with counted methods."""
 
     def __init__(self, file: object, calls: Calls) -> None:
         self.__dict__.update(_file=file, _calls=calls)
 
     def __getattr__(self, name: str) -> object:
-        found = getattr(self._file, name)
-        return _counted(f"file.{name}", found, self._calls) if name in METHODS else found
+        attribute = getattr(self._file, name)
+        return _counted(f"file.{name}", attribute, self._calls) if name in METHODS else attribute
 
     def close(self) -> None:
         try:
             if not self._file.closed:
                 self._calls.note("file.close")
         finally:
-            self._file.close()  # as the system does, whatever it says
+            self._file.close()  # a close that fails closes the file all the same
 
     def __enter__(self) -> "File":
         return self
@@ -72,14 +72,14 @@ class File:
 
 @contextmanager
 def at(n: int, strike: Callable[[], None]) -> Iterator[Calls]:
-    """Strike at the n-th call in the block."""
-    with noted(Calls(n, strike)) as calls:
+    """Call `strike` at the n-th system call in the block."""
+    with recorded(Calls(n, strike)) as calls:
         yield calls
 
 
 @contextmanager
-def noted(calls: Calls) -> Iterator[Calls]:
-    """Note every call in the block, before it is made."""
+def recorded(calls: Calls) -> Iterator[Calls]:
+    """Record every system call in the block, before it is made."""
     opened = builtins.open
 
     def counted_open(*arguments: object, **named: object) -> object:
@@ -98,7 +98,7 @@ def noted(calls: Calls) -> Iterator[Calls]:
             wrapped = _counted(f"os.{name}", getattr(os, name), calls)
             stack.enter_context(mock.patch.object(os, name, wrapped))
         for module, name, wrapped in (
-            (os, "fsync", lambda descriptor: calls.note("os.fsync", descriptor)),  # the test is no power cut
+            (os, "fsync", lambda descriptor: calls.note("os.fsync", descriptor)),  # not needed: the machine stays on
             (os, "close", counted_close),
             (io, "open", counted_open),
             (builtins, "open", counted_open),
@@ -136,7 +136,7 @@ def die() -> None:
 
 
 def in_fork(work: Callable[[], object]) -> int:
-    """Do something in a copy of this process, and return how that ended."""
+    """Call a function in a forked process, and return its exit status."""
     pid = os.fork()
     if not pid:
         try:

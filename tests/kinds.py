@@ -1,7 +1,4 @@
-"""One of everything that can be saved, by kind and variant: `MAKERS[kind][variant]()` makes it.
-
-A `Case` is the object, the network that it is loaded with (None for a policy) and what it answers, as tensors by name.
-"""
+"""Examples of every class that can be saved: `MAKERS[kind][variant]()` returns a `Case`."""
 
 import warnings
 from collections.abc import Callable
@@ -33,6 +30,14 @@ OUTPUTS = {"classification": 4, "binary": 1, "regression": 2, "heteroscedastic":
 
 @dataclass(frozen=True)
 class Case:
+    """A fitted object and its predictions.
+
+    Attributes:
+        made: Fitted object.
+        network: Network that it is loaded with; None for a policy.
+        answer: Function from a fitted or loaded object to its predictions, by name.
+    """
+
     made: Any
     network: nn.Module | None
     answer: Callable[[Any], dict[str, Tensor]]
@@ -43,7 +48,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def quietly(make: Callable[[], Any]) -> Any:
-    with warnings.catch_warnings():  # so few examples tune to the edges of ranges, and meet budgets badly
+    with warnings.catch_warnings():  # on so few examples, tuning ends at the edges of ranges and budgets are met poorly
         warnings.simplefilter("ignore")
         return make()
 
@@ -56,14 +61,16 @@ def targets(likelihood: str, outputs: int = 4) -> Tensor:
 
 
 def answers(calibrated: Any, x: Tensor = X) -> dict[str, Tensor]:
-    """All that a calibrated network says of a batch."""
-    found = {}
-    for k, answer in enumerate(calibrated(x)):
+    """Return all tensors that a calibrated network predicts for a batch, by name."""
+    tensors = {}
+    for k, prediction in enumerate(calibrated(x)):
         names = (
-            ("log_probs", "aleatoric") if isinstance(answer, Prediction) else ("mean", "epistemic_variance", "variance")
+            ("log_probs", "aleatoric")
+            if isinstance(prediction, Prediction)
+            else ("mean", "epistemic_variance", "variance")
         )
-        found |= {f"{k}.{name}": getattr(answer, name) for name in names}
-    return found
+        tensors |= {f"{k}.{name}": getattr(prediction, name) for name in names}
+    return tensors
 
 
 def calibrated(
@@ -165,7 +172,7 @@ def buckets(**options: Any) -> Case:
 
 
 def shipped() -> Pretrained:
-    """A network as it comes with the library, of noise."""
+    """Return a network in the form in which networks are shipped, fitted to noise."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = round_to_half(suffice.models.msdnet("cifar-small", num_classes=3)).eval()
@@ -177,17 +184,17 @@ def shipped() -> Pretrained:
 
 def _all_calibrated() -> dict[str, Callable[[], Case]]:
     quick: dict[str, Any] = {"tuning": "evidence", "temperature": False}
-    found: dict[str, Callable[[], Case]] = {}
+    makers: dict[str, Callable[[], Case]] = {}
     for likelihood in LIKELIHOODS:
         structures = ["kronecker", None] if likelihood == "regression" else [*STRUCTURES, None]
         for structure in structures:
             links = ["sampled", "meanfield", "probit", "plugin"] if structure else ["plugin"]
             for link in links:
                 options: dict[str, Any] = quick if structure else {}
-                made = partial(calibrated, likelihood, structure=structure, link=link, **options)
-                found[f"{likelihood}-{structure}-{link}"] = made
+                make = partial(calibrated, likelihood, structure=structure, link=link, **options)
+                makers[f"{likelihood}-{structure}-{link}"] = make
     both: dict[str, Any] = {"ensemble": "product", "ensemble_weights": "tuned"}
-    return found | {
+    return makers | {
         "alone": partial(calibrated, ensemble=False),
         "product": partial(calibrated, **both),
         "grid": partial(calibrated, tuning="grid"),
@@ -233,7 +240,7 @@ MAKERS: dict[str, dict[str, Callable[[], Case]]] = {
     },
     "buckets": {"values": buckets, "on": partial(buckets, strengths="on", share=0.2)},
 }
-"""Of each kind that `suffice.save` takes, its variants."""
+"""Variants of each kind that `suffice.save` accepts."""
 
 EVERY = [(kind, variant) for kind, variants in MAKERS.items() for variant in variants]
 

@@ -1,4 +1,4 @@
-"""Miniatures of networks that people have: residual, dense, U-shaped, transformers, with control flow."""
+"""Miniatures of common architectures: residual, dense, U-shaped, transformers, and with control flow."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ CLASSES = 5
 
 
 class BasicBlock(nn.Module):
-    """As in torchvision: in-place rectifiers, a down-sampling shortcut."""
+    """Residual block as in torchvision, with in-place rectifiers and a down-sampling shortcut."""
 
     def __init__(self, channels, width, stride):
         super().__init__()
@@ -51,7 +51,7 @@ class ResNet(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Each layer sees all before it, in a list."""
+    """Network of layers that take the outputs of all previous layers, kept in a list."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class DenseNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """The first maps are needed again at the end, past two cuts, and so is their size."""
+    """Network with a skip connection from the first to the last layer, across two possible cuts."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ class UNet(nn.Module):
 
 
 class Layer(nn.Module):
-    """As in Hugging Face's: a mask, a tuple as output."""
+    """Transformer layer as in Hugging Face's models, with a mask and a tuple as output."""
 
     def __init__(self, width):
         super().__init__()
@@ -106,7 +106,7 @@ class Output:
 
 
 class TextModel(nn.Module):
-    """Called by names; the logits in an output object; classifies the mean of the tokens that are not padding."""
+    """Text classifier on the mean of unmasked tokens, with keyword inputs and an output object."""
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ class TextModel(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """PyTorch's own encoder; the class token, first, is classified."""
+    """PyTorch's own encoder with a classifier on the class token, which comes first."""
 
     def __init__(self, **options):
         super().__init__()
@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
 
 
 class Router(nn.Module):
-    """Control flow on data, and its parts as stages for those who must cut it."""
+    """Network with control flow on data, which torch.fx cannot trace."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +163,7 @@ class Router(nn.Module):
 
 
 def built(kind, **options):
-    """A model with weights of its own, in evaluation mode, and twelve inputs for it."""
+    """Return a model with random weights in evaluation mode, and twelve inputs."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = kind(**options)

@@ -1,4 +1,4 @@
-"""Everything that is written, as operations of one kind, to be failed, killed and read while they run."""
+"""Every write of the library as an `Operation`, for tests that fail, kill or read it while it runs."""
 
 import json
 import os
@@ -24,12 +24,12 @@ from tests.report.results import RESULTS
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that is written under a folder, in versions.
+    """A versioned write below a folder.
 
     Attributes:
-        write: a version into the folder.
-        read: the version that is in the folder, or None if there is none.
-        left: names, of the folder and of those in it, once all is done.
+        write: Function that writes a version into the folder.
+        read: Function that returns the version in the folder, or None if there is none.
+        left: Names of all files and folders after a write.
     """
 
     write: Callable[[Path, int], object]
@@ -62,8 +62,8 @@ def keeper(folder: Path) -> Checkpointer:
 
 
 def checkpoint(folder: Path, version: int) -> None:
-    kept = keeper(folder)
-    kept.after_step(version, torch.tensor(float(version)), version)
+    writer = keeper(folder)
+    writer.after_step(version, torch.tensor(float(version)), version)
 
 
 def resumed(folder: Path) -> int | None:
@@ -83,11 +83,11 @@ def measured(folder: Path) -> int | None:
 
 
 def report(folder: Path, version: int) -> None:
-    kept, figures.FIGURES = figures.FIGURES, {}  # they take a second
+    all_figures, figures.FIGURES = figures.FIGURES, {}  # figures take a second
     try:
         page.write({**RESULTS, "closing": f"version {version}."}, [], folder / "report.html")
     finally:
-        figures.FIGURES = kept
+        figures.FIGURES = all_figures
 
 
 def shown(folder: Path) -> int | None:
@@ -118,7 +118,7 @@ def imported(folder: Path, version: int) -> None:
 
 
 def found(folder: Path) -> int | None:
-    """The version of a set, which must be that of its files and of what was derived from it."""
+    """Return the version of a data set; its files and derived arrays must have the same."""
     os.environ["SUFFICE_DATA"] = str(folder)
     try:
         return lookup.read_consistently("things", _version)
@@ -138,7 +138,7 @@ def derived(stored: StoredDataset) -> dict[str, np.ndarray]:
 
 
 def derive(folder: Path, version: int) -> None:
-    """Record what is made from a set that is there."""
+    """Write an array that is derived from an existing data set."""
     del version
     os.environ["SUFFICE_DATA"] = str(folder)
     if not (folder / "things").exists():

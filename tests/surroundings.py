@@ -1,4 +1,4 @@
-"""Ambient modes of torch that somebody may have switched on around any call, on which no answer depends."""
+"""Ambient torch modes that a caller may have enabled; no prediction depends on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def double_by_default() -> Iterator[None]:
-    """New tensors are float64 where nothing else is said."""
+    """Make float64 the default type of new tensors."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -26,4 +26,4 @@ SURROUNDINGS = {
 }
 
 anywhere = pytest.mark.parametrize("surrounding", SURROUNDINGS.values(), ids=SURROUNDINGS)
-"""A test for each of them, which takes `surrounding` and calls it for the context."""
+"""Parametrization of a test by each mode: `surrounding()` returns the context manager."""

@@ -1,4 +1,4 @@
-"""Readers beside writers: every read finds one version, whole, and nothing stays behind."""
+"""Readers beside writers: every read returns one complete version, and no files are left behind."""
 
 import multiprocessing
 import time
@@ -22,7 +22,7 @@ def write(name, folder, versions, queue):
                 try:
                     OPERATIONS[name].write(folder, version)
                     break
-                except BlockingIOError:  # imports do not wait
+                except BlockingIOError:  # imports do not wait for each other
                     time.sleep(0.001)
         queue.put("written")
     except BaseException:
@@ -41,7 +41,7 @@ def read(name, folder, over, queue):
 
 
 def beside(name, folder, writes, writers=4, readers=2):
-    """How each writer ended, and how often each reader read."""
+    """Return the outcome of each writer and the number of reads of each reader."""
     queue, over = CONTEXT.Queue(), CONTEXT.Event()
     writing = [
         CONTEXT.Process(target=write, args=(name, folder, range(w, w + writers * writes, writers), queue))
@@ -53,10 +53,10 @@ def beside(name, folder, writes, writers=4, readers=2):
     for process in writing:
         process.join()
     over.set()
-    found = [queue.get(timeout=60) for _ in writing + reading]
+    outcomes = [queue.get(timeout=60) for _ in writing + reading]
     for process in reading:
         process.join()
-    return sorted(map(str, found), key=str.isdigit)
+    return sorted(map(str, outcomes), key=str.isdigit)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def environment(monkeypatch):
 
 
 def check(name, folder, writes):
-    """Four writers beside two readers, and how often these read."""
+    """Run four writers beside two readers, and return the number of reads."""
     OPERATIONS[name].write(folder, 1)
     *written, first, second = beside(name, folder, writes)
     assert written == ["written"] * 4
@@ -89,7 +89,7 @@ def test_a_reader_beside_writers_always_finds_one_version_for_a_while(name, way,
 
 
 @pytest.mark.parametrize("name", ["save", "results", "ledger"])
-def test_of_those_that_write_a_new_path_at_once_each_succeeds(name, tmp_path):
+def test_concurrent_writers_of_a_new_path_all_succeed(name, tmp_path):
     for trial in range(3):
         assert beside(name, tmp_path / f"{trial}", 1, readers=0) == ["written"] * 4
         assert names(tmp_path / f"{trial}") == OPERATIONS[name].left

@@ -1,8 +1,8 @@
-"""Artifacts whose digests are right and whose values are not: refused by name, or as good as any other.
+"""Artifacts with edited values and right digests: refused by name, or valid.
 
-Every leaf of every configuration and every tensor is edited in every way of `edits`, one at a time, and the digests
-are made anew. What is refused is a ValueError (TypeError where the network seems to be missing) that names a part of
-the artifact. What is not is possible, and answers in finite numbers that are what they should be.
+Every configuration value and every tensor is edited in every way of `edits`, one at a time, and the digests are
+computed anew. Loading either raises a ValueError (a TypeError where the network seems to be missing) that names a
+part of the artifact, or returns an object with finite and valid predictions.
 """
 
 import json
@@ -21,10 +21,10 @@ from suffice.training import Checkpointing, SGDConfig, train
 from tests import builders, edits, kinds
 
 SAMPLE = 100
-"""Edits of each artifact in the fast tests."""
+"""Number of edits of each artifact in the fast tests."""
 
 TENSORS = 40
-"""Of an artifact that are edited: of a network's weights, which are alike, a few will do."""
+"""Largest number of tensors that are edited in an artifact; the weights of a network are alike."""
 
 FEW = [
     ("calibrated", "classification-kronecker-sampled"),
@@ -46,19 +46,19 @@ FEW = [
 
 @pytest.fixture(autouse=True)
 def undurable(monkeypatch):
-    """Thousands of files are written, and none has to survive a power cut."""
+    """Skip syncs: thousands of files are written, and none has to survive a power loss."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def parts_of(folder: Path):
-    """Configuration and tensors as they are written."""
+    """Return the configuration and the tensors of an artifact."""
     return json.loads((folder / "manifest.json").read_text())["configuration"], load_file(
         folder / "tensors.safetensors"
     )
 
 
 def edited(folder: Path, what: str, count: int | None):
-    """Write each edit of an artifact in its place, and yield its name; a sample of so many, or all."""
+    """Write `count` random edits of an artifact, or all, one after another, and yield their names."""
     configuration, tensors = parts_of(folder)
     some = random.Random(0).sample(sorted(tensors), min(len(tensors), TENSORS))
     text, every = json.dumps(configuration), list(edits.every(configuration, {name: tensors[name] for name in some}))
@@ -72,9 +72,9 @@ def edited(folder: Path, what: str, count: int | None):
 
 
 def assert_refused(error: Exception, name: str, configuration: object, tensors: dict) -> None:
-    """What was edited, or what no longer agrees with it, is named."""
+    """Check that an error names the edited part, or one that no longer agrees with it."""
     assert type(error) in (ValueError, TypeError), (name, error)
-    parts = set(_keys(configuration)) | set(tensors) | {"hash", "nn.Linear", "modules", "unheard of"}
+    parts = set(_keys(configuration)) | set(tensors) | {"hash", "nn.Linear", "modules", "unknown"}
     assert str(error).startswith("expected"), (name, error)
     assert any(part in str(error) for part in parts), (name, error)
 
@@ -98,7 +98,7 @@ def assert_valid(answer: dict[str, torch.Tensor], name: str) -> None:
 
 
 def check(kind: str, variant: str, folder: Path, count: int | None) -> int:
-    """Edit an artifact in so many places, or all, and count them."""
+    """Check `count` edits of an artifact, or all, and return their number."""
     case = kinds.case(kind, variant)
     suffice.save(case.made, folder)
     written = parts_of(folder)
@@ -107,12 +107,12 @@ def check(kind: str, variant: str, folder: Path, count: int | None) -> int:
         edits_made += 1
         try:
             loaded = suffice.load(folder, network=case.network)
-        except Exception as error:  # of any kind: which is what is tested
+        except Exception as error:  # its type is tested
             assert_refused(error, name, *written)
             continue
         try:
             answer = case.answer(loaded)
-        except ValueError as error:  # what only a pass can show, such as the width of a layer
+        except ValueError as error:  # only a forward pass detects some edits, such as of the width of a layer
             answer, refused = {}, str(error)
             assert refused.startswith("expected"), (name, refused)
         assert_valid(answer, name)
@@ -121,14 +121,14 @@ def check(kind: str, variant: str, folder: Path, count: int | None) -> int:
 
 @pytest.mark.filterwarnings("ignore:.* far outside")
 @pytest.mark.parametrize(("kind", "variant"), FEW)
-def test_a_sample_of_edits_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path, tried):
+def test_a_sample_of_edits_is_refused_by_name_or_valid(kind, variant, tmp_path, tried):
     tried("artifacts edited", check(kind, variant, tmp_path / "a", SAMPLE))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* far outside")
 @pytest.mark.parametrize(("kind", "variant"), kinds.EVERY)
-def test_every_edit_is_refused_by_name_or_answers_as_it_should(kind, variant, tmp_path, tried):
+def test_every_edit_is_refused_by_name_or_valid(kind, variant, tmp_path, tried):
     tried("artifacts edited", check(kind, variant, tmp_path / "a", None))
 
 
@@ -137,7 +137,7 @@ class KilledError(Exception):
 
 
 def interrupted(folder: Path):
-    """A checkpoint in the middle of an epoch, and what goes on from it with a network of other weights."""
+    """Write a checkpoint in the middle of an epoch, and return a function that resumes from it."""
     x = kinds.X
     loader = builders.batched(x, builders.sampled_labels(builders.network()(x)[-1]), 16)
 
@@ -145,27 +145,27 @@ def interrupted(folder: Path):
         if progress.epoch == 2 and progress.step == 3:
             raise KilledError
 
-    def go_on(network, every=60.0, **options):
+    def resume(network, every=60.0, **options):
         with torch.random.fork_rng():
             checkpoint = Checkpointing(folder, every, torch.Generator().manual_seed(0))
             return train(network, loader, epochs=2, optimizer=SGDConfig(0.01), checkpoint=checkpoint, **options)
 
     with pytest.raises(KilledError):
-        go_on(builders.network(), every=0.0, on_step=kill)
-    return go_on
+        resume(builders.network(), every=0.0, on_step=kill)
+    return resume
 
 
 def check_checkpoint(folder: Path, count: int | None) -> None:
-    go_on = interrupted(folder)
+    resume = interrupted(folder)
     written = parts_of(folder)
     for name in edited(folder, "training", count):
         network = builders.network(seed=1)
         before = {key: value.clone() for key, value in network.state_dict().items()}
         try:
-            history = go_on(network)
-        except FloatingPointError:  # weights that are large, but weights
+            history = resume(network)
+        except FloatingPointError:  # large weights are valid
             continue
-        except Exception as error:  # of any kind: which is what is tested
+        except Exception as error:  # its type is tested
             assert_refused(error, name, *written)
             assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), name
             continue
@@ -173,24 +173,24 @@ def check_checkpoint(folder: Path, count: int | None) -> None:
         assert all(bool(value.isfinite().all()) for value in network.state_dict().values()), name
 
 
-def test_a_sample_of_edited_checkpoints_is_refused_by_name_or_gone_on_from(tmp_path):
+def test_a_sample_of_edited_checkpoints_is_refused_by_name_or_resumed(tmp_path):
     check_checkpoint(tmp_path / "run", 2 * SAMPLE)
 
 
 @pytest.mark.slow
-def test_every_edited_checkpoint_is_refused_by_name_or_gone_on_from(tmp_path):
+def test_every_edited_checkpoint_is_refused_by_name_or_resumed(tmp_path):
     check_checkpoint(tmp_path / "run", None)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # 24 images of noise are little to tune on
-def test_a_sample_of_edited_networks_that_are_shipped_is_refused_by_name(tmp_path):
+def test_a_sample_of_edited_shipped_networks_is_refused_by_name(tmp_path):
     zoo.ship(tmp_path / "net", kinds.shipped(), "cifar-small")
     written = parts_of(tmp_path / "net" / "network")
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in edited(tmp_path / "net" / "network", "pretrained", SAMPLE // 4):
         try:
             loaded = zoo.load(tmp_path / "net")
-        except Exception as error:  # of any kind: which is what is tested
+        except Exception as error:  # its type is tested
             assert_refused(error, name, *written)
             continue
         answer = suffice.run(loaded.calibrated, loaded.policy, x)

@@ -1,4 +1,4 @@
-"""Whatever call of the system fails, or is the last one: the old or the new is there, and nothing stays behind."""
+"""At whichever system call a write fails or is killed, the old or the new version is there, and nothing else."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ FAILED, KILLED = "calls failed in turn", "calls at which the process was killed"
 
 @pytest.fixture(params=["exchanged", "renamed twice"])
 def way(request, monkeypatch):
-    """How a folder is replaced: as this system can, or as any can."""
+    """Replace folders by an exchange, or by two renames as on systems without it."""
     if request.param == "renamed twice":
         monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    monkeypatch.setenv("SUFFICE_DATA", "")  # operations set it; this puts it back
+    monkeypatch.setenv("SUFFICE_DATA", "")  # operations set it; monkeypatch restores it
 
 
 def names(folder):
@@ -35,13 +35,13 @@ def descriptors():
 
 
 def check(operation: Operation, folder, old, *, returned, what):
-    """After a fault: old or new, readable; and after the next write nothing else is left."""
+    """Check that the old or the new version can be read after a fault, and that the next write leaves nothing else."""
     version = operation.read(folder)
     assert version in ({NEW} if returned else {old, NEW}), what
     operation.write(folder, NEXT)
     assert operation.read(folder) == NEXT, what
     extra = names(folder) - operation.left
-    assert extra <= {"derived", "split-1.npz"}, what  # reading derives
+    assert extra <= {"derived", "split-1.npz"}, what  # reading writes derived arrays
 
 
 def prepared(operation, folder, first):
@@ -59,7 +59,7 @@ def steps(stride):
 
 
 def every_fault(operation, tmp_path, strike, first, stride, expected):
-    """Fail at each call in turn until there are no more of them, and count them."""
+    """Inject a fault at each call in turn, and return the number of calls."""
     for n in steps(stride):
         folder = tmp_path / f"{n}"
         old = prepared(operation, folder, first)
@@ -81,7 +81,7 @@ def every_fault(operation, tmp_path, strike, first, stride, expected):
 
 
 def every_death(operation, tmp_path, first, stride):
-    """Die at each call in turn, and count them."""
+    """Kill a process at each call in turn, and return the number of calls."""
     for n in steps(stride):
         folder = tmp_path / f"{n}"
         old = prepared(operation, folder, first)
@@ -111,12 +111,12 @@ STRIKES = {
 
 
 @EACH
-def test_whichever_of_some_calls_fails_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path, tried):
+def test_an_error_at_a_sample_of_calls_leaves_the_old_or_the_new_version(name, tmp_path, tried):
     tried(FAILED, every_fault(OPERATIONS[name], tmp_path, faults.fail, False, 13, OSError))
 
 
 @EACH
-def test_whichever_of_some_calls_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, tmp_path, tried):
+def test_a_kill_at_a_sample_of_calls_leaves_the_old_or_the_new_version(name, tmp_path, tried):
     tried(KILLED, every_death(OPERATIONS[name], tmp_path, False, 17))
 
 
@@ -124,12 +124,12 @@ def test_whichever_of_some_calls_is_the_last_the_old_or_the_new_is_there_and_not
 @pytest.mark.parametrize("strike", STRIKES)
 @FIRST
 @EACH
-def test_whichever_call_fails_the_old_or_the_new_is_there_and_nothing_else(name, first, strike, way, tmp_path, tried):
+def test_an_error_at_any_call_leaves_the_old_or_the_new_version(name, first, strike, way, tmp_path, tried):
     tried(FAILED, every_fault(OPERATIONS[name], tmp_path, STRIKES[strike][0], first, 1, STRIKES[strike][1]))
 
 
 @pytest.mark.slow
 @FIRST
 @EACH
-def test_whichever_call_is_the_last_the_old_or_the_new_is_there_and_nothing_else(name, first, way, tmp_path, tried):
+def test_a_kill_at_any_call_leaves_the_old_or_the_new_version(name, first, way, tmp_path, tried):
     tried(KILLED, every_death(OPERATIONS[name], tmp_path, first, 1))

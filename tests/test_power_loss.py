@@ -1,4 +1,4 @@
-"""Whenever the power goes, and whatever was not synced is lost: the old or the new is there, and can be replaced."""
+"""After a power loss at any moment, the old or the new version is there and can be replaced."""
 
 import shutil
 
@@ -22,19 +22,19 @@ def environment(monkeypatch):
 
 
 def recorded(operation, folder, old):
-    """What a write does to the disk."""
+    """Return a recording of a write."""
     folder.mkdir()
     if old is not None:
         operation.write(folder, old)
     recorder = power.Recorder(folder)
-    with faults.noted(recorder):
+    with faults.recorded(recorder):
         operation.write(folder, NEW)
     recorder.note("returned")
     return recorder
 
 
-def faulty(operation, recorder, old, place, *, stride=1, enough=None):
-    """States after which neither is there, or in which something stays behind, in words; and how many there are."""
+def wrong_states(operation, recorder, old, place, *, stride=1, enough=None):
+    """Describe the states that cannot be read or leave files behind, and return the number of all states."""
     seen, wrong = set(), []
     for moment in recorder.moments():
         last = moment == len(recorder.moments()) - 1
@@ -65,9 +65,9 @@ CASES = {"save": 9, "ledger": 1, "import": 17}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whenever_the_power_goes_the_old_or_the_new_is_there_in_a_sample_of_states(name, tmp_path, tried):
+def test_a_sample_of_power_losses_leaves_the_old_or_the_new_version(name, tmp_path, tried):
     operation = OPERATIONS[name]
-    wrong, count = faulty(
+    wrong, count = wrong_states(
         operation, recorded(operation, tmp_path / "disk", OLD), OLD, tmp_path / "state", stride=CASES[name]
     )
     assert count > 5
@@ -78,18 +78,18 @@ def test_whenever_the_power_goes_the_old_or_the_new_is_there_in_a_sample_of_stat
 @pytest.mark.slow
 @pytest.mark.parametrize("old", [OLD, None], ids=["replaced", "new"])
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "record"])
-def test_whenever_the_power_goes_the_old_or_the_new_is_there(name, old, way, tmp_path, tried):
+def test_any_power_loss_leaves_the_old_or_the_new_version(name, old, way, tmp_path, tried):
     operation = OPERATIONS[name]
-    wrong, count = faulty(operation, recorded(operation, tmp_path / "disk", old), old, tmp_path / "state")
+    wrong, count = wrong_states(operation, recorded(operation, tmp_path / "disk", old), old, tmp_path / "state")
     assert count > 5
     assert wrong == []
     tried("states that a power loss can leave", count)
 
 
-def test_a_missing_sync_would_be_noticed(tmp_path, monkeypatch):
+def test_a_missing_sync_is_detected(tmp_path, monkeypatch):
     operation = OPERATIONS["save"]
     for number, name in enumerate(("sync_tree", "sync_folder")):
         with monkeypatch.context() as patch:
             patch.setattr(filesystem, name, lambda path: None)
             recorder = recorded(operation, tmp_path / f"{number}", OLD)
-        assert faulty(operation, recorder, OLD, tmp_path / "state", enough=1)[0] != []
+        assert wrong_states(operation, recorder, OLD, tmp_path / "state", enough=1)[0] != []

@@ -1,4 +1,4 @@
-"""As `test_faults`, at every system call that the kernel sees, by strace; without it these are passed over."""
+"""Faults as in `test_faults` at every system call that strace records; skipped without strace."""
 
 import os
 import re
@@ -29,12 +29,12 @@ def environment(monkeypatch):
 
 
 def traced(work, injection, log):
-    """Do something in a copy of this process with a fault injected; how it ended."""
+    """Call a function in a forked process with an injected fault, and return its exit status."""
     ready, go = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            with suppress(OSError):  # the first call that is traced may be this one
+            with suppress(OSError):  # the injected fault may hit this call
                 os.close(go)
                 os.read(ready, 1)
             work()
@@ -54,7 +54,7 @@ def traced(work, injection, log):
 
 
 def ended(pid):
-    """How a process ended, which must be soon."""
+    """Return the exit status of a process that must end within `SECONDS`."""
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -67,13 +67,13 @@ def ended(pid):
 
 
 def calls(operation, tmp_path, first):
-    """How often each system call is made."""
+    """Return the number of calls of each system call."""
     (tmp_path / "counted").mkdir()
     if not first:
         operation.write(tmp_path / "counted", OLD)
     assert traced(lambda: operation.write(tmp_path / "counted", NEW), [], tmp_path / "log") == 0
-    found = re.findall(r"^\d+ +(\w+)\(", (tmp_path / "log").read_text(), re.MULTILINE)
-    return Counter(found)
+    names = re.findall(r"^\d+ +(\w+)\(", (tmp_path / "log").read_text(), re.MULTILINE)
+    return Counter(names)
 
 
 def every_call(operation, tmp_path, fault, first):
@@ -96,5 +96,5 @@ def every_call(operation, tmp_path, fault, first):
 @pytest.mark.parametrize("first", [False, True], ids=["replaced", "new"])
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("fault", ["error=EIO", f"signal={signal.SIGKILL.value}"])
-def test_whichever_system_call_fails_or_is_the_last_the_old_or_the_new_is_there(fault, name, first, tmp_path, tried):
+def test_a_fault_at_any_system_call_leaves_the_old_or_the_new_version(fault, name, first, tmp_path, tried):
     tried(FAILED if "error" in fault else KILLED, every_call(OPERATIONS[name], tmp_path, fault, first))

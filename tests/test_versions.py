@@ -16,20 +16,20 @@ def constraints(name):
 
 
 def required():
-    """What users install: the core and every extra for them."""
+    """Return the requirements of the core and of every extra for users."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
-    return [found for line in lines if (found := Requirement(line)).name != "suffice"]
+    return [requirement for line in lines if (requirement := Requirement(line)).name != "suffice"]
 
 
-def test_the_oldest_versions_that_are_tested_are_the_least_that_are_allowed():
+def test_the_oldest_tested_versions_are_the_lower_bounds():
     oldest = constraints("constraints-oldest.txt")
     for requirement in required():
         (least,) = requirement.specifier
         assert (least.operator, Version(least.version)) == (">=", oldest[canonicalize_name(requirement.name)]), least
 
 
-def test_the_newest_versions_that_are_tested_are_pinned_and_allowed():
+def test_the_newest_tested_versions_are_pinned_and_allowed():
     newest = constraints("constraints.txt")
     for requirement in required():
         assert newest[canonicalize_name(requirement.name)] in requirement.specifier

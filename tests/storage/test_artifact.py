@@ -78,7 +78,7 @@ def test_saving_again_replaces_the_artifact_and_leaves_nothing_beside_it(calibra
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_the_parts_of_a_kind_can_be_read_and_no_other_kind_is_taken_for_it(policy, tmp_path):
+def test_parts_are_read_only_as_their_own_kind(policy, tmp_path):
     suffice.save(policy, tmp_path / "p")
     assert type(policy).from_parts(artifact.read(tmp_path / "p", "policy"), None).expected == policy.expected
     with pytest.raises(ValueError, match="expected what to be"):
@@ -92,7 +92,7 @@ def test_other_weights_are_an_error_that_names_both_hashes(calibrated, tmp_path)
         suffice.load(tmp_path / "c", network=other)
 
 
-def test_a_missing_network_is_an_error_that_says_what_to_pass(calibrated, tmp_path):
+def test_the_error_for_a_missing_network_names_the_argument(calibrated, tmp_path):
     suffice.save(calibrated, tmp_path / "c")
     with pytest.raises(TypeError, match="network="):
         suffice.load(tmp_path / "c")
@@ -141,7 +141,7 @@ def test_another_format_is_refused_by_its_number(policy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [None, 0, "", "polcy", "training", ["policy"], {"made_for": 1}, ...])
 @pytest.mark.parametrize("field", ["what", "tensors_sha256", "configuration", "format"])
-def test_a_manifest_whose_digest_is_right_and_whose_fields_are_not_is_refused_by_name(policy, tmp_path, field, value):
+def test_wrong_fields_under_a_right_digest_are_refused_by_name(policy, tmp_path, field, value):
     suffice.save(policy, tmp_path / "p")
     manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
     del manifest["manifest_sha256"], manifest[field]
@@ -152,7 +152,7 @@ def test_a_manifest_whose_digest_is_right_and_whose_fields_are_not_is_refused_by
 
 
 @pytest.mark.parametrize("payload", [b"", b"x" * 7, b"\xff" * 16, b"\x02" + 7 * b"\0" + b"{}" + b"junk"])
-def test_tensors_whose_digest_is_right_and_that_cannot_be_read_are_refused(policy, tmp_path, payload):
+def test_unreadable_tensors_under_a_right_digest_are_refused(policy, tmp_path, payload):
     suffice.save(policy, tmp_path / "p")
     manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
     (tmp_path / "p" / "tensors.safetensors").write_bytes(payload)
@@ -163,8 +163,8 @@ def test_tensors_whose_digest_is_right_and_that_cannot_be_read_are_refused(polic
         suffice.load(tmp_path / "p")
 
 
-def test_what_was_saved_may_be_read_by_whoever_may_read_a_new_folder(policy, tmp_path):
-    for _ in range(2):  # new, and in the place of an old one
+def test_an_artifact_has_the_permissions_of_a_new_folder(policy, tmp_path):
+    for _ in range(2):  # a new one, and one that replaces an old one
         suffice.save(policy, tmp_path / "p")
         (tmp_path / "other").mkdir(exist_ok=True)
         assert (tmp_path / "p").stat().st_mode == (tmp_path / "other").stat().st_mode
@@ -183,9 +183,7 @@ def test_a_failed_write_leaves_the_old_artifact_and_no_half_written_folder(polic
     assert suffice.load(tmp_path / "p").budget == policy.budget
 
 
-def test_where_names_cannot_be_swapped_a_failed_rename_puts_the_old_artifact_back(
-    policy, calibrated, tmp_path, monkeypatch
-):
+def test_without_exchange_a_failed_rename_restores_the_old_artifact(policy, calibrated, tmp_path, monkeypatch):
     suffice.save(policy, tmp_path / "p")
     rename = os.rename
 
@@ -212,7 +210,7 @@ def test_a_folder_of_something_else_that_has_a_manifest_is_not_overwritten(polic
     assert os.listdir(tmp_path) == ["extension"]
 
 
-def test_an_artifact_with_files_of_the_users_in_it_is_not_replaced(policy, tmp_path):
+def test_an_artifact_with_files_of_the_user_in_it_is_not_replaced(policy, tmp_path):
     suffice.save(policy, tmp_path / "p")
     (tmp_path / "p" / "weights.safetensors").write_text("mine")
     with pytest.raises(FileExistsError, match=r"got also weights\.safetensors; move that away, or choose another path"):
@@ -221,7 +219,7 @@ def test_an_artifact_with_files_of_the_users_in_it_is_not_replaced(policy, tmp_p
     assert suffice.load(tmp_path / "p").budget == policy.budget
 
 
-def test_a_data_set_is_no_artifact_to_be_replaced(policy, tmp_path, monkeypatch):
+def test_a_data_set_is_not_replaced_by_an_artifact(policy, tmp_path, monkeypatch):
     monkeypatch.setenv("SUFFICE_DATA", str(tmp_path))
     with create_dataset("things", quiet) as writer:
         writer.save("a", [1, 2], "int64")
@@ -238,7 +236,7 @@ def test_an_artifact_whose_tensors_are_damaged_is_replaced(policy, tmp_path, dam
     assert suffice.load(tmp_path / "p").budget == policy.budget
 
 
-def test_a_save_through_a_link_replaces_what_it_leads_to(policy, calibrated, tmp_path):
+def test_a_save_through_a_link_replaces_its_destination(policy, calibrated, tmp_path):
     suffice.save(policy, tmp_path / "run-17")
     (tmp_path / "latest").symlink_to("run-17")
     suffice.save(calibrated, tmp_path / "latest")
@@ -248,7 +246,7 @@ def test_a_save_through_a_link_replaces_what_it_leads_to(policy, calibrated, tmp
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "tensors.safetensors"])
-def test_a_fifo_in_an_artifact_is_refused_by_name_and_not_waited_for(policy, tmp_path, name):
+def test_a_fifo_in_an_artifact_is_refused_by_name_without_blocking(policy, tmp_path, name):
     suffice.save(policy, tmp_path / "p")
     (tmp_path / "p" / name).unlink()
     os.mkfifo(tmp_path / "p" / name)
@@ -258,7 +256,7 @@ def test_a_fifo_in_an_artifact_is_refused_by_name_and_not_waited_for(policy, tmp
         suffice.save(policy, tmp_path / "p")
 
 
-def test_what_is_no_folder_is_named_when_it_is_loaded(tmp_path):
+def test_loading_a_path_that_is_not_a_folder_names_it(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("unmounted")
     with pytest.raises(FileNotFoundError, match=r"found none at the file .*/file"):
@@ -276,7 +274,7 @@ def test_a_folder_of_something_else_is_not_overwritten(policy, tmp_path):
     assert (tmp_path / "precious").read_text() == "data"
 
 
-def test_nothing_there_is_an_error_that_names_the_place(tmp_path):
+def test_the_error_for_a_missing_artifact_names_the_path(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         suffice.load(tmp_path / "nowhere")
 
@@ -288,6 +286,6 @@ def test_a_policy_with_a_function_as_score_cannot_be_saved(calibrated, data, tmp
     assert not (tmp_path / "p").exists()
 
 
-def test_anything_else_cannot_be_saved(tmp_path):
+def test_objects_of_other_classes_cannot_be_saved(tmp_path):
     with pytest.raises(TypeError, match="Calibrated"):
         suffice.save({"a": 1}, tmp_path / "x")

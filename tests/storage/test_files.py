@@ -21,14 +21,14 @@ def put(path, name="a", text="new"):
 
 
 def put_and(path, then, text="new", listed=owned):
-    """Write a folder, and do something else at the end of the work."""
+    """Write a folder, and call `then` before the block ends."""
     with files.atomic_folder(path, listed) as folder:
         (folder / "a").write_text(text)
         then()
 
 
 def write_and(path, then):
-    with files.lock_target(path) as place, place.atomic_file() as stream:
+    with files.lock_target(path) as target, target.atomic_file() as stream:
         stream.write(b"new")
         then()
 
@@ -39,6 +39,7 @@ def interrupt():
 
 @pytest.fixture(params=["exchanged", "renamed twice"])
 def way(request, monkeypatch):
+    """Replace folders by an exchange, or by two renames as on systems without it."""
     if request.param == "renamed twice":
         monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
 
@@ -68,7 +69,7 @@ def test_a_block_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["f", "t"]
 
 
-def test_a_folder_with_something_elses_is_refused_before_the_work(tmp_path):
+def test_a_folder_with_foreign_files_is_refused_before_the_work(tmp_path):
     put(tmp_path / "t")
     (tmp_path / "t" / "mine").write_text("years of work")
     with pytest.raises(FileExistsError, match="got also mine"), files.atomic_folder(tmp_path / "t", owned):
@@ -88,41 +89,41 @@ def test_a_file_that_comes_into_the_old_folder_during_the_work_is_not_lost(tmp_p
 
 def test_a_file_that_comes_at_the_last_moment_goes_on_into_the_new_folder(tmp_path, way, monkeypatch):
     put(tmp_path / "t", text="old")
-    looked = []
+    calls = []
 
-    def looks(folder):
-        found = owned(folder)
-        looked.append(folder)
-        if len(looked) == 2:  # after the last look
+    def list_then_add(folder):
+        listed = owned(folder)
+        calls.append(folder)
+        if len(calls) == 2:  # after the last listing
             (tmp_path / "t" / "mine").write_text("years of work")
-        return found
+        return listed
 
-    put_and(tmp_path / "t", lambda: None, listed=looks)
+    put_and(tmp_path / "t", lambda: None, listed=list_then_add)
     assert (tmp_path / "t" / "mine").read_text() == "years of work"
     assert (tmp_path / "t" / "a").read_text() == "new"
     assert os.listdir(tmp_path) == ["t"]
 
 
-@pytest.mark.skipif(filesystem._rename_call() is None, reason="the system cannot")
-def test_where_names_can_be_swapped_a_folder_is_missing_at_no_moment(tmp_path, monkeypatch):
+@pytest.mark.skipif(filesystem._rename_call() is None, reason="the system cannot exchange names")
+def test_with_exchange_a_folder_is_never_missing(tmp_path, monkeypatch):
     put(tmp_path / "t", text="old")
     monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("renamed"))
     put(tmp_path / "t")
     assert (tmp_path / "t" / "a").read_text() == "new"
 
 
-def test_what_a_network_file_system_keeps_of_an_open_file_does_not_go_on_into_the_new_folder(tmp_path, monkeypatch):
+def test_files_that_nfs_keeps_open_are_not_moved_into_the_new_folder(tmp_path, monkeypatch):
     put(tmp_path / "t", text="old")
     unlink = os.unlink
 
-    def kept(path, **more):
-        """As NFS does with a file that somebody has open."""
+    def unlink_as_nfs(path, **more):
+        """Rename instead, as NFS does with a file that is open elsewhere."""
         if str(path).endswith("/a"):
             os.rename(path, str(path)[:-1] + ".nfs00000000a1b2c3d4")
         else:
             unlink(path, **more)
 
-    monkeypatch.setattr(os, "unlink", kept)
+    monkeypatch.setattr(os, "unlink", unlink_as_nfs)
     put(tmp_path / "t")
     assert os.listdir(tmp_path / "t") == ["a"]
     monkeypatch.undo()
@@ -130,7 +131,7 @@ def test_what_a_network_file_system_keeps_of_an_open_file_does_not_go_on_into_th
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_something_that_takes_a_new_path_during_the_work_stays(tmp_path, way):
+def test_a_path_created_during_the_work_is_not_replaced(tmp_path, way):
     with pytest.raises(FileExistsError):
         put_and(tmp_path / "t", lambda: (tmp_path / "t" / "mine").mkdir(parents=True))
     with pytest.raises(FileExistsError):
@@ -177,7 +178,7 @@ def test_nothing_is_deleted_through_a_link_inside(tmp_path):
         (lambda path: (path.mkdir(), (path / "mine").touch()), "mine/?"),
     ],
 )
-def test_what_is_no_folder_of_ours_is_refused_by_name(tmp_path, make, what):
+def test_a_foreign_file_or_folder_is_refused_by_name(tmp_path, make, what):
     kind = manifests.Kind("a thing", "a test", "", 1)
     make(tmp_path / "t")
     with (
@@ -187,7 +188,7 @@ def test_what_is_no_folder_of_ours_is_refused_by_name(tmp_path, make, what):
         pass
 
 
-def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
+def test_a_path_that_is_not_a_file_is_refused_by_name_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     for name in ("fifo", "folder"):
@@ -198,7 +199,7 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(tmp_path):
         files.atomic_write("/dev/null", b"new")
 
 
-def test_a_file_without_our_mark_is_not_replaced(tmp_path):
+def test_a_file_without_the_mark_is_not_replaced(tmp_path):
     (tmp_path / "f").write_text("mine")
     for write in (
         lambda: files.atomic_write(tmp_path / "f", b"ours", b"ours"),
@@ -212,7 +213,7 @@ def test_a_file_without_our_mark_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", ".", "..", "/"])
-def test_a_path_that_is_no_name_is_refused(path, tmp_path, monkeypatch):
+def test_a_path_without_a_name_is_refused(path, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
     (tmp_path / "mine" / "x").touch()
@@ -230,7 +231,7 @@ def test_a_parent_that_is_a_file_is_named(tmp_path):
             put(path)
 
 
-def test_names_that_are_long_or_no_utf_8_are_written_like_others(tmp_path):
+def test_long_names_and_names_that_are_not_utf_8_are_written(tmp_path):
     for name in ("a" * 255, "\udcff\udcfe", "ä" * 127, "line\nbreak", "-", "*"):
         put(tmp_path / name, "a")
         put(tmp_path / name, "b")
@@ -248,53 +249,55 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("code", "kind", "said"), REFUSED)
-def test_an_error_of_the_system_names_the_place_and_keeps_its_number(tmp_path, monkeypatch, code, kind, said):
+@pytest.mark.parametrize(("code", "kind", "reason"), REFUSED)
+def test_an_error_of_the_system_names_the_place_and_keeps_its_number(tmp_path, monkeypatch, code, kind, reason):
     def refuse(path, *_, **__):
         raise OSError(code, os.strerror(code), str(path))
 
     for name, function in (("folder", "mkdir"), ("file", "open")):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, refuse)
-            with pytest.raises(kind, match=rf"expected to write {tmp_path}/{name}, got {said} at .*; choose") as caught:
+            with pytest.raises(
+                kind, match=rf"expected to write {tmp_path}/{name}, got {reason} at .*; choose"
+            ) as caught:
                 put(tmp_path / name) if name == "folder" else files.atomic_write(tmp_path / name, b"x")
         assert caught.value.errno == code
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "found"),
+    ("code", "cause"),
     [
         (errno.ENOSPC, r"on the disk of {}, found \d+\.\d\d GB free; free some space"),
         (errno.EDQUOT, r"on the disk of {}, found an exhausted disk quota; free some space"),
         (errno.EFBIG, r"at {}, found a limit on the size of a file; raise it \(ulimit -f\)"),
     ],
 )
-def test_a_full_disk_is_said_with_what_is_free(tmp_path, code, found):
+def test_the_error_of_a_full_disk_states_the_free_space(tmp_path, code, cause):
     put(tmp_path / "t", text="old")
-    full = f"expected more space {found.format(tmp_path)}, or choose another path"
+    full = f"expected more space {cause.format(tmp_path)}, or choose another path"
     with pytest.raises(OSError, match=full) as caught, files.atomic_folder(tmp_path / "t", owned):
         raise OSError(code, os.strerror(code))
     assert caught.value.errno == code
-    with pytest.raises(OSError, match=full), files.lock_target(tmp_path / "f") as place, place.atomic_file():
+    with pytest.raises(OSError, match=full), files.lock_target(tmp_path / "f") as target, target.atomic_file():
         raise OSError(code, os.strerror(code))
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_an_empty_folder_is_a_place_like_a_new_one(tmp_path):
+def test_an_empty_folder_is_replaced(tmp_path):
     (tmp_path / "t").mkdir()
     put(tmp_path / "t", text="new")
     assert (tmp_path / "t" / "a").read_text() == "new"
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_other_errors_of_the_work_are_its_own(tmp_path):
+def test_other_errors_of_the_work_are_not_rewritten(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, files.atomic_folder(tmp_path / "t", owned):
         (tmp_path / "source").read_text()
     assert caught.value.filename == str(tmp_path / "source")
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one_and_nobody_elses_files_do(tmp_path):
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
     def killed():
         with files.atomic_folder(tmp_path / "t", owned) as folder:
             (folder / "a").write_text("half")
@@ -310,7 +313,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_nobody_elses_files
     assert sorted(os.listdir(tmp_path)) == sorted(["f", "t", *near])
 
 
-def test_what_another_writer_is_writing_is_not_taken_for_a_leftover(tmp_path):
+def test_the_files_of_an_active_writer_are_not_leftovers(tmp_path):
     inside, done = threading.Event(), []
 
     def other():
@@ -338,14 +341,14 @@ def test_a_writer_that_does_not_wait_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_without_parents_a_folder_that_is_gone_is_not_made_again(tmp_path):
+def test_without_parents_a_missing_folder_is_not_created(tmp_path):
     with pytest.raises(FileNotFoundError), files.lock_target(tmp_path / "gone" / "f", parents=False):
         pass
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_a_crash_between_two_renames_left_is_put_back_by_the_next_writer(tmp_path, there, monkeypatch):
+def test_the_next_writer_restores_the_folder_after_a_crash_between_two_renames(tmp_path, there, monkeypatch):
     monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
     put(tmp_path / "t", text="old")
     shutil.copytree(tmp_path / "t", paths.backup_path(tmp_path / "t"))
@@ -369,7 +372,7 @@ def test_folders_and_files_have_the_permissions_of_any_new_ones(tmp_path, way):
         os.umask(mask)
 
 
-def test_a_name_in_a_message_can_be_printed(tmp_path):
+def test_names_in_messages_are_printable(tmp_path):
     (tmp_path / "\udcff").write_text("mine")
     with pytest.raises(FileExistsError, match=re.escape(r"\udcff")) as caught:
         files.atomic_write(tmp_path / "\udcff", b"x", b"mark")

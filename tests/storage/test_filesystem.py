@@ -9,7 +9,7 @@ from suffice.storage import filesystem
 
 
 @pytest.fixture
-def two(tmp_path):
+def two_folders(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(name)
@@ -18,14 +18,14 @@ def two(tmp_path):
 
 @pytest.fixture
 def fresh():
-    """What the system can is looked up anew, before and after."""
+    """Look up the system's rename anew, before and after the test."""
     filesystem._rename_call.cache_clear()
     yield
     filesystem._rename_call.cache_clear()
 
 
-def answering(code, calls=None):
-    """A system whose renames end with an error number."""
+def rename_with_error(code, calls=None):
+    """Return a rename call that ends with an error number, or succeeds for 0."""
 
     def rename(*arguments):
         if calls is not None:
@@ -36,9 +36,9 @@ def answering(code, calls=None):
     return rename
 
 
-@pytest.mark.skipif(filesystem._rename_call() is None, reason="the system cannot")
-def test_two_names_are_swapped_or_neither_is(two):
-    first, second = two
+@pytest.mark.skipif(filesystem._rename_call() is None, reason="the system cannot exchange names")
+def test_two_names_are_exchanged_or_neither_is(two_folders):
+    first, second = two_folders
     assert filesystem.exchange(first, second)
     assert (os.listdir(first), os.listdir(second)) == (["b"], ["a"])
     with pytest.raises(FileNotFoundError):
@@ -47,26 +47,26 @@ def test_two_names_are_swapped_or_neither_is(two):
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM])
-def test_where_the_system_cannot_nothing_is_swapped_and_that_is_said(two, monkeypatch, code):
-    monkeypatch.setattr(filesystem, "_rename_call", lambda: (answering(code), 2, 1))
-    assert not filesystem.exchange(*two)
-    assert os.listdir(two[0]) == ["a"]
+def test_exchange_returns_false_where_the_system_does_not_support_it(two_folders, monkeypatch, code):
+    monkeypatch.setattr(filesystem, "_rename_call", lambda: (rename_with_error(code), 2, 1))
+    assert not filesystem.exchange(*two_folders)
+    assert os.listdir(two_folders[0]) == ["a"]
     monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
-    assert not filesystem.exchange(*two)
+    assert not filesystem.exchange(*two_folders)
 
 
-def test_an_error_of_the_system_names_both(two, monkeypatch):
-    monkeypatch.setattr(filesystem, "_rename_call", lambda: (answering(errno.EXDEV), 2, 1))
+def test_an_error_of_the_system_names_both(two_folders, monkeypatch):
+    monkeypatch.setattr(filesystem, "_rename_call", lambda: (rename_with_error(errno.EXDEV), 2, 1))
     with pytest.raises(OSError, match="a' -> '") as caught:
-        filesystem.exchange(two[0], two[1])
+        filesystem.exchange(two_folders[0], two_folders[1])
     assert caught.value.errno == errno.EXDEV
 
 
 @pytest.mark.parametrize("system", ["its own", "none"])
-def test_a_rename_to_a_name_that_is_taken_replaces_nothing(two, monkeypatch, system):
+def test_a_rename_to_a_name_that_is_taken_replaces_nothing(two_folders, monkeypatch, system):
     if system == "none":
         monkeypatch.setattr(filesystem, "_rename_call", lambda: None)
-    first, second = two
+    first, second = two_folders
     (second / "b").unlink()
     with pytest.raises(FileExistsError):
         filesystem.rename_new(first, second)  # `os.rename` replaces an empty folder
@@ -74,40 +74,40 @@ def test_a_rename_to_a_name_that_is_taken_replaces_nothing(two, monkeypatch, sys
     assert sorted(os.listdir(first.parent)) == ["b", "c"]
 
 
-def test_macos_is_asked_by_its_own_call_and_flags(two, monkeypatch, fresh):
+def test_macos_uses_renamex_np_with_its_own_flags(two_folders, monkeypatch, fresh):
     calls = []
-    library = SimpleNamespace(renamex_np=answering(0, calls))
+    library = SimpleNamespace(renamex_np=rename_with_error(0, calls))
     monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: library)
-    assert filesystem.exchange(*two)
-    filesystem.rename_new(*two)
-    names = [os.fsencode(path) for path in two]
+    assert filesystem.exchange(*two_folders)
+    filesystem.rename_new(*two_folders)
+    names = [os.fsencode(path) for path in two_folders]
     assert calls == [(*names, 2), (*names, 4)]  # RENAME_SWAP, RENAME_EXCL
 
 
-def test_windows_has_no_such_call(monkeypatch, fresh):
-    def none(*_, **__):
+def test_windows_has_no_exchange(monkeypatch, fresh):
+    def no_library(*_, **__):
         raise TypeError("expected a name")
 
-    monkeypatch.setattr("ctypes.CDLL", none)
+    monkeypatch.setattr("ctypes.CDLL", no_library)
     assert filesystem._rename_call() is None
 
 
 @pytest.fixture
 def synced(monkeypatch):
-    """Paths that are synced, in order."""
+    """Return the list that fills with synced paths, in order."""
     paths = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: paths.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     return paths
 
 
-def test_what_is_in_a_folder_is_synced_before_its_names(tmp_path, synced):
+def test_the_content_of_a_folder_is_synced_before_its_names(tmp_path, synced):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "file").touch()
     filesystem.sync_tree(tmp_path)
     assert synced == [str(tmp_path / "in" / "file"), str(tmp_path / "in"), str(tmp_path)]
 
 
-def test_folders_that_are_made_are_synced_where_their_names_are(tmp_path, synced):
+def test_new_folders_are_synced_through_their_parents(tmp_path, synced):
     filesystem.make_folders(tmp_path / "a" / "b")
     filesystem.make_folders(tmp_path / "a" / "b")
     assert synced == [str(tmp_path), str(tmp_path / "a")]
@@ -121,7 +121,7 @@ def failing(code):
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_sync_folders_is_borne(tmp_path, monkeypatch, code):
+def test_a_file_system_that_cannot_sync_folders_is_accepted(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "fsync", failing(code))
     filesystem.sync_folder(tmp_path)
 

@@ -16,7 +16,7 @@ CONTEXT = multiprocessing.get_context("fork")
 
 
 def count(target, counter, times):
-    """Add to a number in a file; without a lock, additions get lost."""
+    """Increment a number in a file; without the lock, increments get lost."""
     for _ in range(times):
         with locked(target):
             value = int(counter.read_text())
@@ -24,14 +24,14 @@ def count(target, counter, times):
             counter.write_text(str(value + 1))
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which no file can be made")
-def test_where_no_file_can_be_made_nobody_waits():
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which no file can be created")
+def test_a_lock_that_cannot_be_created_is_an_error_at_once():
     with pytest.raises(FileNotFoundError), locked(Path("/proc/self/x")):
         pass
 
 
 @pytest.mark.parametrize("kind", [CONTEXT.Process, threading.Thread])
-def test_one_is_in_the_block_at_a_time_though_each_removes_the_lock(tmp_path, kind):
+def test_one_worker_holds_the_lock_at_a_time_though_each_removes_its_file(tmp_path, kind):
     counter = tmp_path / "counter"
     counter.write_text("0")
     workers = [kind(target=count, args=(tmp_path / "t", counter, 40)) for _ in range(4)]
@@ -43,17 +43,17 @@ def test_one_is_in_the_block_at_a_time_though_each_removes_the_lock(tmp_path, ki
     assert os.listdir(tmp_path) == ["counter"]
 
 
-def test_who_does_not_wait_is_refused_while_another_process_is_inside(tmp_path):
-    inside, leave = CONTEXT.Event(), CONTEXT.Event()
+def test_without_waiting_a_lock_held_by_another_process_is_an_error(tmp_path):
+    entered, leave = CONTEXT.Event(), CONTEXT.Event()
 
-    def stay():
+    def hold():
         with locked(tmp_path / "t"):
-            inside.set()
+            entered.set()
             leave.wait()
 
-    process = CONTEXT.Process(target=stay)
+    process = CONTEXT.Process(target=hold)
     process.start()
-    inside.wait()
+    entered.wait()
     with (
         pytest.raises(BlockingIOError, match=f"another process or thread is writing {tmp_path}/t; wait"),
         locked(tmp_path / "t", False),
@@ -67,7 +67,7 @@ def test_who_does_not_wait_is_refused_while_another_process_is_inside(tmp_path):
         pass
 
 
-def test_a_lock_that_a_kill_left_locks_nothing_and_goes(tmp_path):
+def test_the_lock_file_of_a_killed_process_locks_nothing_and_is_removed(tmp_path):
     def killed():
         with locked(tmp_path / "t"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_a_lock_that_a_kill_left_locks_nothing_and_goes(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+def test_a_link_with_the_name_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
     paths.lock_path(tmp_path / "t").symlink_to("mine")
     with pytest.raises(OSError, match="symbolic link"), locked(tmp_path / "t"):
@@ -87,7 +87,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_lock_is_released_where_the_system_will_not_hear_of_it_at_first(tmp_path, monkeypatch):
+def test_a_release_that_fails_once_is_tried_again(tmp_path, monkeypatch):
     flock, refused = fcntl.flock, []
 
     def refuse_once(descriptor, how):

@@ -21,13 +21,13 @@ def made(folder, **more):
     return folder
 
 
-def test_a_folder_of_ours_is_listed_with_folders_before_what_is_in_them(tmp_path):
-    found = manifests.owned_paths(made(tmp_path / "t"), KIND)
-    assert sorted(found) == ["a", "in/", "in/b", "manifest.json"]
-    assert found.index("in/") < found.index("in/b")
+def test_an_owned_folder_is_listed_with_folders_before_their_content(tmp_path):
+    listed = manifests.owned_paths(made(tmp_path / "t"), KIND)
+    assert sorted(listed) == ["a", "in/", "in/b", "manifest.json"]
+    assert listed.index("in/") < listed.index("in/b")
 
 
-def test_a_part_that_is_missing_or_damaged_makes_it_nobody_elses(tmp_path):
+def test_a_folder_with_missing_or_damaged_files_is_still_owned(tmp_path):
     folder = made(tmp_path / "t")
     (folder / "a").write_text("torn")
     (folder / "in" / "b").unlink()
@@ -35,7 +35,7 @@ def test_a_part_that_is_missing_or_damaged_makes_it_nobody_elses(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "in/.DS_Store", "Thumbs.db", ".nfs00000000a1b2c3d4", "desktop.ini"])
-def test_what_file_managers_and_file_systems_make_is_nobodys(tmp_path, name):
+def test_files_of_file_managers_and_file_systems_are_owned(tmp_path, name):
     folder = made(tmp_path / "t")
     (folder / name).touch()
     assert name in manifests.owned_paths(folder, KIND)
@@ -44,7 +44,7 @@ def test_what_file_managers_and_file_systems_make_is_nobodys(tmp_path, name):
         manifests.owned_paths(folder, KIND)
 
 
-def test_another_version_of_the_format_is_ours_too(tmp_path):
+def test_a_folder_of_another_format_is_owned(tmp_path):
     assert manifests.owned_paths(made(tmp_path / "t", format=2), KIND)
 
 
@@ -63,7 +63,7 @@ def listening(folder):
         each.bind(str(folder / "s"))
 
 
-STRANGE = {
+FOREIGN = {
     "mine.txt": lambda folder: (folder / "mine.txt").touch(),
     ".hidden": lambda folder: (folder / ".hidden").touch(),
     "in/mine": lambda folder: (folder / "in" / "mine").touch(),
@@ -77,23 +77,23 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_what_is_not_ours_is_named(tmp_path, name):
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_files_are_named(tmp_path, name):
     folder = made(tmp_path / "t")
-    STRANGE[name](folder)
+    FOREIGN[name](folder)
     with pytest.raises(FileExistsError, match=f"got also {re.escape(name)}; move that away") as caught:
         manifests.owned_paths(folder, KIND)
     str(caught.value).encode()
 
 
-def test_a_fifo_is_never_ours_and_not_waited_for(tmp_path):
+def test_a_fifo_is_refused_without_blocking(tmp_path):
     folder = made(tmp_path / "t")
     fifo(folder)
     with pytest.raises(FileExistsError, match="got also a;"):
         manifests.owned_paths(folder, KIND)
 
 
-def test_of_many_some_are_named(tmp_path):
+def test_of_many_foreign_files_five_are_named(tmp_path):
     folder = made(tmp_path / "t")
     for i in range(9):
         (folder / f"x{i}").touch()
@@ -108,7 +108,7 @@ def rewritten(file, change):
 
 
 def signed(file, change):
-    """Changed by somebody who knows how the digest is made."""
+    """Change a manifest and compute its digest anew."""
 
     def again(manifest):
         manifest.pop("manifest_sha256")
@@ -141,7 +141,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_folder_whose_manifest_is_not_as_it_was_written_is_not_ours_and_not_read(tmp_path, change):
+def test_a_folder_with_a_changed_manifest_is_neither_replaced_nor_read(tmp_path, change):
     folder = made(tmp_path / "t")
     CHANGES[change](folder / "manifest.json")
     with pytest.raises(FileExistsError, match=f"expected a new path or a thing to replace, got {folder}.*another path"):
@@ -150,7 +150,7 @@ def test_a_folder_whose_manifest_is_not_as_it_was_written_is_not_ours_and_not_re
         manifests.read_manifest(folder, KIND)
 
 
-def test_a_manifest_that_could_not_be_read_again_is_not_written(tmp_path):
+def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path):
     deep = value = []
     for _ in range(200):
         value.append([])

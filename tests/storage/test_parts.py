@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from suffice.storage.parts import ANY, INSIDE, NOT_NEGATIVE, POSITIVE, SHARE, Parts, Range, prefixed
-from tests.storage.test_serializable import assert_stored
+from tests.storage.test_serializable import assert_canonical
 
 NUMBERS = {"a": 0.5, "b": 2, "c": math.inf, "d": math.nan, "e": True, "f": "1", "g": 10**400, "h": None, "i": [1.0]}
 
@@ -57,7 +57,7 @@ def test_counts_are_whole_numbers(value):
         parts(n=[2, value]).counts("n")
 
 
-def test_texts_and_choices_are_of_the_type_that_they_should_be():
+def test_texts_and_choices_have_the_expected_type():
     given = parts(text="a", texts=["a", "b"], choice=False, number=1, list=["a", 1], digest="0" * 64)
     assert (given.text("text"), given.texts("texts"), given.choice("choice", (True, False))) == ("a", ("a", "b"), False)
     assert given.digest("digest") == "0" * 64
@@ -70,7 +70,7 @@ def test_texts_and_choices_are_of_the_type_that_they_should_be():
             parts(digest=other).digest("digest")
 
 
-def test_what_is_missing_or_left_over_is_named_however_deep():
+def test_missing_and_remaining_values_are_named_at_any_depth():
     with pytest.raises(ValueError, match="expected x to be present, got nothing in the file"):
         parts().number("x")
     with pytest.raises(ValueError, match=r"expected tensor x to be present, of shape \(3\), got none"):
@@ -89,7 +89,7 @@ def test_what_is_missing_or_left_over_is_named_however_deep():
 
 
 @pytest.mark.parametrize("junk", [None, 1, "x", []])
-def test_mappings_and_lists_are_such(junk):
+def test_other_values_than_mappings_and_lists_are_refused(junk):
     with pytest.raises(ValueError, match="expected the configuration to be a mapping"):
         Parts(junk, {})
     with pytest.raises(ValueError, match=r"expected a\.b to be a mapping"):
@@ -99,7 +99,7 @@ def test_mappings_and_lists_are_such(junk):
             parts(a=junk).each("a")
 
 
-def test_null_is_taken_as_such_and_has_to_be_there():
+def test_a_null_field_must_be_present():
     given = parts(a=None, b=0)
     assert given.none("a")
     assert not given.none("b")
@@ -124,7 +124,7 @@ def test_letters_of_shapes_agree_within_an_artifact_and_its_parts():
         parts({"q": torch.ones(2, 1)}).tensor("q", "2")
 
 
-def test_types_are_those_stated_or_of_serving():
+def test_types_are_the_stated_one_or_float32_or_float64():
     for dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64):
         with pytest.raises(ValueError, match=r"expected tensor x to be of type torch.float32 or torch.float64, got"):
             parts({"x": torch.ones(1).to(dtype)}).tensor("x", "1")
@@ -145,11 +145,11 @@ def test_rising_tensors_may_repeat_numbers_but_not_positions():
             parts({"x": falling}).tensor("x", "2", dtype=falling.dtype, rising=True)
 
 
-def test_tensors_are_stored_and_come_back_by_their_prefix():
+def test_tensors_have_canonical_layout_and_are_taken_by_prefix():
     unaligned = torch.frombuffer(bytearray(80), dtype=torch.float32)[1:5]
     given = parts({"x": torch.eye(3).T, **prefixed("in.", {"y": unaligned})})
-    assert_stored(given.tensor("x", "3 3"), "x")
-    assert_stored(given.under("in.").tensor("y", "4"), "y")
+    assert_canonical(given.tensor("x", "3 3"), "x")
+    assert_canonical(given.under("in.").tensor("y", "4"), "y")
     given.finish()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from suffice.storage import paths
+from suffice.utils.text import printable
 
 
 @pytest.mark.parametrize(
@@ -16,19 +17,19 @@ from suffice.storage import paths
         ("/tmp/\u202eexe", r"/tmp/\u202eexe"),
     ],
 )
-def test_what_cannot_be_printed_is_escaped(path, shown):
-    assert paths.printable(path) == paths.printable(Path(path)) == shown
+def test_unprintable_characters_are_escaped(path, shown):
+    assert printable(path) == printable(Path(path)) == shown
     shown.encode()
 
 
-def test_what_is_no_folder_is_said_with_its_kind(tmp_path):
+def test_paths_are_described_with_their_file_type(tmp_path):
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
     (tmp_path / "link").symlink_to("nowhere")
-    found = {name: paths.describe_path(tmp_path / name) for name in ("file", "fifo", "s", "link", "none")}
-    assert found == {
+    descriptions = {name: paths.describe_path(tmp_path / name) for name in ("file", "fifo", "s", "link", "none")}
+    assert descriptions == {
         "file": f"the file {tmp_path}/file",
         "fifo": f"the FIFO {tmp_path}/fifo",
         "s": f"the socket {tmp_path}/s",
@@ -39,7 +40,7 @@ def test_what_is_no_folder_is_said_with_its_kind(tmp_path):
     assert paths.describe_path("/dev/null") == "the device /dev/null"
 
 
-def test_links_are_followed_to_where_something_is_written(tmp_path):
+def test_links_are_resolved(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     assert paths.resolve(tmp_path / "link") == tmp_path / "there"
@@ -48,7 +49,7 @@ def test_links_are_followed_to_where_something_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["link", "link/below", "link/deep/below", "loop"])
-def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path, path):
+def test_a_broken_link_is_refused_by_name(tmp_path, path):
     (tmp_path / "link").symlink_to(tmp_path / "unmounted")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(
@@ -63,7 +64,7 @@ def test_an_empty_path_is_refused():
         paths.resolve("")
 
 
-def test_only_exactly_our_names_are_leftovers(tmp_path):
+def test_only_temporary_paths_are_leftovers(tmp_path):
     target = tmp_path / "art"
     ours = [paths.temporary_path(target) for _ in range(2)]
     foreign = (

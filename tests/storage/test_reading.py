@@ -8,8 +8,8 @@ from suffice.storage import paths, reading
 
 
 @pytest.fixture
-def odd(tmp_path):
-    """What is no file, by kind; to open the FIFO would wait for ever."""
+def not_files(tmp_path):
+    """Return paths that are not files, by type; opening the FIFO would block."""
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
@@ -18,13 +18,13 @@ def odd(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "folder"])
-def test_what_is_no_file_is_refused_by_name_and_not_opened(odd, kind):
+def test_a_path_that_is_not_a_file_is_refused_by_name_and_not_opened(not_files, kind):
     for read in (reading.open_file, reading.read_file, reading.read_json):
-        with pytest.raises(ValueError, match=f"expected a file, got a {kind} at {odd[kind]}"):
-            read(odd[kind])
+        with pytest.raises(ValueError, match=f"expected a file, got a {kind} at {not_files[kind]}"):
+            read(not_files[kind])
 
 
-def test_a_fifo_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+def test_a_fifo_that_replaces_a_file_does_not_block(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "fifo")
     opened = os.open
@@ -51,25 +51,25 @@ def nest(depth):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a":' * 100_000, nest(400), nest(102), "[" * 100_000 + "]" * 100_000]
 )
-def test_what_is_nested_too_deeply_is_refused(tmp_path, text):
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path, text):
     (tmp_path / "m").write_text(text)
     with pytest.raises(ValueError, match=r"expected JSON .*in .*/m, got (more|something else: .*than 100 levels)"):
         reading.read_json(tmp_path / "m")
 
 
-def test_what_is_nested_less_is_read(tmp_path):
+def test_json_at_the_depth_limit_is_read(tmp_path):
     (tmp_path / "m").write_text(nest(100))
     assert reading.read_json(tmp_path / "m")["a"][0]
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"\xff\xfe", b"1" * 5000, b'"\xff"'])
-def test_what_is_no_json_is_refused_by_name(tmp_path, payload):
+def test_a_file_that_is_not_json_is_refused_by_name(tmp_path, payload):
     (tmp_path / "m").write_bytes(payload)
     with pytest.raises(ValueError, match=r"expected JSON in .*/m"):
         reading.read_json(tmp_path / "m")
 
 
-def test_the_old_folder_is_read_where_a_crash_left_it_beside_its_place(tmp_path):
+def test_after_a_crash_the_backup_is_the_current_folder(tmp_path):
     target = tmp_path / "art"
     paths.backup_path(target).mkdir()
     assert reading.current_folder(target) == paths.backup_path(target)
@@ -79,7 +79,7 @@ def test_the_old_folder_is_read_where_a_crash_left_it_beside_its_place(tmp_path)
     assert reading.current_folder(target) == target
 
 
-def test_reading_starts_anew_if_the_folder_was_replaced_meanwhile(tmp_path):
+def test_a_failed_read_is_repeated_if_the_folder_was_replaced(tmp_path):
     folder, calls = tmp_path / "art", []
     folder.mkdir()
 
@@ -88,14 +88,14 @@ def test_reading_starts_anew_if_the_folder_was_replaced_meanwhile(tmp_path):
         if len(calls) < 3:
             place.rename(tmp_path / f"old{len(calls)}")
             folder.mkdir()
-            raise FileNotFoundError("its files went")
+            raise FileNotFoundError("removed with the old folder")
         return "read"
 
     assert reading.read_consistently(folder, read) == "read"
     assert len(calls) == 3
 
 
-def test_an_error_of_a_folder_that_stays_is_raised_at_once(tmp_path):
+def test_an_error_of_an_unchanged_folder_is_raised_at_once(tmp_path):
     calls = []
 
     def read(place):
@@ -108,7 +108,7 @@ def test_an_error_of_a_folder_that_stays_is_raised_at_once(tmp_path):
     assert calls == [tmp_path, tmp_path / "none"]
 
 
-def test_an_old_folder_that_moves_aside_while_it_is_read_is_read_there(tmp_path):
+def test_a_folder_renamed_to_its_backup_during_a_read_is_read_there(tmp_path):
     folder, calls = tmp_path / "art", []
     folder.mkdir()
 
@@ -122,7 +122,7 @@ def test_an_old_folder_that_moves_aside_while_it_is_read_is_read_there(tmp_path)
     assert reading.read_consistently(folder, read) == paths.backup_path(folder)
 
 
-def test_an_old_folder_that_comes_to_light_meanwhile_is_read(tmp_path):
+def test_a_backup_that_appears_during_a_read_is_read(tmp_path):
     folder, calls = tmp_path / "art", []
 
     def read(place: Path):
@@ -135,7 +135,7 @@ def test_an_old_folder_that_comes_to_light_meanwhile_is_read(tmp_path):
     assert reading.read_consistently(folder, read) == paths.backup_path(folder)
 
 
-def test_what_would_not_notice_two_versions_is_read_until_there_is_one(tmp_path):
+def test_without_hashes_a_read_is_repeated_until_the_folder_is_unchanged(tmp_path):
     folder, calls = tmp_path / "art", []
     folder.mkdir()
 

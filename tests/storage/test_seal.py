@@ -1,4 +1,4 @@
-"""A model that is no longer the one that something was learned about is refused, at use and at loading."""
+"""A model that has changed since something was fitted for it is refused, at use and at loading."""
 
 import copy
 
@@ -51,10 +51,10 @@ def other_rate(model):
 
 
 EDITS = [data_in_place, numpy_view, other_memory, no_grad, other_weights, other_parameter]
-LIKE = [other_activation, other_class, other_rate]
-"""The weights are the same."""
+SAME_WEIGHTS = [other_activation, other_class, other_rate]
+"""Edits that leave the weights unchanged."""
 
-LEARNED = {
+FITTED = {
     "calibrated": entries.calibrated,
     "estimator": entries.estimator,
     "buckets": entries.buckets,
@@ -62,76 +62,76 @@ LEARNED = {
 }
 
 
-@pytest.mark.parametrize("learned", LEARNED)
-@pytest.mark.parametrize("edit", [*EDITS, *LIKE], ids=lambda edit: edit.__name__)
-def test_a_model_that_was_changed_is_refused_at_use(learned, edit):
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("edit", [*EDITS, *SAME_WEIGHTS], ids=lambda edit: edit.__name__)
+def test_a_model_that_was_changed_is_refused_at_use(kind, edit):
     model, x = odd.made("sequential"), entries.inputs(seed=2)
-    answers = LEARNED[learned](model)
-    answers(x)
+    fitted = FITTED[kind](model)
+    fitted(x)
     edit(model)
     with pytest.raises(ValueError, match=r"weights have the hash|the weights are the same, but"):
-        answers(x)
+        fitted(x)
 
 
-@pytest.mark.parametrize("learned", LEARNED)
-@pytest.mark.parametrize("edit", [no_grad, *LIKE], ids=lambda edit: edit.__name__)
-def test_another_model_is_refused_at_loading(learned, edit, tmp_path):
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("edit", [no_grad, *SAME_WEIGHTS], ids=lambda edit: edit.__name__)
+def test_another_model_is_refused_at_loading(kind, edit, tmp_path):
     model = odd.made("sequential")
-    suffice.save(LEARNED[learned](model), tmp_path / "learned")
+    suffice.save(FITTED[kind](model), tmp_path / "kind")
     other = copy.deepcopy(model)
-    assert suffice.load(tmp_path / "learned", network=other)
+    assert suffice.load(tmp_path / "kind", network=other)
     edit(other)
     with pytest.raises(ValueError, match=r"weights have the hash|the weights are the same, but"):
-        suffice.load(tmp_path / "learned", network=other)
+        suffice.load(tmp_path / "kind", network=other)
 
 
 @pytest.mark.filterwarnings("ignore:.* far outside")
-@pytest.mark.parametrize("learned", LEARNED)
-def test_some_elements_written_past_the_count_are_noticed_when_it_is_saved(learned, tmp_path):
+@pytest.mark.parametrize("kind", FITTED)
+def test_changes_that_bypass_the_version_counter_are_detected_at_saving(kind, tmp_path):
     model = odd.made("sequential")
-    answers = LEARNED[learned](model)
-    answers(entries.inputs(seed=2))
+    fitted = FITTED[kind](model)
+    fitted(entries.inputs(seed=2))
     model[0].weight.data[1, 1:3] += 1
-    answers(entries.inputs(seed=2))  # as docs/guide.md says: none of the elements that are compared
-    for check in (answers.check_weights, lambda: suffice.save(answers, tmp_path / "learned")):
+    fitted(entries.inputs(seed=2))  # no error: none of these elements is compared (docs/guide.md)
+    for check in (fitted.check_weights, lambda: suffice.save(fitted, tmp_path / "kind")):
         with pytest.raises(ValueError, match="weights have the hash"):
             check()
 
 
-@pytest.mark.parametrize("learned", LEARNED)
-@pytest.mark.parametrize("edit", LIKE, ids=lambda edit: edit.__name__)
-def test_another_model_behind_the_same_weights_is_not_saved_for(learned, edit, tmp_path):
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("edit", SAME_WEIGHTS, ids=lambda edit: edit.__name__)
+def test_nothing_is_saved_for_another_model_with_the_same_weights(kind, edit, tmp_path):
     model = odd.made("sequential")
-    answers = LEARNED[learned](model)
+    fitted = FITTED[kind](model)
     edit(model)
     with pytest.raises(ValueError, match="the weights are the same, but"):
-        suffice.save(answers, tmp_path / "learned")
+        suffice.save(fitted, tmp_path / "kind")
 
 
-def test_what_the_users_own_code_does_is_followed_and_not_compared():
+def test_hooks_of_the_user_run_and_are_not_compared():
     model, x = odd.made("functional").eval(), entries.inputs(seed=2)
-    answers = entries.calibrated(model)
-    before = answers(x)[-1].probs
+    fitted = entries.calibrated(model)
+    before = fitted(x)[-1].probs
     handle = model.act.register_forward_hook(lambda module, args, output: 2 * output)
-    assert not torch.equal(answers(x)[-1].probs, before)
+    assert not torch.equal(fitted(x)[-1].probs, before)
     handle.remove()
-    assert torch.equal(answers(x)[-1].probs, before)
+    assert torch.equal(fitted(x)[-1].probs, before)
 
 
-def test_modes_gradients_and_requires_grad_are_no_changes():
+def test_modes_gradients_and_requires_grad_are_not_compared():
     model, x = odd.made("sequential"), entries.inputs(seed=2)
-    answers = entries.calibrated(model)
-    right = answers(x)[-1].probs
+    fitted = entries.calibrated(model)
+    right = fitted(x)[-1].probs
     model.train().requires_grad_(False)
     model.requires_grad_(True)(x).sum().backward()
-    assert torch.equal(answers(x)[-1].probs, right)
+    assert torch.equal(fitted(x)[-1].probs, right)
 
 
 X = torch.zeros(3, 2)
 
 
 class Noisy(nn.Module):
-    """Adds what its own generator draws."""
+    """Layer that adds random numbers from its own generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,18 +145,18 @@ def sealed(model):
     return Seal(model, fingerprint(model), [model], trusted=True)
 
 
-def test_what_changes_without_a_sign_is_copied_anew_at_every_use():
+def test_a_model_with_undetectable_changes_is_copied_at_every_use():
     model = Noisy()
     seal = sealed(model)
     for seed in (1, 2):
         model.generator.manual_seed(seed)
         with seal.twin() as twin:
-            found = twin(X)
+            output = twin(X)
         assert model.generator.initial_seed() == seed
-        torch.testing.assert_close(found, model(X))
+        torch.testing.assert_close(output, model(X))
 
 
-def test_a_twin_of_what_would_be_told_to_have_changed_is_used_again():
+def test_a_twin_of_a_model_with_detectable_changes_is_reused():
     model, used = nn.Linear(2, 2), []
     seal = sealed(model)
     for _ in range(2):

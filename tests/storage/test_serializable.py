@@ -1,4 +1,4 @@
-"""What is fitted computes with exactly what an artifact keeps of it, however a processor's kernels round."""
+"""Fitted objects compute with exactly the tensors that their artifacts hold, on any processor."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,11 @@ from suffice.storage.serializable import Serializable, canonical_layout, row_maj
 from tests import kinds
 
 NETWORK = (nn.Module, Seal, Served)
-"""Of what an artifact keeps nothing but a hash."""
+"""Types of which an artifact holds only a hash."""
 
 
-def held(value: Any, path: str = "") -> dict[str, Any]:
-    """All that an object computes with, fields and what it has put by, but for its network; by the way to it."""
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Return everything that an object holds, except its network, by path: fields and cached values."""
     if isinstance(value, (tuple, list)):
         inner = dict(enumerate(value))
     elif isinstance(value, dict) or not hasattr(value, "__dict__") or isinstance(value, (Tensor, type)):
@@ -28,10 +28,10 @@ def held(value: Any, path: str = "") -> dict[str, Any]:
         inner = vars(value)
     if inner is None or isinstance(value, NETWORK):
         return {} if isinstance(value, NETWORK) else {path: value}
-    return {key: found for name, part in inner.items() for key, found in held(part, f"{path}.{name}").items()}
+    return {key: leaf for name, part in inner.items() for key, leaf in leaves(part, f"{path}.{name}").items()}
 
 
-def assert_stored(tensor: Tensor, path: str) -> None:
+def assert_canonical(tensor: Tensor, path: str) -> None:
     assert tensor.stride() == row_major_strides(tensor.shape), path
     assert tensor.storage_offset() == 0, path
     assert tensor.untyped_storage().nbytes() == tensor.nbytes, path
@@ -39,25 +39,25 @@ def assert_stored(tensor: Tensor, path: str) -> None:
     assert not tensor.requires_grad, path
 
 
-def test_every_kind_that_can_be_saved_is_made_here():
+def test_every_kind_of_artifact_has_a_maker():
     assert set(kinds.MAKERS) == set(artifact._KINDS)
 
 
 @pytest.mark.parametrize(("kind", "variant"), kinds.EVERY)
-def test_what_is_fitted_and_what_is_loaded_hold_the_same_bytes_in_the_same_layout(kind, variant, tmp_path):
+def test_fitted_and_loaded_objects_hold_the_same_bytes_in_the_same_layout(kind, variant, tmp_path):
     case = kinds.case(kind, variant)
     suffice.save(case.made, tmp_path / "a")
     loaded = suffice.load(tmp_path / "a", network=case.network)
     for name, values in case.answer(case.made).items():
         assert torch.equal(values, case.answer(loaded)[name]), name
-    mine, others = held(case.made), held(loaded)
-    assert mine.keys() == others.keys()
-    for path, value in mine.items():
-        other = others[path]
+    fitted_leaves, loaded_leaves = leaves(case.made), leaves(loaded)
+    assert fitted_leaves.keys() == loaded_leaves.keys()
+    for path, value in fitted_leaves.items():
+        other = loaded_leaves[path]
         assert type(value) is type(other), path
         if isinstance(value, Tensor):
-            assert_stored(value, path)
-            assert_stored(other, path)
+            assert_canonical(value, path)
+            assert_canonical(other, path)
             assert value.dtype == other.dtype, path
             assert torch.equal(value, other), path
         elif not callable(value):
@@ -78,22 +78,22 @@ def test_what_is_fitted_and_what_is_loaded_hold_the_same_bytes_in_the_same_layou
         torch.ones(2, 3, dtype=torch.int64),
     ],
 )
-def test_a_tensor_is_stored_once_whatever_its_layout(tensor):
-    found = canonical_layout(tensor)
-    assert_stored(found, "")
-    assert torch.equal(found, tensor)
-    assert found.dtype == tensor.dtype
-    assert canonical_layout(found) is found
+def test_a_tensor_of_any_layout_is_copied_once(tensor):
+    canonical = canonical_layout(tensor)
+    assert_canonical(canonical, "")
+    assert torch.equal(canonical, tensor)
+    assert canonical.dtype == tensor.dtype
+    assert canonical_layout(canonical) is canonical
 
 
-def test_storing_passes_gradients_on_and_leaves_transformed_values_alone():
+def test_gradients_flow_and_values_inside_transforms_are_unchanged():
     x = torch.arange(6.0, requires_grad=True)
     canonical_layout(x.view(2, 3).T).square().sum().backward()
     assert torch.equal(x.grad, 2 * torch.arange(6.0))
     assert torch.equal(torch.func.grad(lambda x: canonical_layout(x.view(2, 3).T).square().sum())(x.detach()), x.grad)
 
 
-def test_tensors_in_fields_and_tuples_of_an_object_that_is_saved_are_stored_and_named():
+def test_tensors_in_fields_and_tuples_get_canonical_layout():
     @dataclass(frozen=True)
     class Pair(Serializable):
         matrix: Tensor
@@ -102,5 +102,5 @@ def test_tensors_in_fields_and_tuples_of_an_object_that_is_saved_are_stored_and_
 
     pair = Pair(torch.eye(3).T, (torch.eye(2).T, torch.ones(1).expand(4)), 3)
     for tensor in (pair.matrix, *pair.parts):
-        assert_stored(tensor, "")
+        assert_canonical(tensor, "")
     assert list(pair.tensors()) == ["matrix"]

@@ -11,7 +11,7 @@ def model():
 
 
 @pytest.mark.parametrize(("name", "named"), [("", "'the model'"), ("a.b", "'a.b'")])
-def test_a_module_that_is_no_part_of_a_twin_cannot_be_watched(name, named):
+def test_a_module_outside_a_twin_cannot_be_hooked(name, named):
     with pytest.raises(ValueError, match=f"whose modules run forward hooks, got {named}, which is compiled"):
         hooks.check_hookable({name: nn.Linear(2, 2)})
 
@@ -29,7 +29,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_names(model)
         hooks.matching(model, ["1", "33"])
 
 
-def test_outputs_are_seen_and_replaced_while_the_body_runs_and_not_after_it(model):
+def test_outputs_are_read_and_replaced_only_inside_the_block(model):
     x, seen = torch.randn(3, 2), {}
     with hooks.hooked({"1": model[1], "3": model[3]}, lambda name, output: seen.setdefault(name, output) * 0):
         assert torch.equal(model(x), torch.zeros(3, 2))
@@ -45,7 +45,7 @@ def test_a_module_that_did_not_run_is_named(model):
     assert not model[1]._forward_hooks
 
 
-def test_a_module_that_puts_out_no_tensor_is_refused_and_the_hooks_are_gone():
+def test_a_module_without_a_tensor_output_is_refused_and_the_hooks_are_removed():
     pair = nn.LSTM(2, 2)
     refused = pytest.raises(TypeError, match="expected a tensor from module 'pair', got tuple")
     with refused, hooks.hooked({"pair": pair}, lambda *_: None):

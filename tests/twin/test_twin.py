@@ -6,27 +6,27 @@ import suffice
 from suffice import cost
 from suffice.twin import Twin, copy_parameters, inference
 
-LOOKS = {
+PASSES = {
     "teacher": lambda model, x: suffice.MCDropout(passes=2)(model, x),
     "macs": cost.macs,
     "calibrate": lambda model, x: suffice.calibrate(model, [(x, torch.zeros(len(x)).long())], None, tuning="evidence"),
 }
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_a_model_whose_lazy_modules_have_no_size_yet_is_refused_and_left_so(look):
+@pytest.mark.parametrize("name", PASSES)
+def test_a_model_with_uninitialized_lazy_modules_is_refused_and_left_so(name):
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 4))
     with pytest.raises(ValueError, match=r"initialized lazy modules, got an uninitialized parameter at .* LazyLinear"):
-        LOOKS[look](model, torch.randn(6, 5))
+        PASSES[name](model, torch.randn(6, 5))
     assert model[0].has_uninitialized_params()
 
 
-def test_a_twin_is_taken_for_its_own():
+def test_the_twin_of_a_twin_is_itself():
     with inference(nn.Linear(2, 2)) as model, inference(model) as again:
         assert again is model
 
 
-def test_parameters_are_the_models_until_a_twin_is_given_its_own_and_tied_ones_stay_tied():
+def test_parameters_are_shared_until_they_are_copied_and_tied_ones_stay_tied():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     model[2].weight = model[0].weight
     twin = Twin(model).model

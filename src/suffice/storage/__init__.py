@@ -1,1 +1,1 @@
-"""Files that are whole or absent, and artifacts in them."""
+"""Atomic files and folders, artifacts of fitted objects, and the identity of networks."""

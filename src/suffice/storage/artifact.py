@@ -63,6 +63,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 
     Example:
         >>> import tempfile, torch, suffice
+        >>> _ = torch.manual_seed(0)
         >>> network, x, y = suffice.models.convnet(num_classes=3), torch.rand(12, 1, 8, 8), torch.arange(12) % 3
         >>> calibrated = suffice.calibrate(network, [(x, y)], [(x, y)], tuning="evidence")
         >>> policy = suffice.allocate(calibrated, [x], budget=1.0)
@@ -126,6 +127,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
 
     Example:
         >>> import tempfile, torch, suffice
+        >>> _ = torch.manual_seed(0)
         >>> network, x, y = suffice.models.convnet(num_classes=3), torch.rand(12, 1, 8, 8), torch.arange(12) % 3
         >>> calibrated = suffice.calibrate(network, [(x, y)], [(x, y)], tuning="evidence")
         >>> with tempfile.TemporaryDirectory() as folder:

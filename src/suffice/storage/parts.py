@@ -7,7 +7,7 @@ is unchanged since it was written, not that its values are possible.
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -288,3 +288,22 @@ class Parts:
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with a prefix added to their names, so that `Parts` can separate them from others."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def numbered(
+    prefix: str, items: Iterable[tuple[dict[str, Any], Mapping[str, Tensor]]]
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Join the parts of several objects, so that `Parts.each` can separate them.
+
+    Args:
+        prefix: Prefix of the tensors' names; the number of the object and "." follow it.
+        items: Configuration and tensors of each object.
+
+    Returns:
+        The configurations in a list, and all tensors under their prefixed names.
+    """
+    configurations, tensors = [], dict[str, Tensor]()
+    for k, (configuration, item_tensors) in enumerate(items):
+        configurations.append(configuration)
+        tensors |= prefixed(f"{prefix}{k}.", item_tensors)
+    return configurations, tensors
