@@ -1,12 +1,30 @@
 import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from suffice.prediction import Prediction, concatenate, entropy
+from suffice import Prediction, Regression, evaluation, metrics
+from suffice.budget import scores
+from suffice.prediction import concatenate, entropy, without_members
 from tests import builders
+
+
+def classes(n=6, seed=0):
+    log_probs = builders.inputs(n, 3, seed=seed).double().log_softmax(dim=1)
+    return Prediction(log_probs, entropy(log_probs) / 2)
+
+
+def regression(n=6, outputs=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mean, epistemic, noise = torch.randn(3, n, outputs, generator=generator, dtype=torch.float64)
+    return Regression(mean, epistemic.exp(), noise.exp())
+
+
+KINDS = [pytest.param(classes, id="classes"), pytest.param(regression, id="regression")]
 
 
 def test_entropy_of_known_distributions():
@@ -32,11 +50,7 @@ def test_epistemic_is_never_negative():
 
 
 def test_taking_and_joining_reach_the_members():
-    def member(seed):
-        log_probs = builders.inputs(5, 3, seed=seed).log_softmax(dim=1)
-        return Prediction(log_probs, entropy(log_probs))
-
-    whole = Prediction(member(0).log_probs, member(0).aleatoric, (member(1), member(2)))
+    whole = replace(classes(), members=(classes(seed=1), classes(seed=2)))
     parts = [whole.take(torch.tensor([3, 0])), whole.take(torch.tensor([1]))]
     joined, expected = concatenate(parts), whole.take(torch.tensor([3, 0, 1]))
     assert len(joined.members) == 2
@@ -46,8 +60,8 @@ def test_taking_and_joining_reach_the_members():
 
 
 @pytest.mark.parametrize("structure", ["kronecker", None])
-def test_an_ensemble_splits_its_entropy_as_the_design_says(structure):
-    """Aleatoric is the weighted mean of the members' expected entropies; weights cumulative macs."""
+def test_an_ensemble_splits_its_entropy_by_the_weights_of_its_members(structure):
+    """Aleatoric is the mean of the members' expected entropies, weighted by cumulative multiply-adds."""
     net, x = builders.network(), builders.inputs(40)
     calibrated = builders.untuned(net, x, structure, ensemble=True)
     alone = builders.untuned(net, x, structure, ensemble=False)(x)
@@ -93,3 +107,120 @@ def test_every_answer_is_a_distribution_and_aleatoric_is_at_most_the_entropy(
         assert (answer.aleatoric <= answer.entropy + 1e-5).all()
         assert (answer.epistemic >= 0).all()
         assert (answer.aleatoric >= -1e-6).all()
+
+
+GIVEN = regression()
+
+
+def test_the_variance_is_that_of_the_mean_and_the_noise_together():
+    torch.testing.assert_close(GIVEN.variance, GIVEN.epistemic_variance + GIVEN.noise_variance)
+    torch.testing.assert_close(GIVEN.std.square(), GIVEN.variance)
+
+
+def test_the_log_density_is_scipys_summed_over_the_outputs():
+    targets = regression(seed=1).mean
+    expected = stats.norm(GIVEN.mean, GIVEN.std).logpdf(targets).sum(axis=1)
+    torch.testing.assert_close(GIVEN.log_density(targets), torch.from_numpy(expected))
+
+
+def test_targets_of_a_single_output_may_be_a_vector_or_a_column():
+    single = regression(outputs=1)
+    targets = torch.arange(6.0, dtype=torch.float64)
+    assert torch.equal(single.log_density(targets), single.log_density(targets[:, None]))
+    assert single.log_density(targets).shape == (6,)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.999])
+def test_an_interval_holds_its_share_of_the_gaussian(level):
+    low, high = stats.norm(GIVEN.mean, GIVEN.std).interval(level)
+    for got, expected in zip(GIVEN.interval(level), (low, high), strict=True):
+        torch.testing.assert_close(got, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("level", [0, 1, 95])
+def test_a_level_that_is_not_a_probability_is_refused(level):
+    with pytest.raises(ValueError, match=f"level between 0 and 1, got {level}; 0.95 is 95 %"):
+        GIVEN.interval(level)
+
+
+def test_taking_and_joining_examples_of_a_regression_keeps_every_field_and_the_members():
+    whole = Regression(GIVEN.mean, GIVEN.epistemic_variance, GIVEN.noise_variance, (regression(seed=2), GIVEN))
+    index = torch.tensor([4, 0])
+    taken = whole.take(index)
+    assert len(taken) == 2
+    for before, after in [(whole, taken), *zip(whole.members, taken.members, strict=True)]:
+        for field in ("mean", "epistemic_variance", "noise_variance"):
+            assert torch.equal(getattr(after, field), getattr(before, field)[index])
+    again = concatenate([whole.take(torch.arange(4)), whole.take(torch.arange(4, 6))])
+    assert isinstance(again, Regression)
+    assert torch.equal(again.members[0].noise_variance, whole.members[0].noise_variance)
+    assert torch.equal(again.epistemic_variance, whole.epistemic_variance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prediction_names_the_scores_and_measures_that_apply(kind):
+    prediction = kind()
+    labels = torch.arange(6) % 3 if prediction.kind == "classification" else torch.zeros(6, 3)
+    assert tuple(prediction.measures(labels)) == prediction.measure_names
+    assert evaluation.measure(prediction, labels) == prediction.measures(labels)
+    assert set(prediction.score_names) <= scores.SCORES.keys()
+    for name in set(scores.SCORES) - set(prediction.score_names):
+        with pytest.raises(ValueError, match=f"expected a score of a {type(prediction).__name__}"):
+            scores.evaluate(scores.SCORES[name], prediction, None, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_and_soundness_are_finite_and_a_nan_in_any_field_makes_soundness_nan(kind):
+    prediction = kind()
+    assert prediction.default_score.shape == prediction.epistemic_score.shape == (6,)
+    assert prediction.outputs.shape[0] == len(prediction) == 6
+    assert prediction.soundness.isfinite().all()
+    for field in fields(prediction):
+        if isinstance(value := getattr(prediction, field.name), torch.Tensor):
+            value = value.clone()
+            value[4] = torch.nan
+            assert replace(prediction, **{field.name: value}).soundness.isfinite().tolist() == [True] * 4 + [
+                False,
+                True,
+            ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_without_members_keeps_every_other_field(kind):
+    single = kind()
+    copy = without_members(replace(single, members=(single,)))
+    assert copy.members == ()
+    for field in fields(single):
+        before, after = getattr(single, field.name), getattr(copy, field.name)
+        assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after
+
+
+def test_the_chance_of_being_correct_is_the_confidence_and_not_defined_for_a_regression():
+    assert torch.equal(classes().chance_correct, classes().confidence.double())
+    assert regression().chance_correct.isnan().all()
+    assert regression().chance_correct.shape == (6,)
+
+
+def test_losses_average_to_the_error_rate_and_the_brier_score():
+    prediction, labels = classes(), torch.arange(6) % 3
+    error_rate = 1 - metrics.accuracy(prediction.probs, labels)
+    torch.testing.assert_close(prediction.losses(labels, "accuracy").mean(), error_rate)
+    torch.testing.assert_close(prediction.losses(labels, "brier").mean(), metrics.brier(prediction.probs, labels))
+
+
+def test_a_regression_has_no_loss_of_classes():
+    with pytest.raises(ValueError, match="expected a prediction of classes for the loss 'brier', got a regression"):
+        regression().losses(torch.zeros(6, 3), "brier")
+
+
+def test_a_streak_grows_while_the_label_repeats_and_starts_again_where_it_changes():
+    labels, streak = torch.tensor([[0, 0, 0], [0, 1, 0], [0, 1, 1]]), None
+    for row, count in zip(labels, ([1, 1, 1], [2, 1, 2], [3, 2, 1]), strict=True):
+        log_probs = torch.eye(2)[row].log_softmax(dim=1)
+        prediction, streak = Prediction(log_probs, entropy(log_probs)).count_streak(streak)
+        assert prediction.agreeing.tolist() == count
+
+
+def test_a_regression_has_no_streak():
+    prediction = regression()
+    assert prediction.count_streak(None) == (prediction, None)

@@ -21,7 +21,7 @@ def test_numbers_are_uniform_even_over_inputs_that_hardly_differ():
         assert kstest(hash_to_unit(x).numpy(), "uniform").pvalue > 1e-4
 
 
-def test_neighbours_in_a_batch_are_not_related():
+def test_neighbors_in_a_batch_are_not_correlated():
     numbers = hash_to_unit(torch.arange(20_000)[:, None])
     correlation = torch.corrcoef(torch.stack([numbers[1:], numbers[:-1]]))[0, 1]
     assert abs(float(correlation)) < 0.03
@@ -36,7 +36,7 @@ def test_every_leaf_of_a_nest_and_every_place_counts():
 
 
 def test_the_numbers_are_the_same_on_every_machine():
-    """Worked out with Python's own integers."""
+    """They are compared with the same computation on Python integers."""
     rows = [[1, 2, *range(-9, 9)], [0] * 20]
     assert hash_to_unit(torch.tensor(rows)).tolist() == [reference(row) for row in rows]
 

@@ -23,7 +23,7 @@ def calibrated_network():
 
 
 def spent(calibrated, x, tracker):
-    """Mean cost of a stream in batches of 50 under running thresholds, and the last state."""
+    """Return the mean cost of a stream in batches of 50 under running thresholds, and the last state."""
     macs = []
     for part in x.split(50):
         answer = run(calibrated, tracker.policy, part)
@@ -43,7 +43,7 @@ def test_running_thresholds_keep_the_mean_cost_where_frozen_ones_drift(name, gen
     assert abs(followed / policy.expected - 1) <= 0.03
 
 
-def test_where_nothing_changes_it_costs_the_same_as_the_frozen_policy():
+def test_without_drift_the_cost_is_that_of_the_frozen_policy():
     calibrated = calibrated_network()
     policy = allocate(calibrated, builders.batched(X, size=200), 0.6)
     followed, tracker = spent(calibrated, builders.inputs(6000, seed=5), drift.follow(policy))
@@ -75,7 +75,7 @@ def test_the_window_holds_the_last_scores_of_those_that_reached_each_exit():
             assert tracker.recent[k].tolist() == met[k][-40:]
 
 
-def test_the_state_is_a_value_that_an_update_leaves_alone():
+def test_an_update_does_not_change_the_state_before_it():
     calibrated = calibrated_network()
     policy = allocate(calibrated, [X], 0.6)
     before = drift.follow(policy)
@@ -84,7 +84,7 @@ def test_the_state_is_a_value_that_an_update_leaves_alone():
     assert torch.equal(before.policy.thresholds, policy.thresholds)
 
 
-def test_exits_that_all_or_none_take_stay_so():
+def test_exits_where_all_or_none_stop_stay_so():
     calibrated = calibrated_network()
     for budget, value in ((calibrated.costs.cumulative[0], -torch.inf), (calibrated.costs.cumulative[-1], torch.inf)):
         policy = allocate(calibrated, [X], budget, unit="macs")
@@ -93,13 +93,13 @@ def test_exits_that_all_or_none_take_stay_so():
 
 
 @pytest.mark.parametrize(("window", "least"), [(10, 0), (10, 11), (0, 1)])
-def test_windows_that_mean_nothing_are_refused(window, least):
+def test_windows_out_of_range_are_refused(window, least):
     policy = allocate(calibrated_network(), [X], 0.6)
     with pytest.raises(ValueError, match=f"got least={least} and window={window}"):
         drift.follow(policy, window, least)
 
 
-def test_a_policy_that_promises_a_loss_is_refused():
+def test_a_policy_with_a_guaranteed_loss_is_refused():
     calibrated = calibrated_network()
     policy = suffice.control_risk(calibrated, builders.batched(X, calibrated(X)[-1].label, 200), 0.2)
     with pytest.raises(ValueError, match="got one with a guaranteed loss"):

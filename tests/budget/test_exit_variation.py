@@ -45,15 +45,15 @@ def policy(calibrated, score, data):
 
 
 def by_exit(calibrated, score, x):
-    """Predictions of every exit and the scores there, by computing all of them."""
-    found, state = [], x
+    """Return the predictions of every exit and the scores there, by computing all of them."""
+    pairs, state = [], x
     for k, prediction in enumerate(calibrated(x)):
         state = calibrated.network.stages[k](state)
-        found.append((prediction, scores.evaluate(score, prediction, state, k)))
-    return found
+        pairs.append((prediction, scores.evaluate(score, prediction, state, k)))
+    return pairs
 
 
-def test_every_exit_says_what_dropout_up_to_it_would_say(calibrated, score, data):
+def test_the_score_of_every_exit_estimates_dropout_up_to_it(calibrated, score, data):
     network, images = calibrated.network, data.test.images[:200]
     for k, (_, values) in enumerate(by_exit(calibrated, score, images)):
         cut = ExitNetwork(list(network.stages[: k + 1]), [network.exit(i) for i in range(k + 1)])
@@ -85,11 +85,11 @@ def test_running_gives_what_computing_every_exit_gives(calibrated, policy, score
         )
 
 
-def test_what_the_score_costs_counts_where_it_is_asked(calibrated, policy, score, data):
+def test_the_cost_of_the_score_counts_at_every_exit_but_the_last(calibrated, policy, score, data):
     answer = suffice.run(calibrated, policy, data.test.images)
-    own, base = score.macs, torch.tensor(calibrated.costs.cumulative)
-    extra = torch.tensor([own[0], own[0] + own[1], own[0] + own[1]])
-    assert min(own) > 64 * 64
+    macs, base = score.macs, torch.tensor(calibrated.costs.cumulative)
+    extra = torch.tensor([macs[0], macs[0] + macs[1], macs[0] + macs[1]])
+    assert min(macs) > 64 * 64
     assert torch.equal(answer.macs, (base + extra)[answer.exit])
 
 
@@ -144,7 +144,7 @@ def test_an_exit_behind_no_dropout_is_refused_and_named():
         ({"val_loader": None}, "got NoneType; pass a DataLoader"),
     ],
 )
-def test_what_is_something_else_is_refused_before_anything_is_asked(wrong, message):
+def test_arguments_of_another_type_are_refused_before_anything_is_computed(wrong, message):
     x = builders.inputs(20)
     given = {"calibrated": builders.untuned(builders.network(), x), "train_loader": [x], "val_loader": [x]}
     with pytest.raises(TypeError, match=message):
@@ -152,12 +152,12 @@ def test_what_is_something_else_is_refused_before_anything_is_asked(wrong, messa
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(calibrated, data, surrounding):
+def test_the_ambient_modes_change_nothing(calibrated, data, surrounding):
     loaders = [data.train.images[:60]], [data.validation.images[:40]]
     choices = {"teacher": TEACHER, "epochs": 1, "hidden": (4,)}
     expected = fit_exit_variation(calibrated, *loaders, generator=seeded(), **choices)
     with surrounding():
-        found = fit_exit_variation(calibrated, *loaders, generator=seeded(), **choices)
-    for ours, theirs in zip(found.fits, expected.fits, strict=True):
-        assert all(map(torch.equal, ours.weights, theirs.weights))
-    assert found.r_squared == expected.r_squared
+        score = fit_exit_variation(calibrated, *loaders, generator=seeded(), **choices)
+    for fit, expected_fit in zip(score.fits, expected.fits, strict=True):
+        assert all(map(torch.equal, fit.weights, expected_fit.weights))
+    assert score.r_squared == expected.r_squared

@@ -18,15 +18,15 @@ LEVELS = torch.linspace(6, -3, 60, dtype=torch.float64)
 
 
 def pool(size=20_000, exits=3, seed=0):
-    """Cached scores and losses of a population: early exits are right less often, and too sure of it."""
+    """Return scores and losses of a population where early exits are correct less often, and overconfident."""
     generator = torch.Generator().manual_seed(seed)
     ease = 1.5 + 2 * torch.randn(size, generator=generator, dtype=torch.float64)
-    luck = torch.rand(size, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(size, generator=generator, dtype=torch.float64)
     scores, rights, briers = [], [], []
     for k in range(exits):
         logit = ease + (exits - k) * 0.7 * torch.randn(size, generator=generator, dtype=torch.float64) + 0.4 * k
         scores.append(1.5 * logit)
-        rights.append(luck < logit.sigmoid())
+        rights.append(uniform < logit.sigmoid())
         briers.append(2 * (rights[-1].double() - logit.sigmoid()).square())
     accuracy = [(rights[-1] & ~right).double() for right in rights]
     return scores, {"accuracy": accuracy, "brier": [(b - briers[-1]).clamp_min(0) for b in briers]}
@@ -38,32 +38,32 @@ DRAWS = 1000
 
 @cache
 def population(loss):
-    """Losses (examples, levels) of the whole pool, an example's together in memory, as it is drawn."""
+    """Return the losses (examples, levels) of the whole pool, contiguous for each example as examples are sampled."""
     return along(SCORES, LOSSES[loss], LEVELS).T.contiguous()
 
 
 def samples(losses, draws, n=1000):
-    """Losses (levels, n) of so many samples of n examples."""
+    """Yield the losses (levels, n) of `draws` samples of n examples."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(draws):
         yield losses.index_select(0, torch.randint(len(losses), (n,), generator=generator)).T
 
 
 def simulate(loss, max_loss, confidence, draws=DRAWS):
-    """Loss over the whole population of the level chosen from each draw; 0 where none was."""
+    """Return the population loss of the level chosen from each sample; 0 where none was chosen."""
     losses = population(loss)
     truth = torch.cat([torch.zeros(1, dtype=torch.float64), losses.mean(dim=0)])
-    return truth[[certified(drawn, max_loss, confidence, loss) for drawn in samples(losses, draws)]]
+    return truth[[certified(sample, max_loss, confidence, loss) for sample in samples(losses, draws)]]
 
 
 @pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
-def test_learn_then_test_breaks_its_promise_no_more_often_than_it_says(max_loss):
+def test_learn_then_test_fails_no_more_often_than_its_confidence_allows(max_loss):
     broken = int((simulate("accuracy", max_loss, 0.9) > max_loss).sum())
     assert broken <= binom.ppf(0.999, DRAWS, 0.1)
 
 
 @pytest.mark.parametrize("max_loss", [0.05, 0.1, 0.15])
-def test_learn_then_test_on_the_brier_score_breaks_its_promise_no_more_often_than_it_says(max_loss):
+def test_learn_then_test_on_the_brier_score_fails_no_more_often_than_its_confidence_allows(max_loss):
     true_losses = simulate("brier", max_loss, 0.9)
     assert int((true_losses > max_loss).sum()) <= binom.ppf(0.999, DRAWS, 0.1)
     assert float(true_losses.mean()) > max_loss / 4
@@ -80,8 +80,8 @@ def test_conformal_risk_control_holds_in_the_mean_over_draws(loss, max_loss):
 @pytest.mark.slow
 @pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
-def test_over_many_draws_learn_then_test_is_neither_broken_nor_timid(max_loss, confidence):
-    """Not timid: it loses on average about as much as the test of a single level lets be seen among 1,000."""
+def test_over_many_draws_learn_then_test_neither_fails_too_often_nor_is_too_conservative(max_loss, confidence):
+    """Its mean loss is about the largest that the test of a single level accepts from 1,000 examples."""
     true_losses = simulate("accuracy", max_loss, confidence, draws=10_000)
     share = 1 - confidence
     assert int((true_losses > max_loss).sum()) <= binom.ppf(0.9999, 10_000, share)
@@ -89,28 +89,30 @@ def test_over_many_draws_learn_then_test_is_neither_broken_nor_timid(max_loss, c
     assert float(true_losses.mean()) > 0.9 * errors / 1000
 
 
-def test_taking_the_boldest_level_that_looks_good_would_break_the_promise():
-    """What the simulation would show if nothing were tested: it can fail."""
+def test_choosing_the_most_permissive_level_that_looks_good_would_fail():
+    """Without the hypothesis tests the simulation fails, so it is able to."""
     losses, broken = population("accuracy"), 0
     truth = losses.mean(dim=0)
-    for drawn in samples(losses, DRAWS):
-        broken += float(truth[(drawn.mean(dim=1) <= 0.03).nonzero().max()]) > 0.03
+    for sample in samples(losses, DRAWS):
+        broken += float(truth[(sample.mean(dim=1) <= 0.03).nonzero().max()]) > 0.03
     assert broken > binom.ppf(0.999, DRAWS, 0.1)
 
 
 def test_the_mean_budget_is_met_on_fresh_data():
-    """Thresholds from 1,000 draws, judged by the whole population: right on average, to two standard errors."""
+    """Thresholds from 1,000 examples spend the budget on the whole population on average, to two standard errors."""
     costs, budget = torch.tensor([1.0, 2.5, 4.0], dtype=torch.float64), 2.0
     generator, spent = torch.Generator().manual_seed(2), []
     for _ in range(30):
         rows = torch.randint(len(SCORES[0]), (1000,), generator=generator)
-        drawn = [scores[rows] for scores in SCORES]
-        family = geometric(rank(drawn), 3)
-        found = bracket(family, lambda t, v=drawn: float(costs[choose(v, t)].mean()), budget, (-STEEPEST, STEEPEST))[0]
-        spent.append(float(costs[choose(SCORES, found)].mean()))
+        sample = [scores[rows] for scores in SCORES]
+        family = geometric(rank(sample), 3)
+        cheaper = bracket(family, lambda t, v=sample: float(costs[choose(v, t)].mean()), budget, (-STEEPEST, STEEPEST))[
+            0
+        ]
+        spent.append(float(costs[choose(SCORES, cheaper)].mean()))
     mean, error = torch.tensor(spent).mean(), torch.tensor(spent).std() / 30**0.5
     assert abs(mean - budget) <= 2 * error
-    assert error * 30**0.5 == pytest.approx(float(costs[choose(SCORES, found)].std()) / 1000**0.5, rel=0.5)
+    assert error * 30**0.5 == pytest.approx(float(costs[choose(SCORES, cheaper)].std()) / 1000**0.5, rel=0.5)
 
 
 @pytest.mark.parametrize("n", [1, 7, 40])
@@ -135,7 +137,7 @@ def test_p_values_of_other_losses_hold_too():
 
 
 def test_the_sequence_stops_at_the_first_failure():
-    """A later level that would pass is not taken: only then does no correction need to be paid."""
+    """A later level that would pass is not used: only then is no correction for multiple tests needed."""
     losses = torch.zeros(4, 1000)
     losses[2, :100] = 1
     assert certified(losses, 0.05, 0.95, "accuracy") == 2
@@ -177,7 +179,9 @@ class TestControlRisk:
     @pytest.mark.parametrize("confidence", [None, 0.9])
     @pytest.mark.parametrize("loss", ["accuracy", "brier"])
     @pytest.mark.parametrize("score", ["confidence", "margin", "entropy", "epistemic", "patience"])
-    def test_the_policy_loses_no_more_than_promised_where_it_was_made_and_stops_some(self, score, loss, confidence):
+    def test_the_policy_loses_no_more_than_its_bound_on_the_validation_data_and_stops_some(
+        self, score, loss, confidence
+    ):
         calibrated, y = self.calibrated(), self.labels()
         policy = control_risk(calibrated, builders.batched(self.X, y, 200), 0.2, confidence, loss, score)
         answer, last = run(calibrated, policy, self.X), calibrated(self.X)[-1]
@@ -199,15 +203,15 @@ class TestControlRisk:
         assert costs == sorted(costs, reverse=True)
         assert costs[0] > costs[-1]
 
-    def test_too_few_examples_are_a_warning_and_nobody_stops_early(self):
+    def test_too_few_examples_are_a_warning_and_none_stops_early(self):
         calibrated = self.calibrated()
         loader = builders.batched(self.X[:100], self.labels()[:100])
         with pytest.warns(
             UserWarning,
             match="a loss of at most 0.01 in accuracy from 100 examples, .* at least 299 examples are needed",
-        ) as seen:
+        ) as caught:
             policy = control_risk(calibrated, loader, 0.01)
-        assert seen[0].filename == __file__
+        assert caught[0].filename == __file__
         assert (policy.thresholds == math.inf).all()
         assert policy.shares.tolist() == [0, 0, 1]
 
@@ -234,7 +238,7 @@ class TestControlRisk:
     @pytest.mark.parametrize(
         "choices", [{"max_loss": 0.0}, {"max_loss": 1.0}, {"confidence": 1.0}, {"confidence": 0.0}, {"loss": "nll"}]
     )
-    def test_choices_that_mean_nothing_are_refused_before_data_are_read(self, choices):
+    def test_choices_out_of_range_are_refused_before_data_are_read(self, choices):
         (value,) = choices.values()
         with pytest.raises(ValueError, match=f"got {value!r}"):
             control_risk(self.calibrated(), [], **choices)
@@ -256,12 +260,12 @@ def regression():
         return suffice.calibrate(net, loader, loader, likelihood="regression"), loader
 
 
-def test_no_loss_is_promised_of_a_regression(regression):
+def test_a_regression_has_no_loss_to_bound(regression):
     with pytest.raises(ValueError, match="expected classes, where a prediction is right or wrong, got a regression"):
         suffice.control_risk(*regression)
 
 
-def test_what_is_most_often_right_is_not_asked_of_a_regression(regression):
+def test_the_optimal_method_is_refused_for_a_regression(regression):
     with pytest.raises(ValueError, match="pass method='geometric'"):
         suffice.allocate(*regression, 0.7, score="variance", method="optimal")
     policy = suffice.allocate(*regression, 0.7, score="variance")
@@ -273,7 +277,7 @@ def test_a_product_of_gaussians_is_refused():
         suffice.calibrate(builders.network(), [], [], likelihood="regression", ensemble="product")
 
 
-def test_a_binary_answer_can_be_promised():
+def test_the_loss_of_a_binary_network_can_be_bounded():
     net, x = builders.network(classes=1), builders.inputs(400)
     with torch.no_grad():
         labels = (net(x)[-1][:, 0] > 0).long()
@@ -289,12 +293,12 @@ def test_a_binary_answer_can_be_promised():
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+def test_the_ambient_modes_change_nothing(surrounding):
     x = builders.inputs(300)
     calibrated, loader = builders.untuned(builders.network(), x), builders.batched(x, torch.arange(300) % 4)
     expected = control_risk(calibrated, loader, 0.4)
     with surrounding():
-        found = control_risk(calibrated, loader, 0.4)
-    assert torch.equal(found.thresholds, expected.thresholds)
-    assert found.expected == expected.expected
-    assert not found.thresholds.is_inference()
+        policy = control_risk(calibrated, loader, 0.4)
+    assert torch.equal(policy.thresholds, expected.thresholds)
+    assert policy.expected == expected.expected
+    assert not policy.thresholds.is_inference()

@@ -12,7 +12,7 @@ def mean_cost(shares):
 
 
 def tied(seed, examples=40):
-    """Scores of three values only at two exits and none at the last, and a coin for each example."""
+    """Return scores with only three values at each exit, and a coin for each example."""
     generator = torch.Generator().manual_seed(seed)
     scores = [torch.randint(3, (examples,), generator=generator).double() for _ in range(3)]
     return scores, torch.rand(examples, generator=generator, dtype=torch.float64)
@@ -27,53 +27,53 @@ def test_no_other_portion_comes_nearer_to_the_budget(seed, part):
     low, high = (mean_cost(shares_of(taken, 3)) for taken in exits)
     budget = low + part * (high - low)
 
-    found = mix(scores, coin, pair, mean_cost, budget)
+    mixture = mix(scores, coin, pair, mean_cost, budget)
 
     cuts = [0.0, *coin.sort().values.tolist(), 1.0]
     each = [mean_cost(shares_of(torch.where(coin < cut, *exits), 3)) for cut in cuts]
-    assert abs(mean_cost(found.shares) - budget) <= min(abs(cost - budget) for cost in each) + 1e-9
-    assert torch.equal(found.shares, shares_of(torch.where(coin < found.portion, *exits), 3))
-    assert torch.equal(found.thresholds, pair[1])
-    assert torch.equal(found.alternative, pair[0])
+    assert abs(mean_cost(mixture.shares) - budget) <= min(abs(cost - budget) for cost in each) + 1e-9
+    assert torch.equal(mixture.shares, shares_of(torch.where(coin < mixture.portion, *exits), 3))
+    assert torch.equal(mixture.thresholds, pair[1])
+    assert torch.equal(mixture.alternative, pair[0])
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_set_that_is_near_enough_is_taken_alone(side):
+def test_a_set_that_is_near_enough_is_used_alone(side):
     scores, coin = tied(0)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
     shares = shares_of(choose(scores, pair[side]), 3)
-    found = mix(scores, coin, pair, mean_cost, mean_cost(shares) * (1 + (1 - 2 * side) * TOLERANCE / 2))
-    assert torch.equal(found.thresholds, pair[side])
-    assert torch.equal(found.shares, shares)
-    assert found.alternative is None
+    mixture = mix(scores, coin, pair, mean_cost, mean_cost(shares) * (1 + (1 - 2 * side) * TOLERANCE / 2))
+    assert torch.equal(mixture.thresholds, pair[side])
+    assert torch.equal(mixture.shares, shares)
+    assert mixture.alternative is None
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_set_that_is_nearer_than_every_mixture_is_taken_alone(side):
-    """A quarter of what one of eight examples can change, which is more than the tolerance."""
+def test_a_set_that_is_nearer_than_every_mixture_is_used_alone(side):
+    """The distance is a quarter of what one of eight examples can change, which is more than the tolerance."""
     scores, coin = tied(0, examples=8)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
     shares = shares_of(choose(scores, pair[side]), 3)
     budget = mean_cost(shares) + (1 - 2 * side) * float(COSTS[1] - COSTS[0]) / 8 / 4
     assert abs(mean_cost(shares) - budget) > TOLERANCE * budget
-    found = mix(scores, coin, pair, mean_cost, budget)
-    assert torch.equal(found.thresholds, pair[side])
-    assert torch.equal(found.shares, shares)
-    assert found.alternative is None
+    mixture = mix(scores, coin, pair, mean_cost, budget)
+    assert torch.equal(mixture.thresholds, pair[side])
+    assert torch.equal(mixture.shares, shares)
+    assert mixture.alternative is None
 
 
-def test_a_budget_beyond_both_sets_takes_the_dearer_one():
+def test_a_budget_beyond_both_sets_uses_the_more_expensive_one():
     scores, coin = tied(0)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
-    found = mix(scores, coin, pair, mean_cost, 100.0)
-    assert torch.equal(found.thresholds, pair[1])
-    assert found.alternative is None
+    mixture = mix(scores, coin, pair, mean_cost, 100.0)
+    assert torch.equal(mixture.thresholds, pair[1])
+    assert mixture.alternative is None
 
 
-def test_examples_of_one_coin_cannot_be_parted():
+def test_examples_with_equal_coins_cannot_be_separated():
     scores, _ = tied(0)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
     low, high = (mean_cost(shares_of(choose(scores, thresholds), 3)) for thresholds in pair)
-    found = mix(scores, torch.full((40,), 0.5, dtype=torch.float64), pair, mean_cost, low + 0.8 * (high - low))
-    assert found.alternative is None
-    assert torch.equal(found.thresholds, pair[1])
+    mixture = mix(scores, torch.full((40,), 0.5, dtype=torch.float64), pair, mean_cost, low + 0.8 * (high - low))
+    assert mixture.alternative is None
+    assert torch.equal(mixture.thresholds, pair[1])

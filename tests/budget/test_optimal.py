@@ -12,13 +12,13 @@ PRICES = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
 
 
 def synthetic(n, seed, exits=3, noise=0.7):
-    """Scores and chances (K, N) of exits that see an example's ease ever more clearly; the chances are calibrated."""
+    """Return calibrated chances (K, N), which are scores too, of exits that estimate an example's ease ever better."""
     generator = torch.Generator().manual_seed(seed)
     ease = torch.randn(n, generator=generator, dtype=torch.float64) + 0.5
     chances = []
     for k in range(exits):
-        seen = ease + noise * (exits - k) * torch.randn(n, generator=generator, dtype=torch.float64)
-        chances.append((0.7 * seen + 0.6 * k).sigmoid())
+        estimate = ease + noise * (exits - k) * torch.randn(n, generator=generator, dtype=torch.float64)
+        chances.append((0.7 * estimate + 0.6 * k).sigmoid())
     return torch.stack(chances)
 
 
@@ -32,24 +32,24 @@ def mean_cost(chances, thresholds, prices=PRICES):
 
 
 def brute_force(values, gains):
-    """The greatest mean gain over all pairs of thresholds, each between two scores or beyond them."""
+    """Return the greatest mean gain over all pairs of thresholds, each between two scores or beyond them."""
     grids = []
     for scores in values[:-1]:
         distinct = scores.unique()
         between = (distinct[1:] + distinct[:-1]) / 2
         grids.append([-torch.inf, *between.tolist(), torch.inf])
     rows = torch.arange(gains.shape[1])
-    found = -torch.inf
+    greatest = -torch.inf
     for thresholds in itertools.product(*grids):
         exits = choose(list(values), torch.tensor(thresholds, dtype=torch.float64))
-        found = max(found, float(gains[exits, rows].mean()))
-    return found
+        greatest = max(greatest, float(gains[exits, rows].mean()))
+    return greatest
 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 25), penalty=st.floats(0.0, 0.5), coarse=st.booleans())
 def test_two_thresholds_are_nearly_as_good_as_trying_all(seed, n, penalty, coarse):
-    """The ascent is exact in each threshold; together they may stop at a local best, less than an example away."""
+    """The ascent is exact in each threshold; together they may stop at a local optimum, less than an example away."""
     chances = synthetic(n, seed)
     if coarse:
         chances = (8 * chances).round() / 8
@@ -95,7 +95,7 @@ def test_the_ends_stop_all_at_once_or_as_late_as_that_helps():
 
 
 def brute_force_free(chances):
-    """The best mean chance when nothing costs, by a search over quantiles."""
+    """Return the best mean chance when cost does not matter, by a search over quantiles."""
     grids = [
         torch.cat([row.quantile(torch.linspace(0, 1, 60, dtype=torch.float64)), row.max()[None] + 1])
         for row in chances[:2]
@@ -111,18 +111,18 @@ def test_at_the_same_budget_it_expects_no_less_than_geometric_shares_and_gets_no
         "geometric": (geometric(ranked, 3), (-STEEPEST, STEEPEST)),
         "optimal": (most_accurate(ranked, chances, PRICES), ends(PRICES)),
     }
-    found = {
+    chosen = {
         name: bracket(family, lambda thresholds: mean_cost(chances, thresholds), budget, limits)[0]
         for name, (family, limits) in families.items()
     }
-    assert value(chances, found["optimal"]) >= value(chances, found["geometric"])
+    assert value(chances, chosen["optimal"]) >= value(chances, chosen["geometric"])
     spread = 2 * float(fresh.std()) / 20_000**0.5
-    assert value(fresh, found["optimal"]) >= value(fresh, found["geometric"]) - spread
-    assert mean_cost(fresh, found["optimal"]) <= 1.05 * budget
+    assert value(fresh, chosen["optimal"]) >= value(fresh, chosen["geometric"]) - spread
+    assert mean_cost(fresh, chosen["optimal"]) <= 1.05 * budget
 
 
-def test_where_an_exit_is_useless_it_is_passed_over_which_geometric_shares_cannot():
-    """The second exit knows nothing that the first did not; half the budget is best spent without it."""
+def test_a_useless_exit_is_skipped_which_geometric_shares_cannot():
+    """The second exit adds nothing to the first; the budget is best spent without it."""
     chances = synthetic(5000, 3)
     chances[1] = chances[0]
     ranked = rank(list(chances))

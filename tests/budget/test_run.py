@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suffice import Policy, allocate, cost, run
+from suffice import Answer, Policy, Prediction, Regression, allocate, cost, run
 from suffice.budget import scores
 from tests import builders
 
@@ -19,7 +19,7 @@ def policy_for(calibrated, thresholds, score="confidence"):
 
 
 def every_exit_and_pick(calibrated, policy, x):
-    """Exits by computing all of them, and which examples lie too near to a threshold to be sure."""
+    """Return the exits by computing all of them, and which examples lie within 1e-5 of a threshold."""
     answers = calibrated(x)
     score = scores.resolve(policy.score)
     taken = torch.full((len(answers[0]),), len(answers) - 1)
@@ -70,15 +70,15 @@ X = builders.inputs(50)
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_examples_that_are_answered_leave_the_batch(ensemble, nested):
+def test_finished_examples_leave_the_batch(ensemble, nested):
     net = builders.network(nested=nested)
     calibrated = builders.untuned(net, X, ensemble=ensemble)
     policy = allocate(calibrated, [X], 0.6)
-    seen = builders.watch_batch_sizes(net)
+    batch_sizes = builders.watch_batch_sizes(net)
     exits = run(calibrated, policy, X).exit
     reached = [int((exits >= k).sum()) for k in range(3)]
     assert reached[0] > reached[1] > reached[2] > 0
-    assert seen == list(enumerate(reached))
+    assert batch_sizes == list(enumerate(reached))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2])
@@ -88,9 +88,9 @@ def test_no_stage_runs_behind_the_exit_where_all_have_stopped(stop):
     thresholds = [math.inf, math.inf]
     if stop < 2:
         thresholds[stop] = -math.inf
-    seen = builders.watch_batch_sizes(net)
+    batch_sizes = builders.watch_batch_sizes(net)
     answer = run(calibrated, policy_for(calibrated, thresholds), X)
-    assert seen == [(k, 50) for k in range(stop + 1)]
+    assert batch_sizes == [(k, 50) for k in range(stop + 1)]
     assert (answer.exit == stop).all()
     torch.testing.assert_close(answer.probs, calibrated(X)[stop].probs)
 
@@ -103,7 +103,7 @@ def test_the_budget_is_spent_on_the_data_that_it_was_made_for():
     assert torch.bincount(answer.exit, minlength=3).tolist() == (policy.shares * 50).round().tolist()
 
 
-def test_answers_do_not_depend_on_the_batch_that_they_came_in():
+def test_answers_do_not_depend_on_the_batch():
     calibrated = builders.untuned(NET, X)
     policy = allocate(calibrated, [X], 0.6)
     whole = run(calibrated, policy, X)
@@ -124,7 +124,22 @@ def test_the_answer_shows_the_fields_of_its_prediction():
     assert not answer.probs.requires_grad
 
 
-def test_a_custom_score_receives_the_state_of_the_examples_still_there():
+@pytest.mark.parametrize(
+    ("kind", "field", "message"),
+    [
+        ("classification", "mean", "expected an answer with 'mean', got a classification; use its probs"),
+        ("regression", "probs", "expected an answer with 'probs', got a regression; use its mean and variance"),
+    ],
+)
+def test_a_field_of_the_other_kind_is_refused_with_those_that_there_are(kind, field, message):
+    one = torch.ones(2, 1)
+    prediction = Prediction(one.log(), one[:, 0]) if kind == "classification" else Regression(one, one, one)
+    answer = Answer(prediction, one[:, 0].long(), one[:, 0].long(), one)
+    with pytest.raises(AttributeError, match=message):
+        getattr(answer, field)
+
+
+def test_a_custom_score_receives_the_state_of_the_examples_in_flight():
     net = builders.network(nested=True)
     calibrated = builders.untuned(net, X)
     received = []
@@ -142,13 +157,13 @@ def test_a_custom_score_receives_the_state_of_the_examples_still_there():
             states.append(state["h"][:, 0])
     expected = torch.where(states[0] >= 0, 0, torch.where(states[1] >= 0, 1, 2))
     assert answer.exit.tolist() == expected.tolist()
-    finished = [50, int((expected > 0).sum()), int((expected > 1).sum())]
-    assert received[:2] == [(finished[0], finished[0], 1, [1]), (finished[1], finished[1], 2, [2])]
+    reached = [50, int((expected > 0).sum())]
+    assert received[:2] == [(reached[0], reached[0], 1, [1]), (reached[1], reached[1], 2, [2])]
 
 
 @pytest.mark.parametrize(("value", "stops_at"), [(math.inf, 2), (-math.inf, 0)])
 def test_an_infinite_threshold_keeps_its_meaning_under_infinite_scores(value, stops_at):
-    """+inf stops nothing and −inf everything, whatever a score says."""
+    """+inf stops nothing and −inf everything, whatever the score."""
     calibrated = builders.untuned(NET, X)
     policy = policy_for(calibrated, [value, value], lambda p, s: torch.full((len(p),), value))
     assert (run(calibrated, policy, X).exit == stops_at).all()
@@ -196,13 +211,13 @@ def test_a_policy_of_another_network_is_refused():
 def test_arguments_in_another_order_and_a_network_that_is_not_calibrated_are_refused():
     calibrated = builders.untuned(NET, X)
     policy = allocate(calibrated, [X], 0.6)
-    for wrong, found in [
+    for arguments, types in [
         ((policy, calibrated, X), "Policy and Calibrated"),
         ((calibrated, X, policy), "Calibrated and Tensor"),
         ((NET, policy, X), "ExitNetwork and Policy"),
     ]:
-        with pytest.raises(TypeError, match=f"expected a Calibrated and then a Policy, got {found}"):
-            run(*wrong)
+        with pytest.raises(TypeError, match=f"expected a Calibrated and then a Policy, got {types}"):
+            run(*arguments)
 
 
 def test_a_policy_with_another_number_of_thresholds_is_refused():
@@ -227,114 +242,6 @@ def test_bfloat16_networks_run():
     torch.testing.assert_close(answer.probs.sum(dim=1), torch.ones(50))
 
 
-def clock(milliseconds, copying, size=64):
-    """A profile in which every stage takes so long for a batch of any size in proportion, and so does copying."""
-    full = torch.tensor([[milliseconds / size] * 3, [milliseconds] * 3], dtype=torch.float64)
-    copies = torch.tensor([[copying / size] * 3, [copying] * 3], dtype=torch.float64)
-    return cost.Profile((1, size), full, 0 * full, 0 * full, copies, size, "planted")
-
-
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("score", ["confidence", "patience"])
-@pytest.mark.parametrize("buckets", [None, (4, 16, 64), (7,), (256,)])
-@pytest.mark.parametrize("copying", [0.0, 1e6])
-def test_answers_are_the_same_with_and_without_leaving_and_filling_up(copying, buckets, score, nested):
-    net = builders.network(nested=nested)
-    calibrated = builders.untuned(net, X)
-    policy = allocate(calibrated, [X], 0.6, score=score)
-    plain = run(calibrated, policy, X)
-    other = run(calibrated, replace(policy, profile=clock(1.0, copying)), X, buckets=buckets)
-    assert torch.equal(other.exit, plain.exit)
-    torch.testing.assert_close(other.probs, plain.probs, atol=1e-5, rtol=0)
-    torch.testing.assert_close(other.aleatoric, plain.aleatoric, atol=1e-5, rtol=0)
-    torch.testing.assert_close(other.scores, plain.scores, atol=1e-4, rtol=1e-4, equal_nan=True)
-
-
-def test_examples_stay_where_copying_them_would_cost_more_than_it_saves():
-    calibrated = builders.untuned(NET, X)
-    policy = allocate(calibrated, [X], 0.6)
-    for profile, finished in ((clock(1.0, 1e6), False), (clock(1.0, 0.0), True)):
-        seen = builders.watch_batch_sizes(NET)
-        run(calibrated, replace(policy, profile=profile), X)
-        for stage in NET.stages:
-            stage._forward_pre_hooks.clear()
-        assert (seen != [(k, 50) for k in range(3)]) == finished
-
-
-@pytest.mark.parametrize("buckets", [(8, 32, 64), (64,), (1, 2, 4, 8, 16, 32, 64, 128)])
-def test_a_stage_meets_the_shapes_of_the_buckets_only(buckets):
-    net = builders.network()
-    calibrated = builders.untuned(net, X)
-    policy = allocate(calibrated, [X], 0.6)
-    seen = builders.watch_batch_sizes(net)
-    for part in (X, X[:1], X[:9], X[:33]):
-        run(calibrated, policy, part, buckets=buckets)
-    assert {size for _, size in seen} <= set(buckets)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("buckets", [(8, 64), None])
-def test_a_compiled_stage_is_compiled_once_for_each_bucket(buckets):
-    net = builders.network()
-    calibrated = builders.untuned(net, X)
-    policy = allocate(calibrated, [X], 0.6)
-    parts = [X, X[:1], X[:9], X[:33], X[10:50]]
-    plain = [run(calibrated, policy, part) for part in parts]
-    seen = []
-
-    def compiler(graph, inputs):
-        seen.append(tuple(inputs[-1].shape))
-        return graph.forward
-
-    torch.compiler.reset()
-    for k, stage in enumerate(net.stages):
-        net.stages[k] = torch.compile(stage, backend=compiler, dynamic=False)
-    for part, expected in zip(parts, plain, strict=True):
-        answer = run(calibrated, policy, part, buckets=buckets)
-        assert torch.equal(answer.exit, expected.exit)
-        torch.testing.assert_close(answer.probs, expected.probs, atol=1e-5, rtol=0)
-    once_each = sorted((size, width) for width in (3, 6, 5) for size in (8, 64))
-    if buckets is None:
-        assert len(set(seen)) > len(once_each)
-    else:
-        assert sorted(seen) == once_each
-
-
-def test_a_batch_larger_than_all_buckets_stays_as_it_is_until_it_fits():
-    net = builders.network()
-    calibrated = builders.untuned(net, X)
-    policy = allocate(calibrated, [X], 0.6)
-    seen = builders.watch_batch_sizes(net)
-    exits = run(calibrated, policy, X, buckets=(20,)).exit
-    reached = [int((exits >= k).sum()) for k in range(3)]
-    assert seen == [(k, size if size > 20 else 20) for k, size in enumerate(reached)]
-
-
-@pytest.mark.parametrize("copying", [0.0, 1e6])
-@pytest.mark.parametrize("buckets", [None, (16, 64)])
-def test_an_example_that_is_not_finite_is_named_by_its_position_in_the_original_batch(buckets, copying):
-    calibrated = builders.untuned(builders.network(), X)
-    policy = replace(allocate(calibrated, [X], 0.6), profile=clock(1.0, copying))
-    exits = run(calibrated, policy, X).exit
-    there = int((exits > 0).nonzero()[-1])
-    builders.poison(calibrated.network, X, there)
-    with pytest.raises(
-        ValueError, match=rf"finite logits at exit 1, .* position {there} \(1 of {int((exits > 0).sum())} "
-    ):
-        run(calibrated, policy, X, buckets=buckets)
-
-
-def test_an_example_that_was_answered_may_go_wrong_behind_its_exit():
-    """Where it stays in the batch because copying does not pay, nobody looks at it again."""
-    net = builders.network()
-    calibrated = builders.untuned(net, X)
-    policy = replace(allocate(calibrated, [X], 0.6), profile=clock(1.0, 1e6))
-    plain = run(calibrated, policy, X)
-    builders.poison(net, X, int((plain.exit == 0).nonzero()[0]))
-    again = run(calibrated, policy, X)
-    torch.testing.assert_close(again.probs, plain.probs)
-
-
 def test_a_score_that_is_not_a_number_is_named_by_its_position_in_the_original_batch():
     calibrated = builders.untuned(NET, X)
     first = calibrated(X)[0].confidence
@@ -346,18 +253,18 @@ def test_a_score_that_is_not_a_number_is_named_by_its_position_in_the_original_b
         return torch.full((len(prediction),), torch.nan)
 
     policy = policy_for(calibrated, [float(first.sort().values[1]), 0.0], score)
-    going_on = (first < policy.thresholds[0]).nonzero()[:, 0].tolist()
-    assert going_on == [bad]
+    continuing = (first < policy.thresholds[0]).nonzero()[:, 0].tolist()
+    assert continuing == [bad]
     with pytest.raises(ValueError, match=f"at exit 1, got NaN at position {bad}$"):
         run(calibrated, policy, X)
 
 
-def test_scores_are_those_of_the_exits_that_were_asked():
+def test_scores_are_kept_for_the_exits_that_an_example_reached():
     calibrated = builders.untuned(NET, X)
     answer = run(calibrated, allocate(calibrated, [X], 0.6), X)
     assert answer.scores.shape == (50, 2)
     for k in range(2):
-        asked = answer.exit >= k
+        reached = answer.exit >= k
         expected = scores.confidence(calibrated(X)[k]).double()
-        torch.testing.assert_close(answer.scores[asked, k], expected[asked], atol=1e-4, rtol=1e-4)
-        assert answer.scores[~asked, k].isnan().all()
+        torch.testing.assert_close(answer.scores[reached, k], expected[reached], atol=1e-4, rtol=1e-4)
+        assert answer.scores[~reached, k].isnan().all()

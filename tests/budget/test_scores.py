@@ -22,9 +22,9 @@ def test_confidence_is_the_log_odds_of_the_most_probable_class():
 
 def test_confidence_keeps_its_order_where_probabilities_saturate_at_one():
     logits = torch.tensor([[20.0, 0, 0], [40.0, 0, 0], [200.0, 0, 0]])
-    sure = Prediction(logits.log_softmax(dim=1), torch.zeros(3))
-    assert (sure.confidence[1:] == 1).all()
-    assert scores.confidence(sure).diff().min() > 19
+    certain = Prediction(logits.log_softmax(dim=1), torch.zeros(3))
+    assert (certain.confidence[1:] == 1).all()
+    assert scores.confidence(certain).diff().min() > 19
 
 
 def test_margin_is_the_log_ratio_of_the_two_most_probable_classes():
@@ -32,14 +32,14 @@ def test_margin_is_the_log_ratio_of_the_two_most_probable_classes():
     torch.testing.assert_close(scores.margin(GIVEN), expected)
 
 
-def test_uncertainties_are_negated_so_that_higher_is_surer():
+def test_uncertainties_are_negated_so_that_higher_is_more_certain():
     assert torch.equal(scores.entropy(GIVEN), -GIVEN.entropy)
     assert torch.equal(scores.aleatoric(GIVEN), -GIVEN.aleatoric)
     assert torch.equal(scores.epistemic(GIVEN), -GIVEN.epistemic)
 
 
 @pytest.mark.parametrize("name", ["confidence", "margin", "entropy", "aleatoric", "epistemic"])
-def test_every_score_goes_by_its_name(name):
+def test_every_score_has_a_name(name):
     assert scores.resolve(name) is getattr(scores, name)
     values = scores.evaluate(scores.resolve(name), GIVEN, None, 0)
     assert values.shape == (3,)
@@ -99,7 +99,7 @@ def test_scores_of_a_regression_order_alike_whatever_the_unit_of_an_output(name)
 
 
 @pytest.mark.parametrize("name", ["confidence", "margin", "entropy", "aleatoric"])
-def test_a_score_of_classes_is_refused_for_a_regression_with_those_that_it_has(name):
+def test_a_score_of_classes_is_refused_for_a_regression_with_those_that_apply(name):
     expected = rf"a score of a Regression, one of \['epistemic', 'variance'\], .* got {name!r}, .* of a Prediction"
     with pytest.raises(ValueError, match=expected):
         scores.evaluate(scores.resolve(name), regression(), None, 0)
@@ -122,13 +122,13 @@ def test_patience_counts_the_exits_in_a_row_that_gave_the_same_label():
             assert int(scores.patience(answer)[n]) == count
 
 
-def test_patience_of_a_prediction_that_nobody_counted_for_is_an_error():
+def test_patience_without_counted_exits_is_an_error():
     with pytest.raises(ValueError, match="agreeing exits counted"):
         scores.patience(GIVEN)
 
 
 @pytest.mark.parametrize("name", sorted(set(scores.SCORES) - {"variance"}))
-def test_levels_fall_and_reach_from_hardly_any_example_to_all(name):
+def test_levels_fall_from_hardly_any_example_to_all(name):
     calibrated = builders.untuned(builders.network(), builders.inputs(300))
     levels = scores.levels(name, classes=4, exits=3)
     assert (levels.diff() < 0).all()
@@ -137,7 +137,7 @@ def test_levels_fall_and_reach_from_hardly_any_example_to_all(name):
     assert (values >= levels[0]).double().mean() < 0.05
 
 
-def test_positions_are_named_in_the_whole_pass_and_nobodys_rows_are_not_looked_at():
+def test_positions_are_named_in_the_whole_pass_and_padding_is_not_checked():
     positions = torch.tensor([-1, 40, 7])
     first, second = torch.tensor([torch.nan, 0, 1]), torch.tensor([0, torch.nan, torch.nan])
     assert scores.evaluate(lambda p, s: first, GIVEN, None, 0, positions).shape == (3,)
@@ -150,7 +150,7 @@ def test_a_variance_has_no_levels_of_its_own():
         scores.levels("variance", classes=4, exits=3)
 
 
-def test_the_price_of_a_score_is_paid_at_every_exit_but_the_last_where_nobody_asks_for_it():
+def test_a_score_costs_at_every_exit_but_the_last():
     class Priced:
         made_for, macs = "", (5, 7, 11)
 

@@ -26,7 +26,7 @@ def served(calibrated, policy, parts, **options):
     ensemble=st.booleans(),
     score=st.sampled_from(["confidence", "patience"]),
 )
-def test_a_stream_is_answered_in_order_as_each_batch_alone_would_be(sizes, size, delay, nested, ensemble, score):
+def test_a_stream_gives_the_answers_of_each_batch_alone_in_order(sizes, size, delay, nested, ensemble, score):
     calibrated = builders.untuned(builders.network(nested=nested), X, ensemble=ensemble)
     policy = allocate(calibrated, [X], 0.6, score=score)
     parts = list(builders.inputs(sum(sizes), seed=1).split(sizes))
@@ -47,19 +47,19 @@ def test_a_stream_is_answered_in_order_as_each_batch_alone_would_be(sizes, size,
 
 @pytest.mark.parametrize(("delay", "most"), [(0, 0), (1, 1), (3, 3), (None, 8), (20, 11)])
 def test_no_batch_waits_for_more_than_the_delay_and_a_large_pool_uses_all_of_it(delay, most):
-    """Eight batches, if nothing else is said; there are twelve."""
+    """The default is eight batches; there are twelve."""
     calibrated = builders.untuned(NET, X)
     policy = allocate(calibrated, [X], 0.6)
-    asked = []
+    read = []
 
     def source():
         for number, part in enumerate(X.split(10)):
-            asked.append(number)
+            read.append(number)
             yield part
 
     options = {} if delay is None else {"delay": delay}
     stream = run_stream(calibrated, policy, source(), size=1000, **options)
-    behind = [len(asked) - 1 - number for number, _ in enumerate(stream)]
+    behind = [len(read) - 1 - number for number, _ in enumerate(stream)]
     assert behind[0] == max(behind) == most
 
 
@@ -67,29 +67,29 @@ def test_stages_run_full_while_the_stream_lasts():
     net = builders.network()
     calibrated = builders.untuned(net, X)
     policy = allocate(calibrated, [X], 0.6)
-    seen = builders.watch_batch_sizes(net)
+    batch_sizes = builders.watch_batch_sizes(net)
     stream = run_stream(calibrated, policy, X.split(10), size=16, delay=50)
     list(stream)
-    by_stage = {k: [size for stage, size in seen if stage == k] for k in range(3)}
+    by_stage = {k: [size for stage, size in batch_sizes if stage == k] for k in range(3)}
     assert by_stage[0] == [16] * 7 + [8]
     for sizes in by_stage.values():
         assert set(sizes[:-1]) == {16}
 
 
-def test_what_is_left_at_the_end_is_filled_up_to_a_bucket():
+def test_the_last_batches_are_padded_to_a_bucket():
     net = builders.network()
     calibrated = builders.untuned(net, X)
     policy = allocate(calibrated, [X], 0.6)
     expected = run(calibrated, policy, X)
-    seen = builders.watch_batch_sizes(net)
+    batch_sizes = builders.watch_batch_sizes(net)
     answers = served(calibrated, policy, X.split(10), size=16, delay=2, buckets=(4, 8))
-    assert {size for _, size in seen} <= {4, 8, 16}
+    assert {size for _, size in batch_sizes} <= {4, 8, 16}
     torch.testing.assert_close(torch.cat([got.answer.probs for got in answers]), expected.probs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("fail", [True, False])
-def test_an_example_that_a_stage_cannot_bear_is_named_and_the_stream_goes_on(stage, fail):
+def test_an_example_that_fails_is_named_and_the_stream_continues(stage, fail):
     """By an exception of the stage, or by logits that are not finite."""
     expected_net = builders.network()
     calibrated = builders.untuned(expected_net, X)
@@ -99,9 +99,9 @@ def test_an_example_that_a_stage_cannot_bear_is_named_and_the_stream_goes_on(sta
     answers = served(calibrated, policy, X.split(10), size=16, delay=4)
     assert len(answers) == 12
     for number, got in enumerate(answers):
-        kept = [p for p in range(10) if (number, p) != (3, 7)]
-        assert got.positions.tolist() == kept
-        torch.testing.assert_close(got.answer.probs, expected.probs[10 * number :][:10][kept], atol=1e-5, rtol=0)
+        positions = [p for p in range(10) if (number, p) != (3, 7)]
+        assert got.positions.tolist() == positions
+        torch.testing.assert_close(got.answer.probs, expected.probs[10 * number :][:10][positions], atol=1e-5, rtol=0)
     (error,) = answers[3].errors
     assert (error.stage, error.batch, error.position) == (stage, 3, 7)
     assert isinstance(error.__cause__, ArithmeticError if fail else ValueError)
@@ -123,7 +123,7 @@ def test_a_stage_that_always_fails_fails_for_all_and_the_stream_still_ends():
     assert [[error.position for error in got.errors] for got in answers] == [list(range(10))] * 2
 
 
-def test_a_stream_that_breaks_off_answers_what_came_before_and_then_says_so():
+def test_an_exception_of_the_stream_is_raised_after_the_batches_before_it():
     calibrated = builders.untuned(NET, X)
     policy = allocate(calibrated, [X], 0.6)
 
@@ -140,7 +140,7 @@ def test_a_stream_that_breaks_off_answers_what_came_before_and_then_says_so():
         next(stream)
 
 
-def test_nothing_is_kept_of_batches_that_were_served():
+def test_batches_are_forgotten_once_they_are_returned():
     calibrated = builders.untuned(NET, X)
     policy = allocate(calibrated, [X], 0.6)
     alive = weakref.WeakSet()
@@ -166,7 +166,7 @@ def test_gradients_are_on_again_between_answers():
         assert torch.is_grad_enabled()
 
 
-def test_a_policy_of_another_network_and_sizes_that_mean_nothing_are_refused_at_the_call():
+def test_a_policy_of_another_network_and_sizes_out_of_range_are_refused_at_the_call():
     calibrated, other = builders.untuned(NET, X), builders.untuned(builders.network(seed=1), X)
     with pytest.raises(ValueError, match="policy for this calibrated network"):
         run_stream(calibrated, allocate(other, [X], 0.6), [X])
@@ -176,7 +176,7 @@ def test_a_policy_of_another_network_and_sizes_that_mean_nothing_are_refused_at_
             run_stream(calibrated, policy, [X], **options)
 
 
-def test_a_network_that_was_changed_ends_the_stream_and_is_no_fault_of_its_examples():
+def test_a_changed_network_ends_the_stream_and_is_not_an_error_of_its_examples():
     net = builders.network()
     calibrated = builders.untuned(net, X)
     stream = run_stream(calibrated, allocate(calibrated, [X], 0.6), X.split(10), size=16, delay=0)

@@ -33,15 +33,15 @@ def naive_choice(values, thresholds):
 
 
 def naive_shares_taken(values, shares):
-    """How many stop at each exit if there are no ties: sort those still there, take the surest."""
-    here, counts, aim = list(range(len(values[0]))), [], 0.0
+    """Count how many stop at each exit if there are no ties: sort the remaining examples, take the highest scores."""
+    remaining, counts, aim = list(range(len(values[0]))), [], 0.0
     for k in range(len(shares) - 1):
         aim += float(shares[k])
-        wanted = max(0, round(aim * len(values[0])) - sum(counts))
-        here = sorted(here, key=lambda n: -float(values[k][n]))
-        counts.append(min(wanted, len(here)))
-        here = here[wanted:]
-    return [*counts, len(here)]
+        target = max(0, round(aim * len(values[0])) - sum(counts))
+        remaining = sorted(remaining, key=lambda n: -float(values[k][n]))
+        counts.append(min(target, len(remaining)))
+        remaining = remaining[target:]
+    return [*counts, len(remaining)]
 
 
 scores_strategy = st.integers(1, 4).flatmap(
@@ -69,7 +69,7 @@ def test_choosing_agrees_with_a_loop_over_examples(data, rows):
 
 @settings(deadline=None)
 @given(n=st.integers(1, 60), exits=st.integers(1, 5), log_q=st.floats(-3, 3), seed=st.integers(0, 99))
-def test_thresholds_give_every_exit_its_share_of_the_surest_still_there(n, exits, log_q, seed):
+def test_every_exit_stops_its_share_of_the_highest_remaining_scores(n, exits, log_q, seed):
     values, shares = random_scores(n, exits, seed), geometric_shares(log_q, exits)
     taken = choose(values, thresholds_for(rank(values), shares))
     assert torch.bincount(taken, minlength=exits).tolist() == naive_shares_taken(values, shares)
@@ -77,13 +77,13 @@ def test_thresholds_give_every_exit_its_share_of_the_surest_still_there(n, exits
 
 @settings(deadline=None)
 @given(rows=scores_strategy, log_q=st.floats(-3, 3))
-def test_ties_stop_or_go_on_together_and_no_threshold_lies_on_a_score(rows, log_q):
+def test_ties_stop_or_continue_together_and_no_threshold_lies_on_a_score(rows, log_q):
     values = columns(rows)
     thresholds = thresholds_for(rank(values), geometric_shares(log_q, len(values)))
-    taken, here = choose(values, thresholds), torch.ones(len(rows), dtype=torch.bool)
+    taken, remaining = choose(values, thresholds), torch.ones(len(rows), dtype=torch.bool)
     for k, threshold in enumerate(thresholds.tolist()):
-        assert threshold not in values[k][here].tolist()
-        here &= taken != k
+        assert threshold not in values[k][remaining].tolist()
+        remaining &= taken != k
 
 
 @settings(deadline=None)
@@ -94,13 +94,13 @@ def test_with_ties_the_first_share_is_as_near_as_the_ties_allow(rows, log_q):
     if len(values) == 1:
         return
     stopped = int((choose(values, thresholds_for(rank(values), shares)) == 0).sum())
-    wanted = round(float(shares[0]) * len(rows))
+    target = round(float(shares[0]) * len(rows))
     possible = {0} | {int((values[0] >= score).sum()) for score in values[0]}
-    assert abs(stopped - wanted) == min(abs(count - wanted) for count in possible)
+    assert abs(stopped - target) == min(abs(count - target) for count in possible)
 
 
 def test_heavy_ties_do_not_disable_an_exit():
-    """Asked for a quarter each; 60 % tie at the top of the first exit. What it cannot take the next does."""
+    """Each share is a quarter; 60 % tie at the top of the first exit, so the next exit makes up for it."""
     n = 1000
     values = random_scores(n, 4)
     values[0][:600] = 50.0
@@ -113,7 +113,7 @@ def test_heavy_ties_do_not_disable_an_exit():
     assert counts.tolist() == [400, 100, 250, 250]
 
 
-def test_neighbouring_numbers_are_told_apart():
+def test_neighboring_numbers_are_separated():
     one = torch.tensor(1.0, dtype=torch.float64)
     above = torch.nextafter(one, 2 * one)
     for low, high in ((one, above), (above, torch.nextafter(above, 2 * one))):
@@ -173,5 +173,5 @@ def test_the_range_of_q_reaches_both_ends():
         assert torch.equal(first.flip(0), geometric_shares(STEEPEST, exits))
 
 
-def test_shares_are_the_portions_of_the_exits_taken():
+def test_shares_are_the_fractions_of_the_exits():
     assert shares_of(torch.tensor([2, 0, 2, 2]), 4).tolist() == [0.25, 0, 0.75, 0]

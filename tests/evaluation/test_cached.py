@@ -14,7 +14,7 @@ def labeled(net, count=300, seed=0):
         return batched(x, sampled_labels(net(x)[-1], seed=seed), 50)
 
 
-def test_a_network_over_features_answers_as_the_network():
+def test_a_network_over_features_gives_the_logits_of_the_network():
     net = network()
     x, y = map(torch.cat, zip(*labeled(net), strict=True))
     ((phi, labels),) = cached.compute(net, labeled(net))
@@ -31,21 +31,21 @@ def test_calibrating_on_features_gives_the_same_as_on_inputs():
     features = [cached.compute(net, loader) for loader in (train, val)]
     calibrated = suffice.calibrate(cached.over(net), *features, link="plugin", costs=costs)
     assert calibrated.costs == direct.costs
-    for ours, theirs in zip(calibrated.exits, direct.exits, strict=True):
-        assert_close(ours.temperature, theirs.temperature, rtol=1e-3, atol=0)
-        assert_close(ours.posterior.feature_values, theirs.posterior.feature_values)
-        assert_close(ours.posterior.class_values, theirs.posterior.class_values)
+    for exit_, expected in zip(calibrated.exits, direct.exits, strict=True):
+        assert_close(exit_.temperature, expected.temperature, rtol=1e-3, atol=0)
+        assert_close(exit_.posterior.feature_values, expected.posterior.feature_values)
+        assert_close(exit_.posterior.class_values, expected.posterior.class_values)
 
 
 def test_a_subset_keeps_features_and_labels_together():
     net = network()
     features = cached.compute(net, labeled(net))
     rows = torch.tensor([7, 3])
-    part = features.subset(rows)
-    assert torch.equal(part.labels, features.labels[rows])
-    assert torch.equal(part.phi[1], features.phi[1][rows])
-    assert len(part) == 1
+    subset = features.subset(rows)
+    assert torch.equal(subset.labels, features.labels[rows])
+    assert torch.equal(subset.phi[1], features.phi[1][rows])
+    assert len(subset) == 1
 
 
-def test_inputs_without_labels_have_the_label_of_no_class():
+def test_inputs_without_labels_have_the_label_minus_one():
     assert (cached.compute(network(), batched(inputs(5))).labels == -1).all()

@@ -1,4 +1,4 @@
-"""Results of the demo's form, small and made up, to draw."""
+"""Small made-up results with the structure of those of the demo."""
 
 _EXIT = {"accuracy": 0.8, "nll": 0.6, "brier": 0.2, "ece": 0.05, "ece_equal_mass": 0.06, "auroc": 0.9, "aurc": 0.04}
 
