@@ -22,6 +22,12 @@ MANIFEST = "manifest.json"
 Manifest = dict[str, Any]
 
 
+def _no_patterns(manifest: Manifest) -> Iterable[str]:
+    """Return no patterns, for a folder that holds only its manifest."""
+    del manifest
+    return ()
+
+
 @dataclass(frozen=True)
 class Kind:
     """Kind of folder, with the entries of its manifest and the files in it.
@@ -41,7 +47,7 @@ class Kind:
     remedy: str
     format: int
     entries: Mapping[str, type] = field(default_factory=dict)
-    files: Callable[[Manifest], Iterable[str]] = lambda manifest: ()
+    files: Callable[[Manifest], Iterable[str]] = _no_patterns
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
