@@ -108,5 +108,5 @@ def test_unknown_kinds_and_strengths_and_standardised_pixels_are_refused(images)
     for kind, strength in (("fog", 1), ("noise", 0), ("noise", 6)):
         with pytest.raises(ValueError, match=r"expected one of noise, impulse, .* at strength 1 to 5, got"):
             corrupt(images, kind, strength, generator=seeded())
-    with pytest.raises(ValueError, match="corrupt before standardising"):
+    with pytest.raises(ValueError, match="corrupt before standardizing"):
         corrupt(images - 0.5, "noise", 1, generator=seeded())

@@ -83,9 +83,9 @@ def test_the_size_of_one_part_of_the_digits_leaves_the_other_as_it_is():
 
 
 def test_a_choice_that_the_kind_does_not_have_is_refused(cifar):
-    with pytest.raises(TypeError, match="of 'cifar100' the choices validation, test, seed, augment, got 'workers'"):
+    with pytest.raises(TypeError, match="of 'cifar100' among validation, test, seed, augment, got 'workers'"):
         load("cifar100", workers=2)
-    with pytest.raises(TypeError, match="of 'digits' the choices validation, test, seed, share, got 'valid'"):
+    with pytest.raises(TypeError, match="of 'digits' among validation, test, seed, share, got 'valid'"):
         load("digits", valid=100)
 
 
@@ -94,7 +94,7 @@ def test_a_choice_that_photographs_and_tables_do_not_have_is_refused(tmp_path):
     import_set("movielens-1m", archive, any_checksum=True)
     with pytest.raises(TypeError, match="test, seed, categories, least, buckets, unknown, got 'val'"):
         load("movielens-1m", val=0.1)
-    with pytest.raises(TypeError, match="choices validation, test, seed, size, workers, skip, got 'val'"):
+    with pytest.raises(TypeError, match="among validation, test, seed, size, workers, skip, got 'val'"):
         folder(tmp_path, val=0.1)
 
 

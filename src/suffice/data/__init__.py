@@ -1,4 +1,4 @@
-"""Data sets, one file each; `load` gives the splits of one that was imported, `folder` images read in place."""
+"""Data sets: `load` a stored one as splits, `import_set` one into the store, or use a `folder` of images in place."""
 
 from suffice.data.datasets import folder, load
 from suffice.data.importing import fetch_set, import_set

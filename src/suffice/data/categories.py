@@ -1,7 +1,7 @@
-"""Categories as numbers for embeddings: by a hash, or by a vocabulary learned from the training rows.
+"""Map categories to embedding indices: by a hash, or by a vocabulary learned from the training rows.
 
-A field's category is a code, a uint32 that says nothing else; its index is in [0, size), where 0 stands for
-missing and for unknown.
+A category of a field is stored as a code, an arbitrary uint32; its index is in [0, size), and index 0 means missing or
+unknown.
 """
 
 from collections.abc import Iterable
@@ -12,23 +12,30 @@ import numpy as np
 from suffice.data.store.dataset import Array
 
 _MOST = 1 << 22
-"""Distinct codes of one field that are counted at once before those counts are merged."""
+"""Number of distinct codes whose partial counts are kept before they are merged."""
 
 
 @dataclass(frozen=True)
 class Hashed:
-    """Every field in the same number of buckets; equal indices may be different codes, and nothing is unknown."""
+    """Hash encoding with the same number of buckets for every field.
+
+    Different codes can share an index, and no code is unknown.
+
+    Attributes:
+        fields: Number of categorical columns.
+        buckets: Number of indices of each column, index 0 included.
+    """
 
     fields: int
     buckets: int
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Indices of each field."""
+        """Number of indices of each field, which is the size of its embedding."""
         return (self.buckets,) * self.fields
 
     def index(self, field: int, codes: Array, missing: Array) -> Array:
-        """Index (N,) int64 of codes (N,) uint32; 0 where `missing` (N,) bool.
+        """Return the indices (N,) int64 of codes (N,) uint32; 0 where `missing` (N,) bool is true.
 
         1 + mix(field · 2³² + code) mod (buckets − 1), with the mix of splitmix64 (Steele, Lea, Flood 2014).
         """
@@ -39,26 +46,30 @@ class Hashed:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """For each field the sorted codes that occur often enough in training; index i + 1 is the i-th of them."""
+    """Vocabulary encoding of codes that are frequent enough in the training rows.
+
+    Attributes:
+        codes: Sorted codes of each field, uint32; the i-th code has index i + 1.
+    """
 
     codes: tuple[Array, ...]
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> "Vocabulary":
-        """From what `arrays` gave."""
+        """Return the vocabulary whose `arrays()` these are."""
         return cls(tuple(arrays[str(field)] for field in range(len(arrays))))
 
     def arrays(self) -> dict[str, Array]:
-        """The codes by field, to be recorded."""
+        """Return the codes by field number, for `from_arrays`."""
         return {str(field): codes for field, codes in enumerate(self.codes)}
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Indices of each field."""
+        """Number of indices of each field, which is the size of its embedding."""
         return tuple(len(codes) + 1 for codes in self.codes)
 
     def index(self, field: int, codes: Array, missing: Array) -> Array:
-        """Index (N,) int64 of codes (N,) uint32; 0 where `missing` (N,) bool, or not in the vocabulary."""
+        """Return the indices (N,) int64 of codes (N,) uint32; 0 if missing or not in the vocabulary."""
         known = self.codes[field]
         if not len(known):
             return np.zeros(len(codes), dtype=np.int64)
@@ -67,19 +78,22 @@ class Vocabulary:
 
 
 def frequent_codes(blocks: Iterable[Array], least: int) -> Array:
-    """Sorted codes that occur at least `least` times in blocks of codes; memory grows with the distinct ones only."""
+    """Return the sorted codes that occur at least `least` times in blocks of codes.
+
+    Memory grows with the number of distinct codes, not with the number of rows.
+    """
     values, counts, pending = np.empty(0, np.uint32), np.empty(0, np.int64), 0
     parts = [(values, counts)]
     for block in blocks:
         parts.append(np.unique(block, return_counts=True))
         pending += len(parts[-1][0])
         if pending > _MOST:
-            parts, pending = [_merged(parts)], 0
-    values, counts = _merged(parts)
+            parts, pending = [_merge_counts(parts)], 0
+    values, counts = _merge_counts(parts)
     return values[counts >= least]
 
 
-def _merged(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+def _merge_counts(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     values, inverse = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
     counts = np.zeros(len(values), dtype=np.int64)
     np.add.at(counts, inverse, np.concatenate([part[1] for part in parts]))

@@ -1,7 +1,7 @@
-"""Small images of one size: memory-mapped, gathered, augmented and standardised a batch at a time.
+"""Small images of one size: memory-mapped, then gathered, augmented and standardized one batch at a time.
 
-The whole work on a batch is a few tensor operations, on the device if one is given, so that no worker processes
-are needed to keep up with a training step (`benchmarks/data.py`).
+A batch takes a few tensor operations, on the device if one is given, so that loading keeps up with training without
+worker processes (`benchmarks/data.py`).
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from suffice.data.store.dataset import Array
 
 @dataclass(frozen=True)
 class Images:
-    """A split: images with their labels.
+    """Split of images with their labels.
 
     Attributes:
-        pixels: (M, C, H, W) uint8, or floating and already as a network takes it; may be memory-mapped.
-        labels: (N,) int64.
-        rows: (N,) int64, which of the pixels belong to the split; None: all, in order.
-        mean: (C,) channel mean of the training pixels / 255; None: not standardised.
-        std: (C,) their standard deviation.
-        augment: what `shuffled` does to the images; None: nothing.
+        pixels: Images (M, C, H, W), uint8, or floating and ready for the network; may be memory-mapped.
+        labels: Class of each image of the split, (N,) int64.
+        rows: Index into `pixels` of each image of the split, (N,) int64; None: all, in order.
+        mean: Channel mean (C,) of the training pixels / 255; None: not standardized.
+        std: Channel standard deviation (C,) of the training pixels / 255.
+        augment: Augmentation in `shuffled`; None: no augmentation.
     """
 
     pixels: Tensor = field(repr=False)
@@ -35,26 +35,26 @@ class Images:
     augment: Augment | None = None
 
     def __repr__(self) -> str:
-        """One line."""
+        """Return a one-line summary."""
         return f"Images({len(self):,} of {tuple(self.pixels.shape[1:])}, augment={self.augment})"
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
     def images(self) -> Tensor:
-        """The images (N, C, H, W) as they are stored: memory-mapped where the split is the whole part."""
+        """Stored images (N, C, H, W); memory-mapped if the split has all rows."""
         return self.pixels if self.rows is None else self.pixels.index_select(0, self.rows)
 
     def subset(self, rows: Tensor) -> "Images":
-        """The split of these rows, (n,) int64, alone."""
+        """Return the split of these rows only, (n,) int64."""
         return replace(self, labels=self.labels[rows], rows=rows if self.rows is None else self.rows[rows])
 
     def batches(self, size: int = 256, *, device: torch.device | str = "cpu") -> "ImageBatches":
-        """Batches (x, y) in order and without augmentation, to be iterated any number of times.
+        """Return batches (x, y) in order and without augmentation; they can be iterated repeatedly.
 
-        x is float32: pixels / 255, less the mean and over the standard deviation where those are known.
+        x is float32: pixels / 255, standardized by `mean` and `std` if these are set.
         """
         return ImageBatches(self, size, torch.device(device))
 
@@ -66,23 +66,23 @@ class Images:
         augment: Augment | None = None,
         device: torch.device | str = "cpu",
     ) -> "ShuffledImages":
-        """Batches for training, in another order and with another augmentation at each pass.
+        """Return batches (x, y) for training, with a new order and augmentation in each epoch.
 
         Args:
-            size: images in a batch; the last one may hold fewer.
-            generator: of order and augmentation; on the CPU.
-            augment: instead of the split's own; `suffice.data.augment.unchanged` for none.
-            device: where the images go before they are augmented.
+            size: Images in a batch; the last batch may be smaller.
+            generator: CPU generator of order and augmentation.
+            augment: Augmentation that replaces the split's; `suffice.data.augment.unchanged` turns it off.
+            device: Device of the batches; images are augmented there.
         """
         return ShuffledImages(self, size, torch.device(device), generator, augment or self.augment)
 
     def gather(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images and labels of these rows of the split, on the device, as they are stored."""
-        where = rows if self.rows is None else self.rows[rows]
-        return self.pixels.index_select(0, where).to(device), self.labels[rows].to(device)
+        """Return the stored images and labels of these rows of the split, on the device."""
+        index = rows if self.rows is None else self.rows[rows]
+        return self.pixels.index_select(0, index).to(device), self.labels[rows].to(device)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Stored images as a network takes them."""
+        """Return stored images as network inputs: float32, scaled by 1 / 255 and standardized."""
         if images.dtype != torch.uint8:
             return images
         x = images.float().div_(255)
@@ -93,18 +93,24 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """A split in order."""
+    """Batches of a split, in order.
+
+    Attributes:
+        split: The images.
+        size: Images in a batch.
+        device: Device of the batches.
+    """
 
     split: Images
     size: int
     device: torch.device
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return -(-len(self.split) // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass."""
+        """Iterate over the split once, as pairs (x, y)."""
         for rows in torch.arange(len(self.split)).split(self.size):
             images, labels = self.split.gather(rows, self.device)
             yield self.split.prepare(images), labels
@@ -112,13 +118,18 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class ShuffledImages(ImageBatches):
-    """A split in random order, augmented."""
+    """Batches of a split, in random order and augmented.
+
+    Attributes:
+        generator: CPU generator of order and augmentation.
+        augment: Augmentation; None: no augmentation.
+    """
 
     generator: torch.Generator
     augment: Augment | None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch."""
+        """Iterate over one epoch, as pairs (x, y)."""
         for rows in torch.randperm(len(self.split), generator=self.generator).split(self.size):
             images, labels = self.split.gather(rows, self.device)
             if self.augment is not None:
@@ -127,7 +138,7 @@ class ShuffledImages(ImageBatches):
 
 
 def moments(split: Images) -> tuple[Array, Array]:
-    """Mean and standard deviation (C,) of the pixels / 255 of a split, channel by channel, float32."""
+    """Return mean and standard deviation (C,) float32 of the pixels / 255 of a split, per channel."""
     count, channels = 0, split.pixels.shape[1]
     total, squares = torch.zeros(2, channels, dtype=torch.float64)
     for rows in torch.arange(len(split)).split(1000):

@@ -1,4 +1,4 @@
-"""A look at a data set: its facts, a few rows, a contact sheet."""
+"""Preview of a data set: its facts, its first rows, a contact sheet of its images."""
 
 import io
 from pathlib import Path
@@ -11,28 +11,29 @@ from suffice.data.store.dataset import Array, StoredDataset
 from suffice.storage import files
 
 _SIDE = 96
-"""Pixels of a photograph in a contact sheet."""
+"""Height and width of a photograph in a contact sheet, in pixels."""
 _ACROSS = 10
+"""Images in a row of a contact sheet."""
 _MARK = b"suffice data show"
-"""Near the beginning of every sheet."""
+"""Marker in every contact sheet, so that other files are not overwritten."""
 _NAME = 60
-"""Characters of a class's name."""
+"""Maximal number of characters of a class name."""
 
 
 def facts(stored: StoredDataset) -> dict[str, Any]:
-    """What the manifest says, in brief."""
+    """Return a summary of the manifest."""
     manifest = stored.manifest
     names = ("name", "title", "kind", "licence", "home", "parts", "order", "notes")
-    known: dict[str, Any] = {name: manifest[name] for name in names if name in manifest}
+    summary: dict[str, Any] = {name: manifest[name] for name in names if name in manifest}
     classes = manifest.get("classes", [])
     if classes:
         first = ", ".join(str(name)[:_NAME] for name in classes[:8])
-        known["classes"] = f"{len(classes)}: {first}{', …' if len(classes) > 8 else ''}"
-    return {**known, "skipped": manifest["skipped"]["count"], "bytes": stored.size, "folder": str(stored.folder)}
+        summary["classes"] = f"{len(classes)}: {first}{', …' if len(classes) > 8 else ''}"
+    return {**summary, "skipped": manifest["skipped"]["count"], "bytes": stored.size, "folder": str(stored.folder)}
 
 
 def first_rows(stored: StoredDataset, count: int) -> dict[str, list[Any]]:
-    """The first rows of a table, by column, as they are stored; categories of one's own by name."""
+    """Return the first rows of a table by column, as stored; categories of a user's table by name."""
     with stored.parquet("rows").open() as file:
         first: dict[str, list[Any]] = next(file.iter_batches(batch_size=count)).to_pydict()
     for name, file in stored.manifest.get("categories", {}).items():
@@ -42,31 +43,36 @@ def first_rows(stored: StoredDataset, count: int) -> dict[str, list[Any]]:
 
 
 def write_contact_sheet(stored: StoredDataset, down: int, out: Path) -> Path:
-    """Write a PNG of images spread evenly over a part, ten across, and return its path.
+    """Write a PNG of images spread evenly over a part, ten per row, and return its path.
+
+    Args:
+        stored: Data set of images.
+        down: Number of rows of images.
+        out: Path of the PNG.
 
     Raises:
-        ImportError: without the extra `data`.
-        FileExistsError: if something is there that is no such sheet.
+        ImportError: If the extra `data` is not installed.
+        FileExistsError: If the path exists and is not a contact sheet.
     """
     files.check_replaceable(out, _MARK)
     pillow = decoding.require_pillow()
     from PIL.PngImagePlugin import PngInfo
 
-    images = _some_images(stored, down * _ACROSS)
+    images = _sample_images(stored, down * _ACROSS)
     channels, height, width = images.shape[1:]
     blank = np.zeros((-len(images) % _ACROSS, channels, height, width), dtype=np.uint8)
     tiles = np.concatenate([images, blank]).reshape(-1, _ACROSS, channels, height, width)
     sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(len(tiles) * height, _ACROSS * width, channels)
     picture = pillow.fromarray(np.ascontiguousarray(sheet.repeat(3, axis=2) if channels == 1 else sheet))
-    about, written = PngInfo(), io.BytesIO()
-    about.add_text("Software", _MARK.decode())
-    picture.save(written, format="PNG", pnginfo=about)
-    files.atomic_write(out, written.getvalue(), _MARK)
+    info, encoded = PngInfo(), io.BytesIO()
+    info.add_text("Software", _MARK.decode())
+    picture.save(encoded, format="PNG", pnginfo=info)
+    files.atomic_write(out, encoded.getvalue(), _MARK)
     return out
 
 
-def _some_images(stored: StoredDataset, most: int) -> Array:
-    """Images (n, C, H, W) uint8 of the first part."""
+def _sample_images(stored: StoredDataset, most: int) -> Array:
+    """Return up to `most` images (n, C, H, W) uint8, spread evenly over the first part."""
     part, count = next(iter(stored.manifest["parts"].items()))
     chosen = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
     if stored.manifest["kind"] == "images":

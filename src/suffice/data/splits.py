@@ -1,6 +1,6 @@
-"""Which rows are for training, for calibration and for judging: seeded, stratified, recorded.
+"""Assign rows to train, validation and test: seeded, stratified and cached.
 
-A split is one number for each row of a part: 0 training, 1 validation, 2 test.
+A split is one number per row of a part: 0 train, 1 validation, 2 test.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ TRAIN, VALIDATION, TEST = range(3)
 
 Part = TypeVar("Part")
 Size = int | float
-"""A number of rows, or a share of them below 1."""
+"""Number of rows (int), or fraction of the rows (float)."""
 
 
 @dataclass(frozen=True)
 class DataSet(Generic[Part]):
-    """Disjoint splits of one data set; one for which nothing was held out is empty.
+    """Disjoint splits of one data set; a split of size 0 is empty.
 
     Attributes:
-        name: in the store.
-        train: for learning; its `shuffled` augments where the set calls for it.
-        validation: for calibrating and choosing; never augmented.
-        test: for judging; never augmented.
-        classes: names, where labels are classes.
-        split: SHA-256 of the assignment of rows, to be put beside results.
+        name: Name in the store.
+        train: Training split; its `shuffled` augments if the data set has an augmentation.
+        validation: Split for calibration and model selection, never augmented.
+        test: Split for evaluation, never augmented.
+        classes: Class names; empty if the labels are not classes.
+        split: SHA-256 of the assignment of rows, to report with results.
     """
 
     name: str
@@ -40,37 +40,37 @@ class DataSet(Generic[Part]):
     split: str
 
     def __repr__(self) -> str:
-        """One line: the splits, with how many classes there are."""
+        """Return a one-line summary of the splits."""
         parts = f"train={self.train!r}, validation={self.validation!r}, test={self.test!r}"
         return f"DataSet({self.name!r}, {parts}, {len(self.classes)} classes, split={self.split[:12]}…)"
 
 
 def random_split(labels: Array | None, rows: int, validation: Size, test: Size, seed: int) -> Array:
-    """A split (rows,) uint8 at random.
+    """Draw a random split (rows,) uint8.
 
     Args:
-        labels: (rows,) classes, each of which is cut in the same proportions; None: without regard to any.
-        rows: how many there are.
-        validation: how many, or which share, to hold out for calibration.
-        test: how many, or which share, to hold out for judging.
-        seed: of the draw.
+        labels: Class of each row (rows,), to stratify by; None: not stratified.
+        rows: Number of rows.
+        validation: Size of the validation split, a number (int) or fraction (float) of rows.
+        test: Size of the test split, likewise.
+        seed: Seed of the split.
 
     Raises:
-        ValueError: if nothing is left for training.
+        ValueError: If no rows are left for training.
     """
     counts = _counts(rows, validation, test)
     generator = np.random.default_rng(seed)
     split = np.zeros(rows, dtype=np.uint8)
-    left = np.arange(rows)
+    remaining = np.arange(rows)
     for which, count in counts.items():
-        taken = _stratified(left, None if labels is None else labels[left], count, generator)
-        split[taken] = which
-        left = np.flatnonzero(split == TRAIN)
+        chosen = _stratified_sample(remaining, None if labels is None else labels[remaining], count, generator)
+        split[chosen] = which
+        remaining = np.flatnonzero(split == TRAIN)
     return split
 
 
 def time_ordered_split(rows: int, validation: Size, test: Size) -> Array:
-    """A split (rows,) uint8 of rows in order of time: the last are for judging, those before for calibration."""
+    """Split rows that are ordered by time, (rows,) uint8: the last are for test, those before for validation."""
     counts = _counts(rows, validation, test)
     split = np.zeros(rows, dtype=np.uint8)
     split[rows - counts[TEST] - counts[VALIDATION] :] = VALIDATION
@@ -79,13 +79,13 @@ def time_ordered_split(rows: int, validation: Size, test: Size) -> Array:
 
 
 def load_or_compute(stored: StoredDataset, key: str, make: Callable[[], Array]) -> tuple[Array, str]:
-    """A split and its SHA-256, made once and read from its record afterwards."""
+    """Return a split and its SHA-256; the split is computed once and cached with the data set."""
     split = stored.derived(f"split-{key}", lambda: {"split": make()})["split"]
     return split, fingerprint(split)
 
 
 def fingerprint(split: Array) -> str:
-    """SHA-256 of a split."""
+    """Return the SHA-256 of a split."""
     return hashlib.sha256(split.tobytes()).hexdigest()
 
 
@@ -103,14 +103,14 @@ def _count(rows: int, size: Size) -> int:
     return round(rows * size) if isinstance(size, float) else size
 
 
-def _stratified(rows: Array, labels: Array | None, count: int, generator: np.random.Generator) -> Array:
-    """`count` of the rows, from each class its share to the nearest, the fractions left over by largest remainder."""
+def _stratified_sample(rows: Array, labels: Array | None, count: int, generator: np.random.Generator) -> Array:
+    """Return `count` random rows; the count of each class is proportional, rounded by the largest remainder."""
     if labels is None:
         return generator.permutation(rows)[:count]
     classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     exact = sizes * count / len(rows)
     quota = np.floor(exact).astype(np.int64)
-    order = generator.permutation(len(classes))  # which of equal remainders go first is random too
+    order = generator.permutation(len(classes))  # ties between remainders are broken at random
     quota[order[np.argsort(quota[order] - exact[order], kind="stable")][: count - quota.sum()]] += 1
     shuffled = generator.permutation(len(rows))
     by_class = shuffled[np.argsort(inverse[shuffled], kind="stable")]

@@ -1,4 +1,4 @@
-"""PyTorch data sets as they are: cut into splits that have the same verbs as the library's own."""
+"""Splits of map-style PyTorch datasets, with the same methods as the library's own splits."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
 
 @dataclass(frozen=True)
 class Examples:
-    """A split of a map-style data set; its items are collated as `DataLoader` does.
+    """Split of a map-style dataset; items are collated as in `DataLoader`.
 
     Attributes:
-        dataset: of pairs (x, y) or mappings with a key "labels".
-        rows: which of its items belong to the split.
-        workers: processes that fetch items; 0: this one.
+        dataset: Dataset of pairs (x, y), or of mappings with a key "labels".
+        rows: Indices of the items of the split.
+        workers: Number of processes that load items; 0: this process.
     """
 
     dataset: Dataset[Any]
@@ -28,19 +28,19 @@ class Examples:
     workers: int = 0
 
     def __repr__(self) -> str:
-        """One line."""
+        """Return a one-line summary."""
         return f"Examples({len(self):,} of {type(self.dataset).__name__}, workers={self.workers})"
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return len(self.rows)
 
     def batches(self, size: int = 256) -> Iterable[Any]:
-        """Batches in order."""
+        """Return batches in order."""
         return DataLoader(Subset(self.dataset, self.rows), batch_size=size, num_workers=self.workers)
 
     def shuffled(self, size: int, *, generator: torch.Generator) -> Iterable[Any]:
-        """Batches in another order at each pass."""
+        """Return batches in a new random order in each epoch."""
         subset = Subset(self.dataset, self.rows)
         return DataLoader(subset, batch_size=size, shuffle=True, generator=generator, num_workers=self.workers)
 
@@ -55,23 +55,38 @@ def from_torch(
     seed: int = 0,
     workers: int = 0,
 ) -> DataSet[Examples]:
-    """Splits of map-style data sets.
+    """Split map-style datasets into train, validation and test.
 
     Args:
-        train: what training and validation examples, and test examples if there is no `test`, are drawn from.
-        test: examples for judging.
-        labels: (N,) classes of `train`, for splits in their proportions; None: without regard to any.
-        validation: how many or which share to hold out for calibration.
-        judged: how many or which share to hold out for judging, where there is no `test`.
-        seed: of the split.
-        workers: processes that fetch items; 0: this one.
+        train: Dataset of the training and validation examples and, if `test` is None, of the test examples.
+        test: Dataset of the test examples.
+        labels: Classes (N,) of `train`, to stratify the splits by; None: not stratified.
+        validation: Size of the validation split, a number (int) or fraction (float) of `train`.
+        judged: Size of the test split, likewise; ignored if `test` is given.
+        seed: Seed of the split.
+        workers: Number of processes that load items; 0: this process.
+
+    Raises:
+        ValueError: If no examples are left for training.
+
+    Example:
+        >>> import suffice
+        >>> import torch
+        >>> x, y = torch.randn(100, 3), torch.arange(100) % 2
+        >>> dataset = torch.utils.data.TensorDataset(x, y)
+        >>> data = suffice.data.from_torch(dataset, labels=y, validation=20, judged=10)
+        >>> len(data.train), len(data.validation), len(data.test)
+        (70, 20, 10)
+        >>> x, y = next(iter(data.test.batches(10)))
+        >>> x.shape, y.sum()
+        (torch.Size([10, 3]), tensor(5))
     """
     count = len(train)  # type: ignore[arg-type]
-    known = None if labels is None else labels.numpy()
-    split = splits.random_split(known, count, validation, 0 if test is not None else judged, seed)
+    classes = None if labels is None else labels.numpy()
+    split = splits.random_split(classes, count, validation, 0 if test is not None else judged, seed)
 
-    def part(which: int) -> Examples:
+    def select(which: int) -> Examples:
         return Examples(train, np.flatnonzero(split == which).tolist(), workers)
 
-    given = part(TEST) if test is None else Examples(test, range(len(test)), workers)  # type: ignore[arg-type]
-    return DataSet("torch", part(TRAIN), part(VALIDATION), given, (), splits.fingerprint(split))
+    tested = select(TEST) if test is None else Examples(test, range(len(test)), workers)  # type: ignore[arg-type]
+    return DataSet("torch", select(TRAIN), select(VALIDATION), tested, (), splits.fingerprint(split))

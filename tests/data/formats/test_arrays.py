@@ -72,7 +72,7 @@ def test_what_is_no_archive_or_lacks_an_array_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"expected a NumPy archive, got .*x.npz"):
         arrays.read(tmp_path / "x.npz", a="integers")
     file = write(tmp_path / "y.npz", b=encoded([1]))
-    with pytest.raises(ValueError, match=r"expected the array a in .*y.npz, found only b.npy"):
+    with pytest.raises(ValueError, match=r"expected the array a in .*y.npz, the archive has only b.npy"):
         arrays.read(file, a="integers")
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"y.npz"):

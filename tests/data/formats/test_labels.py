@@ -16,7 +16,7 @@ def test_whole_numbers_in_range_are_kept(given):
     [
         ([0, 3, 1], r"expected labels in \[0, 3\), got 3 at position 1 in x"),
         ([0, -1, 7], r"got -1 at position 1 and 1 others in x"),
-        ([1, 2, 3], r"got 3 at position 2 in x; they seem to count from 1"),
+        ([1, 2, 3], r"got 3 at position 2 in x; they seem to start at 1"),
         ([0.0, 1.0], "expected whole numbers as labels, one for each example, got float64"),
         ([0.0, float("nan")], "got float64"),
         ([True, False], "got bool"),

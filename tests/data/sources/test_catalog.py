@@ -19,10 +19,10 @@ def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folde
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("imagenet", r"get its files at http.* run `suffice data import imagenet FOLDER`"),
-        ("cifar1o", r"no set of that name is known; nearest: cifar10.*`suffice data import NAME SOURCE`"),
-        ("thing", r"no set of that name is known; nearest: things;"),
-        ("visits", r"no set of that name is known; for data of your own"),
+        ("imagenet", r"accept the terms and download its files at http.* run `suffice data import imagenet FOLDER`"),
+        ("cifar1o", r"no data set of that name is known; nearest: cifar10.*`suffice data import NAME SOURCE`"),
+        ("thing", r"no data set of that name is known; nearest: things;"),
+        ("visits", r"no data set of that name is known; import your own data with"),
         ("digits", r"suffice.data.load\('digits'\)"),
     ],
 )

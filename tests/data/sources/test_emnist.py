@@ -74,7 +74,7 @@ def test_compact_files_become_one_part_that_is_split_in_three(tmp_path):
 
 def test_compact_files_do_not_hold_the_other_splits(tmp_path):
     compact(tmp_path / "emnist")
-    with pytest.raises(ValueError, match=r"test part of those only: give the official gzip.zip"):
+    with pytest.raises(ValueError, match=r"only the test part of these: pass the official gzip.zip"):
         import_set("emnist-letters", tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_labels_are_counted_from_one_in_letters_and_none_is_before(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        (IMAGES, lambda data: gzip.compress(gzip.decompress(data) + b"x"), "the end behind the last image, got more"),
+        (IMAGES, lambda data: gzip.compress(gzip.decompress(data) + b"x"), "no data after the last image, got more"),
         (IMAGES, lambda data: gzip.compress(gzip.decompress(data)[:-7]), "expected 50 rows in test_images, got 49"),
         (IMAGES, lambda data: data[:-4] + b"\xff" * 4, "truncated or damaged .*test-images"),
         (LABELS, lambda data: gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff"), "2,000,000 rows, got 4,294,967,295"),
@@ -171,5 +171,5 @@ def test_compact_images_that_are_no_array_or_go_on_are_named(tmp_path):
     with lzma.open(file, "wb") as stream:
         np.save(stream, images)
         stream.write(b"more")
-    with pytest.raises(ValueError, match=r"the end behind the last image, got more in .*npy.xz"):
+    with pytest.raises(ValueError, match=r"no data after the last image, got more in .*npy.xz"):
         import_set("emnist-byclass", tmp_path)

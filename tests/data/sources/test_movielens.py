@@ -106,7 +106,7 @@ def written(tmp_path, release, **members):
         ("1m", {"ratings__dat": "1::2::6::4\n"}, "expected rating as a number from 0.5 to 5, got 6.0"),
         ("1m", {"ratings__dat": "-1::2::3::4\n"}, "expected user as uint32, got '-1'"),
         ("1m", {"ratings__dat": "0x1::2::3::4\n"}, "expected user as uint32, got '0x1'"),
-        ("1m", {"ratings__dat": ""}, "expected rows in .*x.zip, found none to keep"),
+        ("1m", {"ratings__dat": ""}, "expected rows in .*x.zip, found none that could be imported"),
         ("1m", {"movies__dat": "1::x\n"}, "line 1 of ml-1m/movies.dat .*: expected 3 fields, got 2"),
         ("1m", {"movies__dat": "\none::x::y\n"}, "line 2 of ml-1m/movies.dat .*: expected a whole number, got 'one'"),
         ("1m", {"users__dat": "1::M::24::10\n"}, "line 1 of ml-1m/users.dat .*: expected 5 fields, got 4"),

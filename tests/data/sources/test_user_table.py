@@ -131,9 +131,9 @@ def test_a_column_that_is_missing_is_named_with_those_that_there_are(tmp_path, t
 
 def test_a_known_name_and_a_missing_schema_are_refused(tmp_path, table):
     given = write(tmp_path, table, "csv")
-    with pytest.raises(ValueError, match="expected a new name for a table of one's own, got 'criteo'"):
+    with pytest.raises(ValueError, match="expected a new name for your own table, got 'criteo'"):
         import_set("criteo", **given)
-    with pytest.raises(ValueError, match=r"for a table give a schema \(--schema\)"):
+    with pytest.raises(ValueError, match=r"for a table pass a schema \(--schema\)"):
         import_set("visits", given["source"])
     with pytest.raises(FileNotFoundError):
         import_set("visits", given["source"], schema_file=tmp_path / "none.toml")
@@ -231,7 +231,9 @@ def test_values_with_line_ends_are_read_where_that_is_stated(tmp_path):
 
 def test_what_means_missing_is_stated(tmp_path):
     text = "y,a,c\n0,nan,?\n1,NA,x\nNA,1,x\n1,2,nan\n"
-    with pytest.raises(ValueError, match=r"line 2 of .*: expected a as .*, got 'nan'; values that mean missing"):
+    with pytest.raises(
+        ValueError, match=r"line 2 of .*: expected a as .*, got 'nan'; list the texts that mark missing values"
+    ):
         import_set(**given(tmp_path, text))
     schema = "labels = 'y'\nnumeric = ['a']\ncategorical = ['c']\nmissing = ['nan', 'NA', '?']\n"
     with pytest.raises(ValueError, match=r"line 4 of .*: expected y as a value, got none"):
@@ -248,9 +250,9 @@ def test_what_means_missing_is_stated(tmp_path):
     [
         ("", "expected a header, got .*t.csv, which is empty"),
         ("\n\r\n", "expected a header, got .*t.csv, which is empty"),
-        ("y,a,c\n", r"expected rows in .*t.csv, found none to keep$"),
-        ("y,a,c", r"expected rows in .*t.csv, found none to keep$"),
-        ("y,a,c\n\n\n", r"expected rows in .*t.csv, found none to keep$"),
+        ("y,a,c\n", r"expected rows in .*t.csv, found none that could be imported$"),
+        ("y,a,c", r"expected rows in .*t.csv, found none that could be imported$"),
+        ("y,a,c\n\n\n", r"expected rows in .*t.csv, found none that could be imported$"),
         ("y,a,c,a\n0,1,x,1\n", "expected one column 'a', got 2 in .*t.csv; rename them"),
         ("y,a,y,c\n0,1,0,x\n", "expected one column 'y', got 2"),
         ("y, a,c\n0,1,x\n", "found no 'a' in .*, which has 'y', ' a', 'c'; nearest: ' a'"),
@@ -268,8 +270,8 @@ def test_what_means_missing_is_stated(tmp_path):
         ("y,a,c\ninf,1,x\n", "line 2 of .*: expected y as a value, got 'inf'"),
         ('y,a,c\n0,"1,5",x\n', "line 2 of .*: expected a as a finite number, got '1,5'"),
         ("y,a,c\n0,1e400,x\n", "line 2 of .*: expected a as a finite number, got '1e400'"),
-        ("y,a,c\n0,1,x\n1.0,1,x\n1,1,x\n", "expected one way to write each class as 'y' in .*, got '1' and '1.0'"),
-        ("y,a,c\ncat,1,x\ncat ,1,x\n", "expected one way to write each class as 'y' in .*, got 'cat' and 'cat '"),
+        ("y,a,c\n0,1,x\n1.0,1,x\n1,1,x\n", "expected one spelling of each class in 'y' in .*, got '1' and '1.0'"),
+        ("y,a,c\ncat,1,x\ncat ,1,x\n", "expected one spelling of each class in 'y' in .*, got 'cat' and 'cat '"),
     ],
 )
 def test_what_is_no_table_is_one_error_that_names_the_file_and_the_line(tmp_path, store_folder, text, message):
@@ -284,7 +286,9 @@ def test_columns_that_are_not_wanted_may_be_anything(tmp_path):
 
 
 def test_a_table_of_which_no_row_is_left_says_what_was_wrong_with_them(tmp_path):
-    with pytest.raises(ValueError, match=r"found none to keep, 2 of them malformed, such as line 2 of .*got 'x'"):
+    with pytest.raises(
+        ValueError, match=r"found none that could be imported, 2 malformed, such as line 2 of .*got 'x'"
+    ):
         import_set(**given(tmp_path, "y,a,c\n0,x,k\n1,x,k\n"), bad="skip")
 
 
@@ -419,9 +423,9 @@ def test_the_kind_of_a_file_is_seen_by_its_beginning_whatever_it_is_called(tmp_p
     columns = {"y": [0, 1], "a": [1.0, 2.0], "c": ["x", "y"]}
     assert import_set(**given(tmp_path, columns, name="t.csv")).manifest["parts"] == {"all": 2}
     assert import_set(**given(tmp_path, "y,a,c\n0,1,x\n", name="t.parquet")).manifest["parts"] == {"all": 1}
-    with pytest.raises(ValueError, match="which is no file"):
+    with pytest.raises(ValueError, match="which is not a file"):
         import_set("mine", tmp_path, schema_file=tmp_path / "s.toml")
-    with pytest.raises(ValueError, match="packed by gzip; unpack it first"):
+    with pytest.raises(ValueError, match="compressed with gzip; decompress it first"):
         import_set(**given(tmp_path, b"\x1f\x8b\x08" + bytes(20)))
 
 
@@ -435,7 +439,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(user_table, "_classes", changing)
-    with pytest.raises(ValueError, match="to stay as it is while it is read, got other labels"):
+    with pytest.raises(ValueError, match="to stay unchanged during the import, got other labels"):
         import_set(**source)
 
 

@@ -68,7 +68,7 @@ def test_a_file_is_downloaded_checked_and_not_downloaded_again(server):
 
 def test_a_download_that_broke_off_is_resumed_where_it_stopped(server):
     server.stop_after = 1_500_000
-    with pytest.raises(ConnectionError, match=r"broke off|IncompleteRead.*run it again to resume"):
+    with pytest.raises(ConnectionError, match=r"connection broke|IncompleteRead.*run it again to resume"):
         fetch.fetch(entry(server.url), quiet)
     folder = fetch.fetch(entry(server.url), quiet)
     assert (folder / "things.bin").read_bytes() == DATA
@@ -130,7 +130,7 @@ def test_a_file_without_a_known_checksum_gets_one_to_be_recorded(tmp_path):
 def test_of_two_downloads_of_a_file_at_once_the_second_is_refused(server):
     def second(what, done, total):
         if what.startswith("fetch"):
-            with pytest.raises(BlockingIOError, match=r"somebody else is writing .*/things.bin; wait"):
+            with pytest.raises(BlockingIOError, match=r"another process or thread is writing .*/things.bin; wait"):
                 fetch.fetch(entry(server.url), quiet)
 
     folder = fetch.fetch(entry(server.url), second)

@@ -145,7 +145,7 @@ def test_two_imports_of_a_name_do_not_run_at_once():
     with create_dataset("things", quiet) as writer:
         writer.save("a", np.zeros(1), np.uint8)
         with (
-            pytest.raises(BlockingIOError, match=r"somebody else is writing .*things; wait"),
+            pytest.raises(BlockingIOError, match=r"another process or thread is writing .*things; wait"),
             create_dataset("things", quiet),
         ):
             pass

@@ -95,7 +95,7 @@ def test_where_nothing_can_be_written_it_is_remembered_in_this_process(made, has
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(stamps.files, "alone", refuse)
+    monkeypatch.setattr(stamps.files, "lock_target", refuse)
     for _ in range(2):
         made.array("a")
     assert hashed == ["a.npy"]

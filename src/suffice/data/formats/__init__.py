@@ -1,1 +1,1 @@
-"""Reading of files as they come: images, tables, text, pickles."""
+"""File formats: images, tables, NumPy archives and the pickles of CIFAR."""

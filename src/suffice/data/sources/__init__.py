@@ -1,1 +1,1 @@
-"""One file for each data set, and the folders and tables that are the user's own."""
+"""Data sources: one module per data set, the user's own tables, and the catalog of known sets."""

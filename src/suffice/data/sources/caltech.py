@@ -1,4 +1,4 @@
-"""Caltech-256: 30,607 photographs of 256 kinds of objects and one class of clutter (Griffin, Holub, Perona 2007)."""
+"""Caltech-256: 30,607 photographs of 256 classes of objects and one class of clutter (Griffin, Holub, Perona 2007)."""
 
 import re
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from suffice.data.store.entry import CatalogEntry, Remote
 from suffice.data.store.writer import DatasetWriter
 
 _IMAGE = re.compile(r"(?:.*/)?(\d{3})\.([^/]+)/\d{3}_\d{4}\.jpg")
-"""Of the images proper: the archive holds a few other files and copies in folders of folders."""
+"""Paths of the images; the archive also has other files and copies in nested folders."""
 _LARGEST = 64 << 20
 _COUNT = 30_607
 
 
 def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The official tar, or its folder."""
+    """Import the official tar, or its unpacked folder."""
     classes: dict[int, str] = {}
 
     def images() -> Iterator[Item]:

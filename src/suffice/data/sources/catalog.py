@@ -1,4 +1,4 @@
-"""Every data set that is known by name."""
+"""Catalog of the known data sets."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -17,10 +17,10 @@ ENTRIES: dict[str, CatalogEntry] = {
 
 
 def find(name: str) -> CatalogEntry:
-    """The entry of that name.
+    """Return the catalog entry of that name.
 
     Raises:
-        ValueError: if there is none, listing those that there are.
+        ValueError: If there is none; the message lists the known names.
     """
     if name not in ENTRIES:
         raise ValueError(f"expected one of {', '.join(ENTRIES)}, got {name!r}{suggest_nearest(name, ENTRIES)}")
@@ -29,10 +29,10 @@ def find(name: str) -> CatalogEntry:
 
 @contextmanager
 def explain_missing() -> Iterator[None]:
-    """Add to the error of a data set that is not in the store how to get it.
+    """Context manager that adds to a `NotStoredError` how to obtain the data set.
 
     Raises:
-        NotStoredError: that error, with the advice.
+        NotStoredError: The error of the block, with these instructions.
     """
     try:
         yield
@@ -41,19 +41,24 @@ def explain_missing() -> Iterator[None]:
 
 
 def obtain_instructions(name: str, stored: Iterable[str]) -> str:
-    """What to do about a set that is not in the store, given the names that are."""
+    """Return instructions to obtain a data set that is not stored.
+
+    Args:
+        name: Name of the data set.
+        stored: Names of the stored data sets, for suggestions.
+    """
     if name == "digits":
-        return "suffice.data.load('digits') makes it of scikit-learn's, it is never stored"
+        return "suffice.data.load('digits') creates it from scikit-learn's copy, it is never stored"
     entry = ENTRIES.get(name)
     if entry is None:
-        own = "for data of your own `suffice data import NAME SOURCE`"
-        return f"no set of that name is known{suggest_nearest(name, [*ENTRIES, *stored, 'digits'])}; {own}"
+        own_data = "import your own data with `suffice data import NAME SOURCE`"
+        return f"no data set of that name is known{suggest_nearest(name, [*ENTRIES, *stored, 'digits'])}; {own_data}"
     if entry.downloadable:
-        return f"get it with `suffice data fetch {name}`, or with its files at hand `{entry.import_command()}`"
-    return f"get its files at {entry.homepage}, where its terms are to be accepted, then run `{entry.import_command()}`"
+        return f"get it with `suffice data fetch {name}`, or from files that you have with `{entry.import_command()}`"
+    return f"accept the terms and download its files at {entry.homepage}, then run `{entry.import_command()}`"
 
 
 def suggest_nearest(name: str, known: Iterable[str]) -> str:
-    """Known names that are like another, to be put behind it in a message."""
+    """Return the known names that are similar to a name, as the end of a message; empty if there are none."""
     near = difflib.get_close_matches(name, list(known), cutoff=0.7)
     return f"; nearest: {', '.join(near)}" if near else ""

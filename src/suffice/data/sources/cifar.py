@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 60,000 colour images of 32×32 pixels (Krizhevsky 2009).
+"""CIFAR-10 and CIFAR-100: 60,000 color images of 32×32 pixels (Krizhevsky 2009).
 
 The official distribution is an archive of Python pickles, which are read without an unpickler (`pickles`).
 """
@@ -27,48 +27,48 @@ _LARGEST = 200 << 20
 
 
 def convert_cifar10(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The official archive or its folder."""
+    """Import CIFAR-10 from the official archive or its unpacked folder."""
     names = [f"data_batch_{i}" for i in range(1, 6)]
-    found = _unpickled(source, {*names, "test_batch", "batches.meta"})
-    parts = {"train": [found[name] for name in names], "test": [found["test_batch"]]}
+    files = _unpickle(source, {*names, "test_batch", "batches.meta"})
+    parts = {"train": [files[name] for name in names], "test": [files["test_batch"]]}
     _write(writer, parts, {"labels": (b"labels", 10)})
-    writer.manifest["classes"] = found["batches.meta"].names(b"label_names", 10)
+    writer.manifest["classes"] = files["batches.meta"].names(b"label_names", 10)
 
 
 def convert_cifar100(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The official archive, its folder, or the compact mosaics."""
+    """Import CIFAR-100 from the official archive, its unpacked folder, or the compact mosaics."""
     compact = find_folder(source, "cifar100", "labels.npz", "train_0.webp")
     if compact is not None:
         _convert_compact(compact, writer)
         return
-    found = _unpickled(source, {"train", "test", "meta"})
-    parts = {part: [found[part]] for part in ("train", "test")}
+    files = _unpickle(source, {"train", "test", "meta"})
+    parts = {part: [files[part]] for part in ("train", "test")}
     _write(writer, parts, {"labels": (b"fine_labels", 100), "coarse": (b"coarse_labels", 20)})
-    writer.manifest["classes"] = found["meta"].names(b"fine_label_names", 100)
-    writer.manifest["coarse_classes"] = found["meta"].names(b"coarse_label_names", 20)
+    writer.manifest["classes"] = files["meta"].names(b"fine_label_names", 100)
+    writer.manifest["coarse_classes"] = files["meta"].names(b"coarse_label_names", 20)
 
 
 def _convert_compact(folder: Path, writer: DatasetWriter) -> None:
     file, mosaics = folder / "labels.npz", {"train": [f"train_{i}.webp" for i in range(5)], "test": ["test.webp"]}
     integers = dict.fromkeys(("train", "train_coarse", "test", "test_coarse"), "integers")
-    found = arrays.read(file, **integers, names="text", coarse_names="text")
-    classes, coarse = found["names"].astype(str).tolist(), found["coarse_names"].astype(str).tolist()
+    contents = arrays.read(file, **integers, names="text", coarse_names="text")
+    classes, coarse = contents["names"].astype(str).tolist(), contents["coarse_names"].astype(str).tolist()
     for part, files in mosaics.items():
-        fine = labels.check_range(found[part], len(classes), f"{part} of {file}")
+        fine = labels.check_range(contents[part], len(classes), f"{part} of {file}")
         writer.save(f"{part}_labels", fine, np.uint8)
-        by_coarse = labels.check_range(found[f"{part}_coarse"], len(coarse), f"{part}_coarse of {file}")
+        by_coarse = labels.check_range(contents[f"{part}_coarse"], len(coarse), f"{part}_coarse of {file}")
         writer.save(f"{part}_coarse", labels.check_count(by_coarse, len(fine), f"{part}_coarse of {file}"), np.uint8)
         with writer.array(f"{part}_images", (len(fine), *_SHAPE), np.uint8) as append:
             for done, name in enumerate(files, start=1):
-                append(_tiles(folder / name))
+                append(_read_mosaic(folder / name))
                 writer.progress(f"decode {part}", done, len(files))
         writer.manifest.setdefault("parts", {})[part] = len(fine)
     writer.manifest |= {"classes": classes, "coarse_classes": coarse}
     writer.manifest["notes"] = ["sorted by class, not in the order of the original archive"]
 
 
-def _tiles(file: Path) -> Array:
-    """The images (N, 3, 32, 32) of a mosaic, row by row."""
+def _read_mosaic(file: Path) -> Array:
+    """Return the images (N, 3, 32, 32) of a mosaic, row by row."""
     try:
         pixels = decoding.decode_pixels(file.read_bytes())
     except ValueError as error:
@@ -82,37 +82,42 @@ def _tiles(file: Path) -> Array:
 
 @dataclass(frozen=True)
 class _File:
-    """One pickle of the official archive, and what it is called in messages."""
+    """Pickle of the official archive.
 
-    held: pickles.Mapping
+    Attributes:
+        contents: Unpickled mapping.
+        where: Name of the file in messages.
+    """
+
+    contents: pickles.Mapping
     where: str
 
     def images(self) -> Array:
-        """Its images (n, 3, 32, 32) uint8."""
-        found: Array = self._get(b"data", np.ndarray)
-        return found.reshape(-1, *_SHAPE)
+        """Return the images (n, 3, 32, 32) uint8."""
+        pixels: Array = self._get(b"data", np.ndarray)
+        return pixels.reshape(-1, *_SHAPE)
 
     def labels(self, key: bytes, classes: int) -> Array:
-        """Its labels (n,) by that name, one for each image."""
+        """Return the labels (n,) stored under a key, one per image."""
         where = f"{key.decode()} of {self.where}"
         return labels.check_count(labels.check_range(self._get(key, list), classes, where), len(self.images()), where)
 
     def names(self, key: bytes, classes: int) -> list[str]:
-        """The names of the classes."""
-        found = self._get(key, list)
-        if len(found) != classes or not all(isinstance(name, bytes) for name in found):
-            raise ValueError(f"expected {classes} names in {key.decode()} of {self.where}, got {len(found)}")
-        return [name.decode("utf-8", "backslashreplace") for name in found]
+        """Return the class names stored under a key."""
+        names = self._get(key, list)
+        if len(names) != classes or not all(isinstance(name, bytes) for name in names):
+            raise ValueError(f"expected {classes} names in {key.decode()} of {self.where}, got {len(names)}")
+        return [name.decode("utf-8", "backslashreplace") for name in names]
 
     def _get(self, key: bytes, kind: type) -> Any:
-        found = self.held.get(key)
-        if not isinstance(found, kind):
-            raise ValueError(f"expected {key.decode()} in {self.where}, found none of its kind")
-        return found
+        value = self.contents.get(key)
+        if not isinstance(value, kind):
+            raise ValueError(f"expected {key.decode()} in {self.where}, found none of type {kind.__name__}")
+        return value
 
 
 def _write(writer: DatasetWriter, parts: dict[str, list[_File]], kinds: dict[str, tuple[bytes, int]]) -> None:
-    """Images and labels of each part; `kinds` are the labels by the name that they are stored by."""
+    """Write images and labels of each part; `kinds` maps a stored name to the key and number of classes of labels."""
     for part, files in parts.items():
         for name, (key, classes) in kinds.items():
             writer.save(f"{part}_{name}", np.concatenate([file.labels(key, classes) for file in files]), np.uint8)
@@ -123,13 +128,13 @@ def _write(writer: DatasetWriter, parts: dict[str, list[_File]], kinds: dict[str
         writer.manifest.setdefault("parts", {})[part] = count
 
 
-def _unpickled(source: Path, names: set[str]) -> dict[str, _File]:
-    """The pickles of these names in an archive or folder."""
-    found = {}
+def _unpickle(source: Path, names: set[str]) -> dict[str, _File]:
+    """Return the pickles of these names in an archive or folder."""
+    files = {}
     for name, member in archives.find_members(source, names):
         where = f"{member.name} in {source}"
-        found[name] = _File(pickles.read(member.read(_LARGEST), int(np.prod(_SHAPE)), where), where)
-    return found
+        files[name] = _File(pickles.read(member.read(_LARGEST), int(np.prod(_SHAPE)), where), where)
+    return files
 
 
 def _entry(classes: int, convert: Any, sha256: str) -> CatalogEntry:

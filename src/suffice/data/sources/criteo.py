@@ -1,8 +1,8 @@
-"""Criteo display advertising: a click or none, 13 counts and 26 categories, in order of time (Criteo Labs 2014).
+"""Criteo display advertising: clicks, 13 counts and 26 categories, ordered by time (Criteo Labs 2014).
 
-The Kaggle file has 45 million rows: it is read in blocks, and its memory does not grow with it. What is stored
-is what was published: the counts as integers, the categories as the 32-bit numbers that their hexadecimal text
-stands for. Hashing, vocabularies and logarithms are choices of `load`.
+The Kaggle file has 45 million rows; it is read in blocks of bounded memory. The published values are stored: counts as
+integers, categories as the 32-bit numbers of their hexadecimal text. Hashing, vocabularies and logarithms are options
+of `load`.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ _COLUMNS = {"labels": "label", "numeric": _NUMERIC, "categorical": _CATEGORICAL,
 
 
 def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """`train.txt` of the Kaggle challenge, the archive or a folder that holds it."""
+    """Import `train.txt` of the Kaggle challenge, or an archive or folder that contains it."""
     _convert_text(source, "train.txt", writer, bad_records)
 
 
 def convert_sample(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """`dac_sample.txt`, the archive or a folder that holds it, or the compact Parquet file."""
+    """Import `dac_sample.txt`, an archive or folder that contains it, or the compact Parquet file."""
     compact = find_folder(source, "criteo", "dac_sample_80k_hashed.parquet")
     if compact is None:
         _convert_text(source, "dac_sample.txt", writer, bad_records)
@@ -40,7 +40,7 @@ def convert_sample(source: Path, writer: DatasetWriter, bad_records: BadRecords)
 
 
 def convert_head(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The compact Parquet file of the first 8,000 rows of the sample as published."""
+    """Import the compact Parquet file of the first 8,000 published rows of the sample."""
     compact = find_folder(source, "criteo", "first_8000_raw.parquet")
     if compact is None:
         raise FileNotFoundError(f"expected first_8000_raw.parquet in {source}, found none")
@@ -50,20 +50,20 @@ def convert_head(source: Path, writer: DatasetWriter, bad_records: BadRecords) -
 def _convert_text(source: Path, name: str, writer: DatasetWriter, bad_records: BadRecords) -> None:
     if source.is_file() and not archives.is_archive(source):
         with source.open("rb") as stream:
-            _write(_of_text(stream, str(source), bad_records), _TEXT, str(source), writer, bad_records)
+            _write(_read_text(stream, str(source), bad_records), _TEXT, str(source), writer, bad_records)
         return
     for _, member in archives.find_members(source, (name,)):
         where = f"{member.name} in {source}"
-        _write(_of_text(member.stream, where, bad_records), _TEXT, where, writer, bad_records)
+        _write(_read_text(member.stream, where, bad_records), _TEXT, where, writer, bad_records)
 
 
-def _of_text(stream: IO[bytes], where: str, bad_records: BadRecords) -> Iterator[Rows]:
+def _read_text(stream: IO[bytes], where: str, bad_records: BadRecords) -> Iterator[Rows]:
     dialect = Dialect("\t")
     return text.read_rows(lines.read_blocks(stream, dialect, where), list(_TEXT), dialect, where, bad_records)
 
 
 def _convert_parquet(file: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """Categories as text, or as the numbers that it stands for."""
+    """Import a Parquet file whose categories are hexadecimal text or the corresponding numbers."""
     texts = parquet.text_columns(file)
     kinds = {name: kind if name in texts else _STORED[name] for name, kind in _TEXT.items()}
     _write(parquet.read_rows(file, list(_TEXT)), kinds, str(file), writer, bad_records)
@@ -94,7 +94,10 @@ def _entry(name: str, title: str, file: str, convert: Convert) -> CatalogEntry:
         homepage="https://ailab.criteo.com/ressources/",
         remotes=(Remote(file, None, None),),
         convert=convert,
-        defaults={"validation": 1 / 14, "test": 1 / 7},  # of seven days, the last to judge
+        defaults={
+            "validation": 1 / 14,
+            "test": 1 / 7,
+        },  # the last of seven days for test, half a day before it for validation
     )
 
 

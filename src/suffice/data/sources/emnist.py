@@ -1,7 +1,7 @@
-"""EMNIST: handwritten digits and letters, 28×28 grey (Cohen, Afshar, Tapson, van Schaik 2017).
+"""EMNIST: handwritten digits and letters, 28×28 gray (Cohen, Afshar, Tapson, van Schaik 2017).
 
-The official idx files hold every image transposed; it is stored upright. Labels of `letters` begin at 1 there,
-at 0 here. No mirror images in training: a mirrored letter is another one, or none.
+The images of the official idx files are transposed; they are stored upright. Official labels of `letters` start at 1,
+stored labels at 0. Training does not mirror images, since a mirrored letter is another letter or none.
 """
 
 import lzma
@@ -24,7 +24,7 @@ from suffice.data.store.writer import DatasetWriter
 _SIDE = 28
 _ROWS = 10_000
 _MOST = 2_000_000
-"""Rows of a file, more than twice those of the largest official one."""
+"""Maximal number of rows of a file, more than twice that of the largest official one."""
 _ALL = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 CLASSES = {
@@ -35,11 +35,11 @@ CLASSES = {
     "digits": string.digits,
 }
 _COMPACT = {"byclass": "62", "bymerge": "47"}
-"""Splits that the compact files have labels for."""
+"""Splits that the compact files have labels for, with their numbers of classes."""
 
 
 def convert(split: str, source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The official zip, a folder of idx files (packed by gzip or not), or the compact files."""
+    """Import the official zip, a folder of idx files (with or without gzip), or the compact files."""
     compact = find_folder(source, "emnist", "byclass_test_images.npy.xz", "byclass_test_labels.npz")
     writer.manifest["classes"] = list(CLASSES[split])
     if compact is not None:
@@ -63,31 +63,33 @@ def _convert_compact(split: str, folder: Path, writer: DatasetWriter) -> None:
     if split not in _COMPACT:
         raise ValueError(
             f"expected emnist-byclass or emnist-bymerge from the compact files in {folder}, got emnist-{split}; "
-            "they hold the test part of those only: give the official gzip.zip"
+            "they contain only the test part of these: pass the official gzip.zip"
         )
     file = folder / "byclass_test_images.npy.xz"
-    by, names = f"label{_COMPACT[split]}", f"names{_COMPACT[split]}"
-    beside = folder / "byclass_test_labels.npz"
-    found = arrays.read(beside, **{by: "integers", names: "text"})
-    classes = found[names].astype(str).tolist()
+    label_key, names_key = f"label{_COMPACT[split]}", f"names{_COMPACT[split]}"
+    labels_file = folder / "byclass_test_labels.npz"
+    contents = arrays.read(labels_file, **{label_key: "integers", names_key: "text"})
+    classes = contents[names_key].astype(str).tolist()
     if classes != writer.manifest["classes"]:
-        raise ValueError(f"expected classes {''.join(writer.manifest['classes'])}, got {''.join(classes)} in {beside}")
-    known = labels.check_range(found[by], len(classes), f"{by} of {beside}")
-    writer.save("all_labels", known, np.uint8)
+        raise ValueError(
+            f"expected classes {''.join(writer.manifest['classes'])}, got {''.join(classes)} in {labels_file}"
+        )
+    class_labels = labels.check_range(contents[label_key], len(classes), f"{label_key} of {labels_file}")
+    writer.save("all_labels", class_labels, np.uint8)
     with archives.damage_as_value_error(file), lzma.open(file) as stream:
-        with writer.array("all_images", (len(known), 1, _SIDE, _SIDE), np.uint8) as append:
+        with writer.array("all_images", (len(class_labels), 1, _SIDE, _SIDE), np.uint8) as append:
             shape, _, dtype = _array_header(stream, file)
-            if shape != (len(known), _SIDE, _SIDE) or dtype != np.uint8:
-                raise ValueError(f"expected {len(known)} images of 28×28 bytes, got {dtype} {shape} in {file}")
-            for block in _blocks(stream, len(known), writer):
+            if shape != (len(class_labels), _SIDE, _SIDE) or dtype != np.uint8:
+                raise ValueError(f"expected {len(class_labels)} images of 28×28 bytes, got {dtype} {shape} in {file}")
+            for block in _blocks(stream, len(class_labels), writer):
                 append(block[:, None])
         _check_end(stream, str(file))
-    writer.manifest["parts"] = {"all": len(known)}
+    writer.manifest["parts"] = {"all": len(class_labels)}
     writer.manifest["notes"] = ["the test part of the published split; its training part is not here"]
 
 
 def _array_header(stream: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type of an array in NumPy's format."""
+    """Return shape, order and dtype of an array in NumPy's format."""
     try:
         np.lib.format.read_magic(stream)
         return np.lib.format.read_array_header_1_0(stream)
@@ -102,10 +104,10 @@ def _copy_idx(member: archives.Member, name: str, split: str, writer: DatasetWri
     with archives.damage_as_value_error(member.archive / member.name):
         if name.endswith("labels"):
             (count,) = _header(stream, 0x801, 1, where)
-            found = np.frombuffer(archives.read_bounded(stream, count, where), dtype=np.uint8).astype(np.int64)
+            numbers = np.frombuffer(archives.read_bounded(stream, count, where), dtype=np.uint8).astype(np.int64)
             first = 1 if split == "letters" else 0
-            known = labels.check_range(found - first, len(CLASSES[split]), f"{where}, counted from {first}")
-            writer.save(name, labels.check_count(known, count, where), np.uint8)
+            class_labels = labels.check_range(numbers - first, len(CLASSES[split]), f"{where}, counted from {first}")
+            writer.save(name, labels.check_count(class_labels, count, where), np.uint8)
             return count
         count, height, width = _header(stream, 0x803, 3, where)
         if (height, width) != (_SIDE, _SIDE):
@@ -119,23 +121,23 @@ def _copy_idx(member: archives.Member, name: str, split: str, writer: DatasetWri
 
 def _check_end(stream: IO[bytes], where: str) -> None:
     if stream.read(1):
-        raise ValueError(f"expected the end behind the last image, got more in {where}")
+        raise ValueError(f"expected no data after the last image, got more in {where}")
 
 
 def _header(stream: IO[bytes], magic: int, dimensions: int, where: str) -> tuple[int, ...]:
     data = stream.read(4 * (dimensions + 1))
     if len(data) < 4 * (dimensions + 1):
         raise ValueError(f"expected an idx header, got {len(data)} bytes in {where}")
-    found, *shape = struct.unpack(f">{dimensions + 1}I", data)
-    if found != magic:
-        raise ValueError(f"expected an idx file of kind {magic:#06x}, got {found:#06x} in {where}")
+    number, *shape = struct.unpack(f">{dimensions + 1}I", data)
+    if number != magic:
+        raise ValueError(f"expected an idx file of kind {magic:#06x}, got {number:#06x} in {where}")
     if shape[0] > _MOST:
-        raise ValueError(f"expected at most {_MOST:,} rows, got {shape[0]:,} by the header of {where}")
+        raise ValueError(f"expected at most {_MOST:,} rows, got {shape[0]:,} in the header of {where}")
     return tuple(shape)
 
 
 def _blocks(stream: IO[bytes], count: int, writer: DatasetWriter) -> Iterator[Array]:
-    """Images (n, 28, 28) uint8, until there are `count` or the stream ends."""
+    """Yield images (n, 28, 28) uint8, until there are `count` or the stream ends."""
     done = 0
     while done < count:
         data = stream.read(min(_ROWS, count - done) * _SIDE * _SIDE)

@@ -1,8 +1,8 @@
 """ImageNet ILSVRC2012: 1.28 million photographs of 1,000 classes (Russakovsky et al. 2015).
 
-The training and validation images, from the official tars or from folders `train/<wnid>/` and `val/<wnid>/`.
-Classes are the WordNet numbers, sorted, as pretrained networks have them. The validation images are the `test`
-part: their labels are the only ones published.
+Training and validation images are read from the official tars, or from folders `train/<wnid>/` and `val/<wnid>/`.
+Classes are the sorted WordNet ids, the order of pretrained networks. The validation images become the `test` part,
+since labels of the official test images are not published.
 """
 
 import io
@@ -24,13 +24,14 @@ _COUNTS = {"train": 1_281_167, "test": 50_000}
 
 
 def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """A folder with the three official archives, or with `train/<wnid>/` and `val/<wnid>/`."""
+    """Import a folder with the three official archives, or with `train/<wnid>/` and `val/<wnid>/`."""
     parts = folders.find_parts(source)
     if "train" in parts:
         classes = folders.class_names(parts["train"])
         for part, folder in parts.items():
-            found = folders.list_images(folder, classes, bad_records)
-            pack(writer, part, found.named(folder), str(folder), bad_records, classes=classes, total=len(found.paths))
+            listing = folders.list_images(folder, classes, bad_records)
+            items, total = listing.items(folder), len(listing.paths)
+            pack(writer, part, items, str(folder), bad_records, classes=classes, total=total)
         writer.manifest["classes"] = classes
         return
     missing = [name for name in (_TRAIN, _VAL, _KIT) if not (source / name).is_file()]
@@ -48,7 +49,7 @@ def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> Non
 
 
 def _training(tar: Path, labels: dict[str, int]) -> Iterator[Item]:
-    """A tar of one tar for each class."""
+    """Yield the training images from a tar that contains one tar per class."""
     for member in archives.members(tar):
         wnid = Path(member.name).stem
         if wnid not in labels:
@@ -58,7 +59,7 @@ def _training(tar: Path, labels: dict[str, int]) -> Iterator[Item]:
 
 
 def _validation(tar: Path, labels: list[int]) -> Iterator[Item]:
-    """Images that are numbered from 1 in their names, each once; `labels` are in that order."""
+    """Yield the validation images, whose names number them from 1; `labels` are in that order."""
     missing = set(range(1, len(labels) + 1))
     for member in archives.members(tar):
         match = re.fullmatch(r"(?:.*/)?ILSVRC2012_val_(\d{8})\.JPEG", member.name)
@@ -73,20 +74,20 @@ def _validation(tar: Path, labels: list[int]) -> Iterator[Item]:
 
 
 def _read_kit(archive: Path) -> tuple[list[str], list[int]]:
-    """The WordNet numbers, sorted, and the label of each validation image."""
+    """Return the sorted WordNet ids, and the label of each validation image."""
     from scipy.io import loadmat
 
-    found = {name: member.read(_KIT_LARGEST) for name, member in archives.find_members(archive, (_META, _TRUTH))}
+    contents = {name: member.read(_KIT_LARGEST) for name, member in archives.find_members(archive, (_META, _TRUTH))}
     try:
-        rows = loadmat(io.BytesIO(found[_META]), squeeze_me=True)["synsets"]
+        rows = loadmat(io.BytesIO(contents[_META]), squeeze_me=True)["synsets"]
         leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
-    except Exception as error:  # SciPy raises anything at a damaged one
+    except Exception as error:  # SciPy can raise anything for a damaged file
         raise ValueError(f"expected the classes in {_META} of {archive}, got a damaged one: {error}") from error
     classes = sorted(leaves.values())
     if len(set(classes)) != len(classes):
-        raise ValueError(f"expected each class once in {_META} of {archive}, got some twice")
+        raise ValueError(f"expected each class once in {_META} of {archive}, got a repeated one")
     labels = {str(number): classes.index(wnid) for number, wnid in leaves.items()}
-    numbers = found[_TRUTH].decode("ascii", "replace").split()
+    numbers = contents[_TRUTH].decode("ascii", "replace").split()
     for line, number in enumerate(numbers, start=1):
         if number not in labels:
             raise ValueError(f"expected the number of a class in line {line} of {_TRUTH}, got {number[:20]!r}")

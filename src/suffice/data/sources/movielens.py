@@ -1,7 +1,7 @@
-"""MovieLens: ratings of films by users (Harper and Konstan 2015), 100,000, 1 million and 25 million of them.
+"""MovieLens: 100,000, 1 million and 25 million ratings of films by users (Harper and Konstan 2015).
 
-Three releases in three formats become one: `rows` with user, movie, rating and timestamp, and `movies` and (where
-published) `users` beside them. The compact copy of 1M has a five-fold split and no timestamps.
+The three releases are stored in one format: `rows` with user, movie, rating and timestamp, and the tables `movies` and
+(if published) `users`. The compact copy of 1M has a five-fold split and no timestamps.
 """
 
 import io
@@ -50,17 +50,17 @@ _USER_FIELDS = {
 }
 
 _LOWEST, _HIGHEST = 0.5, 5
-"""Ratings."""
+"""Range of the ratings."""
 _DIGITS = 10
-"""A number has fewer."""
+"""Upper limit of the number of digits of an integer."""
 
 ColumnLists = dict[str, list[Any]]
 Line = tuple[str, list[str]]
-"""Where a line is, and its fields."""
+"""Location of a line, for messages, and its fields."""
 
 
 def convert(release: str, source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The official zip, its folder, or (for 1M) the compact Parquet files."""
+    """Import the official zip, its unpacked folder, or (for 1M) the compact Parquet files."""
     writer.manifest["columns"] = _COLUMNS
     compact = find_folder(source, "movielens", "ratings.parquet", "users.parquet", "movies.parquet")
     if compact is not None:
@@ -73,9 +73,9 @@ def convert(release: str, source: Path, writer: DatasetWriter, bad_records: BadR
         if name == _RATINGS[release]:
             writer.manifest["parts"] = {"all": _write_ratings(release, member, writer, bad_records)}
         elif name == _FILMS[release]:
-            _write_table(writer, "movies", _films(release, member))
+            _write_table(writer, "movies", _read_films(release, member))
         else:
-            _write_table(writer, "users", _users(release, member))
+            _write_table(writer, "users", _read_users(release, member))
 
 
 def _convert_compact(folder: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
@@ -88,7 +88,7 @@ def _convert_compact(folder: Path, writer: DatasetWriter, bad_records: BadRecord
         for rows in parquet.read_rows(file, list(names)):
             table = rows.table.rename_columns(list(names.values()))
             table = table.append_column("timestamp", pa.nulls(len(table), pa.int64()))
-            rows = _checked(Rows(table, rows.numbers, rows.unit), kinds, str(file), bad_records)
+            rows = _convert_rows(Rows(table, rows.numbers, rows.unit), kinds, str(file), bad_records)
             append(rows.table)
             count += len(rows.numbers)
     for name, key in (("users", "user_id"), ("movies", "movie_id")):
@@ -116,45 +116,45 @@ def _write_ratings(release: str, member: archives.Member, writer: DatasetWriter,
             raise ValueError(f"expected the header userId,movieId,rating,timestamp, got {head.data[:80]!r} in {where}")
     with writer.table("rows", pa.schema(list(_KINDS.items()))) as append:
         for rows in text.read_rows(blocks, fields, dialect, where, bad_records):
-            rows = _checked(rows, _KINDS, where, bad_records)
+            rows = _convert_rows(rows, _KINDS, where, bad_records)
             append(rows.table)
             count += len(rows.numbers)
             writer.progress("read ratings", count, 0)
     return count
 
 
-def _checked(rows: Rows, kinds: dict[str, str], where: str, bad_records: BadRecords) -> Rows:
-    """The rows as numbers: those with a user, a film and a rating that may be given."""
+def _convert_rows(rows: Rows, kinds: dict[str, str], where: str, bad_records: BadRecords) -> Rows:
+    """Return the rows as numbers; rows without user, film or a rating in range are bad records."""
     rows = values.convert(rows, kinds, where, bad_records)
     for name in ("user", "movie"):
         rows = values.require_numbers(rows, name, where, bad_records)
     return values.require_numbers(rows, "rating", where, bad_records, low=_LOWEST, high=_HIGHEST)
 
 
-def _films(release: str, member: archives.Member) -> ColumnLists:
+def _read_films(release: str, member: archives.Member) -> ColumnLists:
     if release == "25m":
-        rows = _quoted(member)
+        rows = _read_quoted(member)
         return {"movie": _integers(rows, 0), "title": [r[1] for _, r in rows], "genres": [r[2] for _, r in rows]}
-    rows = _split(member, "|" if release == "100k" else "::", 5 + len(_GENRES) if release == "100k" else 3)
+    rows = _split_lines(member, "|" if release == "100k" else "::", 5 + len(_GENRES) if release == "100k" else 3)
     genres = [row[2] for _, row in rows]
     if release == "100k":
         genres = ["|".join(g for g, flag in zip(_GENRES, row[5:], strict=True) if flag == "1") for _, row in rows]
     return {"movie": _integers(rows, 0), "title": [row[1] for _, row in rows], "genres": genres}
 
 
-def _users(release: str, member: archives.Member) -> ColumnLists:
+def _read_users(release: str, member: archives.Member) -> ColumnLists:
     names = _USER_FIELDS[release]
-    rows = _split(member, "|" if release == "100k" else "::", len(names))
+    rows = _split_lines(member, "|" if release == "100k" else "::", len(names))
     table: ColumnLists = {name: [row[place] for _, row in rows] for place, name in enumerate(names)}
     return {**table, **{name: _integers(rows, names.index(name)) for name in ("user", "age")}}
 
 
-def _split(member: archives.Member, delimiter: str, fields: int) -> list[Line]:
-    """The lines of a small file without quotes, in Latin-1."""
-    read = member.read(_LARGEST).decode("latin-1")
+def _split_lines(member: archives.Member, delimiter: str, fields: int) -> list[Line]:
+    """Return the lines of a small file without quotes, in Latin-1."""
+    content = member.read(_LARGEST).decode("latin-1")
     rows = [
         (f"line {number} of {member.name} in {member.archive}", line.removesuffix("\r").split(delimiter))
-        for number, line in enumerate(read.split("\n"), start=1)
+        for number, line in enumerate(content.split("\n"), start=1)
         if line.strip()
     ]
     for where, row in rows:
@@ -163,24 +163,25 @@ def _split(member: archives.Member, delimiter: str, fields: int) -> list[Line]:
     return rows
 
 
-def _quoted(member: archives.Member) -> list[Line]:
-    """The lines of a small file with quotes and a header of three fields, in UTF-8."""
+def _read_quoted(member: archives.Member) -> list[Line]:
+    """Return the lines of a small file with quotes and a header of three fields, in UTF-8."""
     where, dialect = f"{member.name} in {member.archive}", Dialect(",", '"', text=True)
     blocks = lines.read_blocks(io.BytesIO(member.read(_LARGEST)), dialect, where)
     head, blocks = lines.split_first_row(blocks, dialect)
     if head.data.strip() != b"movieId,title,genres":
         raise ValueError(f"expected the header movieId,title,genres, got {head.data[:80]!r} in {where}")
     rows: list[Line] = []
-    for found in text.read_rows(blocks, ["movie", "title", "genres"], dialect, where, BadRecords()):
-        cells = zip(*(column.to_pylist() for column in found.table.columns), strict=True)
+    for block in text.read_rows(blocks, ["movie", "title", "genres"], dialect, where, BadRecords()):
+        cells = zip(*(column.to_pylist() for column in block.table.columns), strict=True)
         rows += [
             (f"line {n} of {where}", ["" if c is None else c for c in row])
-            for n, row in zip(found.numbers, cells, strict=True)
+            for n, row in zip(block.numbers, cells, strict=True)
         ]
     return rows
 
 
 def _integers(rows: list[Line], place: int) -> list[int]:
+    """Return the field at a position of each line as an integer."""
     for where, row in rows:
         if not (row[place].isascii() and row[place].isdigit() and len(row[place]) < _DIGITS):
             raise ValueError(f"{where}: expected a whole number, got {row[place][:60]!r}")

@@ -1,6 +1,6 @@
-"""Tiny ImageNet: 200 classes of ImageNet at 64×64 (Stanford CS231n). Small enough to be decoded once and for all.
+"""Tiny ImageNet: 200 classes of ImageNet at 64×64 (Stanford CS231n), decoded at import.
 
-The official validation images are the `test` part, since the labels of the official test images were not published.
+The official validation images become the `test` part, since labels of the official test images are not published.
 """
 
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ _MOST_CLASSES = 256
 
 
 def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """The official zip, its folder, or the compact file of the validation part."""
+    """Import the official zip, its unpacked folder, or the compact file of the validation part."""
     compact = find_folder(source, "tiny_imagenet", "val_jpeg.npz")
     if compact is not None:
         _convert_compact(compact / "val_jpeg.npz", writer)
         return
-    texts, counts = _first_pass(source)
+    texts, counts = _scan(source)
     wnids = sorted(set(texts["wnids.txt"].split()))
     if len(wnids) > _MOST_CLASSES:
         raise ValueError(f"expected at most {_MOST_CLASSES} classes in wnids.txt of {source}, got {len(wnids)}")
@@ -59,36 +59,43 @@ def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> Non
 
 
 def _pairs(texts: dict[str, str], name: str, source: Path) -> dict[str, str]:
-    """The second field of each line by the first; of words, all behind the first."""
-    found = {}
+    """Return the second field of each line by the first; in words.txt all fields after the first."""
+    pairs = {}
     for number, line in enumerate(texts[name].replace("\r\n", "\n").split("\n"), start=1):
         key, tab, value = line.partition("\t")
         if line and not tab:
             raise ValueError(f"line {number} of {name} in {source}: expected fields between tabs, got {line[:40]!r}")
-        found[key] = value if name == "words.txt" else value.partition("\t")[0]
-    return found
+        pairs[key] = value if name == "words.txt" else value.partition("\t")[0]
+    return pairs
 
 
 def _convert_compact(file: Path, writer: DatasetWriter) -> None:
     kinds = {"jpeg": "integers", "offset": "integers", "label": "integers", "name": "text"}
-    found = arrays.read(file, **kinds)
-    jpeg, offset, classes = found["jpeg"], found["offset"], found["name"].astype(str).tolist()
-    known = labels.check_range(found["label"], min(len(classes), _MOST_CLASSES), f"label of {file}")
+    contents = arrays.read(file, **kinds)
+    jpeg, offset, classes = contents["jpeg"], contents["offset"], contents["name"].astype(str).tolist()
+    class_labels = labels.check_range(contents["label"], min(len(classes), _MOST_CLASSES), f"label of {file}")
     bounds = [0, *offset[1:-1].tolist(), len(jpeg)]
-    if jpeg.dtype != np.uint8 or len(offset) != len(known) + 1 or offset.tolist() != bounds or bounds != sorted(bounds):
-        raise ValueError(f"expected JPEG files end to end and where each begins in {file}, got offsets that do not fit")
-    writer.save("all_labels", known, np.uint8)
-    with writer.array("all_images", (len(known), 3, _SIDE, _SIDE), np.uint8) as append:
-        for place in range(len(known)):
-            append(_decoded(bytes(jpeg[bounds[place] : bounds[place + 1]]), f"image {place} of {file}")[None])
+    if (
+        jpeg.dtype != np.uint8
+        or len(offset) != len(class_labels) + 1
+        or offset.tolist() != bounds
+        or bounds != sorted(bounds)
+    ):
+        raise ValueError(
+            f"expected JPEG files end to end with the offset of each in {file}, got offsets that do not fit"
+        )
+    writer.save("all_labels", class_labels, np.uint8)
+    with writer.array("all_images", (len(class_labels), 3, _SIDE, _SIDE), np.uint8) as append:
+        for place in range(len(class_labels)):
+            append(_decode(bytes(jpeg[bounds[place] : bounds[place + 1]]), f"image {place} of {file}")[None])
             if place % _ROWS == 0:
-                writer.progress("decode", place, len(known))
-    writer.manifest |= {"classes": classes, "parts": {"all": len(known)}}
+                writer.progress("decode", place, len(class_labels))
+    writer.manifest |= {"classes": classes, "parts": {"all": len(class_labels)}}
     writer.manifest["notes"] = ["the official validation part; the training part is not here"]
 
 
-def _first_pass(source: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """The text files by name, and how many images there are of each part."""
+def _scan(source: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the text files by name, and the number of images of each part."""
     texts, counts = {}, {"train/": 0, "val/images/": 0}
     for member in archives.members(source):
         name = Path(member.name).name
@@ -109,15 +116,15 @@ def _first_pass(source: Path) -> tuple[dict[str, str], dict[str, int]]:
 def _images(source: Path, folder: str) -> Iterator[tuple[str, Array]]:
     for member in archives.members(source):
         if _is_image(member.name, folder):
-            yield Path(member.name).name, _decoded(member.read(_LARGEST), f"{member.name} in {source}")
+            yield Path(member.name).name, _decode(member.read(_LARGEST), f"{member.name} in {source}")
 
 
 def _is_image(name: str, folder: str) -> bool:
     return f"/{folder}" in f"/{name}" and name.endswith(".JPEG")
 
 
-def _decoded(data: bytes, where: str) -> Array:
-    """The image, uint8 (3, 64, 64); some are grey."""
+def _decode(data: bytes, where: str) -> Array:
+    """Decode an image to uint8 (3, 64, 64); gray images get three equal channels."""
     try:
         pixels = decoding.decode_pixels(data)
         if pixels.shape[:2] != (_SIDE, _SIDE):

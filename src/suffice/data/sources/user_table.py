@@ -1,7 +1,7 @@
-"""The users' own tables, Parquet or delimited text with a header, as a schema says.
+"""A user's own table: Parquet or delimited text with a header, described by a schema.
 
-Classes become numbers in sorted order, categories in order of first appearance; these mean nothing until `load`
-learns a vocabulary from the training rows.
+Classes are numbered in sorted order, categories in order of first appearance; category numbers have no meaning until
+`load` learns a vocabulary from the training rows.
 """
 
 import csv
@@ -22,116 +22,120 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_CLASSES = 1 << 16
-"""More distinct labels than these are no classes."""
+"""Maximal number of distinct labels; more of them are probably a regression target."""
 
-_ADVICE = "; values that mean missing ones are stated by missing = [...] in the schema"
-_NO_CLASS = {"nan", "NaN", "NAN", "inf", "-inf", "+inf", "Infinity", "-Infinity"}
-"""Text of numbers that are none, as programs write them."""
+_ADVICE = "; list the texts that mark missing values as missing = [...] in the schema"
+_NOT_CLASSES = {"nan", "NaN", "NAN", "inf", "-inf", "+inf", "Infinity", "-Infinity"}
+"""Texts that programs write for undefined or infinite numbers."""
 
 
 def convert(schema: Schema, source: Path, writer: DatasetWriter, bad_records: BadRecords) -> None:
-    """Write the columns of a table that a schema names.
+    """Write the columns of a table that the schema lists.
 
     Raises:
-        ValueError: for a column that is missing, a row that is malformed or without a label, or no rows.
+        ValueError: If a column is missing; unless bad records are skipped, also if a row is malformed or has no label.
     """
     import pyarrow as pa
 
     if not source.is_file():
-        raise ValueError(f"expected a Parquet file or delimited text, got {source}, which is no file")
-    codes = {name: _Coder() for name in schema.categorical}
+        raise ValueError(f"expected a Parquet file or delimited text, got {source}, which is not a file")
+    encoders = {name: _Encoder() for name in schema.categorical}
     if not schema.regression:
-        codes[schema.labels] = _Coder(_classes(schema, source, bad_records))
-        writer.manifest["classes"] = list(codes[schema.labels].codes)
-        bad_records = BadRecords(skip=True)  # they are noted
-    kinds = {name: "uint32" if name in codes else "float32" for name in schema.columns}
+        encoders[schema.labels] = _Encoder(_classes(schema, source, bad_records))
+        writer.manifest["classes"] = list(encoders[schema.labels].codes)
+        bad_records = BadRecords(skip=True)  # already counted by the first pass
+    kinds = {name: "uint32" if name in encoders else "float32" for name in schema.columns}
     written = 0
     with writer.table("rows", pa.schema(list(kinds.items()))) as append:
-        for rows in _sound(schema, source, bad_records):
-            columns = {n: codes[n](rows.table[n]) if n in codes else rows.table[n] for n in kinds}
+        for rows in _valid_rows(schema, source, bad_records):
+            columns = {n: encoders[n](rows.table[n]) if n in encoders else rows.table[n] for n in kinds}
             append(pa.table(columns))
             written += len(rows.numbers)
             writer.progress("read rows", written, 0)
-    if not schema.regression and len(codes[schema.labels].codes) != len(writer.manifest["classes"]):
-        raise ValueError(f"expected {source} to stay as it is while it is read, got other labels the second time")
+    if not schema.regression and len(encoders[schema.labels].codes) != len(writer.manifest["classes"]):
+        raise ValueError(f"expected {source} to stay unchanged during the import, got other labels in the second pass")
     writer.manifest["categories"] = {}
-    for place, name in enumerate(schema.categorical):
-        file = writer.manifest["categories"][name] = _file_of(place, name)
+    for index, name in enumerate(schema.categorical):
+        file = writer.manifest["categories"][name] = _categories_file(index, name)
         with writer.table(file, pa.schema([("value", "string")])) as append:
-            append(pa.table({"value": pa.array(map(str, codes[name].codes), pa.string())}))
+            append(pa.table({"value": pa.array(map(str, encoders[name].codes), pa.string())}))
     writer.manifest |= {"parts": {"all": written}, "columns": schema.roles()}
     if schema.order:
         writer.manifest["order"] = schema.order
 
 
-class _Coder:
-    """Gives values numbers, in order of first appearance."""
+class _Encoder:
+    """Number the values of a column in order of first appearance."""
 
     def __init__(self, known: list[Any] | None = None) -> None:
         self.codes: dict[object, int] = {value: code for code, value in enumerate(known or [])}
 
     def __call__(self, column: "pa.ChunkedArray") -> "pa.Array":
-        """Numbers (N,) uint32, null where the value is."""
+        """Return the numbers (N,) uint32 of values, null where a value is null."""
         import pyarrow as pa
 
         encoded = column.combine_chunks().dictionary_encode()
-        known = [self.codes.setdefault(value, len(self.codes)) for value in encoded.dictionary.to_pylist()]
-        return pa.array(known, pa.uint32()).take(encoded.indices)
+        codes = [self.codes.setdefault(value, len(self.codes)) for value in encoded.dictionary.to_pylist()]
+        return pa.array(codes, pa.uint32()).take(encoded.indices)
 
 
-def _file_of(place: int, name: str) -> str:
-    """The file of a column's categories: after its name where that is a file's too, on any system."""
-    return f"categories-{name}" if re.fullmatch("[a-z0-9_]{1,64}", name) else f"categories-column-{place}"
+def _categories_file(index: int, name: str) -> str:
+    """Return the file name of a column's categories; it contains the column's name if this is safe on any system."""
+    return f"categories-{name}" if re.fullmatch("[a-z0-9_]{1,64}", name) else f"categories-column-{index}"
 
 
 def _classes(schema: Schema, source: Path, bad_records: BadRecords) -> list[Any]:
-    """The distinct labels, sorted: as numbers if all are numbers."""
-    found: set[Any] = set()
-    for rows in _sound(schema, source, bad_records):
-        found |= set(rows.table[schema.labels].unique().to_pylist())
-        if len(found) > MOST_CLASSES:
+    """Return the distinct labels, sorted; by value if all of them are numbers."""
+    classes: set[Any] = set()
+    for rows in _valid_rows(schema, source, bad_records):
+        classes |= set(rows.table[schema.labels].unique().to_pylist())
+        if len(classes) > MOST_CLASSES:
             raise ValueError(
-                f"expected at most {MOST_CLASSES:,} classes as {schema.labels!r}, got more in {source}; numbers to be "
-                "predicted need regression = true in the schema"
+                f"expected at most {MOST_CLASSES:,} classes as {schema.labels!r}, got more in {source}; for a "
+                "numeric target set regression = true in the schema"
             )
-    by_text = {value: str(value).strip() for value in found}
+    by_text = {value: str(value).strip() for value in classes}
     try:
-        keys: dict[Any, Any] = {value: Decimal(written) for value, written in by_text.items()}
+        keys: dict[Any, Any] = {value: Decimal(label) for value, label in by_text.items()}
     except InvalidOperation:
         keys = by_text
-    ordered = sorted(found, key=lambda value: (keys[value], str(value)))
-    for one, other in itertools.pairwise(ordered):
-        if keys[one] == keys[other]:
-            where, both = f"{schema.labels!r} in {source}", " and ".join(repr(str(name)[:60]) for name in (one, other))
-            raise ValueError(f"expected one way to write each class as {where}, got {both}")
+    ordered = sorted(classes, key=lambda value: (keys[value], str(value)))
+    for label, following in itertools.pairwise(ordered):
+        if keys[label] == keys[following]:
+            where, both = (
+                f"{schema.labels!r} in {source}",
+                " and ".join(repr(str(name)[:60]) for name in (label, following)),
+            )
+            raise ValueError(f"expected one spelling of each class in {where}, got {both}")
     return ordered
 
 
-def _sound(schema: Schema, source: Path, bad_records: BadRecords) -> Iterator[Rows]:
-    """The rows with a label, whose numbers are numbers; the others are bad_records."""
+def _valid_rows(schema: Schema, source: Path, bad_records: BadRecords) -> Iterator[Rows]:
+    """Yield the rows that have a label and valid numbers; the others are bad records."""
     where = str(source)
-    kinds = dict.fromkeys(schema.numbers, "float32")
-    for rows in _rows(schema, source, bad_records):
-        rows = _labeled(rows, schema.labels, where, bad_records)
-        for name in schema.named:
-            rows = _finite(rows, name, where, bad_records)
+    kinds = dict.fromkeys(schema.number_columns, "float32")
+    for rows in _read_rows(schema, source, bad_records):
+        rows = _drop_unlabeled(rows, schema.labels, where, bad_records)
+        for name in schema.class_columns:
+            rows = _drop_nonfinite(rows, name, where, bad_records)
         yield values.convert(rows, kinds, where, bad_records, _ADVICE)
 
 
-def _labeled(rows: Rows, label: str, where: str, bad_records: BadRecords) -> Rows:
+def _drop_unlabeled(rows: Rows, label: str, where: str, bad_records: BadRecords) -> Rows:
+    """Return the rows that have a label."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     column = rows.table[label]
     bad = column.is_null().to_numpy()
     if pa.types.is_string(column.type):
-        bad = bad | pc.is_in(column, pa.array(sorted(_NO_CLASS))).to_numpy()
+        bad = bad | pc.is_in(column, pa.array(sorted(_NOT_CLASSES))).to_numpy()
     rows.report_bad(bad, label, "a value", where, bad_records)
     return rows.keep(~bad)
 
 
-def _finite(rows: Rows, name: str, where: str, bad_records: BadRecords) -> Rows:
-    """The rows whose value in a column of names is not a number that is none."""
+def _drop_nonfinite(rows: Rows, name: str, where: str, bad_records: BadRecords) -> Rows:
+    """Return the rows whose class or category is not an infinite or undefined number."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -142,23 +146,23 @@ def _finite(rows: Rows, name: str, where: str, bad_records: BadRecords) -> Rows:
     return rows.keep(good)
 
 
-def _rows(schema: Schema, source: Path, bad_records: BadRecords) -> Iterator[Rows]:
-    """The columns of a file, a block of rows at a time."""
+def _read_rows(schema: Schema, source: Path, bad_records: BadRecords) -> Iterator[Rows]:
+    """Yield the columns of a file, one block of rows at a time."""
     if parquet.is_parquet(source):
-        for rows in parquet.read_rows(source, schema.columns, classes=schema.named):
+        for rows in parquet.read_rows(source, schema.columns, classes=schema.class_columns):
             yield rows.with_nulls(schema.missing)
         return
     with encodings.open_text(source, schema.encoding) as stream:
         dialect, where = schema.dialect, str(source)
         head, blocks = lines.split_first_row(lines.read_blocks(stream, dialect, where), dialect)
-        fields = _fields(head.data, schema, source)
+        fields = _header_fields(head.data, schema, source)
         yield from text.read_rows(
             blocks, fields, dialect, where, bad_records, names=schema.columns, missing=schema.missing
         )
 
 
-def _fields(head: bytes, schema: Schema, source: Path) -> list[str]:
-    """The names in a header."""
+def _header_fields(head: bytes, schema: Schema, source: Path) -> list[str]:
+    """Return the column names of a header, after checking that the schema's columns are among them."""
     if not head:
         raise ValueError(f"expected a header, got {source}, which is empty")
     if b"\0" in head:

@@ -1,1 +1,1 @@
-"""The canonical store: manifests, writers, archives and downloads."""
+"""Store of imported data sets: lookup, writer, verification, archives and downloads."""

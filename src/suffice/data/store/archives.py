@@ -1,7 +1,7 @@
-"""Read tar and zip archives without unpacking them, and refuse those that try to do harm.
+"""Read tar and zip archives without unpacking them to disk, and refuse malicious ones.
 
-Nothing is written to disk. A member whose name climbs out of the archive, a link, a device, a second member of one
-name, one that is encrypted, and one that is larger than it may be are errors that name archive and member.
+Paths outside the archive, links, devices, duplicate names, encrypted members and members above a size limit are errors
+that name the archive and the member.
 """
 
 import bz2
@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 LIMIT = 1 << 30
-"""Largest member that is read whole, in bytes."""
+"""Largest member that is read into memory, in bytes."""
 _HEADER = 1 << 20
-"""Largest extension of a tar's header, which is read whole too."""
+"""Largest extension of a tar header, in bytes; it is read into memory too."""
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -30,13 +30,24 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_PACKED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-"""What opens a packed file, by its first bytes."""
+_DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+"""Functions that open a compressed file, by its first bytes."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: `stream` is open until the next one is asked for."""
+    """File in an archive.
+
+    Attributes:
+        name: Path in the archive.
+        size: Size in bytes, as the archive states it.
+        stream: Contents; open until the next member is read.
+        archive: Path of the archive.
+    """
 
     name: str
     size: int
@@ -44,76 +55,76 @@ class Member:
     archive: Path
 
     def read(self, limit: int = LIMIT) -> bytes:
-        """All its bytes, at most `limit` of them."""
+        """Return all its bytes, and raise a ValueError if there are more than `limit`."""
         with damage_as_value_error(self.archive):
             return read_bounded(self.stream, limit, f"{self.name} in {self.archive}")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is one that `members` reads, by its first bytes."""
+    """Return whether a path is a tar or zip archive."""
     return path.is_file() and (zipfile.is_zipfile(path) or _is_tar(path))
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The files of a tar (also compressed) or zip archive, or of a folder, in order.
+    """Yield the files of a tar (also compressed) or zip archive, or of a folder, in order.
 
     Raises:
-        ValueError: for an archive that is truncated or damaged, or holds what it must not.
+        ValueError: If the archive is truncated or damaged, or has a forbidden member.
     """
     if path.is_dir():
-        yield from _of_folder(path)
+        yield from _folder_members(path)
         return
     with damage_as_value_error(path):
         if zipfile.is_zipfile(path):
-            yield from _of_zip(path)
+            yield from _zip_members(path)
         elif path.is_file() and path.stat().st_size and _is_tar(path):
-            yield from _of_tar(path)
+            yield from _tar_members(path)
         else:
-            raise ValueError(f"expected a tar or zip archive, got {path}; it is truncated or something else")
+            raise ValueError(f"expected a tar or zip archive, got {path}; it is truncated or of another type")
 
 
 def find_members(path: Path, names: Collection[str], *, packed: bool = False) -> Iterator[tuple[str, Member]]:
-    """The files of these names, wherever they lie in an archive or folder, each with its name.
+    """Yield the files of these names, in any folder of an archive or folder, as pairs (name, member).
 
     Args:
-        path: the archive or folder.
-        names: without folders.
-        packed: whether a file may also be packed by gzip, with .gz behind its name; of both the first is taken.
+        path: The archive or folder.
+        names: File names without folders.
+        packed: Also accept files compressed by gzip, with the suffix .gz; the first of both is used.
 
     Raises:
-        ValueError: if there is none of a name, or more than one, once all others were given.
+        ValueError: After the last file, if a name is missing; if a name occurs in two folders.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for member in members(path):
         full = member.name.removesuffix(".gz") if packed else member.name
         name = PurePosixPath(full).name
-        if name in names and name not in found:
-            found[name] = full
+        if name in names and name not in paths:
+            paths[name] = full
             yield name, member
-        elif name in names and found[name] != full:
-            raise ValueError(f"expected one {name} in {path}, got {found[name]} and {full}; give the folder of one")
-    missing = sorted(set(names) - set(found))
+        elif name in names and paths[name] != full:
+            raise ValueError(f"expected one {name} in {path}, got {paths[name]} and {full}; pass the folder of one")
+    missing = sorted(set(names) - set(paths))
     if missing:
         raise ValueError(f"expected {', '.join(sorted(names))} in {path}, found no {', '.join(missing)}")
 
 
 def nested_members(member: Member) -> Iterator[Member]:
-    """The files of a tar that is a member of another."""
+    """Yield the files of a tar archive that is a member of another archive."""
     where = member.archive / member.name
     with damage_as_value_error(where):
-        yield from _files_of(member.stream, where)
+        yield from _stream_members(member.stream, where)
 
 
 def decompressed(member: Member) -> IO[bytes]:
-    """A member as it is, or unpacked where its name ends in .gz."""
+    """Return the contents of a member, decompressed if its name ends in .gz."""
     return gzip.GzipFile(fileobj=member.stream) if member.name.endswith(".gz") else member.stream  # type: ignore[return-value]
 
 
 def read_bounded(stream: IO[bytes], limit: int, what: str) -> bytes:
-    """All bytes of a stream.
+    """Return all bytes of a stream.
 
     Raises:
-        ValueError: if there are more than `limit`: a decompression bomb, or not what it should be.
+        ValueError: If there are more than `limit`, as in a decompression bomb.
     """
     data = stream.read(limit + 1)
     if len(data) > limit:
@@ -123,7 +134,7 @@ def read_bounded(stream: IO[bytes], limit: int, what: str) -> bytes:
 
 @contextmanager
 def damage_as_value_error(path: Path) -> Iterator[None]:
-    """Turn the many errors of damaged archives into one."""
+    """Convert the various errors of damaged archives to a ValueError that names the file."""
     try:
         yield
     except (
@@ -140,18 +151,18 @@ def damage_as_value_error(path: Path) -> Iterator[None]:
     ) as error:
         raise ValueError(f"expected a whole archive, got a truncated or damaged {path}: {error}") from error
     except OSError as error:
-        if type(error) is not OSError or error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the first
+        if type(error) is not OSError or error.errno not in (None, errno.EINVAL):  # EINVAL: seek before the start
             raise
         raise ValueError(f"expected a whole file, got a truncated or damaged {path}: {error}") from error
 
 
 class _Header(tarfile.TarInfo):
-    """The header of a member, whose extensions are no larger than names are."""
+    """Tar header whose extensions are limited in size, since they are read into memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _EXTENSIONS and self.size > _HEADER:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]  # meant to be overridden, says tarfile
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]  # documented as a hook
 
 
 def _is_tar(path: Path) -> bool:
@@ -162,14 +173,14 @@ def _is_tar(path: Path) -> bool:
     return True
 
 
-def _of_folder(path: Path) -> Iterator[Member]:
+def _folder_members(path: Path) -> Iterator[Member]:
     for file in sorted(path.rglob("*")):
         if file.is_file():
             with file.open("rb") as stream:
                 yield Member(file.relative_to(path).as_posix(), file.stat().st_size, stream, path)
 
 
-def _of_zip(path: Path) -> Iterator[Member]:
+def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         seen: set[str] = set()
         for info in archive.infolist():
@@ -183,23 +194,23 @@ def _of_zip(path: Path) -> Iterator[Member]:
                     yield Member(info.filename, info.file_size, stream, path)
 
 
-def _of_tar(path: Path) -> Iterator[Member]:
-    """Unpacked by modules that check what they unpack, which `tarfile` does not when it reads a stream."""
+def _tar_members(path: Path) -> Iterator[Member]:
+    """Yield the files of a tar; decompressed by modules that verify checksums, unlike `tarfile` in stream mode."""
     with path.open("rb") as stream:
         head = stream.read(6)
-    for magic, opener in _PACKED.items():
+    for magic, opener in _DECOMPRESSORS.items():
         if head.startswith(magic):
             with opener(path) as unpacked:
-                yield from _files_of(unpacked, path)
+                yield from _stream_members(unpacked, path)
             return
     with path.open("rb") as stream:
-        yield from _files_of(stream, path)
+        yield from _stream_members(stream, path)
 
 
-def _files_of(stream: IO[bytes], shown: Path) -> Iterator[Member]:
-    watched = _Watched(stream)
+def _stream_members(stream: IO[bytes], shown: Path) -> Iterator[Member]:
+    last_block_stream = _LastBlockStream(stream)
     seen: set[str] = set()
-    with tarfile.open(fileobj=watched, mode="r|", tarinfo=_Header) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=last_block_stream, mode="r|", tarinfo=_Header) as archive:  # type: ignore[call-overload]
         for info in archive:
             if info.issym() or info.islnk():
                 raise ValueError(f"expected files, got the link {info.name} -> {info.linkname} in {shown}; refused")
@@ -208,33 +219,33 @@ def _files_of(stream: IO[bytes], shown: Path) -> Iterator[Member]:
             name = info.name.removeprefix("./")
             _check(name, seen, shown)
             if not info.isfile() or info.issparse():
-                raise ValueError(f"expected files, got a device, a pipe or holes as {name} in {shown}; refused")
+                raise ValueError(f"expected files, got a device, a pipe or a sparse file as {name} in {shown}; refused")
             yield Member(name, info.size, archive.extractfile(info), shown)
         while rest := archive.fileobj.read(1 << 20):
             if rest.strip(b"\0"):
-                raise tarfile.ReadError("more behind its end")
-    if watched.last.strip(b"\0") or len(watched.last) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("without an end")
+                raise tarfile.ReadError("data after its end")
+    if last_block_stream.last.strip(b"\0") or len(last_block_stream.last) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("no end marker")
 
 
-class _Watched:
-    """A stream whose last block is kept, which the end of a tar fills with zeros."""
+class _LastBlockStream:
+    """Stream that keeps its last block, which is all zeros at the end of a complete tar."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes."""
+        """Return up to `size` bytes."""
         data = self.stream.read(size)
         self.last = (self.last + data)[-tarfile.BLOCKSIZE :]
         return data
 
 
 def _check(name: str, seen: set[str], archive: Path) -> None:
-    """Whether a member may be there, after those seen."""
+    """Raise a ValueError if a member's name leaves the archive or was seen before; else add it to `seen`."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        raise ValueError(f"expected names inside the archive, got {name!r} in {archive}; it climbs out, refused")
+        raise ValueError(f"expected names inside the archive, got {name!r} in {archive}; it points outside, refused")
     if name in seen:
         raise ValueError(f"expected each file once, got a second {name!r} in {archive}; refused")
     seen.add(name)

@@ -1,4 +1,4 @@
-"""Download a file: resumed where it stopped, checked, whole or absent."""
+"""Download the files of a data set: resumable and checked; a file is complete or absent."""
 
 import hashlib
 import http.client
@@ -20,24 +20,24 @@ _BLOCK = 1 << 20
 
 
 def downloads() -> Path:
-    """Where downloads are kept; they may be removed once imported."""
+    """Return the folder of the downloads; they can be deleted after the import."""
     return root() / ".downloads"
 
 
 def fetch(entry: CatalogEntry, progress: ProgressCallback) -> Path:
-    """Download all files of a data set that are not there yet, and return their folder.
+    """Download the missing files of a data set, and return their folder.
 
     Raises:
-        ValueError: if a file must be fetched by hand, or has a wrong checksum (it is then removed).
-        ConnectionError: if there is no network, or it broke off; run again to resume.
-        BlockingIOError: if another download of a file is running.
-        OSError: if the disk is full.
+        ValueError: If a file must be downloaded manually, or its checksum is wrong (it is then deleted).
+        ConnectionError: If there is no network or the connection broke; a second call resumes.
+        BlockingIOError: If another download of a file is running.
+        OSError: If the disk is full.
     """
     for remote in entry.remotes:
         if remote.url is None:
             raise ValueError(
-                f"expected a file that may be downloaded freely, but {remote.file} is given out at {entry.homepage} to "
-                f"those who accept its terms; get it there, then run `{entry.import_command()}`"
+                f"expected a file that can be downloaded directly, but {remote.file} requires accepting the terms "
+                f"at {entry.homepage}; download it there, then run `{entry.import_command()}`"
             )
     for remote in entry.remotes:
         _download(remote, entry, progress)
@@ -45,10 +45,10 @@ def fetch(entry: CatalogEntry, progress: ProgressCallback) -> Path:
 
 
 def check(file: Path, remote: Remote, progress: ProgressCallback) -> str:
-    """The checksum of a file as `algorithm:hexadecimal`, which must be the official one where that is known.
+    """Return the checksum of a file as `algorithm:hexadecimal`.
 
     Raises:
-        ValueError: naming both.
+        ValueError: If it differs from the official checksum, if one is known.
     """
     algorithm = remote.checksum.partition(":")[0] if remote.checksum else "sha256"
     digest, done, total = hashlib.new(algorithm), 0, file.stat().st_size
@@ -57,13 +57,13 @@ def check(file: Path, remote: Remote, progress: ProgressCallback) -> str:
             digest.update(block)
             done += len(block)
             progress(f"check {file.name}", done, total)
-    found = f"{algorithm}:{digest.hexdigest()}"
-    if remote.checksum is not None and found != remote.checksum:
+    checksum = f"{algorithm}:{digest.hexdigest()}"
+    if remote.checksum is not None and checksum != remote.checksum:
         raise ValueError(
-            f"expected {remote.file} with {remote.checksum}, got {found} ({total:,} bytes) at {file}; "
-            "it is truncated or another file: get it again"
+            f"expected {remote.file} with {remote.checksum}, got {checksum} ({total:,} bytes) at {file}; "
+            "it is truncated or another file: download it again"
         )
-    return found
+    return checksum
 
 
 def _download(remote: Remote, entry: CatalogEntry, progress: ProgressCallback) -> None:
@@ -83,7 +83,7 @@ def _download(remote: Remote, entry: CatalogEntry, progress: ProgressCallback) -
 
 
 def _transfer(remote: Remote, entry: CatalogEntry, part: Path, progress: ProgressCallback) -> None:
-    """Append what is missing to `part`."""
+    """Append the missing bytes to `part`."""
     assert remote.url is not None
     try:
         start = part.stat().st_size if part.exists() else 0
@@ -101,10 +101,10 @@ def _transfer(remote: Remote, entry: CatalogEntry, part: Path, progress: Progres
                 stream.flush()
                 os.fsync(stream.fileno())
         if total and done != total:
-            raise ConnectionError(f"it broke off after {done:,} of {total:,} bytes")
+            raise ConnectionError(f"the connection broke after {done:,} of {total:,} bytes")
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # the part is whole already; its checksum decides
+            return  # the file is complete; its checksum is verified later
         raise ConnectionError(_unreachable(remote, entry, f"{error.code} {error.reason}")) from error
     except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
         raise ConnectionError(_unreachable(remote, entry, getattr(error, "reason", None) or error)) from error
@@ -119,6 +119,6 @@ def _copy(source: IO[bytes], target: IO[bytes], start: int) -> Iterator[int]:
 
 def _unreachable(remote: Remote, entry: CatalogEntry, why: object) -> str:
     return (
-        f"expected {remote.file} from {remote.url}, but {why}; run it again to resume, or get the file by other "
-        f"means and run `{entry.import_command()}`"
+        f"expected {remote.file} from {remote.url}, but {why}; run it again to resume, or download the file "
+        f"in another way and run `{entry.import_command()}`"
     )

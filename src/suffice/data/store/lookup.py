@@ -106,7 +106,9 @@ def _check_entry(folder: Path, file: str, entry: object) -> None:
     """Raise a ValueError for a file entry that no import writes: a path, or an invalid size or hash."""
     valid = isinstance(entry, dict) and type(entry.get("bytes")) is int and type(entry.get("sha256")) is str
     if not valid or file in ("", ".", "..") or "/" in file or "\0" in file:
-        raise ValueError(f"expected files by name with bytes and sha256 in {printable(folder)}, got {file!r}: {entry!r}")
+        raise ValueError(
+            f"expected files by name with bytes and sha256 in {printable(folder)}, got {file!r}: {entry!r}"
+        )
 
 
 def _length(file: Path) -> int:

@@ -56,8 +56,8 @@ def check(folder: Path, name: str, stream: BufferedReader, sha256: str, *, anew:
     stream.seek(0)
     if digest != sha256:
         raise ValueError(
-            f"expected {printable(folder / name)} with SHA-256 {sha256[:12]}…, got {digest[:12]}…; it was changed since "
-            "the import: import the set again"
+            f"expected {printable(folder / name)} with SHA-256 {sha256[:12]}…, got {digest[:12]}…; it was changed "
+            "since the import: import the set again"
         )
     if stamp(stream) == before and started - max(before[1:3]) > _SETTLED:
         _here[key] = digest

@@ -182,7 +182,7 @@ def test_a_folder_is_listed_by_class_and_then_by_path(tmp_path):
     (place / "cat" / "deep" / "er").mkdir(parents=True)
     (place / "cat" / "deep" / "er" / "x.jpg").write_bytes(miniatures.image_bytes())
     found = folders.list_images(place, ["cat", "dog"], BadRecords())
-    assert [name for name, _, _ in found.named(place)] == [
+    assert [name for name, _, _ in found.items(place)] == [
         "cat/0.jpg",
         "cat/1.jpg",
         "cat/deep/er/x.jpg",

@@ -47,21 +47,21 @@ def test_other_encodings_are_read_where_they_are_stated(tmp_path, encoding):
 )
 def test_bytes_that_the_stated_encoding_does_not_have_are_refused(tmp_path, encoding, data):
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(ValueError, match=rf"expected text in {encoding}, got other bytes behind line \d of .*x: "):
+    with pytest.raises(ValueError, match=rf"expected text in {encoding}, got other bytes after line \d of .*x: "):
         read(tmp_path / "x", encoding)
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
 def test_a_mark_that_says_otherwise_is_refused(tmp_path, mark):
     (tmp_path / "x").write_bytes(mark + b"a\0")
-    with pytest.raises(ValueError, match=r"expected latin-1 as the schema says, got the byte order mark of utf-"):
+    with pytest.raises(ValueError, match=r"expected latin-1 according to the schema, got the byte order mark of utf-"):
         read(tmp_path / "x", "latin-1")
 
 
 @pytest.mark.parametrize("data", [b"\x1f\x8b\x08", b"PK\x03\x04", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"])
 def test_a_packed_file_is_said_to_be_one(tmp_path, data):
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(ValueError, match=r"expected text, got .*x, which is packed by .*; unpack it first"):
+    with pytest.raises(ValueError, match=r"expected text, got .*x, which is compressed with .*; decompress it first"):
         read(tmp_path / "x")
 
 

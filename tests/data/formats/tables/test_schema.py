@@ -28,8 +28,8 @@ def read(tmp_path, text):
 def test_a_schema_says_what_columns_are_for_and_how_text_is_written(tmp_path):
     found = read(tmp_path, WHOLE)
     assert found.columns == ["age", "price", "city", "clicked"]
-    assert found.named == ["city", "clicked"]
-    assert found.numbers == ["age", "price"]
+    assert found.class_columns == ["city", "clicked"]
+    assert found.number_columns == ["age", "price"]
     assert found.dialect == Dialect(";", "'", multiline=True, text=True)
     assert (found.encoding, found.missing, found.order) == ("latin-1", ("NA", "nan"), "time")
     assert found.roles() == {
@@ -40,7 +40,7 @@ def test_a_schema_says_what_columns_are_for_and_how_text_is_written(tmp_path):
         "regression": False,
     }
     regression = read(tmp_path, 'labels = "y"\nnumeric = ["a"]\nregression = true\n')
-    assert (regression.named, regression.numbers) == ([], ["a", "y"])
+    assert (regression.class_columns, regression.number_columns) == ([], ["a", "y"])
     assert regression.dialect == Dialect(",", '"', text=True)
 
 
@@ -66,19 +66,19 @@ BASE = 'labels = "y"\nnumeric = ["a"]\n'
         ('labels = "y"\nnumeric = [1]', "expected a list of text, got numeric = "),
         ('labels = "y"', "expected labels, and numeric or categorical columns"),
         ('numeric = ["a"]', "expected labels, and numeric or categorical columns"),
-        (BASE + 'log1p = ["price"]', "log1p columns among the numeric ones"),
-        (BASE + 'order = "size"', "expected order = 'time' or none"),
+        (BASE + 'log1p = ["price"]', "log1p columns among the numeric columns"),
+        (BASE + 'order = "size"', "expected order = 'time' or no order"),
         ('labels = "y"\nnumeric = ["a", "y"]', "expected each column in one role, got 'y' in two of them"),
         ('labels = "y"\nnumeric = ["a", "a"]', "expected each column in one role, got 'a'"),
         (BASE + 'categorical = ["a"]', "expected each column in one role, got 'a'"),
-        (BASE + "delimiter = ''", "expected one sign as the delimiter, got ''"),
-        (BASE + "delimiter = '::'", "expected one sign as the delimiter, got '::'"),
-        (BASE + "delimiter = 'a'", "expected one sign as the delimiter, got 'a'"),
-        (BASE + "delimiter = 'é'", "expected one sign as the delimiter"),
-        (BASE + 'delimiter = "\\n"', "expected one sign as the delimiter"),
-        (BASE + "quote = '5'", "expected one sign as the quote, got '5'"),
-        (BASE + "quote = ','", "expected another sign as the quote than as the delimiter ','"),
-        (BASE + "quote = ''\nmultiline = true", "expected a quote where values may hold line ends"),
+        (BASE + "delimiter = ''", "expected one character as the delimiter, got ''"),
+        (BASE + "delimiter = '::'", "expected one character as the delimiter, got '::'"),
+        (BASE + "delimiter = 'a'", "expected one character as the delimiter, got 'a'"),
+        (BASE + "delimiter = 'é'", "expected one character as the delimiter"),
+        (BASE + 'delimiter = "\\n"', "expected one character as the delimiter"),
+        (BASE + "quote = '5'", "expected one character as the quote, got '5'"),
+        (BASE + "quote = ','", "expected a quote other than the delimiter ','"),
+        (BASE + "quote = ''\nmultiline = true", "expected a quote with multiline = true"),
         (BASE + "encoding = 'utf-9'", "expected an encoding, .* got 'utf-9'"),
         (BASE + "encoding = 'zlib'", "expected an encoding, .* got 'zlib'"),
         (BASE + "missing = 'NA'", "got missing = 'NA'"),
@@ -92,7 +92,7 @@ def test_a_schema_that_says_what_it_should_not_is_refused(tmp_path, text, messag
 def test_a_schema_that_is_not_there_or_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(ValueError, match="which is no file"):
+        with pytest.raises(ValueError, match="which is not a file"):
             schema.read(place)
     with pytest.raises(FileNotFoundError, match=r"none.toml"):
         schema.read(tmp_path / "none.toml")

@@ -1,8 +1,8 @@
-"""Encoded images, opened and decoded by Pillow: of known formats, of a size that may be, upright, in three channels.
+"""Decode images with Pillow: known formats only, bounded size, upright, three channels.
 
-Only `FORMATS` are ever tried, whatever a file is called: Pillow knows others that run programs. Of an image of several
-frames it is the first. Sixteen bits a value become eight (the upper ones), as Pillow does itself for color; what is
-transparent is shown as what lies beneath.
+Only `FORMATS` are tried, independent of the file name, since some of Pillow's formats run external programs. An image
+of several frames is decoded to the first one. 16-bit values are reduced to their upper 8 bits, as in Pillow for color
+images; transparency is dropped, so that the colors beneath it are visible.
 """
 
 import io
@@ -17,13 +17,13 @@ from suffice.data.store.dataset import Array
 from suffice.storage.reading import open_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-"""Of images, as Pillow calls them; a JPEG of several pictures (MPO) is a JPEG."""
+"""Supported formats, by Pillow's names; a multi-picture JPEG (MPO) counts as JPEG."""
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"}
-"""Of the names of such files."""
+"""File suffixes of the supported formats."""
 MOST_PIXELS = 64_000_000
-"""A larger image is refused before it is decoded."""
+"""Largest number of pixels; a larger image is refused before it is decoded."""
 LARGEST = 256 << 20
-"""A larger file is refused before it is read."""
+"""Largest file in bytes; a larger file is refused before it is read."""
 
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -34,19 +34,20 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""What makes an image upright, by its EXIF orientation."""
+"""Transposition that makes an image upright, by its EXIF orientation."""
 _SWAPPED = 5
-"""The first orientation by which width and height change places."""
+"""First orientation that swaps width and height."""
 _ORIENTATION = 0x0112
-_HELD_BY_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}
-"""Bytes, by the mode of an image; 4 of any other, three times that of a WebP, which is decoded on two canvases."""
+"""EXIF tag of the orientation."""
+_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}
+"""Bytes per pixel by mode (default 4); WebP takes three times as many, since it is decoded on two canvases."""
 
 
 def require_pillow() -> Any:
-    """Return `PIL.Image`.
+    """Import Pillow and return the module `PIL.Image`.
 
     Raises:
-        ImportError: naming the extra that brings it.
+        ImportError: If Pillow is missing; the message states the extra that installs it.
     """
     try:
         from PIL import Image
@@ -59,10 +60,10 @@ def read_image_file(path: Path) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        ValueError: if it is no file, or larger than an image may be.
+        ValueError: If it is not a file, or larger than `LARGEST`.
     """
     if not path.is_file() and not path.exists():
-        raise ValueError("something that is no file")
+        raise ValueError("something that is not a file")
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > LARGEST:
@@ -74,7 +75,7 @@ def open_image(data: bytes) -> Any:
     """Return a Pillow image, opened but not decoded.
 
     Raises:
-        ValueError: if it is no image of a known format, or so large that it must be a decompression bomb.
+        ValueError: If it is not an image of a supported format, or too large (a decompression bomb).
     """
     pillow = require_pillow()
     try:
@@ -82,7 +83,7 @@ def open_image(data: bytes) -> Any:
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise ValueError(f"{error}; refused") from error
     except pillow.UnidentifiedImageError as error:
-        raise ValueError(_unknown(pillow, data)) from error
+        raise ValueError(_describe_unsupported(pillow, data)) from error
     except Exception as error:  # a damaged header can raise anything
         raise ValueError(f"it is damaged: {error or type(error).__name__}") from error
     width, height = image.size
@@ -92,23 +93,23 @@ def open_image(data: bytes) -> Any:
 
 
 def decoded_bytes(image: Any) -> int:
-    """Return about how many bytes an opened image takes once it is decoded.
+    """Return approximately how many bytes an opened image takes when it is decoded.
 
-    A progressive JPEG is held as coefficients of the full size, whatever the size that it is decoded to.
+    A progressive JPEG keeps the coefficients of its full size, even if it is decoded to a smaller one.
     """
     width, height = image.size
     coefficients = 6 * width * height if image.info.get("progressive") else 0
     image.draft(None, (1, 1))
     width, height = image.size
-    by_pixel = 12 if image.format == "WEBP" else _HELD_BY_PIXEL.get(image.mode, 4)
+    by_pixel = 12 if image.format == "WEBP" else _BYTES_PER_PIXEL.get(image.mode, 4)
     return int(coefficients + width * height * by_pixel)
 
 
 def check_decodes(image: Any) -> None:
-    """Read an opened image to its end, a JPEG at an eighth of its size.
+    """Decode an opened image to its end and discard it; a JPEG is decoded at 1/8 of its size.
 
     Raises:
-        ValueError: if it does not decode.
+        ValueError: If it does not decode.
     """
     with image:
         image.draft(None, (1, 1))
@@ -116,25 +117,25 @@ def check_decodes(image: Any) -> None:
 
 
 def exif_orientation(image: Any) -> int:
-    """Return the EXIF orientation of an opened image, 1 to 8; 1 where it has none, or one that cannot be read."""
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 if it is missing or unreadable."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data are no fault of the image
+    except Exception:  # an image with damaged EXIF data is still usable
         return 1
     return orientation if orientation in _TURNS else 1
 
 
 def oriented_size(size: Sequence[int], orientation: int) -> tuple[int, int]:
-    """Return width and height of an image after its turn; or of what is wanted after it, before."""
+    """Return (width, height), swapped if the orientation swaps them; the function is its own inverse."""
     width, height = size
     return (height, width) if orientation >= _SWAPPED else (width, height)
 
 
 def to_rgb(image: Any, orientation: int) -> Any:
-    """Return an opened image decoded, upright, in RGB.
+    """Decode an opened image to an upright RGB image.
 
     Raises:
-        ValueError: if it does not decode.
+        ValueError: If it does not decode.
     """
     pillow = require_pillow()
     _load(image)
@@ -147,10 +148,10 @@ def to_rgb(image: Any, orientation: int) -> Any:
 
 
 def decode_pixels(data: bytes) -> Array:
-    """Return an image of any size, upright, as uint8 (height, width, 3).
+    """Decode an image of any size to upright pixels, uint8 (height, width, 3).
 
     Raises:
-        ValueError: if it does not decode, or is so large that it must be a decompression bomb.
+        ValueError: If it does not decode, or is too large (a decompression bomb).
     """
     with open_image(data) as image:
         return np.asarray(to_rgb(image, exif_orientation(image)))
@@ -163,13 +164,13 @@ def _load(image: Any) -> None:
         raise ValueError(f"it is truncated or damaged: {error or type(error).__name__}") from error
 
 
-def _unknown(pillow: Any, data: bytes) -> str:
-    """What the bytes are, by their beginning, that are no image of `FORMATS`."""
+def _describe_unsupported(pillow: Any, data: bytes) -> str:
+    """Describe bytes that are not a readable image of `FORMATS`, by their first bytes."""
     pillow.init()
     for name, (_, accepts) in sorted(pillow.OPEN.items()):
         try:
             looks = accepts is not None and accepts(data[:16]) is True
-        except Exception:  # too few bytes for what looks at them
+        except Exception:  # too few bytes for this test
             continue
         if looks and name not in FORMATS:
             return f"an image of the format {name}, not of {', '.join(FORMATS)}; convert it"

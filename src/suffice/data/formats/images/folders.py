@@ -1,7 +1,7 @@
-"""Folders of images, `<class>/…`: which files are images, and which are not meant.
+"""Folders of images, `<class>/…`: which files are images, which are reported, and which are ignored.
 
-Hidden files and what systems leave in folders are passed over. A file whose name is that of an image of a format that
-is not read is a fault, other files are named in a note: nothing that could be an example is left out in silence.
+Hidden files and files that operating systems create are ignored. A file named like an image of an unsupported format
+is a bad record, and other files are listed in a note of the manifest: no possible example is dropped silently.
 """
 
 import mimetypes
@@ -16,34 +16,34 @@ from suffice.data.formats.images import decoding
 from suffice.data.store.bad_records import BadRecords
 from suffice.data.store.dataset import Array
 
-_LITTER = {"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "#recycle", "$recycle.bin"}
-"""Names, in small letters, of what systems leave in folders."""
+_SYSTEM_FILES = {"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "#recycle", "$recycle.bin"}
+"""Lowercase names of files and folders that operating systems create."""
 _TYPES = mimetypes.MimeTypes(())
-"""Of files by their names; those built in, so that it is the same on every machine."""
+"""File types by suffix; only the built-in ones, so that the result is the same on every machine."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """The images of a folder.
+class ImageListing:
+    """Images of a folder.
 
     Attributes:
-        paths: of the files, by class and then sorted.
-        labels: (N,) int64.
-        others: files that are no images by their names.
+        paths: Paths of the images, by class and then sorted.
+        labels: Class of each image, (N,) int64.
+        others: Files that are not images according to their names.
     """
 
     paths: list[Path]
     labels: Array
     others: list[Path] = field(default_factory=list)
 
-    def named(self, folder: Path) -> Iterator[tuple[str, int, Path]]:
-        """Each image as its path below the folder, its label, and its file."""
+    def items(self, folder: Path) -> Iterator[tuple[str, int, Path]]:
+        """Yield the path relative to the folder, the label and the path of each image."""
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             yield path.relative_to(folder).as_posix(), label, path
 
 
 def find_parts(folder: Path) -> dict[str, Path]:
-    """`train` and `test` where the folder holds those (`val` counts as the test part), or all of it."""
+    """Return the folders of `train` and `test` (also named `val`) if both exist, else the folder as `all`."""
     test = folder / "test" if (folder / "test").is_dir() else folder / "val"
     if (folder / "train").is_dir() and test.is_dir():
         return {"train": folder / "train", "test": test}
@@ -51,31 +51,31 @@ def find_parts(folder: Path) -> dict[str, Path]:
 
 
 def unread_entries(folder: Path, parts: dict[str, Path]) -> list[Path]:
-    """What lies beside the parts of a folder, and is not read."""
+    """Return the files and folders beside the parts of a folder, which are not read."""
     if "all" in parts:
         return []
-    return sorted(child for child in folder.iterdir() if not _litter(child.name) and child not in parts.values())
+    return sorted(child for child in folder.iterdir() if not _is_ignored(child.name) and child not in parts.values())
 
 
 def class_names(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted."""
-    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not _litter(child.name))
+    """Return the sorted names of the subfolders."""
+    return sorted(child.name for child in folder.iterdir() if child.is_dir() and not _is_ignored(child.name))
 
 
-def list_images(folder: Path, classes: list[str], bad_records: BadRecords) -> Listed:
-    """The images of an ImageNet-style folder, `folder/<class>/…`, sorted, and their labels.
+def list_images(folder: Path, classes: list[str], bad_records: BadRecords) -> ImageListing:
+    """List the images of an ImageNet-style folder, `folder/<class>/…`, sorted, with their labels.
 
     Raises:
-        ValueError: if there is none, a folder is not among the classes, or, unless bad records are skipped, a file is an
-            image of a format that is not read.
-        OSError: if a folder cannot be read.
+        ValueError: If there are no images or a subfolder is not a class; unless bad records are skipped, also if a
+            file has an unsupported image format.
+        OSError: If a folder cannot be read.
     """
-    strangers = sorted(set(class_names(folder)) - set(classes))
-    if strangers:
-        raise ValueError(f"expected folders among the {len(classes)} classes, got {', '.join(strangers)} in {folder}")
+    unknown = sorted(set(class_names(folder)) - set(classes))
+    if unknown:
+        raise ValueError(f"expected folders among the {len(classes)} classes, got {', '.join(unknown)} in {folder}")
     paths: list[Path] = []
     labels: list[int] = []
-    others = [child for child in folder.iterdir() if not child.is_dir() and not _litter(child.name)]
+    others = [child for child in folder.iterdir() if not child.is_dir() and not _is_ignored(child.name)]
     for label, name in enumerate(classes):
         for path in _files(folder / name):
             if path.suffix.lower() in decoding.SUFFIXES:
@@ -86,34 +86,36 @@ def list_images(folder: Path, classes: list[str], bad_records: BadRecords) -> Li
             else:
                 others.append(path)
     if not paths:
-        raise ValueError(f"expected images in {folder}/<class>/, found none; known are {sorted(decoding.SUFFIXES)}")
-    return Listed(paths, np.array(labels, dtype=np.int64), others)
+        raise ValueError(
+            f"expected images in {folder}/<class>/, found none; suffixes of images are {sorted(decoding.SUFFIXES)}"
+        )
+    return ImageListing(paths, np.array(labels, dtype=np.int64), others)
 
 
 def check_classes(labels: Sequence[int], classes: Sequence[str], where: str, bad_records: BadRecords) -> None:
-    """Note a fault if there are classes (by name) without a label (by number).
+    """Count one bad record if there are classes (names) that no label (number) refers to.
 
     Raises:
-        ValueError: unless bad records are skipped.
+        ValueError: Unless bad records are skipped.
     """
-    lacking = sorted(set(range(len(classes))) - set(labels))
-    if lacking:
-        named = ", ".join(classes[label] for label in lacking[:10]) + (", …" if len(lacking) > 10 else "")
-        bad_records.add(where, f"expected images of each of {len(classes)} classes, found none of {named}")
+    empty = sorted(set(range(len(classes))) - set(labels))
+    if empty:
+        names = ", ".join(classes[label] for label in empty[:10]) + (", …" if len(empty) > 10 else "")
+        bad_records.add(where, f"expected images of each of {len(classes)} classes, found none of {names}")
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What lies in a folder and in those below it, sorted by path; nothing if it is not there."""
+    """Yield the files below a folder, sorted by path; none if the folder does not exist."""
 
-    def refuse(error: OSError) -> None:
+    def propagate(error: OSError) -> None:
         raise error
 
-    found = []
-    for place, folders, names in os.walk(folder, onerror=refuse if folder.is_dir() else None):
-        folders[:] = [name for name in folders if not _litter(name)]
-        found += [Path(place, name) for name in names if not _litter(name)]
-    yield from sorted(found)
+    paths = []
+    for place, folders, names in os.walk(folder, onerror=propagate if folder.is_dir() else None):
+        folders[:] = [name for name in folders if not _is_ignored(name)]
+        paths += [Path(place, name) for name in names if not _is_ignored(name)]
+    yield from sorted(paths)
 
 
-def _litter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _LITTER
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES

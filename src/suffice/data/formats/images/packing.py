@@ -1,4 +1,4 @@
-"""Pack image files end to end into one file, each of them read to its end first."""
+"""Pack encoded images end to end into one file, after checking that each of them decodes."""
 
 import os
 from collections import deque
@@ -17,12 +17,13 @@ from suffice.data.store.dataset import Array, StoredDataset
 from suffice.data.store.writer import DatasetWriter
 
 HELD = 256 << 20
-"""Bytes of images, encoded and decoded, that wait or are being read at once; a single larger one goes alone."""
+"""Maximal number of bytes of images, encoded and decoded, in memory at once; a larger image is checked alone."""
 
-_TOGETHER = 256
+_QUEUE = 256
+"""Maximal number of images in memory at once, and the interval of progress reports."""
 
 Item = tuple[str, int, Path | bytes]
-"""Name and label of an image, and its file or its bytes."""
+"""Name, label, and path or bytes of an image."""
 
 
 def pack(
@@ -35,29 +36,29 @@ def pack(
     classes: Sequence[str] = (),
     total: int = 0,
 ) -> int:
-    """Write a part of encoded images, and return how many.
+    """Write a part of encoded images, and return their number.
 
     Args:
-        writer: of the data set.
-        part: its name.
-        images: in order.
-        where: they come from, for messages.
-        bad_records: told of images that do not decode, and of classes without any.
-        classes: names of those that must have images.
-        total: how many images there should be, for the progress; 0: not known.
+        writer: Writer of the data set.
+        part: Name of the part.
+        images: The images, in order.
+        where: Name of the source, for messages.
+        bad_records: Policy for images that do not decode and for classes without images.
+        classes: Names of the classes that must have images.
+        total: Expected number of images, for the progress; 0: unknown.
 
     Raises:
-        ValueError: for an image that does not decode or a class without images, unless bad records are skipped; if there
-            is no image at all.
+        ValueError: If an image does not decode or a class has no images, unless bad records are skipped; if there are
+            no images.
     """
     offsets, labels, names = [0], [], []
     with (writer.folder / f"{part}.bin").open("wb") as out:
-        for name, label, data in _sound(images, where, bad_records):
+        for name, label, data in _decodable(images, where, bad_records):
             out.write(data)
             offsets.append(offsets[-1] + len(data))
             labels.append(label)
             names.append(os.fsencode(name))
-            if len(labels) % _TOGETHER == 0:
+            if len(labels) % _QUEUE == 0:
                 writer.progress(f"pack {part}", len(labels), total)
     if not labels:
         raise ValueError(f"expected images in {where}, found none")
@@ -70,7 +71,7 @@ def pack(
 
 
 def unpack(stored: StoredDataset, part: str) -> tuple[PackedImages, Array]:
-    """What `pack` wrote, memory-mapped: the images, and their labels (N,) int64."""
+    """Return a packed part, memory-mapped: the encoded images, and their labels (N,) int64."""
     with stored.open(f"{part}.bin") as stream:
         data = np.memmap(stream, dtype=np.uint8, mode="r")
     file = stored.folder / f"{part}.bin"
@@ -79,15 +80,15 @@ def unpack(stored: StoredDataset, part: str) -> tuple[PackedImages, Array]:
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """An image that threads are reading to its end.
+class _Candidate:
+    """Image that is being checked by a thread.
 
     Attributes:
-        name: of the image.
-        label: its class.
-        data: its bytes.
-        fault: why it does not decode, or what will give that; empty if it does.
-        size: bytes that are held for it.
+        name: Name of the image.
+        label: Class of the image.
+        data: Encoded bytes.
+        fault: Reason why it does not decode (empty if it does), or its future.
+        size: Memory that it takes, encoded and decoded, in bytes.
     """
 
     name: str
@@ -97,34 +98,36 @@ class _Looked:
     size: int
 
 
-def _sound(images: Iterable[Item], where: str, bad_records: BadRecords) -> Iterator[tuple[str, int, bytes]]:
-    """Those images that decode, in order; read by threads, since decoding lets others run."""
-    waiting: deque[_Looked] = deque()
+def _decodable(images: Iterable[Item], where: str, bad_records: BadRecords) -> Iterator[tuple[str, int, bytes]]:
+    """Yield the images that decode, in order; threads check them in parallel, since decoding releases the GIL."""
+    waiting: deque[_Candidate] = deque()
     held = 0
     with ThreadPoolExecutor() as pool:
-        for name, label, given in images:
-            data, image, why = _opened(given)
+        for name, label, content in images:
+            data, image, reason = _open(content)
             size = len(data) + (0 if image is None else decoding.decoded_bytes(image))
-            while waiting and (held + size > HELD or len(waiting) == _TOGETHER):
+            while waiting and (held + size > HELD or len(waiting) == _QUEUE):
                 held -= waiting[0].size
-                yield from _kept(waiting.popleft(), where, bad_records)
-            waiting.append(_Looked(name, label, data, why if image is None else pool.submit(_fault, image), size))
+                yield from _if_decodable(waiting.popleft(), where, bad_records)
+            fault = reason if image is None else pool.submit(_decoding_error, image)
+            waiting.append(_Candidate(name, label, data, fault, size))
             held += size
         while waiting:
-            yield from _kept(waiting.popleft(), where, bad_records)
+            yield from _if_decodable(waiting.popleft(), where, bad_records)
 
 
-def _opened(given: Path | bytes) -> tuple[bytes, Any, str]:
-    """The bytes of an image, and the image or why there is none."""
+def _open(content: Path | bytes) -> tuple[bytes, Any, str]:
+    """Return the bytes of an image, and either the opened image or None and the reason."""
     data = b""
     try:
-        data = given if isinstance(given, bytes) else decoding.read_image_file(given)
+        data = content if isinstance(content, bytes) else decoding.read_image_file(content)
         return data, decoding.open_image(data), ""
     except ValueError as error:
         return data, None, str(error)
 
 
-def _fault(image: Any) -> str:
+def _decoding_error(image: Any) -> str:
+    """Return the reason why an opened image does not decode; empty if it does."""
     try:
         decoding.check_decodes(image)
     except ValueError as error:
@@ -132,10 +135,10 @@ def _fault(image: Any) -> str:
     return ""
 
 
-def _kept(looked: _Looked, where: str, bad_records: BadRecords) -> Iterator[tuple[str, int, bytes]]:
-    """The image, if it decodes."""
-    why = looked.fault if isinstance(looked.fault, str) else looked.fault.result()
-    if why:
-        bad_records.add(f"{looked.name} in {where}", f"expected an image that decodes, got {why}")
+def _if_decodable(candidate: _Candidate, where: str, bad_records: BadRecords) -> Iterator[tuple[str, int, bytes]]:
+    """Yield the image if it decodes, else count a bad record."""
+    reason = candidate.fault if isinstance(candidate.fault, str) else candidate.fault.result()
+    if reason:
+        bad_records.add(f"{candidate.name} in {where}", f"expected an image that decodes, got {reason}")
     else:
-        yield looked.name, looked.label, looked.data
+        yield candidate.name, candidate.label, candidate.data

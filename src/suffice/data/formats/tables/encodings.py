@@ -1,4 +1,4 @@
-"""Text files as UTF-8, whatever they are written in: by their byte order mark, or by what is said of them."""
+"""Read text files of any encoding as UTF-8; the encoding is given, or detected by the byte order mark."""
 
 import codecs
 import io
@@ -12,13 +12,13 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by their marks; the first that fits, since that of UTF-32 begins like that of UTF-16."""
-_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip (as Excel workbooks are)", b"BZh": "bzip2"}
-_PACKED |= {b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
+"""Encodings by byte order mark; in this order, since the mark of UTF-32 begins with that of UTF-16."""
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip (as Excel workbooks are)", b"BZh": "bzip2"}
+_COMPRESSED |= {b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 
 
 def check(encoding: str) -> None:
-    """Raise ValueError unless an encoding of text is called so."""
+    """Raise a ValueError unless a text encoding has this name."""
     try:
         io.TextIOWrapper(io.BytesIO(), encoding)
     except (LookupError, ValueError) as error:
@@ -26,26 +26,29 @@ def check(encoding: str) -> None:
 
 
 def open_text(file: Path, encoding: str | None) -> IO[bytes]:
-    """A text file, opened to be read as UTF-8, without its byte order mark.
+    """Open a text file for reading as UTF-8, without its byte order mark.
 
     Args:
-        file: the text.
-        encoding: what it is written in; None: UTF-8, or what its mark says.
+        file: Path of the text.
+        encoding: Encoding of the file; None: that of the byte order mark, or UTF-8.
 
     Raises:
-        ValueError: if it is packed, or its mark says otherwise; at reading, if it is not written so.
+        ValueError: If the file is compressed or its mark contradicts the encoding; while reading, if the contents are
+            invalid in the encoding.
     """
     stream = file.open("rb")
     try:
         head = stream.read(8)
-        packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
-        if packed is not None:
-            raise ValueError(f"expected text, got {file}, which is packed by {packed}; unpack it first")
+        compression = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
+        if compression is not None:
+            raise ValueError(f"expected text, got {file}, which is compressed with {compression}; decompress it first")
         mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
         marked = _MARKS.get(mark, "")
         named = codecs.lookup(encoding or marked or "utf-8").name.removesuffix("-sig")
         if marked and not named.startswith(marked):
-            raise ValueError(f"expected {encoding} as the schema says, got the byte order mark of {marked} in {file}")
+            raise ValueError(
+                f"expected {encoding} according to the schema, got the byte order mark of {marked} in {file}"
+            )
         stream.seek(len(mark) if named == "utf-8" else 0)
         if named == "utf-8":
             return stream
@@ -56,7 +59,7 @@ def open_text(file: Path, encoding: str | None) -> IO[bytes]:
 
 
 class _Recoded(io.RawIOBase):
-    """Text of another encoding, read as UTF-8."""
+    """Text stream of another encoding, read as UTF-8."""
 
     def __init__(self, text: io.TextIOWrapper, file: Path) -> None:
         self.text = text
@@ -64,15 +67,15 @@ class _Recoded(io.RawIOBase):
         self.line = 0
 
     def read(self, size: int = -1) -> bytes:
-        """The UTF-8 of up to so many characters."""
+        """Return up to `size` characters in UTF-8."""
         try:
-            found = self.text.read(size)
-            data = found.encode()
+            characters = self.text.read(size)
+            data = characters.encode()
         except UnicodeError as error:
-            place = f"behind line {self.line} of {self.file}"
+            place = f"after line {self.line} of {self.file}"
             raise ValueError(f"expected text in {self.text.encoding}, got other bytes {place}: {error}") from error
         data = data if self.line else data.removeprefix(codecs.BOM_UTF8)
-        self.line += found.count("\n")
+        self.line += characters.count("\n")
         return data
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Columns of Parquet files, checked before they are read: that they are there, once each, and hold numbers or text."""
+"""Read columns of Parquet files, after checking that each occurs once and contains numbers or text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,30 +15,29 @@ if TYPE_CHECKING:
 
 
 def is_parquet(file: Path) -> bool:
-    """Whether a file begins as Parquet does, also one that is encrypted."""
+    """Return whether a file begins like a Parquet file (encrypted ones included)."""
     with file.open("rb") as stream:
         return stream.read(4) in (b"PAR1", b"PARE")
 
 
 def text_columns(file: Path) -> set[str]:
-    """Names of the columns that hold text."""
+    """Return the names of the columns that contain text."""
     with open_parquet(file) as parquet:
         return {field.name for field in parquet.schema_arrow if _is_text(_inner(field.type))}
 
 
 def read_rows(file: Path, names: Sequence[str], *, classes: Sequence[str] = ()) -> Iterator[Rows]:
-    """The columns of a file, a block of rows at a time.
+    """Yield the columns of a file, one block of rows at a time.
+
+    Integers, decimals, floats, booleans and text are read; dictionary-encoded columns are decoded.
 
     Args:
-        file: Parquet.
-        names: of the columns.
-        classes: those of them whose values are names rather than numbers: classes and categories.
-
-    Returns:
-        Whole numbers, decimals, floats, booleans and text; a dictionary's values in its place.
+        file: Path of the Parquet file.
+        names: Names of the columns.
+        classes: Names of the columns whose values are classes or categories.
 
     Raises:
-        ValueError: naming a column that is missing, there twice, or of another type; for a damaged file.
+        ValueError: If a column is missing, occurs twice or has another type, or the file is damaged.
     """
     with open_parquet(file) as parquet:
         schema = parquet.schema_arrow
@@ -54,10 +53,10 @@ def read_rows(file: Path, names: Sequence[str], *, classes: Sequence[str] = ()) 
 
 @contextmanager
 def open_parquet(file: Path) -> Iterator[Any]:
-    """A Parquet file, whose damage is one kind of error.
+    """Open a Parquet file as a `ParquetFile`; every error of a damaged file becomes a ValueError.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: If the file is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -72,7 +71,7 @@ def open_parquet(file: Path) -> Iterator[Any]:
 
 
 def _check_kinds(schema: "pa.Schema", names: Sequence[str], classes: Sequence[str], file: Path) -> None:
-    """Whether columns are of types that can be read."""
+    """Raise a ValueError for a column of a type that is not supported."""
     from pyarrow import types
 
     for name in names:
@@ -87,7 +86,7 @@ def _check_kinds(schema: "pa.Schema", names: Sequence[str], classes: Sequence[st
 
 
 def _inner(kind: Any) -> Any:
-    """The type of a dictionary's values, or the type itself."""
+    """Return the type of a dictionary's values, or the type itself."""
     from pyarrow import types
 
     return kind.value_type if types.is_dictionary(kind) else kind
@@ -100,7 +99,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _plain(batch: "pa.RecordBatch", names: Sequence[str]) -> "pa.Table":
-    """The columns without dictionaries, and all text of one type."""
+    """Return the columns as a table, with dictionaries decoded and all text of one type."""
     import pyarrow as pa
 
     columns = {}

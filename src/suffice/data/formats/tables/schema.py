@@ -1,19 +1,19 @@
-"""What the columns of the users' own tables are for, and how their text is written: a small file beside the table.
+"""Schema of a user's own table: a TOML file with the roles of the columns and the syntax of the text.
 
-    labels = "clicked"              # classes, of any type; or numbers with regression = true
+    labels = "clicked"              # classes of any type; or numbers with regression = true
     numeric = ["age", "price"]
     categorical = ["city", "device"]
-    log1p = ["price"]               # of the numeric ones
+    log1p = ["price"]               # numeric columns to transform
     regression = false
-    order = "time"                  # rows are in order of time: split by it, not at random
-    missing = ["NA", "nan"]         # text that means that a value is missing, beside nothing
+    order = "time"                  # rows are ordered by time: split by time, not at random
+    missing = ["NA", "nan"]         # texts that mark missing values, besides the empty one
 
-Of delimited text only:
+For delimited text only:
 
-    delimiter = ";"                 # "," if not given
-    quote = ""                      # none: quotes are characters like others; '"' if not given
-    multiline = true                # quoted values may hold line ends
-    encoding = "latin-1"            # UTF-8, or what the byte order mark says, if not given
+    delimiter = ";"                 # default ","
+    quote = ""                      # none: quotes have no special meaning; default '"'
+    multiline = true                # quoted values may contain line ends
+    encoding = "latin-1"            # default: that of the byte order mark, or UTF-8
 """
 
 import tomllib
@@ -44,7 +44,21 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Schema:
-    """A schema: its keys."""
+    """Schema of a user's own table; the attributes are the keys of the file (see the module).
+
+    Attributes:
+        labels: Target column.
+        numeric: Columns of numbers.
+        categorical: Columns of categories.
+        log1p: Numeric columns that `load` transforms to sign(x)·log(1 + |x|).
+        regression: Labels are numbers instead of classes.
+        order: `time` if the rows are ordered by time, else empty.
+        delimiter: Delimiter between fields.
+        quote: Quote around values; empty for none.
+        multiline: Quoted values may contain line ends.
+        encoding: Encoding of the text; None: that of the byte order mark, or UTF-8.
+        missing: Texts that mark missing values.
+    """
 
     labels: str
     numeric: tuple[str, ...] = ()
@@ -60,54 +74,56 @@ class Schema:
 
     @property
     def columns(self) -> list[str]:
-        """All of them."""
+        """Names of all columns."""
         return [*self.numeric, *self.categorical, self.labels]
 
     @property
-    def named(self) -> list[str]:
-        """Those whose values are names rather than numbers."""
+    def class_columns(self) -> list[str]:
+        """Names of the columns whose values are classes or categories."""
         return [*self.categorical, *([] if self.regression else [self.labels])]
 
     @property
-    def numbers(self) -> list[str]:
-        """Those whose values are numbers."""
+    def number_columns(self) -> list[str]:
+        """Names of the columns whose values are numbers."""
         return [*self.numeric, *([self.labels] if self.regression else [])]
 
     @property
     def dialect(self) -> Dialect:
-        """How rows of text are written."""
+        """Syntax of the text."""
         return Dialect(self.delimiter, self.quote, self.multiline, text=True)
 
     def roles(self) -> dict[str, Any]:
-        """What the columns are for, to be recorded."""
+        """Return the roles of the columns, for the manifest."""
         lists = {"numeric": self.numeric, "categorical": self.categorical, "log1p": self.log1p}
         return {"labels": self.labels, **{k: list(v) for k, v in lists.items()}, "regression": self.regression}
 
 
 def read(file: Path) -> Schema:
-    """A schema, checked.
+    """Read and check a schema file.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: for anything that it should not say.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not TOML, or has an unknown key or an invalid value.
     """
     if not file.exists():
-        raise FileNotFoundError(f"expected a schema in TOML, found none at {describe_path(file)}; docs/data.md shows one")
+        raise FileNotFoundError(
+            f"expected a schema in TOML, found none at {describe_path(file)}; docs/data.md shows one"
+        )
     if not file.is_file():
-        raise ValueError(f"expected a schema in TOML, got {file}, which is no file")
+        raise ValueError(f"expected a schema in TOML, got {file}, which is not a file")
     try:
-        said = tomllib.loads(reading.read_file(file).decode("utf-8-sig"))
+        entries = tomllib.loads(reading.read_file(file).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected a schema in TOML, got {file}: {error}") from error
-    for key, value in said.items():
+    for key, value in entries.items():
         if key not in _KEYS or not isinstance(value, _KEYS[key]):
             known = ", ".join(f"{k} ({kind.__name__})" for k, kind in _KEYS.items())
             raise ValueError(f"expected {known}, got {key} = {value!r} in {file}")
         if isinstance(value, list) and not all(isinstance(name, str) for name in value):
             raise ValueError(f"expected a list of text, got {key} = {value!r} in {file}")
-    if "labels" not in said or not (said.get("numeric") or said.get("categorical")):
-        raise ValueError(f"expected labels, and numeric or categorical columns in {file}, got {', '.join(said)}")
-    keys: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    if "labels" not in entries or not (entries.get("numeric") or entries.get("categorical")):
+        raise ValueError(f"expected labels, and numeric or categorical columns in {file}, got {', '.join(entries)}")
+    keys: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
     schema = Schema(**keys)
     _check(schema, file)
     return schema
@@ -115,17 +131,17 @@ def read(file: Path) -> Schema:
 
 def _check(schema: Schema, file: Path) -> None:
     if schema.order not in ("", "time") or set(schema.log1p) - set(schema.numeric):
-        raise ValueError(f"expected order = 'time' or none, and log1p columns among the numeric ones, in {file}")
-    twice = [name for name, count in Counter(schema.columns).items() if count > 1]
-    if twice:
-        raise ValueError(f"expected each column in one role, got {twice[0]!r} in two of them in {file}")
+        raise ValueError(f"expected order = 'time' or no order, and log1p columns among the numeric columns, in {file}")
+    repeated = [name for name, count in Counter(schema.columns).items() if count > 1]
+    if repeated:
+        raise ValueError(f"expected each column in one role, got {repeated[0]!r} in two of them in {file}")
     for key, value in (("delimiter", schema.delimiter), ("quote", schema.quote)):
-        one = len(value) == 1 and value.isascii() and not value.isalnum() and value not in "\r\n\0"
-        if not one and (key, value) != ("quote", ""):
-            raise ValueError(f"expected one sign as the {key}, got {value!r} in {file}")
+        valid = len(value) == 1 and value.isascii() and not value.isalnum() and value not in "\r\n\0"
+        if not valid and (key, value) != ("quote", ""):
+            raise ValueError(f"expected one character as the {key}, got {value!r} in {file}")
     if schema.delimiter == schema.quote:
-        raise ValueError(f"expected another sign as the quote than as the delimiter {schema.delimiter!r}, in {file}")
+        raise ValueError(f"expected a quote other than the delimiter {schema.delimiter!r}, in {file}")
     if schema.multiline and not schema.quote:
-        raise ValueError(f"expected a quote where values may hold line ends, got multiline = true without, in {file}")
+        raise ValueError(f"expected a quote with multiline = true, got none in {file}")
     if schema.encoding is not None:
         encodings.check(schema.encoding)

@@ -1,7 +1,7 @@
-"""Read large delimited text in blocks: rows that are well formed (`lines`), parsed by Arrow.
+"""Read large delimited text in blocks: well-formed rows (`lines`), parsed by Arrow.
 
-What comes out is text, null where a field is empty; `values` makes numbers of it. Every row of a file is read or is a
-fault: Arrow's count is held to that of the lines.
+The columns are text, null where a field is empty; `values` converts them to numbers. Every row of a file is read
+or is a bad record: Arrow's number of rows must equal the number of lines.
 """
 
 import io
@@ -27,34 +27,34 @@ def read_rows(
     names: Sequence[str] | None = None,
     missing: Sequence[str] = (),
 ) -> Iterator[Rows]:
-    """The rows of a text, a block at a time.
+    """Yield the rows of a text, one block at a time.
 
     Args:
-        blocks: of rows, without a header.
-        fields: what each row has, in order.
-        dialect: how rows are written.
-        where: the file, for messages.
-        bad_records: told of rows that are not well formed.
-        names: of the fields that are wanted, each of which there is once; None: all.
-        missing: what means that a value is missing, beside nothing.
+        blocks: Blocks of rows, without the header.
+        fields: Names of the fields of a row, in order.
+        dialect: Syntax of the text.
+        where: Name of the file, for messages.
+        bad_records: Policy for malformed rows.
+        names: Names of the fields to read, each of which occurs once; None: all.
+        missing: Texts that mark missing values, besides the empty one.
 
     Raises:
-        ValueError: for a row that is longer than a block, or, unless bad records are skipped, one that is not well formed.
+        ValueError: If a row is longer than a block; unless bad records are skipped, also if a row is malformed.
     """
     names = fields if names is None else names
     places = [fields.index(name) for name in names]
     for block in blocks:
         good, numbers = lines.filter_well_formed(block, dialect, len(fields), where, bad_records)
         if len(numbers):
-            table = _parsed(good, len(fields), places, dialect, ["", *missing])
+            table = _parse(good, len(fields), places, dialect, ["", *missing])
             if len(table) != len(numbers):
                 counts = f"expected {len(numbers):,} rows, parsed {len(table):,}"
-                raise ValueError(f"lines from {block.line} of {where}: {counts}; save them in another way")
+                raise ValueError(f"lines from {block.line} of {where}: {counts}; export the file in another format")
             yield Rows(table.rename_columns(list(names)), numbers)
 
 
-def _parsed(data: bytes, fields: int, places: list[int], dialect: Dialect, missing: list[str]) -> "pa.Table":
-    """Well-formed rows as a table of text, its columns called by their places."""
+def _parse(data: bytes, fields: int, places: list[int], dialect: Dialect, missing: list[str]) -> "pa.Table":
+    """Parse well-formed rows to a table of text, whose columns are named by their positions."""
     import pyarrow as pa
     from pyarrow import csv
 
