@@ -20,7 +20,7 @@ from suffice.budget.scores import Score
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork, State, check_finite
 from suffice.prediction import AnyPrediction
-from suffice.storage.parts import Parts, prefixed
+from suffice.storage.parts import Parts, numbered
 from suffice.utils.modes import default_modes
 from suffice.utils.nest import tree_leaves
 from suffice.variation.features.reader import output_features
@@ -75,11 +75,7 @@ class VariationScore:
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact."""
-        exits, tensors = [], dict[str, Tensor]()
-        for k, fit in enumerate(self.fits):
-            configuration, fit_tensors = fit.parts()
-            exits.append(configuration)
-            tensors |= prefixed(f"exit{k}.", fit_tensors)
+        exits, tensors = numbered("exit", [fit.parts() for fit in self.fits])
         return {
             "made_for": self.made_for,
             "exits": exits,

@@ -1,5 +1,6 @@
 """Calibrated exits: from features and outputs to a prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -218,3 +219,21 @@ def weights_with_bias(classifier: nn.Linear, bias: float | None) -> Tensor:
     """Return the weights W (C, D) for φ from `with_bias`: the last column is the bias over the constant."""
     weight: Tensor = classifier.weight.detach()
     return weight if bias is None else torch.cat([weight, classifier.bias.detach()[:, None] / bias], dim=1)
+
+
+def one_per_exit(name: str, value: float | Sequence[float], num_exits: int, within: Range) -> list[float]:
+    """Return one value for each exit from one for all or a sequence.
+
+    Args:
+        name: Name of the value in the error.
+        value: One value for all exits, or a sequence of one value for each.
+        num_exits: Number of exits.
+        within: Range of valid values.
+
+    Raises:
+        ValueError: If the number of values is wrong or one is out of range.
+    """
+    values = list(value) if isinstance(value, Sequence) else [value] * num_exits
+    if len(values) != num_exits or not all(within.holds(float(each)) for each in values):
+        raise ValueError(f"expected a {name} above 0, or {num_exits} of them, one for each exit, {within}, got {value}")
+    return values

@@ -183,7 +183,7 @@ def test_measures_are_taken_at_every_exit_and_over_budgets(setting):
     budgeted = list(evaluation.over_budgets(calibrated, outcome, outcome))
     rows = torch.arange(250)
     for answer in (budgeted[0], budgeted[20]):
-        expected = torch.stack([prediction.mean for prediction in outcome.predictions])[answer.exits, rows]
+        expected = torch.stack([prediction.mean for prediction in outcome.predictions])[answer.exit_index, rows]
         assert torch.equal(answer.prediction.mean, expected)
     measured = [evaluation.measure(answer.prediction, outcome.labels) for answer in budgeted]
     means = evaluation.averaged(measured, outcome)

@@ -12,4 +12,5 @@ def leading_directions(curves: Tensor) -> Tensor:
     curves = curves / curves.norm(dim=1, keepdim=True)
     _, singular_values, directions = torch.linalg.svd(curves.detach(), full_matrices=False)
     rank = int((singular_values > _TOLERANCE * singular_values[0]).sum())
-    return directions[:rank].T
+    leading: Tensor = directions[:rank].T
+    return leading
