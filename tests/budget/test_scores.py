@@ -130,7 +130,7 @@ def test_patience_without_counted_exits_is_an_error():
 @pytest.mark.parametrize("name", sorted(set(scores.SCORES) - {"variance"}))
 def test_levels_fall_from_hardly_any_example_to_all(name):
     calibrated = builders.untuned(builders.network(), builders.inputs(300))
-    levels = scores.levels(name, classes=4, exits=3)
+    levels = scores.levels(name, num_classes=4, num_exits=3)
     assert (levels.diff() < 0).all()
     values = torch.cat([scores.SCORES[name](answer).double() for answer in calibrated(builders.inputs(300))[:2]])
     assert (values >= levels[-1] - 1e-6).all()
@@ -147,7 +147,7 @@ def test_positions_are_named_in_the_whole_pass_and_padding_is_not_checked():
 
 def test_a_variance_has_no_levels_of_its_own():
     with pytest.raises(ValueError, match="levels for the score 'variance', got none; pass levels"):
-        scores.levels("variance", classes=4, exits=3)
+        scores.levels("variance", num_classes=4, num_exits=3)
 
 
 def test_a_score_costs_at_every_exit_but_the_last():

@@ -25,9 +25,7 @@ def test_every_score_is_measured_at_the_same_cost_as_by_a_loop_over_budgets():
     assert torch.equal(ranked["certain"].test[1], outcome.scores[1])
     budgeted = list(evaluation.over_budgets(calibrated, validation, outcome))
     accuracies = [metrics.accuracy(answer.prediction.log_probs, outcome.labels) for answer in budgeted]
-    assert [point["macs"] for point in rows["certain"]["curve"]] == pytest.approx(
-        [answer.macs for answer in budgeted]
-    )
+    assert [point["macs"] for point in rows["certain"]["curve"]] == pytest.approx([answer.macs for answer in budgeted])
     assert [point["accuracy"] for point in rows["certain"]["curve"]] == pytest.approx(list(map(float, accuracies)))
     assert rows["certain"]["accuracy"] == pytest.approx(float(sum(accuracies) / 39))
     assert rows["certain"]["eefp"] == pytest.approx(float(metrics.eefp(outcome.scores, outcome.hits)))

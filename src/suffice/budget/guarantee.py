@@ -211,9 +211,11 @@ def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, lo
     return StoppingLosses(list(map(torch.cat, scores)), relative)
 
 
-def _candidate_levels(score: str | AnyScore, classes: int, num_exits: int, levels: Sequence[float] | None) -> Tensor:
+def _candidate_levels(
+    score: str | AnyScore, num_classes: int, num_exits: int, levels: Sequence[float] | None
+) -> Tensor:
     """Return the given levels, or those of a built-in score, (L,) float64, and raise a ValueError unless they fall."""
-    values = scoring.levels(score, classes, num_exits) if levels is None else levels
+    values = scoring.levels(score, num_classes, num_exits) if levels is None else levels
     candidates = torch.as_tensor(values, dtype=torch.float64)
     if candidates.ndim != 1 or not len(candidates) or bool((candidates.diff() >= 0).any()):
         raise ValueError(

@@ -97,7 +97,7 @@ def needs_streak(score: AnyScore) -> bool:
     return score not in MEMORYLESS
 
 
-def levels(score: str | AnyScore, classes: int, exits: int, count: int = 100) -> Tensor:
+def levels(score: str | AnyScore, num_classes: int, num_exits: int, count: int = 100) -> Tensor:
     """Return candidate thresholds of a score, from conservative to permissive, that do not depend on any data.
 
     They are evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to
@@ -105,8 +105,8 @@ def levels(score: str | AnyScore, classes: int, exits: int, count: int = 100) ->
 
     Args:
         score: Name of a built-in score.
-        classes: Number of classes C.
-        exits: Number of exits K.
+        num_classes: Number of classes C.
+        num_exits: Number of exits K.
         count: Number of levels L, except for "patience".
 
     Returns:
@@ -116,11 +116,12 @@ def levels(score: str | AnyScore, classes: int, exits: int, count: int = 100) ->
         ValueError: For a function or a variance, which have no known scale.
     """
     if score in ("confidence", "margin"):
-        return torch.linspace(12, -math.log(classes - 1) if score == "confidence" else 0, count, dtype=torch.float64)
+        least = -math.log(num_classes - 1) if score == "confidence" else 0
+        return torch.linspace(12, least, count, dtype=torch.float64)
     if score in ("entropy", "aleatoric", "epistemic"):
-        return -math.log(classes) * torch.logspace(-6, 0, count, dtype=torch.float64)
+        return -math.log(num_classes) * torch.logspace(-6, 0, count, dtype=torch.float64)
     if score == "patience":
-        return torch.arange(exits, 0, -1, dtype=torch.float64)
+        return torch.arange(num_exits, 0, -1, dtype=torch.float64)
     resolve(score)
     raise ValueError(f"expected levels for the score {score!r}, got none; pass levels, chosen without val_loader")
 

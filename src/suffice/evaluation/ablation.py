@@ -53,7 +53,7 @@ def summary(
     num_exits, curve, rows = len(calibrated.exits), [], []
     for answer in over_budgets(calibrated, validation, test):
         rows.append(measure(answer.prediction, test.labels))
-        shares = torch.bincount(answer.exits, minlength=num_exits) / len(answer.exits)
+        shares = torch.bincount(answer.exit_index, minlength=num_exits) / len(answer.exit_index)
         point = {name: rows[-1][name] for name in ("accuracy", "ece")}
         curve.append({"macs": answer.macs, "requested": answer.requested, **point, "shares": shares.tolist()})
     answers = (answer.prediction for answer in over_budgets(calibrated, validation, test))
@@ -81,7 +81,7 @@ class AblationStudy:
         validation: Features of data that the network was not trained on.
         test: Features of data that were not used for any choice.
         seed: Seed of offsets and resamples.
-        made: Calibrated networks and their warnings, by the choices that they were calibrated with.
+        cache: Calibrated networks and their warnings, by the choices that they were calibrated with.
     """
 
     network: ExitNetwork
@@ -90,7 +90,7 @@ class AblationStudy:
     validation: Features
     test: Features
     seed: int
-    made: dict[str, tuple[Calibrated, list[str]]] = field(default_factory=dict, repr=False)
+    cache: dict[str, tuple[Calibrated, list[str]]] = field(default_factory=dict, repr=False)
 
     def calibrated(self, **choices: Any) -> tuple[Calibrated, list[str]]:
         """Calibrate with these choices, once for the same choices.
@@ -99,14 +99,14 @@ class AblationStudy:
             The calibrated network, and the messages of the warnings.
         """
         key = json.dumps(choices, sort_keys=True)
-        if key not in self.made:
+        if key not in self.cache:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 calibrated = calibrate(
                     self.network, self.train, self.validation, costs=self.costs, generator=self.generator(), **choices
                 )
-            self.made[key] = calibrated, [str(warning.message) for warning in caught]
-        return self.made[key]
+            self.cache[key] = calibrated, [str(warning.message) for warning in caught]
+        return self.cache[key]
 
     def generator(self) -> torch.Generator:
         """Return a new generator with the seed of the case."""

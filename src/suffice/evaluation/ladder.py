@@ -27,13 +27,13 @@ class Budgeted:
 
     Attributes:
         prediction: Prediction of the exit where each example stops, a `Prediction` or a `Regression`.
-        exits: Number of that exit (N,), int64.
+        exit_index: Number of that exit (N,), int64.
         macs: Mean multiply-adds per example.
         requested: Mean multiply-adds per example of the ladder's shares.
     """
 
     prediction: Any
-    exits: Tensor
+    exit_index: Tensor
     macs: float
     requested: float
 

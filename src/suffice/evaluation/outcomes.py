@@ -35,12 +35,12 @@ class Outcome:
 
     @property
     def is_classification(self) -> bool:
-        """Whether the targets are classes, so that a prediction is correct or wrong."""
+        """True if the targets are classes, so that a prediction is correct or wrong."""
         return bool(self.predictions[0].kind == "classification")
 
     @property
     def hits(self) -> list[Tensor]:
-        """Whether each prediction of each exit is correct, K × (N,) bool; for classification only."""
+        """Correctness of the predictions of each exit, K × (N,) bool; for classification only."""
         return [prediction.correct(self.labels) for prediction in self.predictions]
 
 
