@@ -102,7 +102,7 @@ def test_equal_mass_ece_of_two_bins_by_hand():
 
 @settings(deadline=None)
 @given(data=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60))
-def test_auroc_agrees_with_scikit_learn_ties_and_all(data):
+def test_auroc_agrees_with_scikit_learn_with_ties(data):
     scores = torch.tensor([float(score) for score, _ in data])
     positive = torch.tensor([flag for _, flag in data])
     value = float(metrics.auroc(scores, positive))
@@ -173,14 +173,14 @@ def test_eefp_looks_at_all_later_exits_and_averages_over_exits():
     assert float(metrics.eefp(scores, hits)) == pytest.approx((first + second) / 2)
 
 
-def test_eefp_leaves_out_exits_where_all_examples_are_alike():
+def test_eefp_leaves_out_exits_where_all_examples_are_of_one_class():
     hits = [torch.tensor(row, dtype=torch.bool) for row in ([1, 1], [1, 0], [1, 1])]
     scores = [torch.tensor([1.0, 2]), torch.tensor([2.0, 1]), torch.zeros(2)]
     assert metrics.eefp(scores, hits) == 1
     assert metrics.eefp(scores[:1], hits[:1]).isnan()
 
 
-def test_measures_of_nothing_are_nan():
+def test_measures_without_examples_are_nan():
     probs, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
     for measure in (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece, metrics.top_k_accuracy):
         assert measure(probs, labels).isnan(), measure.__name__
@@ -206,21 +206,21 @@ def test_other_shapes_are_refused_with_both(measure, rows, labels):
 
 @pytest.mark.parametrize("measure", [metrics.brier, metrics.ece])
 @pytest.mark.parametrize("wrong", [lambda p: 5 * p.log() + 9, lambda p: p.log(), lambda p: 100 * p])
-def test_what_is_no_probability_is_refused_with_its_range(measure, wrong):
+def test_values_that_are_not_probabilities_are_refused_with_their_range(measure, wrong):
     probs, labels = problem()
     with pytest.raises(ValueError, match=r"in \[0, 1\], got .* to .*; pass probabilities"):
         measure(wrong(probs), labels)
 
 
 @pytest.mark.parametrize("wrong", [lambda p: 5 * p.log() + 9, lambda p: p])
-def test_what_is_no_log_probability_is_refused_with_its_range(wrong):
+def test_values_that_are_not_log_probabilities_are_refused_with_their_range(wrong):
     probs, labels = problem()
     with pytest.raises(ValueError, match=r"in \[-inf, 0\], got .* to .*; pass log-probabilities"):
         metrics.nll(wrong(probs), labels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_rounding_is_not_taken_for_a_mistake(dtype):
+def test_probabilities_above_one_by_rounding_are_accepted(dtype):
     probs, labels = problem(sharpness=9.0)
     rounded = probs.to(dtype) * (1 + torch.finfo(dtype).eps)
     assert float(rounded.max()) > 1
@@ -229,7 +229,7 @@ def test_rounding_is_not_taken_for_a_mistake(dtype):
     assert metrics.nll(rounded.log(), labels).isfinite() or dtype == torch.float16
 
 
-def test_a_number_that_is_none_makes_the_measure_none():
+def test_a_nan_makes_the_measure_nan():
     probs, labels = problem()
     probs[3, 2] = torch.nan
     assert metrics.brier(probs, labels).isnan()
@@ -268,7 +268,7 @@ def test_the_root_mean_squared_error_agrees_with_scikit_learn():
     assert float(metrics.rmse(mean, targets)) == pytest.approx(expected)
 
 
-def test_the_gaussian_nll_is_scipys_summed_over_outputs():
+def test_the_gaussian_nll_agrees_with_scipy_summed_over_outputs():
     mean, variance, targets = gaussians()
     expected = -stats.norm(mean, variance.sqrt()).logpdf(targets).sum(axis=1).mean()
     assert float(metrics.gaussian_nll(mean, variance, targets)) == pytest.approx(expected)
@@ -303,7 +303,7 @@ def test_intervals_of_the_right_width_cover_their_level(level):
     assert float(metrics.interval_coverage(mean, variance, mean + 9 * variance.sqrt(), level)) == 0
 
 
-def test_the_largest_fall_is_by_how_much_some_exit_is_below_the_best_before_it():
+def test_the_largest_fall_is_the_greatest_distance_below_an_earlier_exit():
     chances = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.2, 0.9, 0.4, 0.3], [0.3, 0.6, 0.8, 0.3]])
     expected = torch.tensor([0.0, 0.3, 0.5, 0.0], dtype=torch.float64)
     torch.testing.assert_close(metrics.largest_fall(list(chances)), expected, atol=1e-6, rtol=0)

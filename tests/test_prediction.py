@@ -117,7 +117,7 @@ def test_the_variance_is_that_of_the_mean_and_the_noise_together():
     torch.testing.assert_close(GIVEN.std.square(), GIVEN.variance)
 
 
-def test_the_log_density_is_scipys_summed_over_the_outputs():
+def test_the_log_density_agrees_with_scipy_summed_over_the_outputs():
     targets = regression(seed=1).mean
     expected = stats.norm(GIVEN.mean, GIVEN.std).logpdf(targets).sum(axis=1)
     torch.testing.assert_close(GIVEN.log_density(targets), torch.from_numpy(expected))
@@ -131,7 +131,7 @@ def test_targets_of_a_single_output_may_be_a_vector_or_a_column():
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.999])
-def test_an_interval_holds_its_share_of_the_gaussian(level):
+def test_an_interval_contains_its_share_of_the_gaussian(level):
     low, high = stats.norm(GIVEN.mean, GIVEN.std).interval(level)
     for got, expected in zip(GIVEN.interval(level), (low, high), strict=True):
         torch.testing.assert_close(got, torch.from_numpy(expected))

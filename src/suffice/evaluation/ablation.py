@@ -109,7 +109,7 @@ class AblationStudy:
         return self.cache[key]
 
     def generator(self) -> torch.Generator:
-        """Return a new generator with the seed of the case."""
+        """Return a new generator with the seed of the study."""
         return torch.Generator().manual_seed(self.seed)
 
 
