@@ -56,6 +56,19 @@ class VariationEstimator(Serializable):
         network_hash: `fingerprint` of the model's weights at fitting.
         residuals: Sorted log(measured/estimated) of calibration rows, (n,) float64.
         teacher: Teacher of the fit; None after loading, unless it was `MCDropout`.
+
+    Example:
+        >>> import torch, suffice
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+        >>> train, val, teacher = torch.randn(200, 3), torch.randn(50, 3), suffice.MCDropout(passes=8)
+        >>> estimator = suffice.fit_variation(model, [train], [val], teacher=teacher, epochs=2)
+        >>> low, high = estimator.band(estimator.estimate(train).variation, coverage=0.8)
+        >>> bool((low < high).all())
+        True
+        >>> audit = estimator.audit(train, passes=6)  # three real passes in each of two halves
+        >>> audit.rows, audit.passes
+        (200, 3)
     """
 
     model: nn.Module = field(repr=False)

@@ -33,7 +33,7 @@ class Target:
 
     @property
     def is_deviation(self) -> bool:
-        """Whether the spread is a standard deviation."""
+        """Return whether the spread is a standard deviation."""
         return self.name != "disagreement"
 
     @property
