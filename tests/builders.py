@@ -1,4 +1,4 @@
-"""Small networks and data that the tests are made of."""
+"""Small networks and data for tests."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ from suffice.storage.fingerprint import fingerprint
 
 
 class NestedStage(nn.Module):
-    """A stage whose state is a nest: the hidden layer, its history, and an integer per example."""
+    """Stage whose state is a nest: the hidden layer, its history, and an integer per example."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class NestedStage(nn.Module):
 
 
 class Hidden(nn.Module):
-    """φ of a nested state: depends on the history, so a state that loses step with its batch is noticed."""
+    """Features of a nested state that depend on the history, which reveals rows that were not selected together."""
 
     def forward(self, state):
         return state["h"] + sum(state["past"])[:, None] * 0.1 + state["age"][:, None]
@@ -44,7 +44,7 @@ def network(
     seed: int = 0,
     scale: float = 2.0,
 ) -> ExitNetwork:
-    """A network of linear stages with random weights, in evaluation mode; `scale` spreads its logits."""
+    """Return a network of linear stages with random weights in evaluation mode; `scale` spreads its logits."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         stages, exits = [], []
@@ -58,7 +58,7 @@ def network(
 
 
 def trained(net: ExitNetwork, x: Tensor, loss: Callable[[Tensor], Tensor], steps: int = 200) -> ExitNetwork:
-    """The network after a little training of all exits at once; `loss` of an exit's outputs for x."""
+    """Train all exits of a network briefly on x with a loss of an exit's outputs, and return the network."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -69,7 +69,7 @@ def trained(net: ExitNetwork, x: Tensor, loss: Callable[[Tensor], Tensor], steps
 
 
 def identity_network(classes: int) -> ExitNetwork:
-    """One stage, one exit, whose logits are its inputs."""
+    """Return a network of one stage and one exit whose logits are its inputs."""
     classifier = nn.Linear(classes, classes, bias=False)
     nn.init.eye_(classifier.weight)
     return ExitNetwork([nn.Identity()], [Exit(nn.Identity(), classifier)]).eval()
@@ -80,13 +80,13 @@ def inputs(count: int, width: int = 3, seed: int = 0) -> Tensor:
 
 
 def sampled_labels(logits: Tensor, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """Labels drawn from softmax(logits / temperature)."""
+    """Sample labels from softmax(logits / temperature)."""
     probs = (logits.detach().double() / temperature).softmax(dim=-1)
     return probs.multinomial(1, generator=torch.Generator().manual_seed(seed))[:, 0]
 
 
 def batched(x: Tensor, y: Tensor | None = None, size: int = 16) -> list:
-    """A loader: a list of batches."""
+    """Split examples into a list of batches, which is a loader."""
     if y is None:
         return list(x.split(size))
     return list(zip(x.split(size), y.split(size), strict=True))
@@ -100,7 +100,7 @@ def untuned(
     samples: int = 8,
     temperature: float = 1.0,
 ) -> Calibrated:
-    """A calibrated network without the search for δ and T: fast, for tests of what comes after."""
+    """Calibrate a network without tuning δ and T, which is fast."""
     exits, state = [], x
     with torch.no_grad():
         for k in range(len(net.exits)):
@@ -118,27 +118,27 @@ def untuned(
 
 
 def watch_batch_sizes(net: ExitNetwork) -> list[tuple[int, int]]:
-    """A list that fills with (stage, batch size) at every call of a stage."""
-    seen: list[tuple[int, int]] = []
+    """Return a list to which every call of a stage appends (stage, batch size)."""
+    calls: list[tuple[int, int]] = []
     for k, stage in enumerate(net.stages):
         stage.register_forward_pre_hook(
-            lambda _, args, k=k: seen.append((k, len(args[0] if isinstance(args[0], Tensor) else args[0]["h"])))
+            lambda _, args, k=k: calls.append((k, len(args[0] if isinstance(args[0], Tensor) else args[0]["h"])))
         )
-    return seen
+    return calls
 
 
 def poison(net: ExitNetwork, x: Tensor, position: int, stage: int = 1, fail: bool = False) -> ExitNetwork:
-    """The same network, whose `stage` gives NaN for one example of x, or raises if `fail`."""
+    """Make a stage of a network return NaN for one example of x, or raise if `fail`, and return the network."""
     with torch.no_grad():
         state = x[position : position + 1]
         for before in net.stages[:stage]:
             state = before(state)
 
     def hook(module, args, out):
-        ill = torch.isclose(args[0], state, atol=1e-6).all(dim=1)
-        if fail and ill.any():
-            raise ArithmeticError("a stage that cannot bear this example")
-        return out.masked_fill(ill[:, None], torch.nan)
+        poisoned = torch.isclose(args[0], state, atol=1e-6).all(dim=1)
+        if fail and poisoned.any():
+            raise ArithmeticError("a stage that fails for this example")
+        return out.masked_fill(poisoned[:, None], torch.nan)
 
     net.stages[stage].register_forward_hook(hook)
     return net

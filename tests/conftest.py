@@ -1,7 +1,8 @@
-"""Threads are pinned, to one unless OMP_NUM_THREADS says how many: contended OpenMP processes run many times slower.
+"""Configuration of all tests: number of threads, the marker `numerics`, and counts of tried cases.
 
-Tests that compare bytes or tolerances are marked `numerics`, by what their own code calls, so that a new one cannot
-forget it: `make test-numerics` runs them under other instruction sets and numbers of threads.
+Torch runs on OMP_NUM_THREADS threads, one by default, as contended OpenMP processes run many times slower. Tests that
+compare bytes or tolerances are marked `numerics` automatically, by the functions that they call; `make test-numerics`
+runs them under other instruction sets and numbers of threads.
 """
 
 import inspect
@@ -29,7 +30,7 @@ TRIED = "tried: "
 
 @pytest.fixture
 def tried(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
-    """Count things that a test has tried by their name; the sums of all tests are printed at the end."""
+    """Return a function that counts tried cases by name; the sums over all tests are printed at the end."""
     return lambda what, count: record_property(f"{TRIED}{what}", count)
 
 

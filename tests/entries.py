@@ -1,4 +1,4 @@
-"""The ways by which the library looks at a model, each to be called again and again on one that stays as it is."""
+"""Entry points of the library that run a model, as functions that can be repeated on the same model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,31 +50,31 @@ def buckets(model: nn.Module) -> Any:
     return suffice.fit_buckets(model, [inputs()], [inputs(seed=1)], **options)
 
 
-OTHER = odd.made("sequential")
+OTHER = odd.build("sequential")
 
 
-def at_rest(model: nn.Module) -> None:
+def no_preparation(model: nn.Module) -> None:
     return None
 
 
 Prepare, Entry = Callable[[nn.Module], Any], Callable[[nn.Module, Any, Tensor], Any]
 
 ENTRIES: dict[str, tuple[Prepare, Entry]] = {
-    "calibrate": (at_rest, lambda model, _, x: calibrated(model)(x)[-1].probs),
-    "calibrated": (calibrated, lambda model, found, x: found(x)[-1].probs),
-    "density": (at_rest, lambda model, _, x: density.fit(model, labeled())(x)),
-    "macs": (at_rest, lambda model, _, x: cost.macs(model, x)),
-    "capture": (at_rest, lambda model, _, x: strengths.capture(model, x, activation(model))),
-    "teacher": (at_rest, lambda model, _, x: TEACHER(model, x, generator=seeded())["std"]),
-    "ensemble": (at_rest, lambda model, _, x: suffice.EnsembleTeacher([model, OTHER])(model, x)["std"]),
-    "fit_variation": (at_rest, lambda model, _, x: estimator(model)(x)),
-    "estimator": (estimator, lambda model, found, x: found(x)),
+    "calibrate": (no_preparation, lambda model, _, x: calibrated(model)(x)[-1].probs),
+    "calibrated": (calibrated, lambda model, calibrated, x: calibrated(x)[-1].probs),
+    "density": (no_preparation, lambda model, _, x: density.fit(model, labeled())(x)),
+    "macs": (no_preparation, lambda model, _, x: cost.macs(model, x)),
+    "capture": (no_preparation, lambda model, _, x: strengths.capture(model, x, activation(model))),
+    "teacher": (no_preparation, lambda model, _, x: TEACHER(model, x, generator=seeded())["std"]),
+    "ensemble": (no_preparation, lambda model, _, x: suffice.EnsembleTeacher([model, OTHER])(model, x)["std"]),
+    "fit_variation": (no_preparation, lambda model, _, x: estimator(model)(x)),
+    "estimator": (estimator, lambda model, estimator, x: estimator(x)),
     "cascade": (
         estimator,
-        lambda model, found, x: found.cascade(x, when=lambda e: e.variation > 0, generator=seeded()).variation,
+        lambda model, estimator, x: estimator.cascade(x, when=lambda e: e.variation > 0, generator=seeded()).variation,
     ),
-    "audit": (estimator, lambda model, found, x: found.audit(x, generator=seeded())),
-    "fit_buckets": (at_rest, lambda model, _, x: buckets(model)(x)),
-    "buckets": (buckets, lambda model, found, x: found(x)),
+    "audit": (estimator, lambda model, estimator, x: estimator.audit(x, generator=seeded())),
+    "fit_buckets": (no_preparation, lambda model, _, x: buckets(model)(x)),
+    "buckets": (buckets, lambda model, estimator, x: estimator(x)),
 }
-"""By name: what is prepared once, and the entry, from the model, what was prepared, and inputs to an answer."""
+"""Entry points by name: a function that prepares an object from the model, and one that runs both on inputs."""

@@ -1,4 +1,4 @@
-"""Models that are awkward to look at without a trace, each answering (N, 6) with logits of four classes."""
+"""Models that are hard to inspect without side effects, each with inputs (N, 6) and logits of four classes."""
 
 import logging
 import random
@@ -17,7 +17,7 @@ INPUTS, WIDTH, CLASSES = 6, 8, 4
 
 
 class Fuse:
-    """Stops a pass at a call: counts calls of `Fused`, and raises at one of them."""
+    """Counter of the calls of `Fused` modules, which raises an error at a chosen call."""
 
     calls = 0
     last: int | None = None
@@ -29,7 +29,7 @@ class Fuse:
 
 
 class Fused(nn.Module):
-    """The identity, until the fuse burns."""
+    """Identity that raises the error of `Fuse` at the chosen call."""
 
     def forward(self, x):
         Fuse.calls += 1
@@ -50,7 +50,7 @@ def layers(*between: nn.Module) -> list[nn.Module]:
 
 
 class Odd(nn.Module):
-    """Two layers with dropout between; subclasses do something to the hidden units."""
+    """Two layers with dropout between them; subclasses change the hidden units."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ class Odd(nn.Module):
 
 
 class Counts(Odd):
-    """Writes into a buffer, and assigns another one, at every call."""
+    """Model that writes into one buffer and assigns another at every call."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ class Counts(Odd):
 
 
 class Keeps(Odd):
-    """Keeps tensors in a list, a deque, a dict and an attribute, and new modules in none."""
+    """Model that stores tensors in a list, a deque, a dict and an attribute."""
 
     def __init__(self):
         super().__init__()
@@ -99,7 +99,7 @@ class Slots:
 
 
 class Locked:
-    """Can be there twice, though its lock cannot."""
+    """Object that can be copied although its lock cannot."""
 
     def __init__(self):
         self.lock, self.h = threading.Lock(), None
@@ -114,7 +114,7 @@ class Locked:
 
 
 class Caches(Odd):
-    """Keeps what a later layer reads in objects of several kinds."""
+    """Model that passes values to a later layer through objects of several kinds."""
 
     def __init__(self):
         super().__init__()
@@ -128,7 +128,7 @@ class Caches(Odd):
 
 
 class Constrained(nn.Linear):
-    """Keeps its weights small while it is trained, in two ways, and drops units itself."""
+    """Layer that constrains its weights in training mode, in two ways, and applies dropout itself."""
 
     def forward(self, x):
         if self.training:
@@ -139,7 +139,7 @@ class Constrained(nn.Linear):
 
 
 class Noisy(Odd):
-    """Draws noise of its own in training mode, where it drops by a function as well."""
+    """Model that draws noise in training mode, and applies functional dropout."""
 
     def between(self, h):
         if self.training:
@@ -148,7 +148,7 @@ class Noisy(Odd):
 
 
 class Functional(Odd):
-    """Drops by a function, with a rate that is kept in a plain object."""
+    """Model with functional dropout whose rate is stored in a plain object."""
 
     class Options:
         rate = 0.25
@@ -163,7 +163,7 @@ class Functional(Odd):
 
 
 class Watched(Odd):
-    """Has hooks of its own, which write."""
+    """Model with its own hooks, which write attributes."""
 
     def __init__(self):
         super().__init__()
@@ -176,7 +176,7 @@ class Watched(Odd):
 
 
 class Dotted(Odd):
-    """Finds and sets attributes in ways of its own."""
+    """Model with custom attribute access."""
 
     def __init__(self):
         super().__init__()
@@ -198,7 +198,7 @@ class Dotted(Odd):
 
 
 class Equipped(Odd):
-    """Holds a lock, a logger, a generator of random numbers and a bound method."""
+    """Model that holds a lock, a logger, random generators and a bound method."""
 
     def __init__(self):
         super().__init__()
@@ -216,19 +216,19 @@ class Equipped(Odd):
 
 
 class Attends(Odd):
-    """Has a layer of a transformer, which takes a fast path in evaluation mode and drops in attention too."""
+    """Model with a transformer layer, which has a fast path in evaluation mode and attention dropout."""
 
     def __init__(self):
         super().__init__()
-        self.places = nn.Parameter(torch.randn(3, WIDTH))
+        self.positions = nn.Parameter(torch.randn(3, WIDTH))
         self.attention = nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.2, batch_first=True)
 
     def between(self, h):
-        return self.attention(h[:, None] + self.places).mean(dim=1)
+        return self.attention(h[:, None] + self.positions).mean(dim=1)
 
 
 class Renormed(nn.Module):
-    """An embedding that scales its own weights down as they are looked up."""
+    """Model with an embedding that renormalizes its weights at lookup."""
 
     def __init__(self):
         super().__init__()
@@ -241,7 +241,7 @@ class Renormed(nn.Module):
 
 
 class Aside(Odd):
-    """Answers with logits first, and an auxiliary head last; the heads share a bias."""
+    """Model that returns logits and those of an auxiliary head; the heads share a bias."""
 
     def __init__(self):
         super().__init__()
@@ -254,7 +254,7 @@ class Aside(Odd):
 
 
 def mixed() -> nn.Module:
-    """In training mode but for a frozen part, as in finetuning."""
+    """Return a model in training mode with a frozen part, as in fine-tuning."""
     model = nn.Sequential(*layers(nn.BatchNorm1d(WIDTH))).train()
     model[0].eval().requires_grad_(False)
     return model
@@ -267,18 +267,18 @@ def normed() -> nn.Module:
 
 
 def headed() -> nn.Module:
-    """In training mode, where reading the weights of its head changes them."""
+    """Return a model in training mode, where reading the weights of its head changes them."""
     return nn.Sequential(*layers()[:-1], parametrizations.spectral_norm(nn.Linear(WIDTH, CLASSES))).train()
 
 
 def shared() -> nn.Module:
-    """One activation in two places, and one linear layer, in lists."""
+    """Return a model that uses one activation and one linear layer twice."""
     act, middle = nn.ReLU(), nn.Linear(WIDTH, WIDTH)
     return nn.Sequential(nn.Linear(INPUTS, WIDTH), act, Fused(), middle, act, middle, nn.Dropout(0.3), nn.Linear(8, 4))
 
 
 def with_gradients() -> nn.Module:
-    """In the middle of a step of training."""
+    """Return a model with gradients, as in the middle of a training step."""
     model = nn.Sequential(*layers()).train()
     model(torch.ones(2, INPUTS)).sum().backward()
     return model
@@ -313,21 +313,21 @@ MODELS = {
 }
 
 
-def made(name: str) -> nn.Module:
-    """One of them, always the same."""
+def build(name: str) -> nn.Module:
+    """Build a model by name, with the same weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return MODELS[name]()
 
 
-def described(value: object, seen: set[int] | None = None) -> object:
-    """All that an object holds, and which objects: what has changed if two descriptions differ."""
-    seen = set() if seen is None else seen
+def snapshot(value: object, visited: set[int] | None = None) -> object:
+    """Return the contents and identities of all objects that an object holds, for comparison with a later snapshot."""
+    visited = set() if visited is None else visited
     if isinstance(value, Tensor):
         values = value.detach().clone().view(-1).tolist()
-        gradient = described(value.grad, seen) if value.is_leaf and value.grad is not None else None
+        gradient = snapshot(value.grad, visited) if value.is_leaf and value.grad is not None else None
         return id(value), value._version, value.requires_grad, value.dtype, values, gradient
-    if id(value) in seen or isinstance(value, (type, logging.Logger)):
+    if id(value) in visited or isinstance(value, (type, logging.Logger)):
         return id(value)
     if isinstance(value, types.MethodType):
         return id(value.__self__), value.__func__
@@ -337,14 +337,14 @@ def described(value: object, seen: set[int] | None = None) -> object:
         return id(value), value.getstate()
     if type(value).__module__ == "builtins" and not isinstance(value, (dict, list, tuple, set)):
         return id(value) if callable(value) else value
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, dict):
-        return id(value), [(key, described(item, seen)) for key, item in value.items()]
+        return id(value), [(key, snapshot(item, visited)) for key, item in value.items()]
     if isinstance(value, (list, tuple, set, deque)):
-        return type(value).__name__, [described(item, seen) for item in value]
+        return type(value).__name__, [snapshot(item, visited) for item in value]
     slots = getattr(type(value), "__slots__", ()) if type(value).__module__ == __name__ else ()
     return (
         id(value),
-        described(getattr(value, "__dict__", None), seen),
-        [described(getattr(value, name, None), seen) for name in slots],
+        snapshot(getattr(value, "__dict__", None), visited),
+        [snapshot(getattr(value, name, None), visited) for name in slots],
     )

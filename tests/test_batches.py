@@ -26,17 +26,17 @@ class Stream(IterableDataset):
     ],
     ids=["tuples", "lists", "DataLoader", "without length", "generator"],
 )
-def test_any_iterable_of_pairs_is_a_loader_and_examples_are_counted_as_they_come(loader):
-    seen = [(batch, labels) for batch, labels in read_labeled(loader, MODEL, 3)]
-    torch.testing.assert_close(torch.cat([batch.inputs for batch, _ in seen]), X)
-    assert torch.cat([labels for _, labels in seen]).tolist() == Y.tolist()
-    sizes = [batch.size for batch, _ in seen]
+def test_any_iterable_of_pairs_is_a_loader_and_examples_are_counted(loader):
+    pairs = [(batch, labels) for batch, labels in read_labeled(loader, MODEL, 3)]
+    torch.testing.assert_close(torch.cat([batch.inputs for batch, _ in pairs]), X)
+    assert torch.cat([labels for _, labels in pairs]).tolist() == Y.tolist()
+    sizes = [batch.size for batch, _ in pairs]
     assert sum(sizes) == 5
-    assert [batch.start for batch, _ in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
+    assert [batch.start for batch, _ in pairs] == [sum(sizes[:i]) for i in range(len(sizes))]
 
 
 @pytest.mark.parametrize("form", [list, iter, lambda batches: (batch for batch in batches)])
-def test_peeking_loses_nothing(form):
+def test_peek_loses_no_batch(form):
     batches = [(X[:0], Y[:0]), (X[:2], Y[:2]), (X[2:], Y[2:])]
     first, loader = peek(form(batches), MODEL)
     assert (first.size, first.start) == (2, 0)
@@ -44,19 +44,19 @@ def test_peeking_loses_nothing(form):
     assert torch.equal(torch.cat([batch.inputs for batch in read(loader, MODEL)]), X)
 
 
-def test_there_is_no_first_batch_of_nothing():
+def test_peek_at_an_empty_loader_is_an_error():
     with pytest.raises(ValueError, match="empty loader"):
         peek(iter([]), MODEL)
 
 
-def test_a_mapping_keeps_its_keys_but_the_labels():
+def test_a_mapping_keeps_all_keys_except_the_labels():
     (batch,) = read([{"left": X, "right": {"deep": X}, "labels": Y}], MODEL)
     assert set(batch.inputs) == {"left", "right"}
     assert batch.labels.tolist() == Y.tolist()
 
 
 @pytest.mark.parametrize("loader", [[X], [(X,)], [{"x": X}]], ids=["tensor", "one-tuple", "mapping"])
-def test_inputs_alone_are_read_and_refused_where_labels_are_needed(loader):
+def test_inputs_without_labels_are_read_and_refused_where_labels_are_needed(loader):
     (batch,) = read(loader, MODEL)
     assert batch.labels is None
     with pytest.raises(ValueError, match="inputs alone"):
@@ -64,7 +64,7 @@ def test_inputs_alone_are_read_and_refused_where_labels_are_needed(loader):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_floating_inputs_take_the_type_of_the_network_and_integers_keep_theirs(dtype):
+def test_floating_inputs_are_cast_to_the_type_of_the_network_and_integers_are_not(dtype):
     (batch,) = read([({"x": X.double(), "ids": Y}, Y)], nn.Linear(2, 3).to(dtype))
     assert batch.inputs["x"].dtype == dtype
     assert batch.inputs["ids"].dtype == torch.int64
@@ -76,20 +76,20 @@ def test_an_empty_loader_is_an_error(loader):
         list(read(loader, MODEL))
 
 
-def test_an_exhausted_generator_is_an_error_that_says_so():
+def test_an_exhausted_generator_is_an_error_with_the_cause():
     generator = ((X, Y) for _ in range(1))
     list(read(generator, MODEL))
     with pytest.raises(ValueError, match="a generator is empty the second time"):
         list(read(generator, MODEL))
 
 
-def test_an_empty_batch_in_the_middle_is_passed_over():
+def test_an_empty_batch_in_the_middle_is_skipped():
     sizes = [batch.size for batch in read([(X, Y), (X[:0], Y[:0]), (X[:1], Y[:1])], MODEL)]
     assert sizes == [5, 1]
 
 
 @pytest.mark.parametrize("bad", [-1, 3, 100])
-def test_a_label_out_of_range_is_named_with_its_position_in_the_pass(bad):
+def test_a_label_out_of_range_is_named_with_its_position(bad):
     wrong = Y.clone()
     wrong[3] = bad
     with pytest.raises(ValueError, match=rf"expected labels in \[0, 3\), got {bad} at position 8"):
@@ -101,7 +101,7 @@ def test_a_label_out_of_range_is_named_with_its_position_in_the_pass(bad):
     [Y.float(), Y[:4], nn.functional.one_hot(Y), Y[:, None]],
     ids=["floats", "too few", "one-hot", "column"],
 )
-def test_labels_of_a_wrong_type_or_shape_are_refused_with_both(labels):
+def test_labels_of_a_wrong_type_or_shape_are_refused(labels):
     with pytest.raises(ValueError, match=r"expected integer labels of shape \(5,\), got torch\.\w+ of shape"):
         list(read_labeled([(X, labels)], MODEL, 3))
 
@@ -125,7 +125,7 @@ def test_a_batch_of_another_form_is_a_type_error(batch):
         list(read([batch], MODEL))
 
 
-def test_targets_are_what_the_check_makes_of_the_labels_of_each_batch():
+def test_targets_are_the_checked_labels_of_each_batch():
     def doubled(labels, batch):
         return 2 * labels + batch.start
 
@@ -149,13 +149,13 @@ def test_targets_are_what_the_check_makes_of_the_labels_of_each_batch():
     ],
     ids=["data set", "split", "pair", "one batch of a loader", "tensor", "nothing", "number"],
 )
-def test_what_holds_examples_but_no_batches_is_refused_with_what_to_do(form, loader, message):
+def test_examples_that_are_not_in_batches_are_refused_with_a_remedy(form, loader, message):
     with pytest.raises(TypeError, match=rf"expected batches \(x, y\).*{message}"):
         next(iter(form(loader, MODEL)))
 
 
 @pytest.mark.parametrize("loader", [[X, X], [X[:2], X[2:]], [(X, Y), (X, Y)], ((X, Y), (X, Y))])
-def test_two_batches_are_not_taken_for_a_pair(loader):
+def test_two_batches_are_not_mistaken_for_a_pair(loader):
     assert sum(batch.size for batch in read(loader, MODEL)) == sum(
         len(raw[0] if isinstance(raw, tuple) else raw) for raw in loader
     )

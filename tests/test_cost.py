@@ -27,7 +27,7 @@ def test_convolutions_and_linear_layers_are_counted_as_by_hand():
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_the_cost_is_that_of_one_example_whatever_the_batch_and_the_state(nested):
+def test_the_cost_is_per_example_for_any_batch_size_and_state(nested):
     net = builders.network(widths=(6, 5), classes=4, inputs=3, nested=nested)
     for size in (1, 9):
         costs = cost.count(net, builders.inputs(size))
@@ -35,7 +35,7 @@ def test_the_cost_is_that_of_one_example_whatever_the_batch_and_the_state(nested
         assert costs.exits == (6 * 4, 5 * 4)
 
 
-def test_counting_leaves_modes_and_buffers_alone():
+def test_counting_leaves_modes_and_buffers_unchanged():
     stage = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout())
     net = ExitNetwork([stage], [Exit(nn.Identity(), nn.Linear(4, 2))]).train()
     before = [tensor.clone() for tensor in net.state_dict().values()]
@@ -65,7 +65,7 @@ def test_the_uncertainty_of_a_calibrated_network_is_in_its_cumulative_cost():
 
 
 class Attention(nn.Module):
-    """Queries of three tokens look at all five."""
+    """Attention of three query tokens to all five."""
 
     def forward(self, x):
         heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
@@ -73,7 +73,7 @@ class Attention(nn.Module):
 
 
 class First(nn.Module):
-    """The first of a tuple: an output without its weights or its last state."""
+    """First output of a module, without attention weights or the last state."""
 
     def __init__(self, module, times=1):
         super().__init__()
@@ -115,7 +115,7 @@ PROJECTIONS, PAIRS, FEEDFORWARD = 4 * T * E * E, 2 * T * T * E, 2 * T * E * 16
         "rnn",
     ],
 )
-@pytest.mark.filterwarnings("ignore:LSTM with projections")  # what torch says of any such layer, once
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch warns once about any such layer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_layers_are_counted_as_by_hand(stage, macs, dtype):
     pooled = Exit(nn.Sequential(nn.Flatten(1), nn.AdaptiveAvgPool1d(4)), nn.Linear(4, 3))
@@ -131,7 +131,7 @@ def test_fused_layers_are_counted_as_by_hand(stage, macs, dtype):
     ],
     ids=["encoder", "lstm"],
 )
-def test_a_plain_model_is_counted_for_one_example_with_what_is_fused_in_it(body, macs):
+def test_a_plain_model_is_counted_for_one_example_with_its_fused_layers(body, macs):
     width = H if isinstance(body, First) else E
     model = nn.Sequential(body, nn.Flatten(), nn.Linear(T * width, 3)).train()
     for size in (1, 7):
@@ -147,7 +147,7 @@ def test_a_mapping_becomes_the_arguments_of_a_plain_model():
     assert cost.macs(Both(3, 4), {"left": torch.zeros(5, 3), "right": torch.zeros(5, 3)}) == 2 * 3 * 4
 
 
-def test_counting_leaves_the_fast_paths_as_they_were():
+def test_counting_leaves_the_fast_paths_unchanged():
     def flags():
         backends = torch.backends
         return backends.mha.get_fastpath_enabled(), backends.mkldnn.enabled, backends.cudnn.enabled
@@ -161,25 +161,25 @@ def test_counting_leaves_the_fast_paths_as_they_were():
 
 
 def planted(sizes=(1, 4, 16), batch_size=8):
-    """Stage k takes k + 1 ms and as much again for every example; copying half of one stage."""
+    """Return a profile in which stage k takes (k + 1)(1 + size) ms and compaction half of that."""
     stages = torch.tensor([[(k + 1.0) * (1 + size) for k in range(3)] for size in sizes], dtype=torch.float64)
-    nothing = torch.zeros_like(stages)
-    return cost.Profile(sizes, stages, nothing, nothing, stages / 2, batch_size, "planted")
+    zeros = torch.zeros_like(stages)
+    return cost.Profile(sizes, stages, zeros, zeros, stages / 2, batch_size, "planted")
 
 
-def test_times_are_interpolated_from_nothing_to_the_largest_batch_and_in_proportion_beyond():
+def test_times_are_interpolated_up_to_the_largest_batch_and_proportional_above():
     profile = planted()
     for size, expected in ((0, 0), (0.5, 2), (1, 4), (2, 6), (4, 10), (10, 22), (16, 34), (32, 68)):
         assert profile.milliseconds(1, size) == pytest.approx(expected)
 
 
-def test_the_time_per_example_is_that_of_the_batches_that_get_smaller():
+def test_the_time_per_example_follows_the_shrinking_batch():
     profile, shares = planted(), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     expected = profile.milliseconds(0, 8) + profile.milliseconds(1, 4) + profile.milliseconds(2, 2)
     assert profile.per_example(shares) == pytest.approx(expected / 8)
 
 
-def test_copying_pays_where_it_saves_more_than_it_takes():
+def test_compaction_pays_if_it_saves_more_than_it_costs():
     profile = planted()
     assert profile.pays(0, 16, 1)  # copying 1, saving 2 × 15
     assert not profile.pays(0, 16, 15)  # copying 8, saving 2
@@ -196,7 +196,7 @@ def test_a_profile_is_measured_for_every_part_and_size(nested):
         assert (table.diff(dim=0) >= 0).all()
 
 
-def test_a_stage_that_takes_its_time_is_seen_where_it_is():
+def test_a_slow_stage_is_measured_at_its_place():
     net = builders.network()
     calibrated = builders.untuned(net, builders.inputs(6))
     net.stages[1].register_forward_hook(lambda *_: time.sleep(0.02))
@@ -207,7 +207,7 @@ def test_a_stage_that_takes_its_time_is_seen_where_it_is():
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, (4,)), (3, (0, 4))])
-def test_a_profile_of_no_example_is_refused(count, sizes):
+def test_a_profile_of_an_empty_batch_is_refused(count, sizes):
     calibrated = builders.untuned(builders.network(), builders.inputs(6))
     with pytest.raises(ValueError, match="one example or more"):
         cost.profile(calibrated, builders.inputs(count), batch_sizes=sizes)

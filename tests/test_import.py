@@ -26,7 +26,7 @@ def test_importing_suffice_alone_imports_no_torch():
     assert done.stdout.strip() == "False"
 
 
-def test_where_the_system_has_no_fcntl_all_that_is_written_can_be_imported():
+def test_modules_that_write_files_can_be_imported_without_fcntl():
     modules = "suffice.storage.artifact, suffice.data, suffice.reproduce.ledger, suffice.training.checkpoint, "
     modules += "suffice.report.page"
     program = f"import sys; sys.modules['fcntl'] = None; import {modules}"
@@ -34,12 +34,12 @@ def test_where_the_system_has_no_fcntl_all_that_is_written_can_be_imported():
     assert done.stderr == ""
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_is_defined():
     for name in suffice.__all__:
         assert getattr(suffice, name) is not None
 
 
-def test_modules_that_the_docs_name_are_there_without_an_import_of_their_own():
+def test_modules_in_the_docs_need_no_import_of_their_own():
     named = ["training.train", "training.losses.Smoothed", "evaluation.predict", "attach.plain.as_exit_network"]
     deeper = [
         "evaluation.ranking.by_score",
@@ -54,6 +54,6 @@ def test_modules_that_the_docs_name_are_there_without_an_import_of_their_own():
 
 
 @pytest.mark.parametrize("package", [suffice, suffice.variation])
-def test_a_name_that_is_not_there_is_an_attribute_error(package):
+def test_an_unknown_name_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="has no attribute 'nosuch'"):
         package.nosuch  # noqa: B018

@@ -10,18 +10,18 @@ from suffice.storage.fingerprint import check_fingerprint, fingerprint
 from tests import builders
 
 
-def test_forward_gives_the_logits_that_advancing_stage_by_stage_gives():
+def test_forward_equals_advancing_stage_by_stage():
     net, x = builders.network(), builders.inputs(5)
-    state, answers = x, []
+    state, outputs = x, []
     for k in range(3):
         state, phi = net.advance(k, state)
-        answers.append(net.exit(k).classifier(phi))
-        torch.testing.assert_close(net.exit(k)(state), answers[-1])
-    for expected, got in zip(answers, net(x), strict=True):
+        outputs.append(net.exit(k).classifier(phi))
+        torch.testing.assert_close(net.exit(k)(state), outputs[-1])
+    for expected, got in zip(outputs, net(x), strict=True):
         torch.testing.assert_close(got, expected)
 
 
-def test_exits_that_disagree_on_the_classes_are_refused_with_their_numbers():
+def test_exits_with_different_numbers_of_classes_are_refused():
     exits = [Exit(nn.Identity(), nn.Linear(3, classes)) for classes in (4, 5)]
     with pytest.raises(ValueError, match=r"same number of classes at every exit, got \[4, 5\]"):
         ExitNetwork([nn.Identity(), nn.Identity()], exits)
@@ -41,12 +41,12 @@ def test_an_exit_needs_a_linear_classifier():
         Exit(nn.Identity(), nn.Sequential(nn.Linear(3, 2)))
 
 
-def test_selection_reaches_every_tensor_of_a_nest_and_leaves_the_rest():
-    state = {"a": torch.arange(4), "b": [torch.arange(8).reshape(4, 2)], "name": "kept"}
+def test_select_indexes_every_tensor_of_a_nest_and_no_other_value():
+    state = {"a": torch.arange(4), "b": [torch.arange(8).reshape(4, 2)], "name": "text"}
     chosen = select(state, torch.tensor([3, 1]))
     assert chosen["a"].tolist() == [3, 1]
     assert chosen["b"][0].tolist() == [[6, 7], [2, 3]]
-    assert chosen["name"] == "kept"
+    assert chosen["name"] == "text"
     assert batch_size(chosen) == 2
 
 
@@ -57,7 +57,7 @@ def test_a_batch_without_tensors_has_no_size():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 3)])
-def test_the_first_example_that_is_not_finite_is_named_by_its_position_in_the_pass(bad, shape):
+def test_the_first_example_that_is_not_finite_is_named_by_its_position(bad, shape):
     values = torch.zeros(shape)
     check_finite(values, "things")
     values[2:4] = bad
@@ -65,11 +65,11 @@ def test_the_first_example_that_is_not_finite_is_named_by_its_position_in_the_pa
         check_finite(values, "things", start=10)
 
 
-def test_integers_are_always_finite():
+def test_integers_are_finite():
     check_finite(torch.arange(3), "things")
 
 
-def test_the_fingerprint_follows_weights_and_buffers_and_nothing_else():
+def test_the_fingerprint_depends_only_on_weights_and_buffers():
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     before = fingerprint(net)
     assert fingerprint(copy.deepcopy(net).train().requires_grad_(False).eval()) == before
@@ -97,7 +97,7 @@ def test_the_fingerprint_of_compiled_modules_is_that_of_their_weights():
     assert fingerprint(torch.compile(net, backend="eager")) == before
 
 
-def test_the_fingerprint_reads_bfloat16():
+def test_the_fingerprint_depends_on_bfloat16_weights():
     net = nn.Linear(3, 2).bfloat16()
     before = fingerprint(net)
     with torch.no_grad():
@@ -112,19 +112,19 @@ def test_a_wrong_fingerprint_is_an_error_and_the_right_one_is_not():
         check_fingerprint(net, "0" * 64)
 
 
-def test_an_answer_is_the_first_of_a_tuple_and_the_last_of_a_list_of_exits():
+def test_the_logits_are_the_first_of_a_tuple_and_the_last_of_a_list_of_exits():
     early, late = torch.zeros(2, 3), torch.ones(2, 3)
     named = namedtuple("Output", ["loss", "logits"])(0.0, (late, early))
     assert all(output_tensor(output) is late for output in (late, (late, early), [early, late], named))
 
 
 @pytest.mark.parametrize("output", [{"scores": torch.zeros(2, 3)}, [], ()])
-def test_an_answer_that_is_no_tensor_is_refused(output):
+def test_an_output_without_logits_is_refused(output):
     with pytest.raises(TypeError, match=r"expected logits.*got (dict|list|tuple); wrap the model"):
         output_tensor(output)
 
 
-def test_a_mapping_becomes_the_keyword_arguments_of_a_plain_model_only():
+def test_only_a_plain_model_receives_a_mapping_as_keyword_arguments():
     class Keywords(nn.Module):
         def forward(self, a, b):
             return a - b
@@ -139,17 +139,17 @@ def test_a_mapping_becomes_the_keyword_arguments_of_a_plain_model_only():
     assert call(net, {"h": torch.ones(4, 2)})[0].shape == (4, 3)
 
 
-def test_joining_states_is_the_reverse_of_selecting():
+def test_join_is_the_inverse_of_select():
     state = {"h": torch.arange(12.0).reshape(6, 2), "past": [torch.arange(6)], "name": "x"}
-    first, rest = (select(state, rows) for rows in torch.arange(6).split([2, 4]))
-    again = join([first, rest])
-    assert torch.equal(again["h"], state["h"])
-    assert torch.equal(again["past"][0], state["past"][0])
-    assert again["name"] == "x"
+    first, second = (select(state, rows) for rows in torch.arange(6).split([2, 4]))
+    joined = join([first, second])
+    assert torch.equal(joined["h"], state["h"])
+    assert torch.equal(joined["past"][0], state["past"][0])
+    assert joined["name"] == "x"
     assert join([first]) is first
 
 
-def test_rows_that_are_nobodys_may_be_infinite_and_others_are_named_by_their_positions():
+def test_rows_without_an_example_may_be_infinite_and_others_are_named_by_position():
     values = torch.tensor([[0.0], [torch.inf], [torch.nan]])
     check_finite(values, "things", positions=torch.tensor([3, -1, -1]))
     with pytest.raises(ValueError, match=r"finite things, .* at position 9 \(1 of 2 examples"):
@@ -158,8 +158,8 @@ def test_rows_that_are_nobodys_may_be_infinite_and_others_are_named_by_their_pos
 
 @pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr"])
-def test_the_fingerprint_follows_sparse_buffers(layout):
-    """As graph networks have."""
+def test_the_fingerprint_depends_on_sparse_buffers(layout):
+    """Graph networks have such buffers."""
     model, dense = nn.Linear(4, 4), torch.diag(torch.arange(1.0, 5.0))
     to = {"coo": torch.Tensor.to_sparse, "csr": torch.Tensor.to_sparse_csr, "csc": torch.Tensor.to_sparse_csc}
     sparse = to[layout](dense) if layout in to else dense.to_sparse_bsr((2, 2))

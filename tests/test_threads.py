@@ -1,4 +1,4 @@
-"""Threads that look at one model at once: each gets the answer of the model alone, and nobody notices the others."""
+"""Concurrent use of one model: every thread gets the results of a single thread, and the model stays unchanged."""
 
 import random
 import sys
@@ -20,96 +20,97 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.* ended at the edge of its range"),
 ]
 
-THREADS, BYSTANDERS, BATCHES = 8, 2, 6
+THREADS, CALLERS, BATCHES = 8, 2, 6
 ENTRIES = {name: entry for name, entry in entries.ENTRIES.items() if name != "audit"}  # an audit may hold NaN
 
 
 def exits() -> ExitNetwork:
-    """Two exits, dropout before each classifier."""
+    """Return a network of two exits with dropout before each classifier."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         stages = [nn.Sequential(nn.Linear(width, 8), nn.ReLU()) for width in (odd.INPUTS, 8)]
         return ExitNetwork(stages, [Exit(nn.Dropout(0.3), nn.Linear(8, odd.CLASSES)) for _ in stages]).eval()
 
 
-def told(answer):
+def fields(answer):
     return answer.probs, answer.exit, answer.macs, answer.scores.nan_to_num()
 
 
-def policy_of(calibrated):
+def allocated(calibrated):
     return suffice.allocate(calibrated, entries.labeled(1), 0.8)
 
 
-def ran(calibrated):
-    chosen = policy_of(calibrated)
-    return lambda x: told(suffice.run(calibrated, chosen, x))
+def run_function(calibrated):
+    policy = allocated(calibrated)
+    return lambda x: fields(suffice.run(calibrated, policy, x))
 
 
-def streamed(calibrated):
-    chosen = policy_of(calibrated)
-    return lambda x: [told(found.answer) for found in suffice.run_stream(calibrated, chosen, x.split(5), size=7)]
+def stream_function(calibrated):
+    policy = allocated(calibrated)
+    return lambda x: [fields(item.answer) for item in suffice.run_stream(calibrated, policy, x.split(5), size=7)]
 
 
-def ways(model):
-    """Functions of inputs that look at the model, some of them with what was fitted to it."""
-    prepared = {name: (prepare(model), look) for name, (prepare, look) in ENTRIES.items()}
-    found = {name: partial(look, model, fitted) for name, (fitted, look) in prepared.items()}
+def functions_of(model):
+    """Return functions of inputs that run the model, by name, with the fitted objects that they need."""
+    prepared = {name: (prepare(model), run) for name, (prepare, run) in ENTRIES.items()}
+    functions = {name: partial(run, model, fitted) for name, (fitted, run) in prepared.items()}
     if isinstance(model, ExitNetwork):
-        found |= {"run": ran(prepared["calibrated"][0]), "stream": streamed(prepared["calibrated"][0])}
-    return found
+        calibrated = prepared["calibrated"][0]
+        functions |= {"run": run_function(calibrated), "stream": stream_function(calibrated)}
+    return functions
 
 
-def same(found, expected):
+def same(result, expected):
     return all(
         torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-        for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True)
+        for a, b in zip(tree_leaves(result), tree_leaves(expected), strict=True)
     )
 
 
-class Crowd:
-    """Threads that look at a model, each in its own order, and bystanders that only call it."""
+class Workers:
+    """Threads that run the functions of a model in random order, and threads that only call the model."""
 
     def __init__(self, model):
         self.model = model
         self.inputs = [entries.inputs(count=9 + seed, seed=10 + seed) for seed in range(BATCHES)]
-        self.ways = ways(model)
-        self.right = {name: [way(x) for x in self.inputs] for name, way in self.ways.items()}
-        self.alone = [model(x) for x in self.inputs]
+        self.functions = functions_of(model)
+        self.expected = {name: [run(x) for x in self.inputs] for name, run in self.functions.items()}
+        self.outputs = [model(x) for x in self.inputs]
         self.modes = [module.training for module in model.modules()]
-        self.bystanders = 0 if isinstance(model, odd.Caches) else BYSTANDERS  # which no two threads can call
+        self.callers = 0 if isinstance(model, odd.Caches) else CALLERS  # its own forward is not thread-safe
 
-    def looks(self, seed, until):
+    def run_functions(self, seed, until):
         draw, count = random.Random(seed), 0
         while time.monotonic() < until:
-            name, i = draw.choice(list(self.ways)), draw.randrange(BATCHES)
-            assert same(self.ways[name](self.inputs[i]), self.right[name][i]), name
+            name, i = draw.choice(list(self.functions)), draw.randrange(BATCHES)
+            assert same(self.functions[name](self.inputs[i]), self.expected[name][i]), name
             count += 1
         return count
 
-    def stands_by(self, seed, until):
+    def call_model(self, seed, until):
         draw, count = random.Random(seed), 0
         while time.monotonic() < until:
             i = draw.randrange(BATCHES)
-            assert same(self.model(self.inputs[i]), self.alone[i])
+            assert same(self.model(self.inputs[i]), self.outputs[i])
             assert [module.training for module in self.model.modules()] == self.modes
             assert not any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
             count += 1
         return count
 
-    def meet(self, seconds):
-        """Answers of all the threads together, after so many seconds."""
+    def run(self, seconds):
+        """Run all threads for some seconds, and return the number of results of the functions."""
         until = time.monotonic() + seconds
-        with ThreadPoolExecutor(THREADS + BYSTANDERS) as pool:
-            looking = [pool.submit(self.looks, seed, until) for seed in range(THREADS)]
-            standing = [pool.submit(self.stands_by, seed, until) for seed in range(self.bystanders)]
-            counts = [future.result() for future in looking]
-            assert all(future.result() for future in standing)
+        with ThreadPoolExecutor(THREADS + CALLERS) as pool:
+            runs = [pool.submit(self.run_functions, seed, until) for seed in range(THREADS)]
+            calls = [pool.submit(self.call_model, seed, until) for seed in range(self.callers)]
+            counts = [future.result() for future in runs]
+            assert all(future.result() for future in calls)
         return sum(counts)
 
 
 @pytest.fixture
-def _impatient():
-    """Threads take turns a hundred times as often."""
+def _frequent_switches():
+    """Let threads take turns a hundred times as often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(before / 100)
     yield
@@ -118,23 +119,23 @@ def _impatient():
 
 @pytest.fixture(params=["sequential", "caches", "attends", "exits"])
 def model(request):
-    return exits() if request.param == "exits" else odd.made(request.param).eval()
+    return exits() if request.param == "exits" else odd.build(request.param).eval()
 
 
-@pytest.mark.usefixtures("_impatient")
-def test_nobody_notices_the_others(model, tried):
-    crowd = Crowd(model)
-    before = odd.described(model)
-    count = crowd.meet(seconds=1)
+@pytest.mark.usefixtures("_frequent_switches")
+def test_concurrent_threads_do_not_affect_each_other(model, tried):
+    workers = Workers(model)
+    before = odd.snapshot(model)
+    count = workers.run(seconds=1)
     assert count >= THREADS
     tried("answers of eight threads", count)
-    assert odd.described(model) == before
+    assert odd.snapshot(model) == before
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_impatient")
-def test_nobody_notices_the_others_for_a_minute(model, tried):
-    crowd = Crowd(model)
-    before = odd.described(model)
-    tried("answers of eight threads", crowd.meet(seconds=60))
-    assert odd.described(model) == before
+@pytest.mark.usefixtures("_frequent_switches")
+def test_concurrent_threads_do_not_affect_each_other_for_a_minute(model, tried):
+    workers = Workers(model)
+    before = odd.snapshot(model)
+    tried("answers of eight threads", workers.run(seconds=60))
+    assert odd.snapshot(model) == before

@@ -1,4 +1,4 @@
-"""Whatever looks at a model leaves it as it was, and answers as the model alone does, wherever it is called."""
+"""Entry points leave the model and torch's global state unchanged, and their results do not depend on that state."""
 
 import pytest
 import torch
@@ -13,21 +13,21 @@ pytestmark = [
 ]
 
 
-class BurntError(Exception):
+class InjectedError(Exception):
     pass
 
 
-WORLDS = {name: world for name, world in SURROUNDINGS.items() if name != "autocast"}  # which estimators follow
+MODES = {name: mode for name, mode in SURROUNDINGS.items() if name != "autocast"}  # estimators follow autocast
 
 
-def ambient():
-    """What of torch all code shares."""
+def global_state():
+    """Return torch's modes, default type and generator state."""
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
     return *modes, torch.get_rng_state().numpy().tobytes()
 
 
-def check_same(found, expected):
-    for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+def check_same(result, expected):
+    for a, b in zip(tree_leaves(result), tree_leaves(expected), strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
@@ -43,50 +43,50 @@ def _no_fuse():
 
 
 @pytest.mark.parametrize("entry", entries.ENTRIES)
-def test_a_model_is_as_it_was(name, entry):
-    model, (prepare, look) = odd.made(name), entries.ENTRIES[entry]
+def test_a_model_is_unchanged(name, entry):
+    model, (prepare, run) = odd.build(name), entries.ENTRIES[entry]
     prepared = prepare(model)
-    before, around = odd.described(model), ambient()
-    look(model, prepared, entries.inputs(seed=2))
-    assert odd.described(model) == before
-    assert ambient() == around
+    before, state = odd.snapshot(model), global_state()
+    run(model, prepared, entries.inputs(seed=2))
+    assert odd.snapshot(model) == before
+    assert global_state() == state
 
 
 @pytest.mark.parametrize("entry", entries.ENTRIES)
-def test_a_model_is_as_it_was_after_an_error_in_the_first_or_last_pass(name, entry):
-    model, (prepare, look) = odd.made(name), entries.ENTRIES[entry]
+def test_a_model_is_unchanged_after_an_error_in_the_first_or_last_pass(name, entry):
+    model, (prepare, run) = odd.build(name), entries.ENTRIES[entry]
     prepared, x = prepare(model), entries.inputs(seed=2)
     odd.Fuse.set()
-    right = look(model, prepared, x)
-    before, around, calls = odd.described(model), ambient(), odd.Fuse.calls
-    for position, error in ((1, BurntError), ((calls + 1) // 2, KeyboardInterrupt), (calls, KeyboardInterrupt)):
+    expected = run(model, prepared, x)
+    before, state, calls = odd.snapshot(model), global_state(), odd.Fuse.calls
+    for position, error in ((1, InjectedError), ((calls + 1) // 2, KeyboardInterrupt), (calls, KeyboardInterrupt)):
         odd.Fuse.set(position, error("in the middle of a pass"))
         with pytest.raises(error):
-            look(model, prepared, x)
-        assert odd.described(model) == before
-        assert ambient() == around
+            run(model, prepared, x)
+        assert odd.snapshot(model) == before
+        assert global_state() == state
     odd.Fuse.set()
-    if entry != "audit":  # which holds NaN where a spread is not told
-        check_same(look(model, prepared, x), right)
+    if entry != "audit":  # an audit may hold NaN, which is not equal to itself
+        check_same(run(model, prepared, x), expected)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("entry", entries.ENTRIES)
 @pytest.mark.parametrize("name", ["mixed", "normed", "counts", "aside"], indirect=True)
-def test_answers_do_not_depend_on_the_modes_around(name, entry, world):
-    prepare, look = entries.ENTRIES[entry]
-    model, x = odd.made(name), entries.inputs(seed=2)
-    right = look(model, prepare(model), x)
-    with WORLDS[world]():
-        found = look(model, prepare(model), x)
-    check_same(found, right)
+def test_results_do_not_depend_on_ambient_modes(name, entry, mode):
+    prepare, run = entries.ENTRIES[entry]
+    model, x = odd.build(name), entries.inputs(seed=2)
+    expected = run(model, prepare(model), x)
+    with MODES[mode]():
+        result = run(model, prepare(model), x)
+    check_same(result, expected)
 
 
-def test_outputs_are_those_of_the_model_alone(name):
-    model, other, x = odd.made(name), odd.made(name).eval(), entries.inputs(seed=2)
+def test_outputs_equal_those_of_the_model(name):
+    model, reference, x = odd.build(name), odd.build(name).eval(), entries.inputs(seed=2)
     with torch.no_grad():
-        alone = other(x)
+        expected = reference(x)
     for entry in ("capture", "estimator", "buckets"):
-        prepare, look = entries.ENTRIES[entry]
-        output, _ = look(model, prepare(model), x)
-        check_same(output, alone)
+        prepare, run = entries.ENTRIES[entry]
+        output, _ = run(model, prepare(model), x)
+        check_same(output, expected)

@@ -1,14 +1,13 @@
-"""How far apart may be what should be equal: derived from types, sizes and samples, never observed.
+"""Tolerances of numerical tests, derived from types, sizes and numbers of samples instead of observed differences.
 
-Rounding. A sum of n rounded products is off by at most γ_n = nu / (1 − nu) of the sum of their sizes, u half of the
-type's ε, in whatever order a processor adds them up (Higham 2002, section 3.1).
+Rounding. The error of a sum of n rounded products is at most γ_n = nu / (1 − nu) times the sum of their absolute
+values, u half of the type's ε, in any order of summation (Higham 2002, section 3.1).
 
-Sampling. What is drawn is compared within `SIGMAS` standard deviations of what is estimated from it. Seeds are fixed
-and generators the same on every processor, so that such a test passes everywhere or nowhere; a tolerance there says how
-far off a right implementation may be.
+Sampling. A sample statistic is compared within `SIGMAS` standard deviations of its expected value. Seeds are fixed and
+generators are the same on every processor, so that such a test passes everywhere or nowhere.
 
-Where a tolerance is neither, it is the accuracy that a method is stated to have, and the test's name or the page says
-so: a mean field of two percent, a budget met to half a percent.
+Any other tolerance is the stated accuracy of a method, named in the test or on its page: a mean field to two percent, a
+budget to half a percent.
 """
 
 import math
@@ -16,29 +15,29 @@ import math
 import torch
 
 SIGMAS = 5.0
-"""One in two million draws is further off."""
+"""Number of standard deviations; one in two million normal draws is further from its mean."""
 
 
 def gamma(terms: int, dtype: torch.dtype) -> float:
-    """γ_n, relative to the sum of the sizes of the terms; relative to the sum itself where no term is negative."""
+    """Return γ_n, relative to the sum of absolute values; relative to the sum itself if no term is negative."""
     rounded = terms * torch.finfo(dtype).eps / 2
     return rounded / (1 - rounded)
 
 
 def mean(deviation: float, draws: int) -> float:
-    """Of the mean of independent draws."""
+    """Return the tolerance of a mean of independent draws with a given standard deviation."""
     return SIGMAS * deviation / math.sqrt(draws)
 
 
 def share(chance: float, draws: int) -> float:
-    """Of the share of independent draws that have the chance."""
+    """Return the tolerance of the share of independent draws that succeed with a given probability."""
     return mean(math.sqrt(chance * (1 - chance)), draws)
 
 
 def deviation(draws: int, kurtosis: float = 3.0) -> float:
-    """Of a standard deviation, relative to it; 3 is the kurtosis of a normal, and more than sums of dropped units have.
+    """Return the relative tolerance of a standard deviation.
 
-    With a rate ρ a unit's own excess is (1 − 6ρ(1 − ρ)) / (ρ(1 − ρ)), below 0 for ρ in (0.21, 0.79), and sums only
-    come nearer to 0.
+    A normal distribution has kurtosis 3, which bounds that of sums of dropped units: with rate ρ the excess kurtosis of
+    a unit is (1 − 6ρ(1 − ρ)) / (ρ(1 − ρ)), below 0 for ρ in (0.21, 0.79), and sums are closer to 0.
     """
     return SIGMAS * math.sqrt((kurtosis - 1) / (4 * draws))

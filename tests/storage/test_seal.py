@@ -65,7 +65,7 @@ FITTED = {
 @pytest.mark.parametrize("kind", FITTED)
 @pytest.mark.parametrize("edit", [*EDITS, *SAME_WEIGHTS], ids=lambda edit: edit.__name__)
 def test_a_model_that_was_changed_is_refused_at_use(kind, edit):
-    model, x = odd.made("sequential"), entries.inputs(seed=2)
+    model, x = odd.build("sequential"), entries.inputs(seed=2)
     fitted = FITTED[kind](model)
     fitted(x)
     edit(model)
@@ -76,7 +76,7 @@ def test_a_model_that_was_changed_is_refused_at_use(kind, edit):
 @pytest.mark.parametrize("kind", FITTED)
 @pytest.mark.parametrize("edit", [no_grad, *SAME_WEIGHTS], ids=lambda edit: edit.__name__)
 def test_another_model_is_refused_at_loading(kind, edit, tmp_path):
-    model = odd.made("sequential")
+    model = odd.build("sequential")
     suffice.save(FITTED[kind](model), tmp_path / "kind")
     other = copy.deepcopy(model)
     assert suffice.load(tmp_path / "kind", network=other)
@@ -88,7 +88,7 @@ def test_another_model_is_refused_at_loading(kind, edit, tmp_path):
 @pytest.mark.filterwarnings("ignore:.* far outside")
 @pytest.mark.parametrize("kind", FITTED)
 def test_changes_that_bypass_the_version_counter_are_detected_at_saving(kind, tmp_path):
-    model = odd.made("sequential")
+    model = odd.build("sequential")
     fitted = FITTED[kind](model)
     fitted(entries.inputs(seed=2))
     model[0].weight.data[1, 1:3] += 1
@@ -101,7 +101,7 @@ def test_changes_that_bypass_the_version_counter_are_detected_at_saving(kind, tm
 @pytest.mark.parametrize("kind", FITTED)
 @pytest.mark.parametrize("edit", SAME_WEIGHTS, ids=lambda edit: edit.__name__)
 def test_nothing_is_saved_for_another_model_with_the_same_weights(kind, edit, tmp_path):
-    model = odd.made("sequential")
+    model = odd.build("sequential")
     fitted = FITTED[kind](model)
     edit(model)
     with pytest.raises(ValueError, match="the weights are the same, but"):
@@ -109,7 +109,7 @@ def test_nothing_is_saved_for_another_model_with_the_same_weights(kind, edit, tm
 
 
 def test_hooks_of_the_user_run_and_are_not_compared():
-    model, x = odd.made("functional").eval(), entries.inputs(seed=2)
+    model, x = odd.build("functional").eval(), entries.inputs(seed=2)
     fitted = entries.calibrated(model)
     before = fitted(x)[-1].probs
     handle = model.act.register_forward_hook(lambda module, args, output: 2 * output)
@@ -119,7 +119,7 @@ def test_hooks_of_the_user_run_and_are_not_compared():
 
 
 def test_modes_gradients_and_requires_grad_are_not_compared():
-    model, x = odd.made("sequential"), entries.inputs(seed=2)
+    model, x = odd.build("sequential"), entries.inputs(seed=2)
     fitted = entries.calibrated(model)
     right = fitted(x)[-1].probs
     model.train().requires_grad_(False)
