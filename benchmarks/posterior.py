@@ -29,7 +29,7 @@ from suffice.calibration.posterior import kronecker, lowrank
 from suffice.calibration.posterior.moments import standard_normals
 from suffice.calibration.statistics import exit_pass
 from suffice.calibration.tuning import grid, validation
-from suffice.calibration.tuning.cache import Cache
+from suffice.calibration.tuning.objective import Cache, Objective
 from suffice.cost import count
 from suffice.utils.timing import interleaved
 
@@ -187,9 +187,10 @@ def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
         outputs = [[torch.cat(tensors) for tensors in zip(*exit_, strict=True)] for exit_ in zip(*parts, strict=True)]
         caches = [Cache(z, exit_.spectrum(phi)) for exit_, (phi, z) in zip(exits, outputs, strict=True)]
         one_pass = interleaved({"pass": lambda: [network(x) for x, _ in loader]}, repeats=1)["pass"]
+    objective = Objective(caches, labels, shares_of_cost(calibrated.costs))
     ways = {
-        "gradient": lambda: validation.tune(exits, caches, labels, shares_of_cost(calibrated.costs), temperature=True),
-        "grid": lambda: grid.tune(exits, caches, labels, shares_of_cost(calibrated.costs), temperature=True),
+        "gradient": lambda: validation.tune(exits, objective, Choices()),
+        "grid": lambda: grid.tune(exits, objective, Choices()),
     }
     times = interleaved(ways, repeats=1)
     name = f"tune 4 exits of MSDNet small, {examples:,} examples"

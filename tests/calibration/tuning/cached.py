@@ -1,19 +1,19 @@
-"""Exits before tuning and the validation set as they see it, and the objective from its definition."""
+"""Untuned exits with cached validation data, and the objective from its definition."""
 
 import math
-import warnings
 from dataclasses import replace
 
 import torch
 
+from suffice.calibration.choices import Choices
 from suffice.calibration.ensemble import shares_of_cost
-from suffice.calibration.tuning.cache import Cache
+from suffice.calibration.tuning.objective import Cache, Objective
 from suffice.calibration.tuning.validation import SPREAD
 from tests import builders
 
 
 def setting(widths=(6, 5, 7), n=240, prior="exact", seed=0, planted=1.7):
-    """Exits before tuning, the validation set as they see it, labels that the network is too sure of."""
+    """Untuned exits, caches of the validation data, labels for which the network is overconfident, and weights."""
     net, x = builders.network(widths, seed=seed), builders.inputs(n, seed=seed)
     with torch.no_grad():
         labels = builders.sampled_labels(net(x)[-1], planted)
@@ -32,14 +32,14 @@ def setting(widths=(6, 5, 7), n=240, prior="exact", seed=0, planted=1.7):
 
 
 def objective(exits, caches, labels, weights, spread=SPREAD):
-    """Sum over exits of the mean NLL of what is answered there, and the prior of log T, from their definition."""
+    """Sum over exits of the mean NLL of the prediction, plus the prior of log T, from their definition."""
     total, numerator, denominator = 0.0, 0.0, 0.0
     for k, (exit_, cache) in enumerate(zip(exits, caches, strict=True)):
-        answer = exit_.member(cache.logits, cache.spectrum).probs
+        probs = exit_.member(cache.logits, cache.spectrum).probs
         if weights is not None:
-            numerator, denominator = numerator + weights[k] * answer, denominator + weights[k]
-            answer = numerator / denominator
-        total -= float(answer.gather(1, labels[:, None]).log().mean())
+            numerator, denominator = numerator + weights[k] * probs, denominator + weights[k]
+            probs = numerator / denominator
+        total -= float(probs.gather(1, labels[:, None]).log().mean())
         total += math.log(exit_.temperature) ** 2 / (2 * spread**2 * len(labels))
     return total
 
@@ -48,7 +48,7 @@ def moved(exit_, temperature, variance):
     return exit_.with_prior(1 / variance).with_temperature(temperature)
 
 
-def quiet(tune, *arguments):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* ended at the edge")
-        return tune(*arguments)
+def tuned(tune, exits, caches, labels, weights, **choices):
+    """Exits after tuning, for weights of an ensemble or None."""
+    objective = Objective(caches, labels, weights)
+    return tune(exits, objective, Choices(ensemble=weights is not None, **choices))[0]

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from suffice import calibrate
+from suffice.calibration.choices import Choices
 from suffice.calibration.exits import weights_with_bias
 from suffice.calibration.tuning import evidence, ranges
+from suffice.calibration.tuning.objective import Objective
 from tests import builders
 
 X = builders.inputs(200)
@@ -99,4 +101,5 @@ def test_every_other_way_needs_a_validation_set(tuning):
 
 def test_exits_without_a_posterior_stay_as_they_are():
     exits = [type(fit(network()).exits[0])(temperature=1.3, bias=1.0)]
-    assert evidence.tune(exits, [torch.ones(4, 7)]) == exits
+    objective = Objective(classifiers=[torch.ones(4, 7)])
+    assert evidence.tune(exits, objective, Choices(tuning="evidence")) == (exits, [])

@@ -7,23 +7,23 @@ import torch
 from suffice import calibrate
 from suffice.calibration.tuning import grid, validation
 from tests import builders
-from tests.calibration.tuning.cached import moved, objective, quiet, setting
+from tests.calibration.tuning.cached import moved, objective, setting, tuned
 
 
 @pytest.mark.parametrize("ensembled", [True, False])
 def test_each_exit_takes_the_best_point_given_the_exits_before_it(ensembled):
     exits, caches, labels, weights = setting(seed=3)
     weights = weights if ensembled else None
-    tuned = quiet(grid.tune, exits, caches, labels, weights, True)
+    results = tuned(grid.tune, exits, caches, labels, weights)
     chosen = []
-    for k, (exit_, found) in enumerate(zip(exits, tuned, strict=True)):
+    for k, (exit_, result) in enumerate(zip(exits, results, strict=True)):
         candidates = [moved(exit_, t, v) for v in grid.PRIOR_VARIANCES for t in grid.TEMPERATURES]
         values = [objective([*chosen, c], caches[: k + 1], labels, weights, math.inf) for c in candidates]
         chosen.append(candidates[int(np.argmin(values))])
-        assert found.temperature == chosen[-1].temperature
-        assert found.prior_precision == chosen[-1].prior_precision
-        assert torch.equal(found.offsets.values, chosen[-1].offsets.values)
-    assert len({exit_.temperature for exit_ in tuned}) > 1
+        assert result.temperature == chosen[-1].temperature
+        assert result.prior_precision == chosen[-1].prior_precision
+        assert torch.equal(result.offsets.values, chosen[-1].offsets.values)
+    assert len({exit_.temperature for exit_ in results}) > 1
 
 
 @pytest.mark.parametrize("values", [grid.TEMPERATURES, grid.PRIOR_VARIANCES])
@@ -35,7 +35,7 @@ def test_no_point_is_tried_twice_and_what_an_exit_comes_with_is_one(values):
 def test_it_is_not_better_than_the_joint_minimum():
     exits, caches, labels, weights = setting(seed=3)
     greedy, joint = (
-        objective(quiet(tune, exits, caches, labels, weights, True), caches, labels, weights)
+        objective(tuned(tune, exits, caches, labels, weights), caches, labels, weights)
         for tune in (grid.tune, validation.tune)
     )
     assert joint <= greedy + 1e-6
@@ -43,17 +43,17 @@ def test_it_is_not_better_than_the_joint_minimum():
 
 def test_without_temperature_only_the_prior_moves():
     exits, *rest = setting()
-    tuned = quiet(grid.tune, exits, *rest, False)
-    assert [exit_.temperature for exit_ in tuned] == [1.0] * 3
-    assert all(any(exit_.prior_precision == 1 / v for v in grid.PRIOR_VARIANCES) for exit_ in tuned)
+    results = tuned(grid.tune, exits, *rest, temperature=False)
+    assert [exit_.temperature for exit_ in results] == [1.0] * 3
+    assert all(any(exit_.prior_precision == 1 / v for v in grid.PRIOR_VARIANCES) for exit_ in results)
 
 
 def test_without_a_posterior_only_the_temperature_moves():
     logits = builders.inputs(2000, 5) * 3
     loader = builders.batched(logits, builders.sampled_labels(logits, 1.7), 1000)
-    tuned = calibrate(builders.identity_network(5), [], loader, structure=None, tuning="grid")
-    assert tuned.exits[0].temperature in (1.5, 1.7, 2.0)
-    assert tuned.exits[0].prior_precision is None
+    calibrated = calibrate(builders.identity_network(5), [], loader, structure=None, tuning="grid")
+    assert calibrated.exits[0].temperature in (1.5, 1.7, 2.0)
+    assert calibrated.exits[0].prior_precision is None
 
 
 def test_a_point_on_the_edge_of_the_grid_is_a_warning_that_names_it():

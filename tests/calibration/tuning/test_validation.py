@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from suffice import calibrate
+from suffice.calibration.choices import Choices
 from suffice.calibration.tuning import grid, validation
-from suffice.calibration.tuning.cache import Cache
+from suffice.calibration.tuning.objective import Cache, Objective
 from tests import builders, tolerances
-from tests.calibration.tuning.cached import moved, objective, quiet, setting
+from tests.calibration.tuning.cached import moved, objective, setting, tuned
 
 
 @pytest.mark.parametrize("seed", [7, 16, 18])
@@ -18,13 +19,13 @@ def test_the_minimum_of_one_exit_is_no_worse_than_any_point_of_the_papers_grid(p
     And where the search begins on a plateau, at a δ so great that its steps gain next to nothing at first.
     """
     exits, caches, labels, _ = setting(widths=(6,), prior=prior, planted=planted, seed=seed)
-    found = objective(quiet(validation.tune, exits, caches, labels, None, True), caches, labels, None)
+    minimum = objective(tuned(validation.tune, exits, caches, labels, None), caches, labels, None)
     points = [
         objective([moved(exits[0], temperature, variance)], caches, labels, None)
         for temperature in grid.TEMPERATURES
         for variance in grid.PRIOR_VARIANCES
     ]
-    assert found <= min(points) + 1e-6
+    assert minimum <= min(points) + 1e-6
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -32,14 +33,14 @@ def test_the_minimum_of_one_exit_is_no_worse_than_any_point_of_the_papers_grid(p
 def test_the_joint_minimum_is_no_worse_than_points_of_the_papers_grid(ensembled, seed):
     exits, caches, labels, weights = setting(seed=seed)
     weights = weights if ensembled else None
-    found = objective(quiet(validation.tune, exits, caches, labels, weights, True), caches, labels, weights)
+    minimum = objective(tuned(validation.tune, exits, caches, labels, weights), caches, labels, weights)
     random = np.random.default_rng(seed)
     for number in range(100):
         k = 1 if number < 50 else len(exits)  # the same point at every exit, then each its own
         points = random.choice(grid.TEMPERATURES, k), random.choice(grid.PRIOR_VARIANCES, k)
         temperatures, variances = (np.broadcast_to(point, len(exits)) for point in points)
         there = [moved(exit_, float(t), float(v)) for exit_, t, v in zip(exits, temperatures, variances, strict=True)]
-        assert found <= objective(there, caches, labels, weights) + 1e-6
+        assert minimum <= objective(there, caches, labels, weights) + 1e-6
 
 
 @pytest.mark.parametrize("ensembled", ["average", "product", False])
@@ -47,9 +48,11 @@ def test_the_joint_minimum_is_no_worse_than_points_of_the_papers_grid(ensembled,
 @pytest.mark.parametrize("prior", ["exact", "factored"])
 def test_the_gradient_agrees_with_finite_differences(prior, ensembled, tuned_weights):
     exits, caches, labels, weights = setting(prior=prior)
-    weights, tuned = weights if ensembled else None, bool(ensembled and tuned_weights)
-    problem = validation._Problem(exits, caches, labels, weights, True, True, ensembled == "product", tuned)
-    point = np.array([-0.5, 0.3, 1.0, -0.2, 1.2, 2.0, 0.4, -0.7] if tuned else [-0.5, 0.3, 1.0, -0.2, 2.0, 0.4])
+    tuned_weights = bool(ensembled and tuned_weights)
+    choices = Choices(ensemble=ensembled, ensemble_weights="tuned" if tuned_weights else "cost")
+    combined = Objective(caches, labels, weights if ensembled else None, product=ensembled == "product")
+    problem = validation._Problem(exits, combined, choices)
+    point = np.array([-0.5, 0.3, 1.0, -0.2, 1.2, 2.0, 0.4, -0.7] if tuned_weights else [-0.5, 0.3, 1.0, -0.2, 2.0, 0.4])
     _, gradient = problem.value_and_gradient(point)
     for i, step in enumerate(np.eye(len(point)) * 1e-3):
         up, down = (problem.value(torch.from_numpy(point + sign * step)) for sign in (1, -1))
@@ -59,14 +62,16 @@ def test_the_gradient_agrees_with_finite_differences(prior, ensembled, tuned_wei
 @pytest.mark.parametrize("tuned_weights", [True, False])
 def test_at_the_values_that_exits_come_with_it_is_the_nll_of_the_ensemble_that_was_given(tuned_weights):
     exits, caches, labels, weights = setting()
-    problem = validation._Problem(exits, caches, labels, weights, True, tuned_weights=tuned_weights)
-    own = torch.tensor([one.own for one in problem.coordinates], dtype=torch.float64)
+    choices = Choices(ensemble_weights="tuned" if tuned_weights else "cost")
+    problem = validation._Problem(exits, Objective(caches, labels, weights), choices)
+    initial = torch.tensor([coordinate.initial for coordinate in problem.coordinates], dtype=torch.float64)
     expected = objective(exits, caches, labels, weights)
-    assert problem.value(own.log()) == pytest.approx(expected, rel=tolerances.gamma(3 * 240, torch.float64))
+    assert problem.value(initial.log()) == pytest.approx(expected, rel=tolerances.gamma(3 * 240, torch.float64))
 
 
 def test_rows_taken_at_once_change_neither_value_nor_gradient(monkeypatch):
-    problem = validation._Problem(*setting(), True)
+    exits, *data = setting()
+    problem = validation._Problem(exits, Objective(*data), Choices())
     point = np.zeros(6)
     value, gradient = problem.value_and_gradient(point)
     monkeypatch.setattr(validation, "_TERMS", 50 * 3 * 16 * 4)
@@ -86,16 +91,16 @@ def test_a_planted_temperature_is_recovered(planted):
 
 def test_without_temperature_only_the_prior_is_tuned_and_without_posterior_nothing_is():
     exits, caches, labels, weights = setting()
-    tuned = quiet(validation.tune, exits, caches, labels, weights, False)
-    assert [exit_.temperature for exit_ in tuned] == [1.0] * 3
-    assert all(exit_.prior_precision != 1 for exit_ in tuned)
+    results = tuned(validation.tune, exits, caches, labels, weights, temperature=False)
+    assert [exit_.temperature for exit_ in results] == [1.0] * 3
+    assert all(exit_.prior_precision != 1 for exit_ in results)
     bare = [type(exits[0])(temperature=1.0, bias=1.0)]
-    assert quiet(validation.tune, bare, [Cache(caches[0].logits, None)], labels, None, False) == bare
+    assert tuned(validation.tune, bare, [Cache(caches[0].logits, None)], labels, None, temperature=False) == bare
 
 
 def test_tuned_values_are_numbers_and_the_offsets_follow_the_prior():
     exits, *rest = setting()
-    for before, after in zip(exits, quiet(validation.tune, exits, *rest, True), strict=True):
+    for before, after in zip(exits, tuned(validation.tune, exits, *rest), strict=True):
         assert isinstance(after.temperature, float)
         assert not after.posterior.prior_precision.requires_grad
         assert after.normals is before.normals

@@ -1,10 +1,8 @@
-"""Prior precision and temperature of every exit, from what one pass left behind; sibling files, each with `tune`.
+"""Tuning of every exit's prior precision and temperature, one module for each method.
 
-validation   jointly, by gradient on the validation NLL of what would be answered
-evidence     δ of each exit by its marginal likelihood, which needs no validation set
-grid         the paper's, exit by exit: for comparison
+Every module has a function `tune(exits, objective, choices)` that returns the tuned exits and their tuned values.
+
+validation   jointly over all exits, by gradient on the NLL of the predictions for the validation data
+evidence     δ of each exit by its marginal likelihood, which needs no validation data
+grid         the paper's grid search, exit by exit, for comparison
 """
-
-from typing import Literal
-
-Tuning = Literal["validation", "evidence", "grid"]

@@ -1,88 +1,91 @@
 """Prior variance and temperature of every exit on the paper's grid, exit by exit.
 
-Greedy: exit k takes the point with the least validation NLL of what would be answered there, the ensemble of
-itself with the earlier exits as they were chosen. For comparison with tuning by gradient.
+The search is greedy: exit k takes the point of minimum validation NLL of its prediction, the ensemble of itself with
+the earlier exits at their chosen points. For comparison with tuning by gradient.
 Meronen et al. 2024.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from suffice.calibration.choices import Choices
 from suffice.calibration.ensemble import Running, extend
 from suffice.calibration.exits import CalibratedExit
-from suffice.calibration.tuning.cache import Cache
-from suffice.calibration.tuning.ranges import Found, warn_at_edges
+from suffice.calibration.tuning.objective import Cache, Objective
+from suffice.calibration.tuning.ranges import TunedValue
+from suffice.utils import threads
 
 TEMPERATURES = (0.3, 0.5, 0.7, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
 PRIOR_VARIANCES = (0.5, 0.7, 1.0, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0)
-"""1/δ, relative to the one that an exit comes with."""
+"""Prior variances 1/δ relative to the initial one of an exit."""
 
 
 def tune(
-    exits: Sequence[CalibratedExit],
-    caches: Sequence[Cache],
-    labels: Tensor,
-    weights: Sequence[float] | None,
-    temperature: bool,
-    product: bool = False,
-) -> list[CalibratedExit]:
-    """Exits with 1/δ (where the link asks the posterior) and, if asked, T at the best point of the grid.
+    exits: Sequence[CalibratedExit], objective: Objective, choices: Choices
+) -> tuple[list[CalibratedExit], list[TunedValue]]:
+    """Set 1/δ (if the link uses the posterior) and, if chosen, T of every exit to the best point of the grid.
 
     Args:
-        exits: K exits; what is not tuned stays as it is.
-        caches: the validation set at each exit.
-        labels: (N,).
-        weights: of the ensemble's members, or None for exits on their own.
-        temperature: whether T is tuned.
-        product: whether the members' logarithms are averaged, not their probabilities.
+        exits: K exits.
+        objective: Validation data and the ensemble.
+        choices: Whether temperatures are tuned.
 
-    Warns:
-        UserWarning: for each value at the edge of the grid.
+    Returns:
+        The tuned exits and the tuned values.
     """
-    running, tuned, found = None, [], []
-    for k, (exit_, cache) in enumerate(zip(exits, caches, strict=True)):
-        weight = None if weights is None else weights[k]
-        points = _points(exit_, temperature)
-        _, chosen, running = min(_tried(points, cache, labels, running, weight, product), key=lambda tried: tried[0])
-        tuned.append(chosen)
-        found += _found(k, exit_, chosen, temperature)
-    warn_at_edges(found)
-    return tuned
+    running, tuned, values = None, list[CalibratedExit](), list[TunedValue]()
+    with threads.one_thread_if_small(objective.largest_operation(exits)):
+        for k, (exit_, cache) in enumerate(zip(exits, objective.caches, strict=True)):
+            candidates = _evaluate(_candidates(exit_, choices.temperature), k, cache, objective, running)
+            best = min(candidates, key=lambda candidate: candidate.nll)
+            running = best.running
+            tuned.append(best.exit)
+            values += _tuned_values(k, exit_, best.exit, choices.temperature)
+    return tuned, values
 
 
-def _points(exit_: CalibratedExit, temperature: bool) -> Iterator[CalibratedExit]:
-    """The exit at every point of the grid; its offsets are built once for each variance."""
-    own = exit_.prior_precision or 1.0
-    priors = [exit_.with_prior(own / v) for v in PRIOR_VARIANCES] if exit_.uses_posterior else [exit_]
+@dataclass(frozen=True)
+class _Candidate:
+    """An exit at one point of the grid, its NLL and the ensemble that includes it."""
+
+    exit: CalibratedExit
+    nll: float
+    running: Running | None
+
+
+def _candidates(exit_: CalibratedExit, temperature: bool) -> Iterator[CalibratedExit]:
+    """Yield the exit at every point of the grid; its offsets are computed once for each prior variance."""
+    initial = exit_.prior_precision or 1.0
+    priors = [exit_.with_prior(initial / v) for v in PRIOR_VARIANCES] if exit_.uses_posterior else [exit_]
     for prior in priors:
         yield from [prior.with_temperature(T) for T in TEMPERATURES] if temperature else [prior]
 
 
-def _tried(
-    points: Iterator[CalibratedExit],
-    cache: Cache,
-    labels: Tensor,
-    running: Running | None,
-    weight: float | None,
-    product: bool,
-) -> Iterator[tuple[float, CalibratedExit, Running | None]]:
-    """NLL of the answer at each point, and the ensemble's sums with it."""
-    for point in points:
+def _evaluate(
+    candidates: Iterator[CalibratedExit], k: int, cache: Cache, objective: Objective, running: Running | None
+) -> Iterator[_Candidate]:
+    """Yield each candidate for exit k with the NLL of its prediction."""
+    for candidate in candidates:
         with torch.no_grad():
-            answer = point.member(cache.logits, cache.spectrum)
-        extended = None if weight is None else extend(running, answer, weight, product)
-        answer = answer if extended is None else extended.prediction()
-        yield float(point.likelihood.nll(answer, labels).double().mean()), point, extended
+            prediction = candidate.member(cache.logits, cache.spectrum)
+        extended = None
+        if objective.weights is not None:
+            extended = extend(running, prediction, objective.weights[k], objective.product)
+            prediction = extended.prediction()
+        nll: Tensor = candidate.likelihood.nll(prediction, objective.targets).double().mean()
+        yield _Candidate(candidate, float(nll), extended)
 
 
-def _found(k: int, before: CalibratedExit, chosen: CalibratedExit, temperature: bool) -> list[Found]:
-    found = []
+def _tuned_values(k: int, before: CalibratedExit, chosen: CalibratedExit, temperature: bool) -> list[TunedValue]:
+    values = []
     if before.uses_posterior and before.prior_precision is not None and chosen.prior_precision is not None:
-        own = before.prior_precision
-        limits = PRIOR_VARIANCES[0] / own, PRIOR_VARIANCES[-1] / own
-        found.append(Found(k, "prior variance", 1 / chosen.prior_precision, limits))
+        initial = before.prior_precision
+        limits = PRIOR_VARIANCES[0] / initial, PRIOR_VARIANCES[-1] / initial
+        values.append(TunedValue(k, "prior variance", 1 / chosen.prior_precision, limits))
     if temperature:
-        found.append(Found(k, "temperature", float(chosen.temperature), (TEMPERATURES[0], TEMPERATURES[-1])))
-    return found
+        limits = TEMPERATURES[0], TEMPERATURES[-1]
+        values.append(TunedValue(k, "temperature", float(chosen.temperature), limits))
+    return values

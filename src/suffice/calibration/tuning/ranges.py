@@ -1,4 +1,4 @@
-"""Where δ and T are searched for, and the warning that there may be a better value beyond."""
+"""Search ranges of tuned values, and the warning for values at an edge of their range."""
 
 import math
 import warnings
@@ -8,33 +8,33 @@ from dataclasses import dataclass
 from suffice.calibration.exits import CalibratedExit
 
 PRIOR_PRECISION = (1e-3, 1e5)
-"""Range searched for δ, relative to the one that an exit comes with; that of T is its likelihood's."""
+"""Search range of δ relative to the initial one of an exit. The range of T is that of its likelihood."""
 ODDS = (1e-3, 1e3)
-"""Range searched for the weight of an exit beside the sum of those before it."""
+"""Search range of the weight of an exit relative to the sum of those before it."""
 _MEANINGS = {
-    ("prior precision", 0): "; the posterior is as wide there as it may be",
+    ("prior precision", 0): "; the posterior has its largest allowed variance there",
     ("prior precision", 1): "; the posterior adds nothing there",
     ("weight", 0): "; the exit adds nothing to those before it",
     ("weight", 1): "; the exits before it add nothing",
 }
-"""Of ending at the least (0) or the greatest (1) value of a range."""
+"""Consequence of a value at the lower (0) or upper (1) limit of its range."""
 
 
 def prior_range(exit_: CalibratedExit) -> tuple[float, float]:
-    """Least and greatest δ searched for an exit with a posterior."""
-    own = float(exit_.require_posterior().prior_precision)
-    return PRIOR_PRECISION[0] * own, PRIOR_PRECISION[1] * own
+    """Return the smallest and largest δ in the search for an exit with a posterior."""
+    initial = float(exit_.require_posterior().prior_precision)
+    return PRIOR_PRECISION[0] * initial, PRIOR_PRECISION[1] * initial
 
 
 @dataclass(frozen=True)
-class Found:
-    """A value that was found for one exit, and the range that it was searched in.
+class TunedValue:
+    """Tuned value of one exit with its search range.
 
     Attributes:
-        exit: its number.
-        name: "prior precision", "prior variance", "temperature" or "weight".
-        value: what was found.
-        limits: the least and the greatest value searched.
+        exit: Number of the exit.
+        name: Name of the value: "prior precision", "prior variance", "temperature" or "weight".
+        value: Result of the search.
+        limits: Smallest and largest value in the search.
     """
 
     exit: int
@@ -44,17 +44,20 @@ class Found:
 
     @property
     def edge(self) -> float | None:
-        """The limit that it ended at, if any."""
+        """Limit that the value equals, or None."""
         return next((limit for limit in self.limits if abs(math.log(self.value / limit)) < 1e-3), None)
 
 
-def warn_at_edges(found: Sequence[Found]) -> None:
-    """One warning for each edge that something ended at, naming the exits."""
+def warn_at_edges(values: Sequence[TunedValue]) -> None:
+    """Warn once for each edge that values ended at, with the numbers of their exits.
+
+    The warning is attributed to the caller of a decorated public function that calls this one.
+    """
     ended: dict[tuple[str, float, str], list[int]] = {}
-    for one in found:
-        if one.edge is not None:
-            meaning = _MEANINGS.get((one.name, one.limits.index(one.edge)), "")
-            ended.setdefault((one.name, one.edge, meaning), []).append(one.exit)
+    for tuned in values:
+        if tuned.edge is not None:
+            meaning = _MEANINGS.get((tuned.name, tuned.limits.index(tuned.edge)), "")
+            ended.setdefault((tuned.name, tuned.edge, meaning), []).append(tuned.exit)
     for (name, edge, meaning), exits in ended.items():
         where = f"exit {', '.join(map(str, exits))}"
-        warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=5)
+        warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=4)

@@ -1,12 +1,13 @@
 """Prior precision and temperature of every exit, by gradient on cached validation features.
 
-Minimises Σ_k NLL_k over log δ_k and log T_k, NLL_k that of what would be answered at exit k: the ensemble up
-to k where there is one, so that all exits are tuned for each other; if asked, over the logarithms of the odds
-w_k / Σ_{j<k} w_j of the ensemble's weights too. The joint samples are fixed, so the objective is the same at every
-evaluation (common random numbers), and nothing is computed twice: the network is not run again.
+Minimizes Σ_k NLL_k over log δ_k and log T_k, where NLL_k is that of the prediction at exit k: with an ensemble, the
+ensemble up to k, so that all exits are tuned for each other. If chosen, the logarithms of the odds w_k / Σ_{j<k} w_j of
+the ensemble's weights are tuned as well. The joint samples are fixed, so the objective is deterministic (common random
+numbers), and the network does not run again.
 
-A few validation examples that are all answered rightly would send T to 0 and every later error's NLL to the sky. So
-log T has a normal prior about 0, which counts as much as a few examples and is not noticed by thousands.
+With few validation examples, all predicted correctly, the NLL alone would drive T to 0, and every later error would
+have an enormous NLL. So log T has a normal prior about 0, which weighs as much as a few examples and is negligible
+against thousands.
 """
 
 import math
@@ -19,28 +20,30 @@ import torch
 from torch import Tensor
 
 from suffice.calibration import ensemble
+from suffice.calibration.choices import Choices
 from suffice.calibration.ensemble import Weight
 from suffice.calibration.exits import CalibratedExit
-from suffice.calibration.tuning.cache import Cache
-from suffice.calibration.tuning.ranges import ODDS, Found, prior_range, warn_at_edges
+from suffice.calibration.tuning.objective import Objective
+from suffice.calibration.tuning.ranges import ODDS, TunedValue, prior_range
+from suffice.utils import threads
 
 _TERMS = 1 << 23
-"""Exponentials held at once, over all exits: some 200 MB in float32 with all that a gradient needs of them."""
+"""Exponentials in memory at once, over all exits: about 200 MB in float32 with the tensors of their gradient."""
 
 SPREAD = 0.5
 """Standard deviation of the normal prior of log T, about 0."""
 
 _GRADIENT = 1e-6
-"""Where the search ends: far enough to reach the edge where a posterior only harms.
+"""Gradient norm at which the search ends: small enough to reach the edge where a posterior only adds error.
 
-A gain ends it only below the square of this, which is what a step as long as that gradient gains: on a plateau, as
-there is for great δ, whole steps gain next to nothing at first.
+A gain below the square of this ends it too, which is the gain of a step as long as that gradient: on a plateau, for
+large δ, whole steps gain almost nothing at first.
 """
 
 _TRIES = 6
-"""Step lengths that are tried along a direction: more only measure the rounding of the loss near its minimum."""
+"""Maximum number of step lengths along a direction; more only measure rounding errors near the minimum."""
 
-_CHANGES = {
+_SETTERS = {
     "prior precision": CalibratedExit.with_prior,
     "temperature": CalibratedExit.with_temperature,
     "weight": CalibratedExit.with_weight,
@@ -48,35 +51,31 @@ _CHANGES = {
 
 
 def tune(
-    exits: Sequence[CalibratedExit],
-    caches: Sequence[Cache],
-    labels: Tensor,
-    weights: Sequence[float] | None,
-    temperature: bool,
-    prior: bool = True,
-    product: bool = False,
-    tuned_weights: bool = False,
-) -> list[CalibratedExit]:
-    """Exits with δ, T and, if asked, w at the minimum of the summed answered NLL and the prior of T.
+    exits: Sequence[CalibratedExit], objective: Objective, choices: Choices
+) -> tuple[list[CalibratedExit], list[TunedValue]]:
+    """Minimize the summed NLL of the predictions at all exits, and the prior of T, over the chosen values.
+
+    These are δ of every exit with a link that uses its posterior (unless tuned by evidence), T if
+    `choices.temperature`, and the odds of the ensemble's weights if `choices.ensemble_weights` is "tuned".
 
     Args:
-        exits: K exits; what is not tuned stays as it is.
-        caches: the validation set at each exit.
-        labels: (N,).
-        weights: of the ensemble's members, or None for exits on their own.
-        temperature: whether T is tuned.
-        prior: whether δ is tuned where the link asks the posterior.
-        product: whether the members' logarithms are averaged, not their probabilities.
-        tuned_weights: whether `weights` are only where the search begins.
+        exits: K exits.
+        objective: Validation data and the ensemble; tuned weights start at its weights.
+        choices: Which values are tuned.
 
-    Warns:
-        UserWarning: for each value that ends at the edge of its range.
+    Returns:
+        The tuned exits and the tuned values.
     """
+    problem = _Problem(exits, objective, choices)
+    if not problem.bounds:
+        return list(exits), []
+    with threads.one_thread_if_small(objective.largest_operation(exits)):
+        return _minimize(problem)
+
+
+def _minimize(problem: "_Problem") -> tuple[list[CalibratedExit], list[TunedValue]]:
     from scipy.optimize import minimize
 
-    problem = _Problem(exits, caches, labels, weights, temperature, prior, product, tuned_weights)
-    if not problem.bounds:
-        return list(exits)
     result = minimize(
         problem.value_and_gradient,
         problem.start(),
@@ -86,123 +85,127 @@ def tune(
         options={"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES},
     )
     pairs = zip(problem.coordinates, np.exp(result.x), strict=True)
-    warn_at_edges([Found(one.exit, one.name, float(value), one.limits) for one, value in pairs])
-    return problem.exits_at(torch.from_numpy(result.x), as_numbers=True)
+    values = [
+        TunedValue(coordinate.exit, coordinate.name, float(value), coordinate.limits) for coordinate, value in pairs
+    ]
+    return problem.exits_at(torch.from_numpy(result.x), as_numbers=True), values
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """One number that is tuned, by its logarithm.
+    """One tuned number, represented by its logarithm.
 
     Attributes:
-        exit: its number.
-        name: "prior precision", "temperature" or "weight", which stands for w_k / Σ_{j<k} w_j.
-        limits: the least and the greatest value searched.
-        own: the value that it comes with.
+        exit: Number of the exit.
+        name: Name of the value: "prior precision", "temperature" or "weight", the odds w_k / Σ_{j<k} w_j.
+        limits: Smallest and largest value in the search.
+        initial: Value before tuning.
     """
 
     exit: int
     name: str
     limits: tuple[float, float]
-    own: float
+    initial: float
 
 
 @dataclass(frozen=True)
 class _Problem:
+    """Function of the logarithms of all tuned numbers, and its gradient."""
+
     exits: Sequence[CalibratedExit]
-    caches: Sequence[Cache]
-    labels: Tensor
-    weights: Sequence[float] | None
-    temperature: bool
-    prior: bool = True
-    product: bool = False
-    tuned_weights: bool = False
+    objective: Objective
+    choices: Choices
 
     @property
     def coordinates(self) -> list[Coordinate]:
-        """What is tuned, exit by exit."""
-        found = []
+        """Tuned numbers, exit by exit."""
+        coordinates = []
+        weights = self.objective.weights
         for k, exit_ in enumerate(self.exits):
-            if self.prior and exit_.uses_posterior:
-                own = float(exit_.require_posterior().prior_precision)
-                found.append(Coordinate(k, "prior precision", prior_range(exit_), own))
-            if self.temperature:
-                found.append(Coordinate(k, "temperature", exit_.likelihood.temperatures, 1.0))
-            if self.tuned_weights and k > 0:
-                assert self.weights is not None
-                found.append(Coordinate(k, "weight", ODDS, self.weights[k] / sum(self.weights[:k])))
-        return found
+            if self.choices.tunes_prior and exit_.uses_posterior:
+                initial = float(exit_.require_posterior().prior_precision)
+                coordinates.append(Coordinate(k, "prior precision", prior_range(exit_), initial))
+            if self.choices.temperature:
+                coordinates.append(Coordinate(k, "temperature", exit_.likelihood.temperatures, 1.0))
+            if self.choices.tunes_weights and k > 0:
+                assert weights is not None
+                coordinates.append(Coordinate(k, "weight", ODDS, weights[k] / sum(weights[:k])))
+        return coordinates
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
-        return [(math.log(low), math.log(high)) for low, high in (one.limits for one in self.coordinates)]
+        """Search ranges of the logarithms."""
+        return [(math.log(low), math.log(high)) for low, high in (coordinate.limits for coordinate in self.coordinates)]
 
     @property
     def rows(self) -> int:
-        """Examples taken at once."""
-        pairs = zip(self.exits, self.caches, strict=True)
+        """Number of examples in memory at once."""
+        pairs = zip(self.exits, self.objective.caches, strict=True)
         return max(1, _TERMS // sum(exit_.terms(cache.logits.shape[1]) for exit_, cache in pairs))
 
     def start(self) -> np.ndarray:
-        """The best of a few multiples common to all exits; δ no greater than where the objective goes flat."""
+        """Return the best of a few multiples common to all exits, with δ below the plateau of the objective."""
         coordinates = self.coordinates
-        names = {one.name for one in coordinates}
+        names = {coordinate.name for coordinate in coordinates}
         temperatures = (0.5, 1.0, 2.0) if "temperature" in names else (1.0,)
         deltas = (0.1, 1.0, 10.0, 100.0) if "prior precision" in names else (1.0,)
         starts = []
         for temperature, delta in every_pair(temperatures, deltas):
             multiples = {"temperature": temperature, "prior precision": delta, "weight": 1.0}
-            starts.append(np.log([one.own * multiples[one.name] for one in coordinates]))
+            starts.append(np.log([coordinate.initial * multiples[coordinate.name] for coordinate in coordinates]))
         with torch.no_grad():
             values = [self.value(torch.from_numpy(start)) for start in starts]
         return starts[int(np.argmin(values))]
 
     def exits_at(self, x: Tensor, as_numbers: bool = False) -> list[CalibratedExit]:
-        exits, weights = list(self.exits), list[Weight]((self.weights or ())[:1])
-        if self.tuned_weights:
+        """Return the exits at the logarithms x, with tensors that have gradients or with Python numbers."""
+        exits, weights = list(self.exits), list[Weight]((self.objective.weights or ())[:1])
+        if self.choices.tunes_weights:
             exits[0] = exits[0].with_weight(weights[0])
-        for one, log_value in zip(self.coordinates, x, strict=True):
+        for coordinate, log_value in zip(self.coordinates, x, strict=True):
             value = float(log_value.exp()) if as_numbers else log_value.exp()
-            if one.name == "weight":
+            if coordinate.name == "weight":
                 value = value * sum(weights)
                 weights.append(value)
-            exits[one.exit] = _CHANGES[one.name](exits[one.exit], value)
+            exits[coordinate.exit] = _SETTERS[coordinate.name](exits[coordinate.exit], value)
         return exits
 
     def value(self, x: Tensor, backward: bool = False) -> float:
-        """Mean answered NLL summed over exits, and the prior; with `backward`, the gradient is added to x.grad."""
+        """Return the mean NLL summed over exits plus the prior; with `backward`, add the gradient to x.grad."""
         total, exits = 0.0, self.exits_at(x)
-        for rows in torch.arange(len(self.labels)).split(self.rows):
-            loss = self._summed_nll(exits, rows) / len(self.labels)
+        for rows in torch.arange(len(self.objective.targets)).split(self.rows):
+            loss = self._summed_nll(exits, rows) / len(self.objective.targets)
             if backward:
-                loss.backward(retain_graph=True)  # the offsets are built once and belong to all chunks
+                loss.backward(retain_graph=True)  # all chunks share the graph of the offsets
             total += float(loss.detach())
         return total + self._prior_of_temperatures(x, backward)
 
     def _prior_of_temperatures(self, x: Tensor, backward: bool) -> float:
-        """Its negative logarithm, but for a constant, per example; with `backward`, its gradient is added to x.grad."""
-        of = [i for i, one in enumerate(self.coordinates) if one.name == "temperature"]
-        loss = x[of].square().sum() / (2 * SPREAD**2 * len(self.labels))
+        """Return the negative log-prior of T per example, up to a constant; `backward` adds its gradient to x.grad."""
+        indices = [i for i, coordinate in enumerate(self.coordinates) if coordinate.name == "temperature"]
+        loss = x[indices].square().sum() / (2 * SPREAD**2 * len(self.objective.targets))
         if backward:
             loss.backward()
         return float(loss.detach())
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the value and the gradient in x."""
         point = torch.from_numpy(x).requires_grad_()
         value = self.value(point, backward=True)
         assert point.grad is not None
         return value, point.grad.numpy()
 
     def _summed_nll(self, exits: Sequence[CalibratedExit], rows: Tensor) -> Tensor:
-        labels = self.labels[rows]
-        total = torch.zeros((), dtype=torch.float64, device=labels.device)
+        """Return the NLL of the predictions for some examples, summed over examples and exits."""
+        targets, weights = self.objective.targets[rows], self.objective.weights
+        total = torch.zeros((), dtype=torch.float64, device=targets.device)
         running = None
-        for k, (exit_, cache) in enumerate(zip(exits, self.caches, strict=True)):
+        for k, (exit_, cache) in enumerate(zip(exits, self.objective.caches, strict=True)):
             spectrum = None if cache.spectrum is None else cache.spectrum[rows]
-            answer = exit_.member(cache.logits[rows], spectrum)
-            if self.weights is not None:
-                weight = self.weights[k] if exit_.weight is None else exit_.weight
-                running = ensemble.extend(running, answer, weight, self.product)
-                answer = running.prediction()
-            total = total + exit_.likelihood.nll(answer, labels).double().sum()
+            prediction = exit_.member(cache.logits[rows], spectrum)
+            if weights is not None:
+                weight = weights[k] if exit_.weight is None else exit_.weight
+                running = ensemble.extend(running, prediction, weight, self.objective.product)
+                prediction = running.prediction()
+            total = total + exit_.likelihood.nll(prediction, targets).double().sum()
         return total

@@ -1,0 +1,142 @@
+"""Checked choices of a calibration: what is fitted, how exits predict, and what is tuned."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from suffice.calibration import likelihoods
+from suffice.calibration.ensemble import Ensemble, Weights
+from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood
+from suffice.calibration.links import Link
+from suffice.calibration.posterior import STRUCTURES, Structure
+from suffice.calibration.posterior.kronecker import Prior
+from suffice.calibration.posterior.moments import check_samples
+
+Tuning = Literal["validation", "evidence", "grid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """Choices of one calibration. The attributes are arguments of `calibrate`, which documents them.
+
+    Raises:
+        ValueError: If a choice is unknown or does not go with the others.
+    """
+
+    likelihood: likelihoods.Name = "classification"
+    structure: Structure | Literal["auto"] | None = "auto"
+    prior: Prior = "exact"
+    link: Link = "sampled"
+    temperature: bool = True
+    ensemble: Ensemble = True
+    ensemble_weights: Weights = "cost"
+    tuning: Tuning = "validation"
+    bias_precision: float = 1.0
+    class_precision: Tensor | None = None
+    samples: int = 16
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_prior()
+        self._check_ensemble()
+        check_samples(self.samples)
+
+    @property
+    def family(self) -> type[Likelihood]:
+        """Class of the likelihood."""
+        return LIKELIHOODS[self.likelihood]
+
+    @property
+    def uses_training_data(self) -> bool:
+        """True if posteriors or noise are fitted to the training data."""
+        return self.structure is not None or self.family.learns_noise
+
+    @property
+    def tunes_prior(self) -> bool:
+        """True if δ is tuned for the predictions on the validation data."""
+        return self.tuning != "evidence"
+
+    @property
+    def tunes_weights(self) -> bool:
+        """True if the weights of the ensemble are tuned."""
+        return self.ensemble_weights == "tuned"
+
+    @property
+    def uses_validation_data(self) -> bool:
+        """True if a value is tuned on the validation data."""
+        return self.tunes_prior or self.temperature or self.tunes_weights
+
+    def resolved_structure(self, outputs: int) -> Structure | None:
+        """Return the structure for a number of outputs, with "auto" replaced by the default of the likelihood."""
+        if self.structure != "auto":
+            return self.structure
+        return "kronecker" if self.prior == "factored" else self.family.structure(outputs)
+
+    def check_without_validation(self) -> None:
+        """Raise a ValueError if the choices need validation data."""
+        if self.tuning != "evidence":
+            raise ValueError(
+                f"expected a val_loader for tuning={self.tuning!r}, got None; pass one, or tuning='evidence'"
+            )
+        if self.tunes_weights:
+            raise ValueError("expected a val_loader for ensemble_weights='tuned', got None; pass one, or 'cost'")
+
+    def check_outputs(self, outputs: int) -> None:
+        """Raise a ValueError unless the likelihood and the relative precisions fit the number of outputs."""
+        self.family.check_outputs(outputs)
+        if not 0 < self.bias_precision < math.inf:
+            raise ValueError(
+                f"expected a bias_precision above 0, relative to that of the weights, got {self.bias_precision}"
+            )
+        if self.class_precision is not None:
+            _check_class_precision(self.class_precision, self.family.latents(outputs))
+
+    def _check_names(self) -> None:
+        allowed = {
+            "likelihood": tuple(LIKELIHOODS),
+            "structure": ("auto", *STRUCTURES, None),
+            "prior": get_args(Prior),
+            "link": get_args(Link),
+            "tuning": get_args(Tuning),
+            "ensemble": (True, False, "average", "product"),
+            "ensemble_weights": get_args(Weights),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"expected {name} to be one of {values}, got {getattr(self, name)!r}")
+
+    def _check_prior(self) -> None:
+        if self.prior == "factored" and self.structure not in ("auto", "kronecker", None):
+            raise ValueError(
+                f"expected prior 'exact' with structure {self.structure!r}, got 'factored'; pass structure='kronecker' "
+                "for a factored prior"
+            )
+        exact = self.family.exact_structure
+        if exact and (self.structure not in ("auto", exact, None) or self.prior != "exact"):
+            raise ValueError(
+                f"expected structure {exact!r} and prior 'exact' with likelihood {self.likelihood!r}, whose posterior "
+                f"has exactly this form, got {self.structure!r} and {self.prior!r}; omit both, or pass structure=None "
+                "for no posterior"
+            )
+
+    def _check_ensemble(self) -> None:
+        if self.ensemble == "product" and self.likelihood not in ("classification", "binary"):
+            raise ValueError(f"expected ensemble 'average' or False with likelihood {self.likelihood!r}, got 'product'")
+        if self.tunes_weights and (not self.ensemble or self.tuning == "grid"):
+            raise ValueError(
+                f"expected ensemble_weights 'cost' with ensemble={self.ensemble!r} and tuning={self.tuning!r}, got "
+                "'tuned', which needs an ensemble and tuning by gradient"
+            )
+
+
+def _check_class_precision(class_precision: Tensor, classes: int) -> None:
+    if class_precision.shape != (classes,):
+        raise ValueError(
+            f"expected class_precision of shape ({classes},), one for each class, got {tuple(class_precision.shape)}"
+        )
+    bad = ~(class_precision.isfinite() & (class_precision > 0))
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise ValueError(f"expected a class_precision above 0, got {float(class_precision[first])} for class {first}")

@@ -1,0 +1,109 @@
+"""Objective of tuning: cached validation data and the ensemble that predicts for them.
+
+The caches are computed once, so that the network does not run again while values are tuned.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from suffice import cost
+from suffice.batches import Loader
+from suffice.calibration import likelihoods
+from suffice.calibration.exits import CalibratedExit
+from suffice.calibration.statistics import exit_pass
+from suffice.cost import Costs
+from suffice.network import ExitNetwork, check_finite
+from suffice.twin import inference
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Validation data at one exit.
+
+    Attributes:
+        logits: Outputs of the classifier, (N, C).
+        spectrum: Posterior's spectrum of φ, N rows, if the link uses it.
+    """
+
+    logits: Tensor
+    spectrum: Tensor | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Data that exits are tuned on, and how their predictions are combined.
+
+    Attributes:
+        caches: Validation data at each exit, K caches; empty without validation data.
+        targets: Labels (N,) or targets (N, C) of the validation data; empty without validation data.
+        weights: Weights of the exits in the ensemble, K numbers; None without an ensemble.
+        product: Whether the ensemble averages log-probabilities, not probabilities.
+        classifiers: Trained weights W (C, D) of each exit, from `classifier_weights`, for the evidence.
+
+    Raises:
+        ValueError: If the numbers of exits or of examples differ.
+    """
+
+    caches: Sequence[Cache] = ()
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    weights: Sequence[float] | None = None
+    product: bool = False
+    classifiers: Sequence[Tensor] = ()
+
+    def __post_init__(self) -> None:
+        num_exits = {len(each) for each in (self.caches, self.weights or (), self.classifiers) if each}
+        if len(num_exits) > 1:
+            raise ValueError(f"expected caches, weights and classifiers of equally many exits, got {num_exits}")
+        examples = [len(cache.logits) for cache in self.caches]
+        if any(number != len(self.targets) for number in examples):
+            raise ValueError(f"expected one target per example, got {len(self.targets)} for {examples} examples")
+
+    def largest_operation(self, exits: Sequence[CalibratedExit]) -> float:
+        """Return the number of elements of the largest operation of tuning; infinite on a GPU."""
+        if any(cache.logits.device.type != "cpu" for cache in self.caches):
+            return math.inf
+        pairs = zip(exits, self.caches, strict=True)
+        return max(max(_sampled_logits(exit_, cache), _numel(cache.spectrum)) for exit_, cache in pairs)
+
+
+def read_validation(
+    network: ExitNetwork, exits: Sequence[CalibratedExit], loader: Loader, costs: Costs | None
+) -> tuple[list[Cache], Tensor, Costs]:
+    """Run the network on the validation data; the loader is read once.
+
+    Returns:
+        The cache of every exit, the targets, and the costs of the network, counted at the first batch if None.
+
+    Raises:
+        ValueError: If targets are invalid, or inputs, features or outputs are not finite.
+    """
+    logits: list[list[Tensor]] = [[] for _ in exits]
+    spectra: list[list[Tensor]] = [[] for _ in exits]
+    targets = []
+    with inference(network) as network:
+        for batch, batch_targets in likelihoods.read(loader, network, exits[0].likelihood):
+            costs = costs or cost.count(network, batch.inputs)
+            targets.append(batch_targets)
+            for k, phi, outputs in exit_pass(network, batch.inputs, batch.start):
+                dtype = torch.promote_types(phi.dtype, torch.float32)
+                logits[k].append(outputs.to(dtype))
+                if exits[k].uses_posterior:
+                    spectrum = exits[k].spectrum(phi.to(dtype))
+                    check_finite(spectrum, f"squared features at exit {k}", batch.start)
+                    spectra[k].append(spectrum)
+    assert costs is not None
+    caches = [Cache(torch.cat(z), torch.cat(s) if s else None) for z, s in zip(logits, spectra, strict=True)]
+    return caches, torch.cat(targets), costs
+
+
+def _sampled_logits(exit_: CalibratedExit, cache: Cache) -> int:
+    examples, outputs = cache.logits.shape
+    return examples * exit_.terms(outputs)
+
+
+def _numel(spectrum: Tensor | None) -> int:
+    return 0 if spectrum is None else spectrum.numel()
