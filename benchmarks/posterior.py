@@ -24,6 +24,7 @@ from benchmarks.machine import ceilings, peak_bytes, peak_of_a_process
 from suffice import Exit, ExitNetwork
 from suffice.calibration import links
 from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.choices import Choices
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.posterior import kronecker, lowrank
 from suffice.calibration.posterior.moments import standard_normals

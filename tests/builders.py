@@ -9,7 +9,7 @@ from suffice import cost
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.posterior import kronecker
-from suffice.calibration.served import serving_placement
+from suffice.calibration.serving.served import serving_placement
 from suffice.network import Exit, ExitNetwork
 from suffice.storage.fingerprint import fingerprint
 

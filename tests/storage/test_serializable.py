@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.calibration.served import Served
+from suffice.calibration.serving.served import Served
 from suffice.storage import artifact
 from suffice.storage.seal import Seal
 from suffice.storage.serializable import Serializable, canonical_layout, row_major_strides

@@ -20,7 +20,7 @@ from suffice.calibration.fitting import classifier_weights, fit_exits
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import Structure
 from suffice.calibration.posterior.kronecker import Prior
-from suffice.calibration.served import serving_placement
+from suffice.calibration.serving.served import serving_placement
 from suffice.calibration.tuning import evidence, grid, validation
 from suffice.calibration.tuning.objective import Objective, read_validation
 from suffice.calibration.tuning.ranges import warn_at_edges

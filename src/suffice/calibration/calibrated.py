@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from suffice.attach.plain import cut_at_entries, network_entries, restore_network
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
-from suffice.calibration import sampling
-from suffice.calibration.deadline import until_deadline
 from suffice.calibration.exit_parts import check_consistent, digest, read_exits
 from suffice.calibration.exits import TEMPERATURES, CalibratedExit, one_per_exit
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.posterior.moments import Moments
-from suffice.calibration.predictor import Predictor
-from suffice.calibration.served import Served, serving_placement
+from suffice.calibration.serving import sampling
+from suffice.calibration.serving.deadline import until_deadline
+from suffice.calibration.serving.predictor import Predictor
+from suffice.calibration.serving.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
 from suffice.network import ExitNetwork, State, placement

@@ -11,7 +11,7 @@ from suffice import calibrate, evaluation
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.likelihoods import binary
 from suffice.calibration.posterior import full
-from suffice.calibration.served import serving_placement
+from suffice.calibration.serving.served import serving_placement
 from tests import builders
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")

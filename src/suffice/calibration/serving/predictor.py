@@ -9,8 +9,8 @@ from torch import Tensor
 
 from suffice.calibration import ensemble as mie
 from suffice.calibration.exits import CalibratedExit, with_bias
-from suffice.calibration.sampling import ExitFeatures
-from suffice.calibration.served import Served
+from suffice.calibration.serving.sampling import ExitFeatures
+from suffice.calibration.serving.served import Served
 from suffice.network import State, batch_size, check_finite
 from suffice.prediction import AnyPrediction
 from suffice.utils.modes import full_precision

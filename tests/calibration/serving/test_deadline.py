@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from suffice.calibration import deadline as module
+from suffice.calibration.serving import deadline as module
 from tests import builders
 
 X = builders.inputs(20)

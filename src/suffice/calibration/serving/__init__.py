@@ -1,0 +1,1 @@
+"""Predictions of a calibrated network: checked passes, ensembles, samples and deadlines."""
