@@ -1,4 +1,4 @@
-"""Every test has a store of its own."""
+"""Give every test its own store."""
 
 import pytest
 

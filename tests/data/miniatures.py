@@ -1,4 +1,4 @@
-"""Official distributions in miniature, made of nothing: the same formats, a few rows."""
+"""Small generated data sets in the formats of the official distributions, with a few rows each."""
 
 import gzip
 import io
@@ -10,13 +10,17 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from suffice.data.store import lookup
+from suffice.data.store.writer import create_dataset
+from suffice.utils.progress import quiet
+
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
 def write_tar(path, members, mode="w:gz"):
-    """A tar of {name: bytes}."""
+    """Write a tar of {name: bytes}."""
     with tarfile.open(path, mode) as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -81,7 +85,7 @@ def cifar100(path, count=200):
 
 
 def compact_cifar100(folder):
-    """Mosaics of 2 × 2 images; five for training, one for testing."""
+    """Write mosaics of 2 × 2 images, five for training and one for testing; return the images."""
     folder.mkdir(parents=True)
     images = rng().integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
     for place, name in enumerate([*(f"train_{i}" for i in range(5)), "test"]):
@@ -107,7 +111,7 @@ def idx(array):
 
 
 def emnist(path, split="balanced", classes=47, first=0, counts=(100, 50)):
-    """The zip, and what is upright in it."""
+    """Write the official zip; return it and the upright images with their labels."""
     members, upright = {}, {}
     for seed, (part, count) in enumerate(zip(("train", "test"), counts, strict=True)):
         images = rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -152,7 +156,7 @@ def movielens(path, release):
 
 
 def criteo_lines(count=200, seed=0):
-    """Rows of the Kaggle text, missing values among them, and the values."""
+    """Return lines of the Kaggle text, some with missing values, and the values."""
     draw = rng(seed)
     lines, values = [], []
     for _ in range(count):
@@ -181,7 +185,7 @@ def tiny_imagenet(path):
 
 
 def imagenet(folder):
-    """The three archives: two classes of three images, four to validate."""
+    """Write the three archives: two classes of three training images each, and four validation images."""
     from scipy.io import savemat
 
     folder.mkdir(exist_ok=True)
@@ -211,3 +215,13 @@ def image_folder(folder, classes=("cat", "dog"), count=5):
         for i in range(count):
             (folder / name / f"{i}.jpg").write_bytes(image_bytes((60, 40), 10 * seed + i))
     return folder
+
+
+def stored_array(name="things", rows=6):
+    """Store an array (rows, 2) in two blocks, and return the data set."""
+    with create_dataset(name, quiet) as writer:
+        with writer.array("all_images", (rows, 2), np.uint8) as append:
+            append(np.arange(4, dtype=np.uint8).reshape(2, 2))
+            append(np.arange(2 * rows - 4, dtype=np.uint8).reshape(-1, 2))
+        writer.manifest["parts"] = {"all": rows}
+    return lookup.find(name)

@@ -5,7 +5,7 @@ from suffice.data import augment
 
 
 def naive_crop(image, step, padding):
-    """One image moved by one step, pixel by pixel."""
+    """Shift one image by one step, pixel by pixel."""
     moved = torch.zeros_like(image)
     _, height, width = image.shape
     for i in range(height):

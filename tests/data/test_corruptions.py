@@ -104,7 +104,7 @@ def test_a_split_is_corrupted_before_it_is_standardised(generator):
     torch.testing.assert_close(x, (worse.images / 255 - 0.5) / 0.25)
 
 
-def test_unknown_kinds_and_strengths_and_standardised_pixels_are_refused(images):
+def test_unknown_kinds_and_strengths_and_standardized_pixels_are_refused(images):
     for kind, strength in (("fog", 1), ("noise", 0), ("noise", 6)):
         with pytest.raises(ValueError, match=r"expected one of noise, impulse, .* at strength 1 to 5, got"):
             corrupt(images, kind, strength, generator=seeded())

@@ -156,7 +156,7 @@ def test_a_table_is_read_on_while_it_is_imported_again(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
     assert len(load("criteo").train) > len(data.train)
     with pytest.raises(ValueError, match="was changed since the import"):
-        pickle.loads(copied)  # in another process it would be opened anew
+        pickle.loads(copied)  # another process would open the file again
 
 
 def test_an_import_that_comes_while_a_set_is_opened_is_loaded_whole(cifar, tmp_path, monkeypatch):

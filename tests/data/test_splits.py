@@ -48,7 +48,7 @@ def test_a_seed_gives_the_same_split_and_another_one_another():
 
 def test_every_row_of_a_class_is_equally_likely():
     drawn = sum(splits.random_split(LABELS, 300, 0, 60, seed) == TEST for seed in range(300)) / 300
-    assert np.abs(drawn - 0.2).max() < 0.1  # four standard deviations and more
+    assert np.abs(drawn - 0.2).max() < 0.1  # more than four standard deviations
 
 
 def test_without_labels_it_is_a_plain_draw():

@@ -11,7 +11,7 @@ from suffice.data.tables import Columns, TableSplit
 
 @pytest.fixture
 def file(tmp_path):
-    """1,000 rows in row groups of 64: x counts them, c is x modulo 7, and the label x modulo 3."""
+    """Return a table of 1,000 rows in row groups of 64: x is the row number, c is x modulo 7, the label x modulo 3."""
     x = np.arange(1000)
     columns = {
         "x": pa.array(x.astype(np.float32)),
@@ -93,7 +93,7 @@ def test_an_empty_split_yields_nothing(file):
 
 
 def test_only_the_asked_columns_of_a_block_are_held(file, generator):
-    """What streaming is for: a pass reads a block of row groups at a time."""
+    """Check that a pass reads one block of row groups at a time."""
     made, sizes = table(file), []
     read = TableSplit.read
     with pytest.MonkeyPatch.context() as patch:

@@ -27,7 +27,7 @@ def test_arrays_are_read_by_name_and_kind(tmp_path):
 
 
 def forged(**header):
-    """An array whose header says what its bytes do not hold."""
+    """Return an array file whose header does not match its data."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": (3,), **header})
     return out.getvalue() + bytes(3)

@@ -1,4 +1,4 @@
-"""Pickles read without an unpickler: those that the official archives hold, and forged ones."""
+"""Pickles read without an unpickler: those of the official archives, and forged ones."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ def pixels(count=3):
 
 
 def python2(images, **lists):
-    """A mapping as Python 2 and the NumPy of its time wrote it, byte by byte as in the official files."""
+    """Return a mapping pickled as by Python 2 and an old NumPy, byte by byte as in the official files."""
 
     def text(data):
         return b"U" + bytes([len(data)]) + data
@@ -54,14 +54,14 @@ def test_what_python_3_writes_is_read_too_by_numpy_of_either_age(protocol, order
     data = pickle.dumps(value, protocol=protocol)
     for written in (data, data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")):
         if written is not data and protocol == 4:
-            continue  # the length of the name is written before it
+            continue  # the length precedes the name
         found = pickles.read(written, WIDTH, "x")
         assert found.pop(b"data").tolist() == pixels().tolist()
         assert found == {key: item for key, item in value.items() if key != b"data"}
 
 
 class Call:
-    """Pickled as the call of a function."""
+    """Object that is pickled as a function call."""
 
     def __init__(self, *call):
         self.call = call
@@ -71,7 +71,7 @@ class Call:
 
 
 class Built(np.ndarray):
-    """Pickled as an array with another state."""
+    """Object that is pickled as an array with a forged state."""
 
 
 def forged_array(state, kind=np.ndarray, shape=(0,), code=b"b"):
@@ -201,7 +201,7 @@ def test_a_forged_program_is_refused(name):
 
 
 def bounded(data):
-    """Read it, hold what that takes to what the docstring says, and return whether it was accepted."""
+    """Read a pickle, check memory and types against the docstring, and return whether it was accepted."""
     message = ""
     tracemalloc.start()
     started = time.process_time()
@@ -244,7 +244,7 @@ def test_a_program_of_too_many_operations_is_refused(monkeypatch):
 
 
 def mutated(data, draw):
-    """A pickle with something changed: bytes, operations, lengths, pieces of itself."""
+    """Return a pickle with random changes: bytes, operations, lengths, or copied pieces."""
     out = bytearray(data)
     for _ in range(draw.choice([1, 1, 1, 2, 5])):
         place = draw.randrange(len(out))
@@ -286,7 +286,7 @@ def test_very_many_mutated_pickles_are_read_or_refused_and_nothing_else():
 
 
 def test_what_is_accepted_is_what_pickle_would_have_built():
-    """Of changed pickles that are read, those that the real unpickler can be trusted with: no array in them."""
+    """Compare with the real unpickler those changed pickles that are safe for it: they contain no array."""
     draw = random.Random(3)
     value = {b"labels": [1, 2, 300], b"filenames": [b"a.png", b"b.png"], b"note": b"one of five"}
     same = 0
@@ -299,7 +299,7 @@ def test_what_is_accepted_is_what_pickle_would_have_built():
         try:
             expected = pickle.loads(data, encoding="bytes")
         except Exception:
-            assert b"\x95" in data  # a frame, whose length is advice to us
+            assert b"\x95" in data  # a frame, whose length is ignored here
             continue
         assert found == expected
         same += 1

@@ -26,7 +26,7 @@ def test_a_set_that_is_not_there_is_an_error_that_says_how_to_get_it(store_folde
         ("digits", r"suffice.data.load\('digits'\)"),
     ],
 )
-def test_only_what_can_work_is_advised_for_a_set_that_is_not_there(name, advice):
+def test_the_instructions_for_a_missing_set_fit_the_set(name, advice):
     with create_dataset("things", quiet) as writer:
         writer.save("all_images", [[0]], "u1")
     with pytest.raises(FileNotFoundError, match=advice) as missing:

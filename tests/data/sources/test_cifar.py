@@ -119,7 +119,7 @@ def test_a_damaged_mosaic_is_named(tmp_path):
 
 
 def forged(tmp_path, part, **changes):
-    """The archive of CIFAR-100 with keys of one pickle changed, or taken away where they are None."""
+    """Write the archive of CIFAR-100 with keys of one pickle replaced, or removed if None."""
     _, parts = miniatures.cifar100(tmp_path / "whole.tar.gz")
     fine, coarse = ([f"{what} {i}".encode() for i in range(n)] for what, n in (("fine", 100), ("coarse", 20)))
     parts["meta"] = {b"fine_label_names": fine, b"coarse_label_names": coarse}
@@ -150,7 +150,7 @@ def forged(tmp_path, part, **changes):
         ("meta", {"coarse_label_names": [1] * 20}, "expected 20 names in coarse_label_names"),
     ],
 )
-def test_what_the_pickles_must_not_hold_is_named_and_nothing_is_written(tmp_path, store_folder, part, changes, message):
+def test_invalid_pickles_are_named_and_nothing_is_written(tmp_path, store_folder, part, changes, message):
     archive = forged(tmp_path, part, **changes)
     with pytest.raises(ValueError, match=message):
         import_set("cifar100", archive, any_checksum=True)

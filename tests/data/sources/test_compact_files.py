@@ -1,4 +1,4 @@
-"""The real compact files, where SUFFICE_COMPACT_DATA says they are: imported with the counts that are published."""
+"""The real compact files, in the folder SUFFICE_COMPACT_DATA, have the published counts after an import."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ FOLDER = os.environ.get("SUFFICE_COMPACT_DATA")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(FOLDER is None, reason="SUFFICE_COMPACT_DATA does not say where the compact files are"),
+    pytest.mark.skipif(FOLDER is None, reason="SUFFICE_COMPACT_DATA is not set"),
 ]
 
 

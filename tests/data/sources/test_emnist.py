@@ -87,7 +87,7 @@ def test_a_truncated_compact_file_is_refused(tmp_path):
 
 
 def damaged(tmp_path, name, change):
-    """An official zip with one member changed."""
+    """Write an official zip with one member changed."""
     archive, _ = miniatures.emnist(tmp_path / "gzip.zip", "digits", 10)
     import zipfile
 

@@ -42,7 +42,7 @@ def test_ratings_are_loaded_for_regression_with_users_and_films_as_categories(tm
     assert batch["categorical"].shape == (40, 2)
     assert "numeric" not in batch
     assert (batch["categorical"] < torch.tensor(data.train.sizes)).all()
-    assert batch["categorical"].min() == 1  # every user and film of the training rows is known
+    assert batch["categorical"].min() == 1  # all users and films of the training rows are in the vocabulary
 
 
 def test_compact_files_keep_their_folds_and_lack_times(tmp_path):
@@ -85,7 +85,7 @@ def test_a_file_that_the_archive_lacks_and_a_wrong_header_are_named(tmp_path):
 
 
 def written(tmp_path, release, **members):
-    """The archive of a release with some of its files changed; None takes one away."""
+    """Write the archive of a release with some files replaced, or removed if None."""
     import zipfile
 
     archive, _ = miniatures.movielens(tmp_path / "whole.zip", release)

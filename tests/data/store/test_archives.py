@@ -72,7 +72,7 @@ def test_a_member_that_unpacks_to_more_than_it_may_is_a_bomb(tmp_path):
 
 def test_a_gzip_inside_is_unpacked_only_as_far_as_it_may(tmp_path):
     archive = write_zip(tmp_path / "x.zip", {"zeros.gz": gzip.compress(bytes(10_000_000))})
-    (member,) = archives.members(archive)  # a list: the stream is read while it is open
+    (member,) = archives.members(archive)  # unpacked from the iterator: exactly one member
     for member in archives.members(archive):
         with pytest.raises(ValueError, match="refused"):
             archives.read_bounded(archives.decompressed(member), 1000, "zeros")
@@ -139,7 +139,7 @@ def test_a_second_file_of_one_name_is_refused(tmp_path, kind):
 
 
 def changed(path, offset_in_header, value):
-    """A zip with two bytes of the header of its one file changed, both where it lies and in the directory."""
+    """Write a zip with two bytes changed in the header of its only file, in the entry and in the directory."""
     data = bytearray(path.read_bytes())
     for signature, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
         place = data.index(signature) + offset_in_header + shift
@@ -193,7 +193,7 @@ def test_files_are_found_by_their_names_wherever_they_lie(source):
         list(archives.find_members(source, ("one.txt", "three.txt")))
 
 
-def test_a_file_that_is_packed_too_is_taken_once(tmp_path):
+def test_a_file_that_also_exists_compressed_is_read_once(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"1"))
     assert [member.name for _, member in archives.find_members(tmp_path, ("a",), packed=True)] == ["a"]

@@ -22,13 +22,13 @@ def test_a_record_of_another_import_is_made_anew(store_folder):
     new = made(2)
     assert not (new.folder / "derived").exists()
     (new.folder / "derived").mkdir()
-    (new.folder / "derived" / "x.npz").write_bytes(kept)  # by a process that was still at it
+    (new.folder / "derived" / "x.npz").write_bytes(kept)  # by a process that had started earlier
     assert new.derived("x", lambda: {"of": np.array(2)})["of"] == 2
     assert new.derived("x", lambda: pytest.fail("made again"))["of"] == 2
 
 
 def test_a_record_from_before_imports_were_told_apart_is_kept():
-    """A split outlives the version of NumPy that it was drawn by."""
+    """Check that a cached split is independent of the NumPy version that computed it."""
     stored = made()
     (stored.folder / "derived").mkdir()
     np.savez(stored.folder / "derived" / "x.npz", of=np.array(7))
@@ -46,7 +46,7 @@ def test_of_two_that_make_a_record_at_once_both_use_the_first():
 
 
 def test_a_record_that_another_puts_there_under_another_lock_stays(monkeypatch):
-    """As when the folder of the set was replaced in between."""
+    """Check that two processes agree although the folder was replaced in between."""
     stored, savez = made(), np.savez
 
     def overtaken(stream, **arrays):

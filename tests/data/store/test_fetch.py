@@ -14,7 +14,7 @@ SHA256 = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves DATA, from where it is asked for; `stop_after` breaks the first answer off."""
+    """Serve DATA with range requests; `stop_after` interrupts the first response."""
 
     asked: list
     stop_after: int | None = None
@@ -41,7 +41,7 @@ class Server(BaseHTTPRequestHandler):
 def server():
     handler = type("Handler", (Server,), {"asked": []})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    http.handle_error = lambda *_: None  # a client that goes away is what is tested
+    http.handle_error = lambda *_: None  # clients disconnect on purpose
     thread = threading.Thread(target=http.serve_forever)
     thread.start()
     handler.url = f"http://127.0.0.1:{http.server_port}/things.bin"

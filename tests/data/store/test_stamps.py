@@ -15,7 +15,7 @@ LONG_AGO = time.time_ns() - 3_600 * 10**9
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Names of the files that are read through, as they are; what was hashed before is forgotten."""
+    """Return the growing list of files that are hashed, starting without stamps in memory."""
     monkeypatch.setattr(stamps, "_here", {})
     digest, names = stamps.hashlib.file_digest, []
 
@@ -36,23 +36,23 @@ def made():
 
 
 def settled(monkeypatch):
-    """Times are long past, whatever the clock."""
+    """Treat all modification times as long past."""
     monkeypatch.setattr(stamps, "_SETTLED", -1 << 62)
 
 
-def test_what_was_imported_here_is_not_read_through_again(made, hashed):
+def test_a_fresh_import_is_not_hashed_again(made, hashed):
     for _ in range(2):
         assert lookup.find("things").array("a")[3] == 3
     assert hashed == []
 
 
-def test_a_copy_is_read_through_once_file_by_file(made, hashed, monkeypatch):
+def test_a_copy_is_hashed_once_file_by_file(made, hashed, monkeypatch):
     settled(monkeypatch)
     shutil.copytree(made.folder, made.folder.with_name("copy"))
     copy = lookup.find("copy")
     copy.array("a")
     assert hashed == ["a.npy"]
-    stamps._here.clear()  # another process
+    stamps._here.clear()  # as in another process
     for name in ("a", "b", "a"):
         copy.array(name)
     assert hashed == ["a.npy", "b.npy"]
@@ -62,7 +62,7 @@ def test_a_copy_is_read_through_once_file_by_file(made, hashed, monkeypatch):
 
 
 def flip(file):
-    """Change a byte, and set the times of the contents back."""
+    """Change a byte, and restore the modification time."""
     before = file.stat()
     with file.open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
@@ -80,15 +80,15 @@ def test_a_changed_byte_is_noticed_though_length_and_time_are_as_they_were(made,
     assert made.array("b")[3] == 3
 
 
-def test_what_was_just_changed_is_not_remembered(made, hashed):
-    """Another change within the same tick of the clock would not be seen."""
+def test_no_stamp_is_stored_right_after_a_change(made, hashed):
+    """Check that no stamp is stored, since a further change within the same clock tick would not be detected."""
     (made.folder / "a.npy").write_bytes((made.folder / "a.npy").read_bytes())
     for _ in range(2):
         made.array("a")
     assert hashed == ["a.npy"] * 2
 
 
-def test_where_nothing_can_be_written_it_is_remembered_in_this_process(made, hashed, monkeypatch):
+def test_in_a_read_only_store_stamps_are_kept_in_memory(made, hashed, monkeypatch):
     settled(monkeypatch)
     (made.folder / "verified.json").unlink()
 
@@ -104,23 +104,23 @@ def test_where_nothing_can_be_written_it_is_remembered_in_this_process(made, has
 @pytest.mark.parametrize(
     "text", ["", "[]", "[" * 100_000, '{"a.npy": 1}', '{"a.npy": ["x", 1, 2, 3, 4]}', '{"a.npy": null}']
 )
-def test_what_was_remembered_and_is_damaged_counts_as_nothing(made, hashed, text):
+def test_damaged_stamps_are_ignored(made, hashed, text):
     (made.folder / "verified.json").write_text(text)
     assert made.array("a")[3] == 3
     assert hashed == ["a.npy"]
 
 
-def test_what_is_looked_through_when_asked_is_hashed_in_any_case_and_remembered(made, hashed, monkeypatch):
+def test_a_requested_check_always_hashes_and_stores_the_stamp(made, hashed, monkeypatch):
     settled(monkeypatch)
     (made.folder / "verified.json").unlink()
     for _ in range(2):
         assert lookup.damaged_files(made) == []
-    stamps._here.clear()  # another process
+    stamps._here.clear()  # as in another process
     made.array("a")
     assert hashed == ["a.npy", "b.npy"] * 2
 
 
-def test_what_another_import_was_remembered_for_does_not_count(made, hashed, monkeypatch):
+def test_stamps_of_another_import_are_ignored(made, hashed, monkeypatch):
     settled(monkeypatch)
     known = stamps.load_verified(made.folder)
     made.manifest["files"]["a.npy"]["sha256"] = "0" * 64
@@ -129,7 +129,7 @@ def test_what_another_import_was_remembered_for_does_not_count(made, hashed, mon
         made.array("a")
 
 
-def test_every_file_of_a_set_is_checked_whatever_opens_it(made, monkeypatch):
+def test_every_file_of_a_set_is_checked_by_every_reader(made, monkeypatch):
     import pyarrow as pa
 
     with create_dataset("table", quiet) as writer, writer.table("rows", pa.schema([("x", pa.int64())])) as append:

@@ -94,10 +94,8 @@ def _entry(name: str, title: str, file: str, convert: Convert) -> CatalogEntry:
         homepage="https://ailab.criteo.com/ressources/",
         remotes=(Remote(file, None, None),),
         convert=convert,
-        defaults={
-            "validation": 1 / 14,
-            "test": 1 / 7,
-        },  # the last of seven days for test, half a day before it for validation
+        # of seven days, the last for test and the half day before it for validation
+        defaults={"validation": 1 / 14, "test": 1 / 7},
     )
 
 

@@ -39,18 +39,18 @@ def convert(source: Path, writer: DatasetWriter, bad_records: BadRecords) -> Non
     annotated = _pairs(texts, "val_annotations.txt", source)
     words = _pairs(texts, "words.txt", source)
     for part, folder in (("train", "train/"), ("test", "val/images/")):
-        found = np.empty(counts[folder], dtype=np.uint8)
-        with writer.array(f"{part}_images", (len(found), 3, _SIDE, _SIDE), np.uint8) as append:
+        part_labels = np.empty(counts[folder], dtype=np.uint8)
+        with writer.array(f"{part}_images", (len(part_labels), 3, _SIDE, _SIDE), np.uint8) as append:
             for place, (name, image) in enumerate(_images(source, folder)):
                 wnid = annotated.get(name, "") if part == "test" else name.partition("_")[0]
                 if wnid not in numbers:
                     raise ValueError(f"expected a class of wnids.txt for {folder}…/{name} in {source}, got {wnid!r}")
-                found[place] = numbers[wnid]
+                part_labels[place] = numbers[wnid]
                 append(image[None])
                 if place % _ROWS == 0:
-                    writer.progress(f"decode {part}", place, len(found))
-        writer.save(f"{part}_labels", found, np.uint8)
-        folders.check_classes(found.tolist(), wnids, f"{folder} of {source}", bad_records)
+                    writer.progress(f"decode {part}", place, len(part_labels))
+        writer.save(f"{part}_labels", part_labels, np.uint8)
+        folders.check_classes(part_labels.tolist(), wnids, f"{folder} of {source}", bad_records)
     unnamed = [wnid for wnid in wnids if wnid not in words]
     if unnamed:
         raise ValueError(f"expected words for each class in words.txt of {source}, found none for {unnamed[0]!r}")

@@ -1,4 +1,4 @@
-"""Images of every kind that data sets have, and of the kinds that they must not."""
+"""Images of every supported format and mode, and unsupported or damaged ones."""
 
 import io
 import os
@@ -23,13 +23,13 @@ def saved(image, form, **options):
 
 
 def gradient(width=40, height=30):
-    """Red grows to the right, green downwards."""
+    """Return an image whose red increases to the right and green downwards."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8)
 
 
 def png16(values, color=0):
-    """A PNG of 16 bits a value, written by hand: Pillow does not write those in color."""
+    """Return a PNG with 16 bits per value; written by hand, since Pillow does not write these in color."""
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 
@@ -49,7 +49,7 @@ def test_every_format_is_decoded_whatever_a_file_is_called(form):
     assert np.abs(found.astype(int) - image).max() <= tolerance
 
 
-@pytest.mark.parametrize("color", [0, 2, 4, 6])  # grey, color, and each with alpha
+@pytest.mark.parametrize("color", [0, 2, 4, 6])  # gray, color, and each with alpha
 def test_sixteen_bits_become_the_upper_eight_and_are_not_clipped(color):
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[color]
     values = np.arange(0, 65536, 65536 // 240, dtype=np.uint16)[:240].reshape(12, 20)
@@ -62,7 +62,7 @@ def test_grey_palette_alpha_and_single_bits_become_three_channels():
     grey = Image.fromarray(gradient()[:, :, 0])
     assert (decoding.decode_pixels(saved(grey, "PNG")) == gradient()[:, :, :1]).all()
     color = Image.fromarray(gradient())
-    for alpha in (0, 100, 255):  # what is transparent is what lies beneath
+    for alpha in (0, 100, 255):  # transparency is dropped
         layered = color.copy()
         layered.putalpha(alpha)
         for form, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
@@ -92,7 +92,7 @@ def test_printing_colors_become_those_of_light():
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_an_image_is_turned_upright(orientation, form):
     upright = gradient(60, 30)
-    undone = {  # how a camera that was held so stores it
+    undone = {  # how a camera in this orientation stores the image
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -112,10 +112,10 @@ def test_an_image_is_turned_upright(orientation, form):
     plain = saved(Image.fromarray(upright), form, **options)
     for draw in (None, 5):
         a, b = (crops.decode_crop(data, 16, draw).astype(int) for data in (data, plain))
-        assert np.abs(a - b).max() <= (6 if form == "JPEG" else 0)  # blocks of a JPEG lie otherwise
+        assert np.abs(a - b).max() <= (6 if form == "JPEG" else 0)  # the blocks of a rotated JPEG differ
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # raised by Pillow
 @pytest.mark.parametrize("exif", [b"Exif\0\0" + b"\xff" * 40, b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
 def test_an_image_whose_exif_data_are_damaged_is_taken_as_it_is(exif):
     data = saved(Image.fromarray(gradient()), "JPEG", quality=100, subsampling=0, exif=exif)
@@ -141,7 +141,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) (w
 
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
-    """A program of that name, which notes that it was run."""
+    """Install a program of that name that records whether it was run."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (tmp_path / "bin" / "gs").chmod(0o755)
@@ -211,7 +211,7 @@ def test_images_of_any_shape_come_out_square(size, form):
 
 
 def fuzz(count, seed):
-    """Images with bytes changed: decoded, or one kind of error."""
+    """Change random bytes of images, and check that each is decoded or raises a ValueError; count the errors."""
     draw = random.Random(seed)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -233,7 +233,7 @@ def fuzz(count, seed):
     return refused
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, of what is odd inside
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about the damaged contents
 def test_changed_images_are_decoded_or_refused_and_nothing_else():
     assert 300 < fuzz(1500, seed=0) < 1500
 
@@ -252,7 +252,7 @@ from suffice.data import import_set
 from suffice.data.formats.images import decoding
 def peak():
     return int([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1]) // 1024
-decoding.decode_pixels(Path(sys.argv[1], "a", "0.png").read_bytes())  # Pillow is loaded, and one image decoded
+decoding.decode_pixels(Path(sys.argv[1], "a", "0.png").read_bytes())  # load Pillow and decode one image
 before = peak()
 import_set("pets", sys.argv[1])
 print(before, peak())
@@ -274,4 +274,4 @@ def test_many_large_photographs_are_imported_within_a_bound(tmp_path, form):
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "pets")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
-    assert after - before < 256 + 100  # what waits or is being read, and the one that is decoded when there is room
+    assert after - before < 256 + 100  # the limit of images in memory, and one image above it

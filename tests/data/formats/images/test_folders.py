@@ -17,7 +17,7 @@ def pets(tmp_path, **options):
 
 
 def both(place, **choices):
-    """What a folder holds, read in place and imported: the same."""
+    """Return the images of a folder, after checking that reading in place and importing agree."""
     here = folder(place, validation=0, test=0, size=8, workers=0, **choices)
     stored = import_set("pets", place, bad="skip" if choices.get("skip") else "refuse")
     there = load("pets", validation=0, test=0, size=8, workers=0)
@@ -133,7 +133,7 @@ def test_links_and_pipes_are_refused_by_name_and_never_waited_for(tmp_path):
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     place = pets(tmp_path)
     with (place / "cat" / "huge.png").open("wb") as file:
-        file.truncate(1 << 40)  # with holes
+        file.truncate(1 << 40)  # a sparse file
     with pytest.raises(ValueError, match=r"cat/huge.png in .*: .*its 1,099,511,627,776 bytes are more than"):
         import_set("pets", place)
 

@@ -1,4 +1,4 @@
-"""Rows of text, beside a grammar that says what a row is."""
+"""Rows of delimited text, compared with a grammar of rows."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ FIELD = r'(?:[^",\n]*|"(?:[^"\n]|"")*")'
 
 
 def read(data, dialect, fields):
-    """Rows as Python's lists, the number of the line of each, and the bad_records."""
+    """Return the rows as lists, the line number of each, and the bad records."""
     bad_records = BadRecords(skip=True)
     blocks = lines.read_blocks(io.BytesIO(data), dialect, "x")
     rows, numbers = [], []
@@ -31,7 +31,7 @@ def read(data, dialect, fields):
 
 
 def parsed(line, fields):
-    """What the grammar makes of a line, or None."""
+    """Return the fields of a line according to the grammar, or None."""
     if not re.fullmatch(rf"{FIELD}(?:,{FIELD}){{{fields - 1}}}", line):
         return None
     (row,) = csv.reader([line], strict=True)

@@ -84,7 +84,7 @@ BASE = 'labels = "y"\nnumeric = ["a"]\n'
         (BASE + "missing = 'NA'", "got missing = 'NA'"),
     ],
 )
-def test_a_schema_that_says_what_it_should_not_is_refused(tmp_path, text, message):
+def test_an_invalid_schema_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text)
 

@@ -12,7 +12,7 @@ def rows(column, unit="line"):
 
 
 def converted(column, kind="float32"):
-    """The numbers that are kept, the places of those rows, and the bad_records."""
+    """Return the converted numbers, their row numbers, and the bad records."""
     bad_records = BadRecords(skip=True)
     found = values.convert(rows(column), {"a": kind}, "x", bad_records)
     assert len(found.table) + bad_records.count == len(column)

@@ -206,9 +206,8 @@ def _count_fields(marks: _Marks, dialect: Dialect) -> tuple[Array, Array, Array]
         inside = (marks.quotes - before[_rows(marks)]) % 2 == 1
     quoting = marks.signs == ord(dialect.quote)
     places = marks.places[quoting]
-    beside = marks.data[
-        np.where(inside[quoting], places - 1, places + 1)
-    ]  # index −1 before the first byte is the final line feed
+    # the byte outside of each quote; index −1 before the first byte is the final line feed
+    beside = marks.data[np.where(inside[quoting], places - 1, places + 1)]
     at_boundary = _is_special(beside, dialect)
     if not at_boundary.all():
         misplaced[_rows(marks)[quoting][~at_boundary]] = True
