@@ -53,7 +53,7 @@ def load(
         **choices: For arrays of images `augment`; for photographs `size`, `workers` and `skip` (see `EncodedImages`);
             for tables `categories` ("vocabulary", learned from the training rows, or "hashed"), `least` (minimal
             count of a code in the vocabulary), `buckets` (indices per column if hashed) and `unknown` ("zero" or
-            "refuse").
+            "refuse"); for `digits` `share`, the fraction of perturbed validation and test images.
 
     Raises:
         FileNotFoundError: If the data set is not stored; the message states how to obtain it.
