@@ -1,7 +1,8 @@
 """The training loop: a loss over all exits, minimized by stochastic gradient descent.
 
 The default recipe is that of Huang et al. 2018 (`suffice.training.config`) with the sum of the exits' losses. Any other
-loop can replace this one: the rest of the library does not depend on how a network was trained.
+loop can replace this one: the rest of the library does not depend on how a network was trained. Dropout draws from
+torch's default generator.
 
 A training with checkpoints can be interrupted at any moment. Started again with the same settings it resumes from the
 last checkpoint and ends with the same weights, to the byte on a CPU; GPU kernels are not deterministic to that degree.
@@ -43,18 +44,15 @@ def train(
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[TrainingProgress], None] | None = None,
 ) -> list[float]:
-    """Train all exits at once, in place; the network is left in training mode.
+    """Train all exits of a network at once, in place, and return the mean loss of each epoch.
 
     Args:
-        network: Network to train from its current weights; its dropout draws from torch's default generator.
-            Parameters that require no gradient stay unchanged.
-        loader: Labeled batches, iterated once per epoch; a generator can be iterated only once. Data on the network's
-            device is not copied.
+        network: Network to train from its current weights, left in training mode; parameters that require no gradient
+            stay unchanged.
+        loader: Labeled batches, iterated once per epoch; a generator serves one epoch only.
         epochs: Number of passes over the loader.
-        likelihood: Likelihood of the outputs, which determines how labels are read, as in `calibrate`:
-            "classification", "binary", "regression" or "heteroscedastic".
-        loss: Loss of the outputs of all exits, such as those in `suffice.training.losses`; None for the sum over the
-            exits of the likelihood's own loss. If it has an attribute `likelihood`, that has to be the same.
+        likelihood: Likelihood of outputs and labels, as in `calibrate`.
+        loss: Loss of the outputs of all exits (`suffice.training.losses`); None for the sum of the likelihood's own.
         optimizer: Settings of gradient descent; None for `SGDConfig()`.
         exits_only: Train only the exits; the stages stay unchanged and in evaluation mode.
         execution: Memory format, compilation, devices and processes; None for the network as it is.
@@ -62,67 +60,57 @@ def train(
         on_epoch: Function to call after each epoch with its number, from 1, and its mean loss.
         on_step: Function to call after each step.
 
-    Returns:
-        The mean loss of each epoch.
-
     Raises:
-        TypeError: If the network has no exits, the loss cannot be called with all outputs, or the loader iterates no
-            batches.
-        ValueError: If the loader is empty, labels or outputs do not fit the likelihood, the loss belongs to another
-            likelihood, or the checkpoint has other settings.
+        TypeError: If the network has no exits, the loss takes only one output, or the loader iterates no batches.
+        ValueError: If the loader is empty, or labels, outputs, loss or checkpoint do not fit the other arguments.
         FloatingPointError: If the loss of an epoch is not finite.
 
     Example:
         >>> import torch
         >>> import suffice
-        >>> from suffice.training import SGDConfig, train
         >>> network = suffice.models.tower([10, 10], num_classes=2, hidden=(8, 8), exits_after=(1,))
         >>> ids = torch.arange(100).reshape(50, 2) % 10
-        >>> history = train(network, [(ids, ids[:, 0] % 2)], epochs=3, optimizer=SGDConfig(learning_rate=0.01))
+        >>> history = suffice.training.train(network, [(ids, ids[:, 0] % 2)], epochs=3)
         >>> len(history)
         3
     """
-    _check_network(network)
-    family = _likelihood_family(likelihood, network.num_classes)
-    if loss is not None:
-        losses.check(loss, likelihood)
-    minimized = partial(losses.summed, likelihood=likelihood) if loss is None else loss
-    sgd, execution = optimizer or SGDConfig(), execution or Execution()
-    if execution.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained = network.exits if exits_only else network
-    torch_optimizer = sgd.build([parameter for parameter in trained.parameters() if parameter.requires_grad])
+    family = _likelihood_family(network, likelihood)
+    minimized = _loss_function(loss, likelihood)
+    sgd = optimizer or SGDConfig()
+    trained = (network.exits if exits_only else network).parameters()
+    torch_optimizer = sgd.build([parameter for parameter in trained if parameter.requires_grad])
     settings = _settings(epochs, likelihood, loss, sgd, exits_only)
     with _training_mode(network, exits_only):
-        step = TrainingStep(network, minimized, torch_optimizer, loader, execution)
-        writes = step.processes.is_global_zero
-        checkpointer = Checkpointer(checkpoint, network, step.optimizer, settings, writes)
+        step = TrainingStep(network, minimized, torch_optimizer, loader, execution or Execution())
+        checkpointer = Checkpointer(checkpoint, network, step.optimizer, settings, step.processes.is_global_zero)
+        reporter = ProgressReporter(epochs, checkpointer.position.epoch, on_step, on_epoch)
         step.start_at_epoch(checkpointer.position.epoch)
-        reporter = ProgressReporter(epochs, checkpointer.position.epoch, on_step)
         while checkpointer.position.epoch < epochs:
             step.set_learning_rate(sgd.learning_rate * sgd.schedule(checkpointer.position.epoch / epochs))
             _run_epoch(likelihoods.read(step.loader, network, family), step, checkpointer, reporter)
-            if on_epoch is not None:
-                on_epoch(checkpointer.position.epoch, checkpointer.position.history[-1])
         step.processes.barrier()  # so that every process finds the checkpoint complete
     return list(checkpointer.position.history)
 
 
-def _check_network(network: object) -> None:
+def _likelihood_family(network: ExitNetwork, likelihood: str) -> likelihoods.Likelihood:
     if not isinstance(network, ExitNetwork):
         raise TypeError(
             f"expected a suffice.ExitNetwork, got {type(network).__name__}; attach exits to a model with "
             "suffice.attach_exits, or convert it to a network with one exit with "
             "suffice.attach.plain.as_exit_network(model, x)"
         )
-
-
-def _likelihood_family(likelihood: str, outputs: int) -> likelihoods.Likelihood:
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"expected likelihood to be one of {tuple(LIKELIHOODS)}, got {likelihood!r}")
     family = LIKELIHOODS[likelihood]()
-    family.check_outputs(outputs)
+    family.check_outputs(network.num_classes)
     return family
+
+
+def _loss_function(loss: Loss | None, likelihood: likelihoods.Name) -> Loss:
+    if loss is None:
+        return partial(losses.summed, likelihood=likelihood)
+    losses.check(loss, likelihood)
+    return loss
 
 
 def _settings(
@@ -166,6 +154,7 @@ def _run_epoch(
             f"expected a finite loss, got {mean:.3g} in epoch {start.epoch + 1}; lower the learning rate"
         )
     checkpointer.end_epoch(mean)
+    reporter.after_epoch(start.epoch, mean)
 
 
 @contextmanager

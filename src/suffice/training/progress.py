@@ -29,18 +29,20 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class ProgressReporter:
-    """Reporter of steps that estimates the remaining time from the finished epochs of this run.
+    """Reporter of steps and epochs that estimates the remaining time from the finished epochs of this run.
 
     Attributes:
         epochs: Number of epochs of the whole training.
         first: Index of the first epoch of this run, from 0.
-        report: Function to call after each step, or None.
+        on_step: Function to call after each step, or None.
+        on_epoch: Function to call after each epoch with its number, from 1, and its mean loss, or None.
         started: Time at which this run started, in seconds of the monotonic clock.
     """
 
     epochs: int
     first: int
-    report: Callable[[TrainingProgress], None] | None
+    on_step: Callable[[TrainingProgress], None] | None
+    on_epoch: Callable[[int, float], None] | None
     started: float = field(default_factory=time.monotonic)
 
     def after_step(self, epoch: int, step: int, total: Tensor, count: int) -> None:
@@ -52,7 +54,12 @@ class ProgressReporter:
             total: Sum of the loss over the examples of the epoch so far.
             count: Number of those examples.
         """
-        if self.report is not None:
+        if self.on_step is not None:
             finished, left = epoch - self.first, self.epochs - epoch
             seconds = (time.monotonic() - self.started) / finished * left if finished else None
-            self.report(TrainingProgress(epoch + 1, self.epochs, step, float(total / count), seconds))
+            self.on_step(TrainingProgress(epoch + 1, self.epochs, step, float(total / count), seconds))
+
+    def after_epoch(self, epoch: int, mean: float) -> None:
+        """Report an epoch, given its index from 0 and its mean loss."""
+        if self.on_epoch is not None:
+            self.on_epoch(epoch + 1, mean)

@@ -55,7 +55,7 @@ class TrainingStep:
     """Forward pass, gradients and update of the weights for one batch.
 
     Args:
-        network: Network to train, already in the chosen memory format.
+        network: Network to train, converted in place to the memory format.
         loss: Loss to minimize.
         optimizer: Optimizer of the trained parameters.
         loader: Loader of the training.
@@ -79,6 +79,8 @@ class TrainingStep:
         self.processes: Processes = SingleProcess()
         self._network, self._loss, self._channels_last = network, loss, execution.channels_last
         self._forward: Forward = network
+        if execution.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if execution.fabric is not None:
             self.processes = cast(Processes, execution.fabric)
             self._distribute(execution.fabric)
