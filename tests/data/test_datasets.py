@@ -4,9 +4,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from suffice.data import folder, from_torch, import_set, load
+from suffice.data.categories import Hashed
 from suffice.data.store.dataset import StoredDataset
 from tests.data import miniatures
 
@@ -55,7 +57,7 @@ def test_without_validation_all_training_images_are_memory_mapped(cifar):
 
 
 def test_the_official_test_part_has_no_size(cifar):
-    with pytest.raises(ValueError, match=r"expected no size for the test part of cifar100.*got 50"):
+    with pytest.raises(ValueError, match=r"expected test=None for cifar100, which has a test part, got 50"):
         load("cifar100", test=50)
 
 
@@ -64,7 +66,7 @@ def test_data_sets_are_shown_in_one_line(cifar):
     assert repr(data.validation) == "Images(100 of (3, 32, 32), augment=None)"
     assert repr(data).startswith("DataSet('cifar100', train=Images(100 of (3, 32, 32), augment=CropFlip(")
     assert repr(data).endswith(f"100 classes, split={data.split[:12]}…)")
-    given = from_torch(TensorDataset(torch.randn(50, 3)), validation=10, judged=10)
+    given = from_torch(TensorDataset(torch.randn(50, 3)), validation=10, test_size=10)
     assert repr(given.train) == "Examples(30 of TensorDataset, workers=0)"
     assert "\n" not in repr(data) + repr(given)
 
@@ -117,7 +119,7 @@ def test_importing_what_is_not_there_names_the_place_and_the_file(tmp_path):
 
 def test_pytorch_data_sets_are_split_as_they_are(generator):
     x, y = torch.arange(100.0)[:, None], torch.arange(100) % 4
-    data = from_torch(TensorDataset(x, y), labels=y, validation=20, judged=20, seed=1)
+    data = from_torch(TensorDataset(x, y), labels=y, validation=20, test_size=20, seed=1)
     assert (len(data.train), len(data.validation), len(data.test)) == (60, 20, 20)
     seen = torch.cat([x for part in (data.train, data.validation, data.test) for x, _ in part.batches(8)])
     assert seen.flatten().sort().values.tolist() == list(range(100))
@@ -183,3 +185,27 @@ def test_a_fifo_among_images_is_refused_by_name_and_not_waited_for(tmp_path):
         list(folder(pets, size=8, workers=0).train.batches())
     with pytest.raises(ValueError, match=r"a file or a folder, got the FIFO .*/x.png"):
         import_set("criteo", next(pets.iterdir()) / "x.png")
+
+
+def test_a_size_of_the_test_split_is_refused_where_there_are_test_images(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(5):
+                Image.new("RGB", (4, 4)).save(tmp_path / part / name / f"{i}.png")
+    assert len(folder(tmp_path, validation=2).test) == 10
+    with pytest.raises(ValueError, match="expected test=None for .*, which has a test part, got 0.2"):
+        folder(tmp_path, test=0.2)
+    dataset = TensorDataset(torch.randn(50, 3))
+    with pytest.raises(ValueError, match="expected test_size=None with a test dataset, got 5"):
+        from_torch(dataset, dataset, test_size=5)
+
+
+def test_sizes_of_the_digits_can_be_fractions():
+    data = load("digits", validation=0.2, test=0.25)
+    assert (len(data.validation), len(data.test)) == (359, 449)
+
+
+def test_hashing_into_one_bucket_is_refused():
+    with pytest.raises(ValueError, match="expected 2 buckets or more"):
+        Hashed(fields=1, buckets=1)

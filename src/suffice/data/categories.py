@@ -29,6 +29,10 @@ class Hashed:
     fields: int
     buckets: int
 
+    def __post_init__(self) -> None:
+        if self.buckets < 2:
+            raise ValueError(f"expected 2 buckets or more, of which one is for missing values, got {self.buckets}")
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of indices of each field, which is the size of its embedding."""

@@ -82,7 +82,7 @@ def _load(
 ) -> DataSet[Any]:
     _check_choices(name, choices, _CHOICES[stored.manifest["kind"]])
     defaults = catalog.ENTRIES[name].defaults if name in catalog.ENTRIES else {"validation": 0.1, "test": 0.1}
-    sizes = _sizes(stored, defaults, validation, test)
+    sizes = _checked_sizes(name, "test" in stored.manifest["parts"], defaults, validation, test)
     key = f"{sizes[0]}-{sizes[1]}-seed{seed}"
     loaders: dict[str, Callable[..., DataSet[Any]]] = {
         "images": _load_images,
@@ -93,7 +93,7 @@ def _load(
 
 
 def folder(
-    path: Path | str, *, validation: Size = 0.1, test: Size = 0.1, seed: int = 0, **choices: Any
+    path: Path | str, *, validation: Size = 0.1, test: Size | None = None, seed: int = 0, **choices: Any
 ) -> DataSet[EncodedImages]:
     """Load a folder of images in place, as train, validation and test splits.
 
@@ -102,12 +102,12 @@ def folder(
     Args:
         path: The folder.
         validation: Size of the validation split, a number (int) or fraction (float) of the (training) images.
-        test: Size of the test split, likewise; ignored if the folder has test images.
+        test: Size of the test split, likewise (default: 0.1); None if the folder has test images.
         seed: Seed of the split.
         **choices: `size`, `workers` and `skip` of `EncodedImages`.
 
     Raises:
-        ValueError: If there are no images; unless `skip` is true, also if a class has no images or a file has an
+        ValueError: If there are no images, or `test` is given for a folder with test images; unless `skip` is true, also if a class has no images or a file has an
             unsupported image format.
         TypeError: For any other keyword argument.
 
@@ -138,7 +138,8 @@ def folder(
         folders.check_classes(images.labels.tolist(), classes, str(folders_by_part[part]), bad_records)
     parts = {part: _encoded_part(ImageFiles(images.paths), images.labels, choices) for part, images in listings.items()}
     labels = listings[_part_to_split(listings)].labels
-    split = splits.random_split(labels, len(labels), validation, 0 if "test" in listings else test, seed)
+    sizes = _checked_sizes(str(path), "test" in listings, {}, validation, test)
+    split = splits.random_split(labels, len(labels), *sizes, seed)
     return _make_splits(str(path), parts, split, splits.fingerprint(split), tuple(classes))
 
 
@@ -149,18 +150,14 @@ def _check_choices(name: str, choices: Iterable[str], allowed: Sequence[str]) ->
             raise TypeError(f"expected keyword arguments of {name!r} among {', '.join(known)}, got {choice!r}")
 
 
-def _sizes(
-    stored: StoredDataset, defaults: dict[str, Size], validation: Size | None, test: Size | None
+def _checked_sizes(
+    name: str, has_test: bool, defaults: dict[str, Size], validation: Size | None, test: Size | None
 ) -> tuple[Size, Size]:
-    """Return the sizes of the validation and the test split; the latter is 0 if the test part is official."""
-    official = "test" in stored.manifest["parts"]
-    if official and test is not None:
-        raise ValueError(
-            f"expected no size for the test part of {stored.manifest['name']}, which is official; got {test}"
-        )
+    """Return the sizes of the validation and the test split; the latter is 0 if there is a test part."""
+    if has_test and test is not None:
+        raise ValueError(f"expected test=None for {name}, which has a test part, got {test}; leave it out")
     validation = defaults.get("validation", 0.1) if validation is None else validation
-    test = defaults.get("test", 0.1) if test is None else test
-    return validation, 0 if official else test
+    return validation, 0 if has_test else defaults.get("test", 0.1) if test is None else test
 
 
 def _part_to_split(parts: Iterable[str]) -> str:

@@ -90,7 +90,7 @@ def fingerprint(split: Array) -> str:
 
 
 def _counts(rows: int, validation: Size, test: Size) -> dict[int, int]:
-    counts = {TEST: _count(rows, test), VALIDATION: _count(rows, validation)}
+    counts = {TEST: row_count(rows, test), VALIDATION: row_count(rows, validation)}
     if min(counts.values()) < 0 or sum(counts.values()) >= rows:
         raise ValueError(
             f"expected fewer than {rows} rows to be held out, got {counts[VALIDATION]} for validation "
@@ -99,7 +99,8 @@ def _counts(rows: int, validation: Size, test: Size) -> dict[int, int]:
     return counts
 
 
-def _count(rows: int, size: Size) -> int:
+def row_count(rows: int, size: Size) -> int:
+    """Return the number of rows that a size stands for."""
     return round(rows * size) if isinstance(size, float) else size
 
 

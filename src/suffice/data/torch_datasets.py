@@ -51,7 +51,7 @@ def from_torch(
     *,
     labels: Tensor | None = None,
     validation: Size = 0.1,
-    judged: Size = 0.1,
+    test_size: Size | None = None,
     seed: int = 0,
     workers: int = 0,
 ) -> DataSet[Examples]:
@@ -62,28 +62,31 @@ def from_torch(
         test: Dataset of the test examples.
         labels: Classes (N,) of `train`, to stratify the splits by; None: not stratified.
         validation: Size of the validation split, a number (int) or fraction (float) of `train`.
-        judged: Size of the test split, likewise; ignored if `test` is given.
+        test_size: Size of the test split, likewise (default: 0.1); None if `test` is given.
         seed: Seed of the split.
         workers: Number of processes that load items; 0: this process.
 
     Raises:
-        ValueError: If no examples are left for training.
+        ValueError: If no examples are left for training, or both `test` and `test_size` are given.
 
     Example:
         >>> import suffice
         >>> import torch
         >>> x, y = torch.randn(100, 3), torch.arange(100) % 2
         >>> dataset = torch.utils.data.TensorDataset(x, y)
-        >>> data = suffice.data.from_torch(dataset, labels=y, validation=20, judged=10)
+        >>> data = suffice.data.from_torch(dataset, labels=y, validation=20, test_size=10)
         >>> len(data.train), len(data.validation), len(data.test)
         (70, 20, 10)
         >>> x, y = next(iter(data.test.batches(10)))
         >>> x.shape, y.sum()
         (torch.Size([10, 3]), tensor(5))
     """
+    if test is not None and test_size is not None:
+        raise ValueError(f"expected test_size=None with a test dataset, got {test_size}; leave one of them out")
+    held_out = 0 if test is not None else 0.1 if test_size is None else test_size
     count = len(train)  # type: ignore[arg-type]
     classes = None if labels is None else labels.numpy()
-    split = splits.random_split(classes, count, validation, 0 if test is not None else judged, seed)
+    split = splits.random_split(classes, count, validation, held_out, seed)
 
     def select(which: int) -> Examples:
         return Examples(train, np.flatnonzero(split == which).tolist(), workers)

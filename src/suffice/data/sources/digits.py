@@ -11,7 +11,7 @@ from torch import Tensor
 from suffice.data import splits
 from suffice.data.augment import Crop, shift
 from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits import DataSet, Size
 
 CLASSES = 10
 
@@ -20,13 +20,13 @@ Digits = DataSet[Images]
 """Disjoint stratified splits of images (N, 1, 8, 8) float32 in [0, 1]."""
 
 
-def load(seed: int, validation: int = 400, test: int = 600, share: float = 1 / 3) -> Digits:
+def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 / 3) -> Digits:
     """Load the three splits; `train.shuffled` shifts images by up to one pixel.
 
     Args:
         seed: Seed of the split and of the perturbations.
-        validation: Number of validation images.
-        test: Number of test images; the remaining ones, about 800 by default, are for training.
+        validation: Size of the validation split, a number (int) or fraction (float) of the images.
+        test: Size of the test split, likewise; the other images, about 800 by default, are for training.
         share: Fraction of the validation and test images that are perturbed.
     """
     from sklearn.datasets import load_digits
@@ -36,6 +36,7 @@ def load(seed: int, validation: int = 400, test: int = 600, share: float = 1 / 3
     images = torch.from_numpy(pixels / 16).float().reshape(-1, 1, 8, 8)
     labels = torch.from_numpy(labels).long()
     index = torch.arange(len(labels)).numpy()
+    validation, test = (splits.row_count(len(labels), size) for size in (validation, test))
     train_rows, held_out = train_test_split(
         index, test_size=validation + test, stratify=labels, random_state=seed, shuffle=True
     )
