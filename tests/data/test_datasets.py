@@ -194,7 +194,7 @@ def test_a_size_of_the_test_split_is_refused_where_there_are_test_images(tmp_pat
             for i in range(5):
                 Image.new("RGB", (4, 4)).save(tmp_path / part / name / f"{i}.png")
     assert len(folder(tmp_path, validation=2).test) == 10
-    with pytest.raises(ValueError, match="expected test=None for .*, which has a test part, got 0.2"):
+    with pytest.raises(ValueError, match=r"expected test=None for .*, which has a test part, got 0\.2"):
         folder(tmp_path, test=0.2)
     dataset = TensorDataset(torch.randn(50, 3))
     with pytest.raises(ValueError, match="expected test_size=None with a test dataset, got 5"):

@@ -72,7 +72,7 @@ def load(
     if name == "digits":
         _check_choices(name, choices, ("share",))
         sizes = {part: size for part, size in (("validation", validation), ("test", test)) if size is not None}
-        return digits.load(seed, **sizes, **choices)  # type: ignore[arg-type]
+        return digits.load(seed, **sizes, **choices)
     with catalog.explain_missing():
         return lookup.read_consistently(name, lambda stored: _load(name, stored, validation, test, seed, choices))
 
