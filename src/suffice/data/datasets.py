@@ -107,8 +107,8 @@ def folder(
         **choices: `size`, `workers` and `skip` of `EncodedImages`.
 
     Raises:
-        ValueError: If there are no images, or `test` is given for a folder with test images; unless `skip` is true, also if a class has no images or a file has an
-            unsupported image format.
+        ValueError: If there are no images, or `test` is given for a folder with test images; unless `skip` is true,
+            also if a class has no images or a file has an unsupported image format.
         TypeError: For any other keyword argument.
 
     Example:
