@@ -1,12 +1,9 @@
 import copy
-from collections import namedtuple
-from dataclasses import dataclass
 from threading import Thread
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 import suffice
 from suffice import cost
@@ -14,136 +11,20 @@ from suffice.attach.plain import as_exit_network, from_loader
 from suffice.network import Exit, ExitNetwork
 from suffice.storage.fingerprint import fingerprint
 from tests import builders
+from tests.attach.plain_models import (
+    CLASSES,
+    HuggingFace,
+    ResNet,
+    Timm,
+    Tupled,
+    batches_of,
+    built,
+    calibrate,
+    hooks,
+    logits_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
-
-CLASSES = 4
-
-
-class Residual(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-
-    def forward(self, x):
-        return functional.relu(self.bn(self.conv(x)) + x)
-
-
-class ResNet(nn.Module):
-    """Miniature of torchvision: flatten in forward, a layer named fc."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 6, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(6)
-        self.layer1 = Residual(6)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(6, CLASSES)
-
-    def forward(self, x):
-        x = self.layer1(functional.relu(self.bn1(self.conv1(x)), inplace=True))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
-
-
-class Timm(nn.Module):
-    """Miniature of timm: forward_features, and forward_head with dropout before the linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(16, 8)
-        self.norm = nn.LayerNorm(8)
-        self.fc_norm = nn.Identity()
-        self.head_drop = nn.Dropout(0.5)
-        self.head = nn.Linear(8, CLASSES)
-
-    def forward_features(self, x):
-        return self.norm(self.embed(x.flatten(1).unflatten(1, (4, 16))))
-
-    def forward_head(self, x, pre_logits=False):
-        x = self.head_drop(self.fc_norm(x.mean(dim=1)))
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x):
-        return self.forward_head(self.forward_features(x))
-
-
-class Tupled(ResNet):
-    """Model that returns logits, features and the logits of an auxiliary head that runs last."""
-
-    def __init__(self):
-        super().__init__()
-        self.auxiliary = nn.Linear(6, CLASSES)
-
-    def forward(self, x):
-        x = torch.flatten(self.avgpool(self.conv1(x)), 1)
-        return self.fc(x), x, self.auxiliary(x)
-
-
-@dataclass
-class Output:
-    logits: Tensor
-    hidden_states: tuple = ()
-
-
-class HuggingFace(nn.Module):
-    """Model with token ids and a mask as keyword arguments, and an output with .logits."""
-
-    def __init__(self):
-        super().__init__()
-        self.embeddings = nn.Embedding(11, 8, padding_idx=0)
-        self.dense = nn.Linear(8, 8)
-        self.classifier = nn.Linear(8, CLASSES, bias=False)
-
-    def forward(self, input_ids=None, attention_mask=None, labels=None):
-        assert labels is None
-        weight = attention_mask[..., None] / attention_mask.sum(dim=1)[:, None, None]
-        pooled = (self.embeddings(input_ids) * weight).sum(dim=1)
-        return Output(logits=self.classifier(input=torch.tanh(self.dense(pooled))))
-
-
-def built(kind):
-    """Return a model with random weights in evaluation mode, and inputs for it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = kind()
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight)
-    generator = torch.Generator().manual_seed(1)
-    if kind is HuggingFace:
-        x = {
-            "input_ids": torch.randint(11, (90, 5), generator=generator),
-            "attention_mask": torch.randint(2, (90, 5), generator=generator).index_fill(1, torch.tensor(0), 1),
-        }
-    else:
-        x = torch.randn(90, 1, 8, 8, generator=generator)
-    return model.eval(), x
-
-
-def logits_of(model, x):
-    output = model(**x) if isinstance(x, dict) else model(x)
-    return (output[0] if isinstance(output, tuple) else getattr(output, "logits", output)).detach()
-
-
-def batches_of(model, x):
-    labels = builders.sampled_labels(logits_of(model, x), 1.5)
-    if isinstance(x, dict):
-        parts = [tensor.split(32) for tensor in x.values()]
-        return [dict(zip([*x, "labels"], part, strict=True)) for part in zip(*parts, labels.split(32), strict=True)]
-    return builders.batched(x, labels, 32)
-
-
-def hooks(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-
-
-def calibrate(model, train, val=None, **options):
-    generator = torch.Generator().manual_seed(0)
-    return suffice.calibrate(model, train, train if val is None else val, samples=8, generator=generator, **options)
 
 
 MODELS = [ResNet, Timm, Tupled, HuggingFace]
@@ -336,122 +217,6 @@ class TestLoaders:
         loader[1][0][3, 0, 0, 0] = float("nan")
         with pytest.raises(ValueError, match="at position 35 "):
             calibrate(model, loader)
-
-
-class Changed(ResNet):
-    """Model that applies `after` to the output of its classifier."""
-
-    def __init__(self, after):
-        super().__init__()
-        self.after = after
-
-    def forward(self, x):
-        return self.after(super().forward(x))
-
-
-Named = namedtuple("Named", ["loss", "scores"])
-
-
-class TestRefused:
-    @pytest.mark.parametrize(
-        "after",
-        [
-            lambda z: z.softmax(dim=1),
-            lambda z: z * 2,
-            lambda z: z.mul_(2),
-            lambda z: z[:, 0],
-            lambda z: z[:, :3],
-            lambda z: z[:, None],
-            lambda z: torch.cat([z, z]),
-        ],
-        ids=["softmax", "scale", "in place", "squeeze", "fewer", "shape", "longer"],
-    )
-    def test_an_output_that_is_not_the_layers_is_an_error_with_the_layer_and_a_remedy(self, after):
-        model, x = built(lambda: Changed(after))
-        with pytest.raises(ValueError, match=r"not the output of 'fc' \(6 → 4\).*ExitNetwork\(\[stage\]"):
-            as_exit_network(model, x)
-        assert hooks(model) == 0
-
-    def test_a_subclass_of_linear_with_another_forward(self):
-        class Cosine(nn.Linear):
-            def forward(self, phi):
-                return functional.linear(functional.normalize(phi), functional.normalize(self.weight))
-
-        model, x = built(ResNet)
-        model.fc = Cosine(6, CLASSES)
-        with pytest.raises(ValueError, match="not the output of 'fc'"):
-            as_exit_network(model, x)
-
-    def test_a_linear_layer_whose_input_is_changed_by_a_hook(self):
-        model, x = built(ResNet)
-        model.fc.register_forward_pre_hook(lambda _, args: functional.normalize(args[0]))
-        with pytest.raises(ValueError, match="not the output of 'fc'"):
-            as_exit_network(model, x)
-
-    def test_features_for_each_token(self):
-        model = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, CLASSES))
-        with pytest.raises(ValueError, match=r"'1' \(6 → 4\) as the last, with an input of shape \(2, 5, 6\)"):
-            as_exit_network(model, torch.zeros(2, 5, 3))
-
-    def test_no_linear_layer(self):
-        model, x = nn.Sequential(nn.Conv2d(1, CLASSES, 8), nn.Flatten()), torch.zeros(2, 1, 8, 8)
-        with pytest.raises(ValueError, match=r"got Sequential, in which none ran; pass the model before"):
-            as_exit_network(model, x)
-
-    def test_a_layer_that_runs_twice(self):
-        layer = nn.Linear(CLASSES, CLASSES)
-        with pytest.raises(ValueError, match=r"'0' \(4 → 4\) to be used once in a pass, got 2 runs"):
-            as_exit_network(nn.Sequential(layer, layer), builders.inputs(2, CLASSES))
-
-    def test_a_shared_weight(self):
-        class Tied(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.embedding, self.head = nn.Embedding(CLASSES, 6), nn.Linear(6, CLASSES)
-                self.head.weight = self.embedding.weight
-
-            def forward(self, ids):
-                return self.head(self.embedding(ids).mean(dim=1))
-
-        with pytest.raises(ValueError, match=r"its weight shared by \['embedding', 'head'\]"):
-            as_exit_network(Tied(), torch.zeros(2, 3, dtype=torch.long))
-
-    @pytest.mark.parametrize("after", [lambda z: {"scores": z}, lambda z: [], lambda z: Named(1.0, z)])
-    def test_an_output_that_is_no_tensor(self, after):
-        model, x = built(lambda: Changed(after))
-        with pytest.raises(TypeError, match=r"expected logits.*got (dict|list|Named); wrap the model"):
-            as_exit_network(model, x)
-
-    def test_weights_that_are_not_finite(self):
-        model, x = built(ResNet)
-        with torch.no_grad():
-            model.fc.weight[0, 0] = float("nan")
-        with pytest.raises(ValueError, match="expected finite logits"):
-            as_exit_network(model, x)
-
-    def test_hooks_are_removed_and_modes_are_restored_when_the_model_fails(self):
-        def fail(_):
-            raise RuntimeError("inside")
-
-        model, x = built(lambda: Changed(fail))
-        model.train()
-        with pytest.raises(RuntimeError, match="inside"):
-            as_exit_network(model, x)
-        assert hooks(model) == 0
-        assert all(module.training for module in model.modules())
-        net, _ = built(ResNet)
-        wrapped = as_exit_network(net, x)
-        with pytest.raises(RuntimeError, match=r"size of tensor|channels"):
-            wrapped(x.expand(-1, 2, -1, -1))
-        assert hooks(net) == 0
-
-    def test_a_classifier_that_is_not_reached_later(self):
-        model, x = built(ResNet)
-        net = as_exit_network(model, x)
-        model.forward = lambda x: x
-        with pytest.raises(RuntimeError, match="to reach the classifier 'fc'"):
-            net(x)
-        assert hooks(model) == 0
 
 
 class TestLoading:
