@@ -59,8 +59,8 @@ def test_the_uncertainty_of_a_calibrated_network_is_in_its_cumulative_cost():
     few, many = (builders.untuned(net, x, samples=samples) for samples in (8, 16))
     assert few.costs.network == plain.costs.network
     for k, exit_ in enumerate(few.exits):
-        rank, (width, kept) = exit_.offsets.values.shape[0], exit_.posterior.compressed().feature_vectors.shape
-        assert few.costs.uncertainty[k] == width * kept + (kept + 1) * 4 + 4 * rank + rank * 8 * 4
+        rank, (width, directions) = exit_.offsets.values.shape[0], exit_.posterior.compressed().feature_vectors.shape
+        assert few.costs.uncertainty[k] == width * directions + (directions + 1) * 4 + 4 * rank + rank * 8 * 4
         assert many.costs.uncertainty[k] - few.costs.uncertainty[k] == rank * 8 * 4
 
 

@@ -15,20 +15,18 @@ MUTABLE = {"BadRecords", "DatasetWriter", "Plan", "_Batch", "_Pixels", "_Stream"
 @pytest.fixture(scope="module")
 def classes():
     return {
-        found
+        cls
         for module in signatures.modules()
-        for _, found in inspect.getmembers(module, inspect.isclass)
-        if found.__module__.startswith("suffice")
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__.startswith("suffice")
     }
 
 
 def test_data_classes_are_frozen_with_few_exceptions(classes):
     mutable = {
-        found.__name__
-        for found in classes
-        if dataclasses.is_dataclass(found)
-        and not found.__dataclass_params__.frozen
-        and not issubclass(found, nn.Module)
+        cls.__name__
+        for cls in classes
+        if dataclasses.is_dataclass(cls) and not cls.__dataclass_params__.frozen and not issubclass(cls, nn.Module)
     }
     assert mutable <= MUTABLE
 
@@ -36,15 +34,15 @@ def test_data_classes_are_frozen_with_few_exceptions(classes):
 def test_classes_with_annotated_fields_and_no_constructor_are_data_classes(classes):
     """Without the decorator such a class takes no arguments."""
     undecorated = [
-        found
-        for found in classes
-        if inspect.get_annotations(found)
-        and "__init__" not in vars(found)
-        and not dataclasses.is_dataclass(found)
-        and not getattr(found, "_is_protocol", False)
-        and not found.__subclasses__()  # subclasses declare the fields again
-        and any(name not in vars(found) for name in inspect.get_annotations(found))
-        and not issubclass(found, (nn.Module, Exception))
+        cls
+        for cls in classes
+        if inspect.get_annotations(cls)
+        and "__init__" not in vars(cls)
+        and not dataclasses.is_dataclass(cls)
+        and not getattr(cls, "_is_protocol", False)
+        and not cls.__subclasses__()  # subclasses declare the fields again
+        and any(name not in vars(cls) for name in inspect.get_annotations(cls))
+        and not issubclass(cls, (nn.Module, Exception))
     ]
     assert undecorated == []
 

@@ -134,17 +134,17 @@ def test_a_model_that_catches_exceptions_is_still_interrupted():
 
 def test_a_concurrent_pass_in_another_thread_is_not_interrupted():
     model, x = built(ResNet)
-    net, answers = as_exit_network(model, x), []
+    net, outputs = as_exit_network(model, x), []
 
     def run_concurrently(*_):
         handle.remove()
-        thread = Thread(target=lambda: answers.append(model(x)))
+        thread = Thread(target=lambda: outputs.append(model(x)))
         thread.start()
         thread.join()
 
     handle = model.conv1.register_forward_hook(run_concurrently)
     torch.testing.assert_close(net(x)[0], model(x))
-    torch.testing.assert_close(answers, [model(x)])
+    torch.testing.assert_close(outputs, [model(x)])
 
 
 def test_a_linear_layer_alone_is_a_model():
