@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
     net = builders.network()
     first, again = fit(net), fit(net)
     assert same(first, again)
-    assert same(first, first)  # nothing is drawn at prediction
+    assert same(first, first)  # no random number is drawn at prediction
     assert not same(first, fit(net, seed=1))
     for a, b in zip(first.exits, again.exits, strict=True):
         assert (a.temperature, a.prior_precision) == (b.temperature, b.prior_precision)
@@ -145,7 +145,7 @@ def test_tuning_lowers_the_summed_nll_of_the_data_it_sees(options):
     assert nll(calibrated) < nll(before)
 
 
-def test_the_plugin_link_keeps_a_posterior_to_be_asked_at_a_prior_precision_of_one():
+def test_the_plugin_link_keeps_a_posterior_with_a_prior_precision_of_one():
     net = builders.network()
     exit_ = fit(net, link="plugin").exits[0]
     assert exit_.prior_precision == 1
@@ -189,7 +189,7 @@ def test_a_failed_calibration_gives_the_modes_back():
     assert [module.training for module in net.modules()] == modes
 
 
-def test_it_says_in_a_few_lines_what_it_is(calibrated):
+def test_its_repr_has_the_choices_and_tuned_values(calibrated):
     first, *exits = repr(calibrated).splitlines()
     assert first == "Calibrated(classification, 4 outputs, ensemble='average')"
     for k, (line, exit_) in enumerate(zip(exits, calibrated.exits, strict=True)):
@@ -216,7 +216,7 @@ def test_classifiers_without_a_bias_have_a_posterior_over_their_weights_alone():
 
 @pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank"])
 def test_precisions_of_bias_and_classes_are_those_of_the_dense_prior(structure):
-    """No data say anything of the second network, so its covariance is the prior's: ‖φ‖²/(δγ_c) + 1/(δβγ_c)."""
+    """The data carry no information, so the covariance is that of the prior: ‖φ‖²/(δγ_c) + 1/(δβγ_c)."""
     net = builders.network(widths=(6,)).double()
     with torch.no_grad():
         net.exit(0).classifier.weight.zero_()
@@ -253,7 +253,7 @@ def test_answers_are_in_the_networks_type_but_no_less_than_float32_and_posterior
     assert error < (0.1 if dtype == torch.bfloat16 else 1e-3)
 
 
-def test_a_class_that_never_occurs_is_answered_for():
+def test_a_class_without_examples_has_finite_predictions():
     net = builders.network()
     with torch.no_grad():
         net.exit(2).classifier.bias[3] = -1e4
@@ -263,7 +263,7 @@ def test_a_class_that_never_occurs_is_answered_for():
     assert (answers[2].members[2].probs[:, 3] < 1e-6).all()
 
 
-def test_a_batch_of_one_is_answered_as_it_is_among_others(calibrated):
+def test_a_batch_of_one_has_the_predictions_of_a_larger_batch(calibrated):
     for whole, alone in zip(calibrated(X), calibrated(X[5:6]), strict=True):
         torch.testing.assert_close(alone.probs, whole.probs[5:6])
         torch.testing.assert_close(alone.aleatoric, whole.aleatoric[5:6])
@@ -413,12 +413,12 @@ class TestBadInput:
     def test_fewer_examples_than_features_and_constant_features_calibrate(self, likelihood):
         net = builders.network(widths=(12,), classes=OUTPUTS[likelihood])
         with torch.no_grad():
-            net.stages[0][0].weight[:2] = 0  # two features that are the same for every input, as the bias is
+            net.stages[0][0].weight[:2] = 0  # two features that are constant, as the bias is
         y = targets_for(likelihood, X)
         (answer,) = fit(net, [(X[:5], y[:5])], [(X, y)], likelihood=likelihood)(X)
         assert uncertainty_of(answer).isfinite().all()
 
-    def test_weights_that_are_not_finite_are_noticed_at_the_logits(self):
+    def test_weights_that_are_not_finite_are_refused_at_the_logits(self):
         net = builders.network()
         loader = data(net)
         with torch.no_grad():
@@ -426,7 +426,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"expected finite logits at exit 1, .* at position 0 "):
             fit(net, loader, loader)
 
-    def test_an_input_that_is_not_finite_is_not_answered(self, calibrated):
+    def test_an_input_that_is_not_finite_is_refused_by_the_call(self, calibrated):
         x = X.clone()
         x[7] = float("nan")
         with pytest.raises(ValueError, match=r"finite logits at exit 0, .* at position 7 "):
@@ -455,7 +455,7 @@ def test_every_structure_goes_with_every_link_and_survives_saving(structure, lin
     def loss(network):
         return sum(float(metrics.nll(prediction.log_probs, labels)) for prediction in network(x))
 
-    assert loss(calibrated) <= loss(plain) + 1e-3  # tuned on these very data; a great δ is the plain network
+    assert loss(calibrated) <= loss(plain) + 1e-3  # tuned on the same data; a large δ is the plain network
     suffice.save(calibrated, tmp_path / "c")
     for before, after in zip(calibrated(x), suffice.load(tmp_path / "c", network=net)(x), strict=True):
         assert torch.equal(before.log_probs, after.log_probs)
@@ -473,25 +473,25 @@ def test_a_structure_that_does_not_fit_is_refused_with_those_that_do(monkeypatch
         calibrate(builders.network(), loader, loader, structure="full")
 
 
-def test_a_product_of_exits_is_tuned_answered_run_and_saved_as_one(tmp_path):
+def test_a_product_of_exits_is_tuned_predicted_run_and_saved(tmp_path):
     net, x = builders.network(), builders.inputs(300)
     loader = builders.batched(x, builders.sampled_labels(net(x)[-1]))
-    made = {
+    calibrations = {
         name: suffice.calibrate(net, loader, loader, ensemble=name, generator=torch.Generator().manual_seed(0))
         for name in ("product", "average", True)
     }
-    product = made["product"](x)
+    product = calibrations["product"](x)
     for k, answer in enumerate(product):
-        weights = torch.tensor(shares_of_cost(made["product"].costs)[: k + 1])
+        weights = torch.tensor(shares_of_cost(calibrations["product"].costs)[: k + 1])
         logs = torch.stack([member.log_probs for member in answer.members])
         expected = ((weights / weights.sum())[:, None, None] * logs).sum(dim=0).log_softmax(dim=1)
         torch.testing.assert_close(answer.log_probs, expected)
-    assert made["average"].digest == made[True].digest != made["product"].digest
-    policy = suffice.allocate(made["product"], loader, 0.6)
-    answer = suffice.run(made["product"], policy, x)
+    assert calibrations["average"].digest == calibrations[True].digest != calibrations["product"].digest
+    policy = suffice.allocate(calibrations["product"], loader, 0.6)
+    answer = suffice.run(calibrations["product"], policy, x)
     expected = torch.stack([p.probs for p in product])[answer.exit, torch.arange(300)]
     torch.testing.assert_close(answer.probs, expected, atol=1e-5, rtol=0)
-    suffice.save(made["product"], tmp_path / "p")
+    suffice.save(calibrations["product"], tmp_path / "p")
     torch.testing.assert_close(suffice.load(tmp_path / "p", network=net)(x)[-1].probs, product[-1].probs)
 
 
@@ -500,8 +500,8 @@ def test_an_unknown_ensemble_is_refused():
         suffice.calibrate(builders.network(), [], [], ensemble="sum")
 
 
-def test_tuned_weights_let_an_exit_speak_for_itself_that_knows_what_those_before_it_do_not():
-    """Labels are drawn from the last exit; those before it are other random functions."""
+def test_tuned_weights_favor_an_exit_that_is_much_better_than_the_earlier_ones():
+    """Labels are sampled from the last exit; the earlier exits are other random functions."""
     net, x = builders.network(), builders.inputs(2000)
     labels = builders.sampled_labels(net(x)[-1])
     loader = builders.batched(x, labels, 500)
@@ -512,14 +512,14 @@ def test_tuned_weights_let_an_exit_speak_for_itself_that_knows_what_those_before
 
     _, by_cost = last()
     _, alone = last(ensemble=False)
-    tuned, answered = last(ensemble_weights="tuned")
+    tuned, by_tuning = last(ensemble_weights="tuned")
     assert alone < by_cost - 0.05
-    assert answered < alone + 0.01
+    assert by_tuning < alone + 0.01
     assert tuned.weights[-1] > 10 * sum(tuned.weights[:-1])
 
 
 @pytest.mark.parametrize("ensemble", ["average", "product"])
-def test_tuned_weights_answer_no_worse_than_those_by_cost(ensemble):
+def test_tuned_weights_are_no_worse_than_those_by_cost(ensemble):
     net, x = builders.network(), builders.inputs(2000)
     loader = builders.batched(x, builders.sampled_labels(sum(net(x))), 500)
 
@@ -530,23 +530,23 @@ def test_tuned_weights_answer_no_worse_than_those_by_cost(ensemble):
     assert loss(ensemble_weights="tuned") < loss() - 0.01
 
 
-def test_tuned_weights_are_answered_with_run_with_and_saved(tmp_path):
+def test_tuned_weights_are_used_by_the_call_and_run_and_are_saved(tmp_path):
     net, x = builders.network(), builders.inputs(300)
     loader = builders.batched(x, builders.sampled_labels(net(x)[1]))
-    made = {
+    calibrations = {
         choice: calibrate(net, loader, loader, ensemble_weights=choice, generator=torch.Generator().manual_seed(0))
         for choice in ("cost", "tuned")
     }
-    tuned, answers = made["tuned"], made["tuned"](x)
-    assert made["cost"].weights == shares_of_cost(tuned.costs)
-    assert made["cost"].digest != tuned.digest
-    for k, answer in enumerate(answers):
+    tuned, predictions = calibrations["tuned"], calibrations["tuned"](x)
+    assert calibrations["cost"].weights == shares_of_cost(tuned.costs)
+    assert calibrations["cost"].digest != tuned.digest
+    for k, answer in enumerate(predictions):
         share = torch.tensor(tuned.weights[: k + 1])
         probs = torch.stack([member.probs for member in answer.members])
         torch.testing.assert_close(answer.probs, ((share / share.sum())[:, None, None] * probs).sum(dim=0))
     policy = suffice.allocate(tuned, loader, 0.6)
     answer = suffice.run(tuned, policy, x)
-    expected = torch.stack([prediction.probs for prediction in answers])[answer.exit, torch.arange(300)]
+    expected = torch.stack([prediction.probs for prediction in predictions])[answer.exit, torch.arange(300)]
     torch.testing.assert_close(answer.probs, expected, atol=1e-5, rtol=0)
     suffice.save(tuned, tmp_path / "c")
     again = suffice.load(tmp_path / "c", network=net)
@@ -577,14 +577,14 @@ def test_a_data_set_in_place_of_validation_batches_is_refused_before_the_trainin
 
 @anywhere
 @pytest.mark.parametrize("tuning", ["validation", "evidence"])
-def test_what_is_switched_on_around_it_changes_nothing(surrounding, tuning):
+def test_ambient_modes_change_nothing(surrounding, tuning):
     net = builders.network()
     loader, generator = data(net), torch.Generator()
     choices = {"samples": 8, "tuning": tuning, "generator": generator}
     expected = calibrate(net, loader, loader, **choices)
     generator.manual_seed(generator.initial_seed())
     with surrounding():
-        found = calibrate(net, loader, loader, **choices)
-        assert same(found, expected)
-    assert found.digest == expected.digest
-    assert same(found.with_temperature(2.0), expected.with_temperature(2.0))
+        result = calibrate(net, loader, loader, **choices)
+        assert same(result, expected)
+    assert result.digest == expected.digest
+    assert same(result.with_temperature(2.0), expected.with_temperature(2.0))

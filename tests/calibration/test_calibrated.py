@@ -33,14 +33,14 @@ def test_moments_are_those_of_each_exits_posterior_at_its_features_and_bias(stru
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_joint_samples_have_the_moments_and_are_the_same_weights_for_every_batch(structure):
     calibrated = fit(structure=structure)
-    drawn = calibrated.joint_samples(X[:6], 4000, generator=torch.Generator().manual_seed(0))
-    for samples, moments in zip(drawn, calibrated.moments(X[:6]), strict=True):
+    draws = calibrated.joint_samples(X[:6], 4000, generator=torch.Generator().manual_seed(0))
+    for samples, moments in zip(draws, calibrated.moments(X[:6]), strict=True):
         assert samples.shape == (6, 4000, 4)
         deviation = moments.variance.sqrt()
         assert ((samples.mean(dim=1) - moments.mean).abs() < 4.5 * deviation / 4000**0.5).all()
         torch.testing.assert_close(samples.std(dim=1), deviation, rtol=4.5 / 8000**0.5, atol=0)
     alone = calibrated.joint_samples(X[2:3], 4000, generator=torch.Generator().manual_seed(0))
-    for whole, one in zip(drawn, alone, strict=True):
+    for whole, one in zip(draws, alone, strict=True):
         torch.testing.assert_close(one[0], whole[2])
 
 
@@ -51,16 +51,16 @@ def test_two_copies_of_an_example_get_the_same_joint_samples():
 
 def test_networks_without_a_posterior_have_neither_moments_nor_joint_samples():
     calibrated = fit(structure=None)
-    for ask in (calibrated.moments, lambda x: calibrated.joint_samples(x, 3)):
+    for method in (calibrated.moments, lambda x: calibrated.joint_samples(x, 3)):
         with pytest.raises(ValueError, match="expected an exit with a posterior"):
-            ask(X)
+            method(X)
 
 
 def test_the_fixed_samples_of_the_last_exit_are_those_that_its_answers_average():
     calibrated = fit(ensemble=False)
-    drawn = calibrated.logit_samples(X[:6])
-    assert drawn.shape == (8, 6, 4)
-    averaged = (drawn / calibrated.exits[-1].temperature).softmax(dim=-1).mean(dim=0)
+    draws = calibrated.logit_samples(X[:6])
+    assert draws.shape == (8, 6, 4)
+    averaged = (draws / calibrated.exits[-1].temperature).softmax(dim=-1).mean(dim=0)
     torch.testing.assert_close(averaged, calibrated(X[:6])[-1].probs)
     for other in (fit(link="probit"), fit(structure=None)):
         with pytest.raises(ValueError, match="expected a sampled posterior at the last exit"):
@@ -116,7 +116,7 @@ def test_priors_and_temperatures_are_above_zero_and_one_for_each_exit(bad):
         calibrated.with_temperature(bad)
 
 
-def test_what_is_beyond_the_type_is_refused_by_its_position():
+def test_an_overflow_is_refused_with_its_position():
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
     calibrated, bad = fit(net), builders.inputs(4)
     bad[2] = 1e25
@@ -137,6 +137,6 @@ def test_answers_have_no_gradients_which_are_on_again_between_them():
 
 
 @pytest.mark.parametrize("x", [X.numpy(), X.tolist(), None, torch.tensor(1.0)], ids=["array", "list", "none", "number"])
-def test_what_is_no_batch_of_tensors_is_refused(x):
+def test_inputs_without_a_batch_of_tensors_are_refused(x):
     with pytest.raises(TypeError, match="expected a tensor or a nest of tensors, batch first, got"):
         fit()(x)

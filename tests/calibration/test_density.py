@@ -35,7 +35,7 @@ def summed(phi, labels, classes=CLASSES):
 
 
 def dense(phi, labels, x, ridge):
-    """The formula, class by class, by scipy."""
+    """The formula for each class, computed with scipy."""
     phi, labels, x = phi.numpy(), labels.numpy(), x.numpy()
     seen = [c for c in range(CLASSES) if (labels == c).any()]
     centered = phi - np.stack([phi[labels == c].mean(axis=0) for c in labels])
@@ -137,8 +137,8 @@ def test_fewer_examples_than_features_have_a_density():
 def test_features_far_from_zero_have_the_density_of_those_near_it(offset):
     phi, labels = problem()
     near, far = Density.fit(summed(phi, labels)), Density.fit(summed(phi + offset, labels))
-    # Sums of products, of sums and of their difference are each off by γ of the greatest square; the log-density moves
-    # by half of tr(Σ⁻¹ΔΣ) + (φ − μ)ᵀΣ⁻¹ΔΣΣ⁻¹(φ − μ), and by (φ − μ)ᵀΣ⁻¹Δμ, to first order.
+    # Sums of products, of sums and of their difference each have an error of γ times the largest square. The
+    # log-density changes by half of tr(Σ⁻¹ΔΣ) + (φ − μ)ᵀΣ⁻¹ΔΣΣ⁻¹(φ − μ), and by (φ − μ)ᵀΣ⁻¹Δμ, to first order.
     square = float((phi + offset).square().max())
     moved = 3 * WIDTH * tolerances.gamma(len(phi) + 2, torch.float64) * square
     sharpness = float(torch.linalg.matrix_norm(near.whitening, 2)) ** 2
@@ -154,7 +154,7 @@ def test_the_rounding_of_a_great_constant_is_not_a_variance():
     assert Density.fit(summed(torch.cat([phi / 100, great], dim=1), labels)).whitening.isfinite().all()
 
 
-def test_a_strange_input_has_a_finite_density():
+def test_an_out_of_distribution_input_has_a_finite_density():
     phi, labels = problem()
     value = Density.fit(summed(phi, labels)).log_density(torch.full((1, WIDTH), 1e30))
     assert value.isfinite().all()
@@ -269,11 +269,11 @@ class TestOfANetwork:
 
 
 @anywhere
-def test_what_is_switched_on_around_it_changes_nothing(surrounding):
+def test_ambient_modes_change_nothing(surrounding):
     x = builders.inputs(60)
     net, loader = builders.network(), builders.batched(x, torch.arange(60) % 4)
     expected = density.fit(net, loader)
     with surrounding():
-        found = density.fit(net, loader)
-        assert torch.equal(found(x), expected(x))
-    assert not any(tensor.is_inference() for tensor in found.parts()[1].values())
+        result = density.fit(net, loader)
+        assert torch.equal(result(x), expected(x))
+    assert not any(tensor.is_inference() for tensor in result.parts()[1].values())

@@ -60,7 +60,7 @@ def gaussian(seed, n=6, outputs=2, offset=0.0):
 
 @settings(deadline=None, max_examples=40)
 @given(weights=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))
-def test_gaussians_are_answered_by_the_moments_of_their_mixture(weights):
+def test_an_ensemble_of_gaussians_has_the_moments_of_their_mixture(weights):
     members = [gaussian(seed) for seed in range(len(weights))]
     running = None
     for k, weight in enumerate(weights):
@@ -83,8 +83,8 @@ def test_the_spread_of_large_means_does_not_cancel():
     for members, dtype in [(far, torch.float32), (near, torch.float64)]:
         running = None
         for k, member in enumerate(members):
-            own = Regression(member.mean.to(dtype), 0 * member.mean.to(dtype), 0 * member.mean.to(dtype))
-            running = ensemble.extend(running, own, k + 1.0)
+            point = Regression(member.mean.to(dtype), 0 * member.mean.to(dtype), 0 * member.mean.to(dtype))
+            running = ensemble.extend(running, point, k + 1.0)
         spreads.append(running.prediction().epistemic_variance.double())
     assert (spreads[0] - spreads[1]).abs().max() < 2.0  # rounding of the means themselves; squares would lose 1e7
     assert (spreads[0] >= 0).all()

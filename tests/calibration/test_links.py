@@ -11,7 +11,7 @@ from tests import tolerances
 
 @pytest.fixture(scope="module", autouse=True, params=[links._FEW, 0], ids=["few", "many"])
 def _rows(request):
-    """Every test twice: sampled logits taken as few, and as so many that they are taken in blocks."""
+    """Run every test for few sampled logits and for many, which are computed in blocks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(links, "_FEW", request.param)
         yield
@@ -52,7 +52,7 @@ def test_log_probabilities_have_gradients_where_they_underflow():
     log_probs[0, 0].backward()
     rounding = (
         2 * 200 * tolerances.gamma(1, torch.float32)
-    )  # of two logarithms of that size, and so of their exponentials
+    )  # error of two logarithms of that size, and so the relative error of their exponentials
     assert float(temperature.grad) == pytest.approx(200, rel=rounding)
     assert logits.grad[0].tolist() == pytest.approx([1, -1], rel=rounding)
 
@@ -68,7 +68,7 @@ def test_sampled_is_the_mean_softmax_of_the_joint_samples(temperature):
         torch.testing.assert_close(aleatoric[n], torch.special.entr(probs).sum(dim=1).mean())
 
 
-def test_without_deviation_both_links_say_the_same():
+def test_without_deviation_both_links_are_equal():
     logits = randn(5, 4)
     got = links.sampled(logits, torch.zeros(5, 2).double(), randn(2, 8, 4), 0.7)
     for a, b in zip(got, links.plugin(logits, 0.7), strict=True):

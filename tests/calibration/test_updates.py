@@ -18,7 +18,7 @@ STRUCTURES = ["kronecker", "full", "diagonal", "lowrank"]
 
 
 def fit(net, x=X, **options):
-    """At given δ and T: both take part in what is compared."""
+    """Calibrate at fixed δ and T, which affect the comparisons."""
     loader = builders.batched(x, LABELS[: len(x)])
     options = {"tuning": "evidence", "temperature": False} | options
     generator = torch.Generator().manual_seed(0)
@@ -65,8 +65,8 @@ def test_updating_reads_the_new_data_once_and_runs_nothing_else():
     early = fit(net, X[:96])
     seen = builders.watch_batch_sizes(net)
     early.update(iter(builders.batched(X[96:], size=50)))
-    tries = [3, 2]  # of the contract, on the first examples
-    assert [size for stage, size in seen if stage == 0] == [*tries, 50, 14]
+    contract = [3, 2]  # checks of the contract on the first examples
+    assert [size for stage, size in seen if stage == 0] == [*contract, 50, 14]
 
 
 def test_an_updated_network_can_be_saved_loaded_and_updated_again(tmp_path):
@@ -108,7 +108,7 @@ def test_without_a_posterior_there_is_nothing_to_update():
 
 
 def grown(net, classes=6):
-    """The same network with further classes, their rows random."""
+    """The same network with additional classes, whose rows are random."""
     wide = copy.deepcopy(net)
     torch.manual_seed(1)
     for exit_ in wide.exits:
@@ -161,12 +161,12 @@ def test_a_wider_network_answers_costs_and_saves_like_any_other(tmp_path):
     assert loaded.update(builders.batched(X)).exits[0].posterior.count == 320
 
 
-def test_a_classifier_grown_in_place_is_noticed_as_wider():
+def test_a_classifier_can_be_widened_in_place():
     net = builders.network()
     calibrated = fit(net)
     wide = grown(net)
-    for exit_, own in zip(net.exits, wide.exits, strict=True):
-        exit_.classifier = own.classifier
+    for exit_, wide_exit in zip(net.exits, wide.exits, strict=True):
+        exit_.classifier = wide_exit.classifier
     assert calibrated.with_classes(net)(X)[0].probs.shape == (160, 6)
 
 
@@ -213,7 +213,7 @@ def test_a_wider_structure_that_does_not_fit_is_refused(monkeypatch):
 
 
 @anywhere
-def test_what_is_switched_on_around_an_update_changes_nothing(surrounding):
+def test_ambient_modes_do_not_change_an_update(surrounding):
     net, loader = builders.network(), builders.batched(X[96:])
     wide = grown(net)
     early, generator = fit(net, X[:96]), torch.Generator()

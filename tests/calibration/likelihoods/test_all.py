@@ -1,4 +1,4 @@
-"""What every likelihood has to do alike; each by name, with outputs and targets of its own."""
+"""Tests that every likelihood passes, each with its own outputs and targets."""
 
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ def test_the_gradient_reaches_a_minimum_that_the_grid_does_not_beat(likelihood):
     y = [(X, targets(likelihood))]
     answers = [evaluation.predict(fit(likelihood, tuning=tuning), y) for tuning in ("validation", "grid")]
     gradient, grid = (sum(row["nll"] for row in evaluation.per_exit(outcome)) for outcome in answers)
-    assert gradient <= grid + 2e-2 * abs(grid)  # served posteriors are compressed, tuned ones are not
+    assert gradient <= grid + 2e-2 * abs(grid)  # predictions use compressed posteriors, tuning does not
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -87,7 +87,7 @@ def test_data_that_come_later_give_what_fitting_at_once_gives_at_the_same_prior_
     later = early.update(builders.batched(X[96:], targets(likelihood)[96:]))
     for k, (one, other) in enumerate(zip(later.exits, once.exits, strict=True)):
         other = other.with_prior(one.prior_precision)
-        if likelihood == "regression":  # whose noise was learned from other data: only its features can agree
+        if likelihood == "regression":  # its noise was learned from other data, so only its features can agree
             torch.testing.assert_close(one.posterior.feature_values, other.posterior.feature_values)
             noise = early.exits[k].likelihood.noise_variance
             torch.testing.assert_close(one.posterior.class_values.sort().values, (160 / noise).sort().values)
@@ -98,8 +98,8 @@ def test_data_that_come_later_give_what_fitting_at_once_gives_at_the_same_prior_
 
 def test_moments_and_joint_samples_are_of_the_outputs_that_have_a_posterior(calibrated):
     latents = calibrated.likelihood.latents(calibrated.num_classes)
-    drawn = calibrated.joint_samples(X, 4000, generator=torch.Generator().manual_seed(0))
-    for moments, samples in zip(calibrated.moments(X), drawn, strict=True):
+    draws = calibrated.joint_samples(X, 4000, generator=torch.Generator().manual_seed(0))
+    for moments, samples in zip(calibrated.moments(X), draws, strict=True):
         assert moments.mean.shape == moments.variance.shape == (160, latents)
         assert samples.shape == (160, 4000, latents)
         torch.testing.assert_close(samples.var(dim=1), moments.variance, rtol=2 * tolerances.deviation(4000), atol=0)
@@ -111,7 +111,7 @@ def test_only_classes_can_be_added(calibrated):
         assert calibrated.likelihood.widens
         return
     name = calibrated.likelihood.name
-    with pytest.raises(ValueError, match=f"'classification', whose outputs are classes, got {name!r}"):
+    with pytest.raises(ValueError, match=f"'classification', which can add classes, got {name!r}"):
         calibrated.with_classes(wider)
 
 

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its rang
 X = builders.inputs(160)
 
 
-def drawn(x=X, seed=0):
-    """Labels of a rule with some chance in it."""
+def sample_labels(x=X, seed=0):
+    """Random labels whose probability depends on x."""
     chance = (4 * x[:, 0] * x[:, 1] + 2 * x[:, 2]).sigmoid()
     return torch.bernoulli(chance, generator=torch.Generator().manual_seed(seed))
 
 
-Y = drawn()
+Y = sample_labels()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def calibrated(net, loaders):
 
 
 def exit_at(link, mean, variance, temperature=1.3, samples=32):
-    """An exit whose logit has given moments: φ = (√variance) under a prior of precision 1 alone."""
+    """An exit whose logit has given moments: φ = (√variance) under the prior alone, with precision 1."""
     statistics = full.Statistics(torch.zeros(1, 1, 1, 1, dtype=torch.float64), 1)
     exit_ = CalibratedExit(temperature=temperature, bias=None, likelihood=binary.Likelihood())
     exit_ = exit_.with_posterior(full.Posterior.fit(statistics), link, samples, torch.Generator().manual_seed(0))
@@ -74,10 +74,10 @@ def test_the_sampled_link_agrees_with_quadrature():
 
 def test_the_sampled_link_agrees_with_a_hundred_thousand_draws_in_probability_and_aleatoric():
     z = torch.randn(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    drawn = ((MEANS[:, None] + VARIANCES.sqrt()[:, None] * z) / 1.3).sigmoid()
-    entropies = torch.special.entr(drawn) + torch.special.entr(1 - drawn)
+    draws = ((MEANS[:, None] + VARIANCES.sqrt()[:, None] * z) / 1.3).sigmoid()
+    entropies = torch.special.entr(draws) + torch.special.entr(1 - draws)
     got = exit_at("sampled", MEANS, VARIANCES, samples=512)
-    torch.testing.assert_close(got.probs[:, 1], drawn.mean(dim=1), atol=0.006, rtol=0)
+    torch.testing.assert_close(got.probs[:, 1], draws.mean(dim=1), atol=0.006, rtol=0)
     torch.testing.assert_close(got.aleatoric, entropies.mean(dim=1), atol=0.006, rtol=0)
 
 

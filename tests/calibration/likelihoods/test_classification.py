@@ -24,9 +24,9 @@ def test_a_closed_form_is_the_one_that_was_named(link):
 
 @pytest.mark.parametrize("temperature", [0.2, 5.0])
 def test_logits_that_are_too_flat_or_too_steep_are_tempered(temperature):
-    """What is found is nearer, in logarithm, to the temperature that labels were drawn at than to none."""
+    """In logarithm, the tuned temperature is closer to that of the labels than to 1."""
     net = builders.network(widths=(6,), scale=2 * temperature)
     y = builders.sampled_labels(net(X)[0], temperature)
     calibrated = calibrate(net, [(X, y)], [(X, y)], structure=None, ensemble=False)
-    found = calibrated.exits[0].temperature
-    assert abs(math.log(found / temperature)) < abs(math.log(temperature)) / 2
+    tuned = calibrated.exits[0].temperature
+    assert abs(math.log(tuned / temperature)) < abs(math.log(temperature)) / 2

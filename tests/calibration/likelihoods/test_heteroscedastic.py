@@ -73,7 +73,7 @@ def test_the_posterior_over_the_means_is_that_of_weighted_least_squares(means):
         torch.testing.assert_close(answer.noise_variance[:, m], exit_.temperature**2 * log_variance[:, m].exp())
 
 
-def test_tuning_improves_what_the_network_promises(setting):
+def test_tuning_improves_the_predicted_variances(setting):
     net, train, val, calibrated = setting
     options = {"structure": None, "temperature": False, "ensemble": False}
     plain = calibrate(net, train, val, likelihood="heteroscedastic", **options)

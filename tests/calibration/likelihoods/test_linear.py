@@ -31,11 +31,11 @@ def sums(phi, targets, weights, size=37):
 
 
 def dense(phi, targets, noise, delta, relative=None):
-    """Log-evidence of all outputs, from the covariance of the targets themselves."""
+    """Log-evidence of all outputs, from the covariance of the targets."""
     total = 0.0
     for c, variance in enumerate(noise.tolist()):
-        own = delta if relative is None else delta * float(relative[c])
-        covariance = variance * np.eye(len(phi)) + (phi @ phi.T).numpy() / own
+        precision = delta if relative is None else delta * float(relative[c])
+        covariance = variance * np.eye(len(phi)) + (phi @ phi.T).numpy() / precision
         total += stats.multivariate_normal(np.zeros(len(phi)), covariance).logpdf(targets[:, c].numpy())
     return total
 
@@ -77,7 +77,7 @@ def test_each_output_has_a_noise_of_its_own():
     torch.testing.assert_close(noise.sqrt(), planted, rtol=tolerances.deviation(5000 - 6), atol=0)
 
 
-def test_neither_the_start_nor_the_classifier_that_answered_matters():
+def test_neither_the_start_nor_the_given_classifier_matters():
     phi, targets, weights = problem(outputs=2)
     noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0)
     for other, start in [(weights + 1, 1.0), (0 * weights, 1e4), (weights, 1e-6)]:
@@ -101,7 +101,7 @@ def test_targets_that_the_features_reach_exactly_have_a_least_noise():
 
 
 def test_targets_that_the_features_do_not_explain_are_all_noise():
-    """Fewer examples than features could go through any targets; the evidence does not."""
+    """With fewer examples than features any targets can be fitted, but the evidence does not fit them."""
     phi, _, weights = problem(n=15, width=40)
     targets = problem(n=15, outputs=1, seed=5)[1]
     noise, delta = linear.maximize(sums(phi, targets, weights), weights, 1.0)

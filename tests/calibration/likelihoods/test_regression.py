@@ -50,10 +50,10 @@ def test_the_mean_is_the_networks_own_and_an_ensemble_has_the_moments_of_its_mem
     weights = torch.tensor(calibrated.costs.network).double()
     for k, answer in enumerate(calibrated(X)):
         share = (weights[: k + 1] / weights[: k + 1].sum())[:, None, None]
-        own = torch.stack([member.mean for member in answer.members]).double()
-        torch.testing.assert_close(own, torch.stack(means[: k + 1]).double())
-        spread = torch.stack([member.epistemic_variance for member in answer.members]).double() + own.square()
-        mean = (share * own).sum(dim=0)
+        member_means = torch.stack([member.mean for member in answer.members]).double()
+        torch.testing.assert_close(member_means, torch.stack(means[: k + 1]).double())
+        spread = torch.stack([member.epistemic_variance for member in answer.members]).double() + member_means.square()
+        mean = (share * member_means).sum(dim=0)
         torch.testing.assert_close(answer.mean.double(), mean, rtol=1e-4, atol=1e-5)
         epistemic = (share * spread).sum(dim=0) - mean.square()
         torch.testing.assert_close(answer.epistemic_variance.double(), epistemic, rtol=1e-3, atol=1e-5)
@@ -103,7 +103,7 @@ def test_a_temperature_is_the_scale_of_the_noise_of_a_linear_regression(setting)
     torch.testing.assert_close(stretched.epistemic_variance[:, 0].double(), expected, rtol=1e-2, atol=1e-5)
 
 
-def test_tuning_on_validation_data_repairs_what_training_residuals_promise(setting):
+def test_tuning_on_validation_data_corrects_the_noise_of_training_residuals(setting):
     net, train, val, calibrated = setting
     measures = evaluation.per_exit(evaluation.predict(calibrated, val))
     plain = calibrate(net, train, val, likelihood="regression", structure=None, temperature=False, ensemble=False)
@@ -267,7 +267,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("structure", ["full", "diagonal", "lowrank"])
     def test_other_structures_are_refused_with_the_reason(self, structure):
-        with pytest.raises(ValueError, match=rf"'kronecker' and prior 'exact' .* exactly, got {structure!r}"):
+        with pytest.raises(ValueError, match=rf"'kronecker' and prior 'exact' .* exactly this form, got {structure!r}"):
             self.fit(targets_of(X, 2), structure=structure)
 
     def test_the_factored_prior_is_refused(self):

@@ -1,4 +1,4 @@
-"""What every posterior has to satisfy, against a dense float64 oracle.
+"""Conformance tests of every posterior against a dense float64 oracle.
 
 A sibling posterior inherits all tests by a subclass that says how to make it and what its precision is:
 
@@ -40,7 +40,7 @@ def problem(n: int, width: int, classes: int, seed: int = 0, spread: float = 1.0
 
 
 def softmax_hessian(logits: Tensor) -> Tensor:
-    """Σ diag(p) − ppᵀ, example by example."""
+    """Sum Σ diag(p) − ppᵀ, computed for each example."""
     total = torch.zeros(logits.shape[1], logits.shape[1], dtype=torch.float64)
     for p in logits.softmax(dim=1):
         total += torch.diag(p) - torch.outer(p, p)
@@ -48,17 +48,17 @@ def softmax_hessian(logits: Tensor) -> Tensor:
 
 
 def feature_moment(phi: Tensor) -> Tensor:
-    """Mean of φφᵀ, example by example."""
+    """Mean of φφᵀ, computed for each example."""
     return sum(torch.outer(row, row) for row in phi) / len(phi)
 
 
 def uneven(classes: int) -> Tensor:
-    """Prior precisions of classes relative to δ, up to 25-fold apart."""
+    """Prior precisions of the classes relative to δ, which differ by up to a factor of 25."""
     return torch.logspace(-0.7, 0.7, classes, dtype=torch.float64)
 
 
 def centered(covariance: Tensor) -> Tensor:
-    """PΣP with P = I − 11ᵀ/C: what a softmax can see."""
+    """PΣP with P = I − 11ᵀ/C, the part that affects a softmax."""
     covariance = covariance - covariance.mean(dim=-1, keepdim=True)
     return covariance - covariance.mean(dim=-2, keepdim=True)
 
@@ -66,14 +66,14 @@ def centered(covariance: Tensor) -> Tensor:
 class PosteriorConformance:
     module: ModuleType
     width = 65
-    """D of the larger problems; smaller where a posterior's size grows with its square."""
+    """Width D of the larger problems; smaller for posteriors whose size grows with its square."""
 
     def posterior(self, statistics: Any, delta: float, gamma: Tensor | None) -> Any:
-        """The posterior of some statistics at a prior precision, and the classes' relative to it."""
+        """Posterior of statistics at a prior precision and the relative precisions of the classes."""
         raise NotImplementedError
 
     def precision(self, phi: Tensor, logits: Tensor, delta: float, gamma: Tensor) -> Tensor:
-        """The dense precision (C·D, C·D) over W (C, D), flattened with the classes outermost."""
+        """Dense precision (C·D, C·D) over W (C, D), flattened with the classes outermost."""
         raise NotImplementedError
 
     def fit(self, phi: Tensor, logits: Tensor, delta: float = 1.0, gamma: Tensor | None = None) -> Any:
@@ -89,13 +89,13 @@ class PosteriorConformance:
     def dense_covariance(
         self, phi: Tensor, logits: Tensor, delta: float, at: Tensor, gamma: Tensor | None = None
     ) -> Tensor:
-        """(N, C, C): J P⁻¹ Jᵀ with J = I ⊗ φᵀ at each row of `at`."""
+        """Covariance (N, C, C), J P⁻¹ Jᵀ with J = I ⊗ φᵀ at each row of `at`."""
         return self.dense_joint_covariance(phi, logits, delta, at, gamma).diagonal(dim1=0, dim2=1).permute(2, 0, 1)
 
     def dense_joint_covariance(
         self, phi: Tensor, logits: Tensor, delta: float, at: Tensor, gamma: Tensor | None = None
     ) -> Tensor:
-        """(N, N, C, C): J P⁻¹ J'ᵀ between the logits at every two rows of `at`."""
+        """Covariance (N, N, C, C), J P⁻¹ J'ᵀ between the logits at every two rows of `at`."""
         classes, width = logits.shape[1], phi.shape[1]
         gamma = torch.ones(classes, dtype=torch.float64) if gamma is None else gamma
         inverse = torch.linalg.inv(self.precision(phi, logits, delta, gamma))
@@ -167,7 +167,7 @@ class PosteriorConformance:
             return posterior.coefficients(posterior.spectrum(phi), offsets) @ offsets.values.flatten(1)
 
         for compute, expected in ((variances, posterior.macs(None)), (samples, posterior.macs(offsets))):
-            compute()  # what is kept from the first use is not computed for each example
+            compute()  # cached results of the first use are not counted
             with FlopCounterMode(display=False) as counted:
                 compute()
             assert counted.get_total_flops() / 2 / len(phi) == expected
@@ -192,7 +192,7 @@ class PosteriorConformance:
 
     @pytest.mark.parametrize("delta", [1e-3, 1.0])
     def test_more_data_under_the_same_prior_equal_fitting_at_once(self, delta):
-        """Also with features that the data say nothing of."""
+        """Also with features without any data."""
         phi, logits = problem(2000, min(self.width, 33), 4)
         phi[:, 1] = 0
         once = self.fit(phi, logits, delta, uneven(4))
@@ -214,7 +214,7 @@ class PosteriorConformance:
         torch.testing.assert_close(covariance[:, 4:], self.fit_nothing(100, 5, 6).covariance(phi)[:, 4:])
 
     def fit_nothing(self, n: int, width: int, classes: int) -> Any:
-        """The prior at δ = 0.3, as n examples that say nothing of the classes leave it."""
+        """Posterior at δ = 0.3 of n examples without information about the classes, equal to the prior."""
         phi, _ = problem(n, width, classes)
         certain = torch.full((n, classes), -1e4, dtype=torch.float64)
         certain[:, 0] = 1e4
@@ -225,11 +225,11 @@ class PosteriorConformance:
         phi, logits = problem(100, 5, 4)
         at, count = phi[:3], 20_000
         expected = self.dense_joint_covariance(phi, logits, 0.3, at, gamma)
-        drawn = self.fit(phi, logits, 0.3, gamma).joint_samples(at, count, generator=torch.Generator().manual_seed(0))
-        assert drawn.shape == (3, count, 4)
+        draws = self.fit(phi, logits, 0.3, gamma).joint_samples(at, count, generator=torch.Generator().manual_seed(0))
+        assert draws.shape == (3, count, 4)
         variance = expected.diagonal(dim1=0, dim2=1).diagonal(dim1=0, dim2=1)
-        assert (drawn.mean(dim=1).abs() <= 4.5 * (variance / count).sqrt()).all()
-        got = torch.einsum("nsc,msC->nmcC", drawn, drawn) / count
+        assert (draws.mean(dim=1).abs() <= 4.5 * (variance / count).sqrt()).all()
+        got = torch.einsum("nsc,msC->nmcC", draws, draws) / count
         product = variance[:, None, :, None] * variance[None, :, None, :]
         assert ((got - expected).abs() <= 4.5 * ((product + expected.square()) / count).sqrt()).all()
 
@@ -296,7 +296,7 @@ class PosteriorConformance:
         [(3, 1.0, None), (10, 1.0, None), (40, 1.0, None), (40, 10.0, None), (10, 1.0, uneven(10))],
     )
     def test_offsets_carry_the_covariance_that_a_softmax_can_see(self, classes, spread, gamma, delta):
-        """Unit vectors for normals leave only the error of the low-rank basis: 1 % of Σ, half that of √Σ."""
+        """Unit vectors in place of normals leave only the error of the low-rank basis: 1 % of Σ, half that of √Σ."""
         phi, logits = problem(800, self.width, classes, spread=spread)
         posterior = self.fit(phi, logits, delta, gamma)
         deviations = self.samples(posterior, phi[:100], torch.eye(posterior.num_normals, dtype=torch.float64))
@@ -306,7 +306,7 @@ class PosteriorConformance:
         assert error.max() < 0.01
 
     def test_a_rare_class_does_not_cost_the_common_ones_their_accuracy(self):
-        """Variances of the differences of neighbouring classes, far apart in size, are each good to 5 %."""
+        """Variances of the differences of neighboring classes, very different in size, have errors below 5 %."""
         phi, logits = problem(2000, min(self.width, 20), 30)
         logits = logits - torch.arange(30)
         posterior = self.fit(phi, logits, 0.01)
@@ -330,7 +330,7 @@ class PosteriorConformance:
     @pytest.mark.parametrize("delta", [1e-2, 1.0, 30.0, 1e3])
     @pytest.mark.parametrize("classes", [3, 10, 40])
     def test_the_sampled_link_agrees_with_monte_carlo_from_the_dense_covariance(self, classes, delta):
-        """100,000 draws. With many samples what is left is both sides' sampling error; at 32 it is small."""
+        """With 100,000 draws and many samples only sampling errors remain; with 32 samples the error is small."""
         phi, logits = problem(300, 6, classes, spread=2.0)
         at, mean = phi[:3], logits[:3]
         truth, spread = self.monte_carlo(self.dense_covariance(phi, logits, delta, at), mean)

@@ -34,7 +34,7 @@ class TestExactPrior(PosteriorConformance):
     @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0, 1e2])
     @pytest.mark.parametrize("scale", [1, 1e6])
     def test_the_direction_that_no_softmax_sees_takes_no_part(self, delta, scale):
-        """Also where δ is split otherwise between the prior and the classes' relative precisions."""
+        """Also if δ is divided differently between the prior and the relative precisions of the classes."""
         phi, logits = problem(500, 20, 3)
         gamma = torch.full((3,), scale, dtype=torch.float64)
         normals = standard_normals(4, 3, generator=torch.Generator().manual_seed(0))
@@ -57,18 +57,22 @@ def test_compression_changes_no_variance_by_more_than_2_per_cent(delta, prior):
 
 def test_nothing_is_compressed_where_rounding_could_be_seen():
     phi, logits = problem(500, 40, 7)
-    phi[:, :30] = 0  # so that a window of eigenvalues is worth leaving out
+    phi[:, :30] = 0  # so that a window of eigenvalues can be replaced
     sums = kronecker.update(kronecker.init(40, 7), phi, logits)
-    kept = [kronecker.Posterior.fit(sums, delta).compressed().feature_vectors.shape[1] for delta in (1e-2, 1e-12)]
-    assert kept[0] <= 10
-    assert kept[1] == 40
+    projections = [
+        kronecker.Posterior.fit(sums, delta).compressed().feature_vectors.shape[1] for delta in (1e-2, 1e-12)
+    ]
+    assert projections[0] <= 10
+    assert projections[1] == 40
 
 
 def test_compression_projects_on_what_the_data_say_more_about_than_the_prior():
     phi, logits = problem(500, 40, 7)
     sums = kronecker.update(kronecker.init(40, 7), phi, logits)
-    kept = [kronecker.Posterior.fit(sums, delta).compressed().feature_vectors.shape[1] for delta in (1e-3, 1e2, 1e6)]
-    assert 40 > kept[0] > kept[1] > kept[2] == 0
+    projections = [
+        kronecker.Posterior.fit(sums, delta).compressed().feature_vectors.shape[1] for delta in (1e-3, 1e2, 1e6)
+    ]
+    assert 40 > projections[0] > projections[1] > projections[2] == 0
 
 
 class TestFactoredPrior(PosteriorConformance):
@@ -98,7 +102,7 @@ def test_the_factored_variance_is_the_smaller():
 
 @pytest.mark.parametrize("prior", ["exact", "factored"])
 def test_offsets_of_different_examples_are_more_alike_than_their_logits(prior):
-    """√g(x)√g(x') ≥ Σ_i ψ_iψ'_i M_ij: between examples only `joint_samples` are to be asked."""
+    """√g(x)√g(x') ≥ Σ_i ψ_iψ'_i M_ij: between examples use `joint_samples`."""
     phi, logits = problem(200, 6, 4)
     posterior = kronecker.Posterior.fit(kronecker.update(kronecker.init(6, 4), phi, logits), 1.0, prior)
     at, root = phi[:2], (posterior.spectrum(phi[:2]) @ posterior._variances).sqrt()

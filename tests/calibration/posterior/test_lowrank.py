@@ -23,7 +23,7 @@ MANY, COLUMNS, WIDTH = 600, 64, 4
 
 
 class TestAsManyColumnsAsClasses(PosteriorConformance):
-    """The summed Hessian is then exact, and so the precision that of `kronecker`."""
+    """The summed Hessian is exact in this case, so the precision is that of `kronecker`."""
 
     module = lowrank
 
@@ -44,16 +44,16 @@ def many_classes(n=1000):
     return problem(n, WIDTH, 2)[0], confusion(MANY, 12, n, 5.0)
 
 
-def own_hessian(posterior):
-    """U as the posterior has it, (C, C)."""
+def estimated_hessian(posterior):
+    """Estimate (C, C) of U in the posterior."""
     t, Q, values = posterior.class_diagonal, posterior.class_vectors, posterior.class_values
     middle = torch.eye(len(t), dtype=torch.float64) + Q @ torch.diag(values - 1) @ Q.T
     return t.sqrt()[:, None] * middle * t.sqrt()
 
 
 def dense_covariance(posterior, phi):
-    """(N, C, C) by one dense inverse for each eigenvalue of the features."""
-    U, prior = own_hessian(posterior), posterior.prior_precision * torch.diag(posterior.class_precision)
+    """Covariance (N, C, C) from a dense inverse for each eigenvalue of the features."""
+    U, prior = estimated_hessian(posterior), posterior.prior_precision * torch.diag(posterior.class_precision)
     inverses = torch.stack([torch.linalg.inv(a * U + prior) for a in posterior.feature_values])
     return torch.einsum("nd,dij->nij", (phi @ posterior.feature_vectors).square(), inverses)
 
@@ -63,7 +63,7 @@ GAMMAS = [None, torch.linspace(0.2, 3, MANY)]
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("delta", [1e-3, 1.0, 1e3])
-def test_above_the_sketch_width_moments_are_those_of_its_own_hessian(delta, gamma):
+def test_above_the_sketch_width_moments_are_those_of_its_estimated_hessian(delta, gamma):
     phi, logits = many_classes()
     posterior = lowrank.Posterior.fit(sums(phi, logits), delta, class_precision=gamma)
     assert posterior.class_vectors.shape[1] < COLUMNS
@@ -91,11 +91,11 @@ def test_above_the_sketch_width_offsets_carry_the_covariance_that_a_softmax_can_
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("delta", [1e-3, 1.0, 1e3])
-def test_above_the_sketch_width_the_evidence_is_that_of_its_own_hessian(delta, gamma):
+def test_above_the_sketch_width_the_evidence_is_that_of_its_estimated_hessian(delta, gamma):
     phi, logits = many_classes()
     posterior = lowrank.Posterior.fit(sums(phi, logits), delta, class_precision=gamma)
     weights = torch.randn(MANY, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    U, prior = own_hessian(posterior), delta * posterior.class_precision
+    U, prior = estimated_hessian(posterior), delta * posterior.class_precision
     log_dets = sum(torch.logdet(a * U + torch.diag(prior)) for a in posterior.feature_values)
     penalty = (prior[:, None] * weights.square()).sum()
     expected = -12.5 - (penalty - WIDTH * prior.log().sum() + log_dets) / 2
@@ -103,7 +103,7 @@ def test_above_the_sketch_width_the_evidence_is_that_of_its_own_hessian(delta, g
 
 
 def test_the_evidence_is_that_of_a_gaussian_around_the_weights():
-    """All of it dense: prior and posterior over W (C·D,), and the likelihood at its mode."""
+    """Computed densely: prior and posterior over W (C·D,), and the likelihood at its mode."""
     phi, logits = problem(200, 3, 4)
     gamma = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
     weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -132,8 +132,8 @@ def test_gradients_in_the_prior_are_those_of_the_functions(delta):
     torch.testing.assert_close(got, difference, rtol=1e-6, atol=0)
 
 
-def test_confusion_inside_groups_is_told_far_better_than_by_the_diagonal():
-    """Mean error of the variances against `kronecker`, whose Hessian is exact."""
+def test_confusion_inside_groups_is_estimated_far_better_than_by_the_diagonal():
+    """Mean error of the variances relative to `kronecker` with its exact Hessian."""
     phi, logits = problem(8000, WIDTH, 2)[0], confusion(MANY, 12, 8000, 8.0)
     exact = kronecker.Posterior.fit(kronecker.update(kronecker.init(WIDTH, MANY), phi, logits), 0.3)
     expected = exact.centered_variance(exact.spectrum(phi[:20]))
@@ -142,9 +142,9 @@ def test_confusion_inside_groups_is_told_far_better_than_by_the_diagonal():
         posterior = lowrank.Posterior.fit(statistics, 0.3)
         return (posterior.centered_variance(posterior.spectrum(phi[:20])) / expected - 1).abs().mean()
 
-    told = sums(phi, logits, columns=128)
-    alone = lowrank.Statistics(told.features, told.diagonal, torch.zeros_like(told.sketch), told.count)
-    assert error(told) < 0.04 < 0.33 * error(alone)
+    sketched = sums(phi, logits, columns=128)
+    alone = lowrank.Statistics(sketched.features, sketched.diagonal, torch.zeros_like(sketched.sketch), sketched.count)
+    assert error(sketched) < 0.04 < 0.33 * error(alone)
 
 
 def test_above_the_sketch_width_sums_merge_and_the_same_data_give_the_same_bytes():
@@ -208,16 +208,16 @@ def test_features_and_probabilities_that_are_all_zero_do_not_break_the_samples(c
 
 
 class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation makes."""
+    """Record the number of elements of the largest tensor that an operation returns."""
 
     elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self.elements = max(self.elements, leaf.numel())
-        return made
+        return result
 
 
 def test_nothing_of_the_size_of_the_classes_squared_is_made():

@@ -58,20 +58,20 @@ def test_the_global_seed_is_left_alone_by_a_generator():
 
 @pytest.mark.parametrize(("count", "dimension"), [(16, 300), (32, 1000)])
 def test_every_coordinate_alone_is_spread_like_a_normal(count, dimension):
-    """Its order statistics are at least four times nearer to the quantiles than those of plain draws."""
+    """Its order statistics are at least four times closer to the quantiles than those of independent draws."""
     levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     expected = torch.special.ndtri(levels)
     sorted_ = normals(count, dimension).sort(dim=0).values
-    drawn = torch.randn(count, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    error, plain = (s - expected[:, None] for s in (sorted_, drawn.sort(dim=0).values))
+    draws = torch.randn(count, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    error, plain = (s - expected[:, None] for s in (sorted_, draws.sort(dim=0).values))
     assert error.square().mean().sqrt() < plain.square().mean().sqrt() / 4
 
 
 @pytest.mark.parametrize("count", [2, 8, 100])
 def test_a_single_coordinate_is_in_proportion_to_the_quantiles_of_a_normal(count):
     levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    expected, found = torch.special.ndtri(levels), normals(count, 1)[:, 0].sort().values
-    torch.testing.assert_close(found / found.norm(), expected / expected.norm())
+    expected, points = torch.special.ndtri(levels), normals(count, 1)[:, 0].sort().values
+    torch.testing.assert_close(points / points.norm(), expected / expected.norm())
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, -2])

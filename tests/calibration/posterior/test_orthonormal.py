@@ -23,7 +23,7 @@ def test_what_a_decomposition_gives_is_orthonormal_in_any_type_and_what_was_chan
 
 
 def test_a_column_whose_entries_were_all_rounded_up_is_accepted():
-    """γv²n = 1 with v and γ up by nearly half a unit each, which no cancellation makes up for."""
+    """γv²n = 1 with v and γ both rounded up by nearly half a unit, without cancellation."""
     unit = torch.finfo(torch.float32).eps / 2
 
     def stored(n, gamma):

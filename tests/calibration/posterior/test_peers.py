@@ -1,4 +1,4 @@
-"""The Kronecker posterior beside other libraries' own, on a head without a bias (they keep a bias apart)."""
+"""The Kronecker posterior compared with other libraries, for a head without a bias (which they treat separately)."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def head():
     return phi, labels, linear
 
 
-def ours(head, delta):
+def fitted(head, delta):
     phi, _, linear = head
     sums = kronecker.update(kronecker.init(6, 4), phi, linear(phi).detach())
     return sums, kronecker.Posterior.fit(sums, delta)
@@ -37,20 +37,20 @@ def test_laplace_torch_has_the_same_factors_variances_and_evidence(head, delta):
     phi, labels, linear = head
     model = nn.Sequential(nn.Identity(), linear)
     options = {"last_layer_name": "1", "prior_precision": delta, "backend": CurvlinopsGGN}
-    theirs = laplace.KronLLLaplace(model, "classification", **options)
-    theirs.fit(DataLoader(TensorDataset(phi, labels), 50))
+    reference = laplace.KronLLLaplace(model, "classification", **options)
+    reference.fit(DataLoader(TensorDataset(phi, labels), 50))
 
-    sums, posterior = ours(head, delta)
-    ((U, A),) = theirs.H_facs.kfacs
+    sums, posterior = fitted(head, delta)
+    ((U, A),) = reference.H_facs.kfacs
     torch.testing.assert_close(sums.hessian, U)
     torch.testing.assert_close(sums.features / sums.count, A)
-    mean, covariance = theirs._glm_predictive_distribution(phi[:20])
+    mean, covariance = reference._glm_predictive_distribution(phi[:20])
     torch.testing.assert_close(posterior.covariance(phi[:20]), covariance, rtol=1e-6, atol=1e-9)
     logits = linear(phi).detach()
     torch.testing.assert_close(logits[:20], mean)
     log_likelihood = logits.log_softmax(dim=1).gather(1, labels[:, None]).sum()
     evidence = posterior.log_marginal_likelihood(weights_with_bias(linear, None), log_likelihood)
-    torch.testing.assert_close(evidence, theirs.log_marginal_likelihood().detach().double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(evidence, reference.log_marginal_likelihood().detach().double(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("delta", DELTAS)
@@ -63,4 +63,4 @@ def test_curvlinops_has_the_same_inverse(head, delta):
     dense = inverse @ torch.eye(24, dtype=torch.float64)
     jacobians = torch.einsum("cC,nd->ncCd", torch.eye(4, dtype=torch.float64), phi[:20]).flatten(2)
     expected = jacobians @ dense @ jacobians.mT
-    torch.testing.assert_close(ours(head, delta)[1].covariance(phi[:20]), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(fitted(head, delta)[1].covariance(phi[:20]), expected, rtol=1e-6, atol=1e-9)

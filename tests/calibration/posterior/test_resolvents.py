@@ -59,7 +59,7 @@ def test_every_resolvent_is_interpolated_to_1e_8_of_itself(condition, largest):
     assert weights.abs().sum(dim=1).max() < 3
 
 
-def test_the_weights_are_differentiable_in_where_they_are_asked():
+def test_the_weights_are_differentiable_in_tau():
     u = torch.tensor([0.3, 2.0], dtype=torch.float64)
     tau = torch.tensor([0.01, 0.4, 7.0], dtype=torch.float64, requires_grad=True)
     nodes, weights = interpolation(tau, torch.tensor(2.0, dtype=torch.float64))

@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 
 def confusion(classes, groups, n, within, seed=0):
-    """Logits (N, C) confident of one class, with what is left mostly inside its group."""
+    """Logits (N, C) confident of one class, with the remaining probability mostly inside its group."""
     generator = torch.Generator().manual_seed(seed)
     group = torch.arange(classes) * groups // classes
     y = torch.randint(classes, (n,), generator=generator)
@@ -18,7 +18,7 @@ def confusion(classes, groups, n, within, seed=0):
 
 
 def hessians(logits, columns):
-    """What is recovered from a sketch, and the exact sum, both (C, C)."""
+    """Estimate from a sketch, and the exact sum, both (C, C)."""
     curvature = softmax(logits)
     diagonal = curvature.weights().sum(dim=0)
     t, Q, values = sketch.recover(diagonal, sketch.off_diagonal(curvature.rank_one, columns))
@@ -28,14 +28,14 @@ def hessians(logits, columns):
 
 
 def variances(hessian, delta=1.0):
-    """Of the centred logits, at a unit feature that is the only one."""
+    """Variances of the centered logits for a single unit feature."""
     inverse = torch.linalg.inv(hessian + delta * torch.eye(len(hessian), dtype=torch.float64))
     centered = inverse - inverse.mean(dim=0)
     return (centered - centered.mean(dim=1, keepdim=True)).diagonal()
 
 
 @pytest.mark.parametrize("classes", [1, 3, 50])
-def test_as_many_columns_as_classes_tell_all(classes):
+def test_as_many_columns_as_classes_are_exact(classes):
     got, expected = hessians(confusion(classes, 1, 30, 0.0), classes)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
@@ -43,7 +43,7 @@ def test_as_many_columns_as_classes_tell_all(classes):
 @pytest.mark.parametrize("columns", [2, 5, 16, 64])
 @pytest.mark.parametrize("n", [1, 10, 2000])
 @pytest.mark.parametrize("within", [0.0, 10.0])
-def test_what_is_recovered_is_positive_semidefinite_and_blind_to_a_constant(columns, n, within):
+def test_the_estimate_is_positive_semidefinite_with_zero_row_sums(columns, n, within):
     got, expected = hessians(confusion(100, 10, n, within), columns)
     largest = expected.diagonal().max()
     assert torch.linalg.eigvalsh(got)[0] > -1e-12 * largest
@@ -58,13 +58,13 @@ def test_the_diagonal_stays_what_was_summed(columns):
 
 @pytest.mark.parametrize("columns", [16, 64])
 def test_the_diagonal_moves_by_less_than_half_a_percent_where_groups_hardly_touch(columns):
-    """Eigenvalues of N close to 1 are then estimated above it, and clamped."""
+    """Here eigenvalues of N close to 1 are estimated above 1 and clamped."""
     got, expected = hessians(confusion(100, 10, 2000, 10.0), columns)
     torch.testing.assert_close(got.diagonal(), expected.diagonal(), rtol=5e-3, atol=0)
 
 
 def test_confident_predictions_keep_their_variance():
-    """Where the exact sum of eeᵀ is close to a diagonal of full rank."""
+    """The exact sum of eeᵀ is then close to a diagonal of full rank."""
     got, expected = hessians(confusion(400, 1, 8000, 0.0), 64)
     assert ((variances(got) / variances(expected) - 1).abs() < 0.02).all()
 
@@ -77,7 +77,7 @@ def test_confident_predictions_keep_their_variance():
 
 
 def test_variance_that_a_group_of_confused_classes_shares_is_seen():
-    """Its direction has little curvature, which no diagonal can tell: with two columns the variance is lost."""
+    """Its direction has little curvature, which a diagonal cannot represent: with two columns the variance is lost."""
     logits = confusion(400, 10, 8000, 12.0)
     errors = []
     for columns in (2, 64):
@@ -108,4 +108,4 @@ def test_the_signs_are_the_same_whenever_they_are_made():
 
 
 CHECKSUM = 114188
-"""Of a fixed weighted sum: other signs would not fit the sketches that have been saved."""
+"""Weighted sum of the signs: other signs would be incompatible with saved sketches."""

@@ -1,12 +1,12 @@
-"""Answers of every structure and link at features of any scale and rank, under any prior, alone and in company.
+"""Predictions of every structure and link for features of any scale and rank and any prior, alone and in batches.
 
-The oracle of the moments is the dense precision in arithmetic of 60 digits, from the float32 features as they are; that
-of the links is the same exit at the same features in float64. With κ = (largest eigenvalue + δ)/δ the variance of the
+The oracle of the moments is the dense precision with 60 digits, from the same float32 features; that of the links is
+the same exit in float64. With κ = (largest eigenvalue + δ)/δ the variance of the
 logits at φ is at least ‖φ‖²/(κδ), and a relative error ε of the projections of φ changes it by at most
 
     2ε √κ + ε² κ     of itself, times a modest constant
 
-as the worst φ has as much variance along a direction that the training features lack as along all others.
+because the worst φ has equal variance along a direction without training features and along all others.
 """
 
 import math
@@ -28,7 +28,7 @@ SINGLE, DOUBLE = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
 
 
 def features(n: int, width: int, rank: int, scale: float, seed: int = 0) -> Tensor:
-    """Float32 features (n, width) of at most a rank but for rounding, a tenth of them with a part outside it."""
+    """Float32 features (n, width) of a maximum rank; with a seed, a tenth of them leave that subspace."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(rank, width, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
     phi = torch.randn(n, rank, generator=generator, dtype=torch.float64) @ mixing
@@ -50,7 +50,7 @@ def fitted(structure: str, phi: Tensor, logits: Tensor, delta: float):
 
 
 def contrast(structure: str, phi: Tensor, logits: Tensor, delta: float) -> float:
-    """κ, or a bound on it."""
+    """Upper bound of κ."""
     strongest = float(torch.linalg.matrix_norm(phi.double(), 2)) ** 2
     return 1 + strongest / 2 / delta  # no eigenvalue of diag(p) − ppᵀ is above 1/2
 
@@ -95,7 +95,7 @@ def _product(a: mpmath.matrix, b: mpmath.matrix) -> mpmath.matrix:
 
 
 def dense_variance(structure: str, phi: Tensor, logits: Tensor, delta: float, at: Tensor) -> Tensor:
-    """Variance (N, C) of the logits at rows of `at`, in arithmetic of 60 digits."""
+    """Variance (N, C) of the logits at rows of `at`, with 60 digits."""
     width, classes = phi.shape[1], logits.shape[1]
     with mpmath.workdps(60):
         inverse = mpmath.inverse(dense_precision(structure, phi, logits, delta))
@@ -113,13 +113,13 @@ def test_variances_are_those_of_the_dense_precision(structure, scale, delta, n, 
     phi, at = features(n, 5, rank, scale), features(10, 5, rank, scale, seed=1)[::3]
     logits = logits_of(phi, 3, scale)
     kappa, posterior = contrast(structure, phi, logits, delta), fitted(structure, phi, logits, delta)
-    # Sums of n products are rounded by n ε of the greatest eigenvalue, which below it looks like another δ.
+    # Sums of n products have an error of n ε times the largest eigenvalue, which acts like a change of δ.
     conditioning = n * DOUBLE * kappa
     if conditioning > 0.01:
         pytest.skip("double precision sums do not determine the smallest eigenvalues beside this δ")
     allowed = 4 * conditioning + 20 * (DOUBLE * math.sqrt(kappa) + SINGLE)
     if structure == "lowrank":
-        allowed += 1e-6  # of the interpolation between resolvents
+        allowed += 1e-6  # error of the interpolation between resolvents
     expected = dense_variance(structure, phi, logits, delta, at)
     got = posterior.moments(at, logits_of(at, 3, scale)).variance
     assert got.dtype == torch.float32
@@ -139,41 +139,41 @@ def exit_of(likelihood: str, structure: str, link: str, scale: float, delta: flo
     statistics = module.update(module.init(12, latents), phi, logits, family.curvature)
     plain = CalibratedExit(1.3, None, likelihood=family)
     generator = torch.Generator().manual_seed(0)
-    made = plain.with_posterior(module.Posterior.fit(statistics, delta), link, 16, generator)
-    return made, at, logits_of(at, outputs, scale)
+    exit_ = plain.with_posterior(module.Posterior.fit(statistics, delta), link, 16, generator)
+    return exit_, at, logits_of(at, outputs, scale)
 
 
 def numbers(prediction) -> Tensor:
-    """What is answered: probabilities, or mean and logarithms of the variances, (N, …)."""
+    """Probabilities, or mean and logarithms of the variances, (N, …)."""
     if hasattr(prediction, "log_probs"):
         return prediction.probs.double()
     return torch.cat([prediction.mean, prediction.variance.log()], dim=1).double()
 
 
-def samples_of(made: CalibratedExit, at: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, S, C) over the temperature whose softmax a sampled link averages, and the sums of their terms' sizes.
+def samples_of(exit_: CalibratedExit, at: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Sampled logits (N, S, C) divided by the temperature, and the sums of the absolute values of their terms.
 
-    One sample, the answer itself, for other links.
+    Other links have one sample, the prediction itself.
     """
-    if made.offsets is None:
-        log_probs = made.predict(at, outputs).log_probs[:, None]
+    if exit_.offsets is None:
+        log_probs = exit_.predict(at, outputs).log_probs[:, None]
         return log_probs, log_probs.abs()
-    if made.likelihood.name == "binary":
+    if exit_.likelihood.name == "binary":
         outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
-        coefficients = made.posterior.variance(made.spectrum(at)).sqrt()
+        coefficients = exit_.posterior.variance(exit_.spectrum(at)).sqrt()
     else:
-        coefficients = made.posterior.coefficients(made.spectrum(at), made.offsets)
-    terms = coefficients[:, :, None, None] * made.offsets.values
+        coefficients = exit_.posterior.coefficients(exit_.spectrum(at), exit_.offsets)
+    terms = coefficients[:, :, None, None] * exit_.offsets.values
     return (
-        (outputs[:, None] + terms.sum(dim=1)) / made.temperature,
-        (outputs[:, None].abs() + terms.abs().sum(dim=1)) / made.temperature,
+        (outputs[:, None] + terms.sum(dim=1)) / exit_.temperature,
+        (outputs[:, None].abs() + terms.abs().sum(dim=1)) / exit_.temperature,
     )
 
 
 def allowed_error(exact: CalibratedExit, at: Tensor, outputs: Tensor, kappa: float) -> Tensor:
-    """Bound on the error of an answer, from a relative error ε of logits, deviations and variances.
+    """Bound on the error of a prediction, from a relative error ε of logits, deviations and variances.
 
-    Logits that move by up to η move the odds of a class by up to exp(2η).
+    A change of the logits by up to η changes the odds of a class by a factor of up to exp(2η).
     """
     relative = 30 * (SINGLE + DOUBLE * math.sqrt(kappa))
     if exact.likelihood.name in ("regression", "heteroscedastic"):
@@ -202,11 +202,11 @@ CASES = [
 @pytest.mark.parametrize("delta", DELTAS)
 def test_answers_are_those_of_float64_alone_and_in_company(likelihood, structure, link, scale, delta):
     for rank, n in [(12, 60), (3, 60), (12, 5)]:
-        made, at, outputs = exit_of(likelihood, structure, link, scale, delta, rank, n)
-        served = made.to(torch.device("cpu"), torch.float32)
+        exit_, at, outputs = exit_of(likelihood, structure, link, scale, delta, rank, n)
+        served = exit_.to(torch.device("cpu"), torch.float32)
         phi = features(n, 12, rank, scale)
         kappa = min(contrast(structure, phi, outputs, delta), 1 / DOUBLE)
-        wide = made.to(torch.device("cpu"), torch.float64)
+        wide = exit_.to(torch.device("cpu"), torch.float64)
         exact = numbers(wide.predict(at.double(), outputs.double()))
         together = numbers(served.predict(at, outputs))
         alone = torch.cat([numbers(served.predict(f, o)) for f, o in zip(at.split(1), outputs.split(1), strict=True)])

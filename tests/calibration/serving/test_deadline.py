@@ -15,7 +15,7 @@ def network_of(exits=4):
 
 
 class Clock:
-    """A clock that a stage moves on by its planned milliseconds."""
+    """A clock that every stage advances by its planned milliseconds."""
 
     def __init__(self, monkeypatch, calibrated, milliseconds):
         self.now = 100.0
@@ -36,7 +36,7 @@ def test_without_a_deadline_it_gives_every_answer_of_the_call(ensemble):
         assert len(answer.members) == len(expected.members)
 
 
-def test_nothing_is_computed_before_it_is_asked_for():
+def test_no_exit_is_computed_before_it_is_requested():
     calibrated = network_of()
     seen = builders.watch_batch_sizes(calibrated.network)
     answers = calibrated.anytime(X)
@@ -49,7 +49,7 @@ def test_nothing_is_computed_before_it_is_asked_for():
 
 
 def test_an_exit_is_computed_only_if_it_is_expected_in_time(monkeypatch):
-    """Four exits of like cost at 10 ms each: the first is the dearest by a little, so three fit into 31 ms."""
+    """Four exits of similar cost at 10 ms each; the first costs slightly more, so three fit into 31 ms."""
     calibrated = network_of()
     Clock(monkeypatch, calibrated, [10, 10, 10, 10])
     counts = {deadline: len(list(calibrated.anytime(X, deadline))) for deadline in (5, 15, 19, 31, 60)}
@@ -74,7 +74,7 @@ def test_the_time_that_the_caller_takes_counts(monkeypatch):
     assert answers == 1
 
 
-def test_the_clock_starts_when_the_first_answer_is_asked_for(monkeypatch):
+def test_the_clock_starts_when_the_first_prediction_is_requested(monkeypatch):
     calibrated = network_of()
     clock = Clock(monkeypatch, calibrated, [10] * 4)
     answers = calibrated.anytime(X, 60)

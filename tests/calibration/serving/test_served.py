@@ -43,19 +43,19 @@ def test_weights_that_do_not_count_their_changes_are_not_hashed_at_every_call(mo
     assert len(calibrated(X)) == 3
 
 
-def test_weights_that_changed_since_are_noticed_by_every_use(tmp_path):
+def test_changed_weights_are_refused_by_every_use(tmp_path):
     calibrated = calibrated_network()
     policy = suffice.allocate(calibrated, LOADER, 0.7)
     with torch.no_grad():
         calibrated.network.exit(0).classifier.weight.add_(1e-3)
-    for ask in (
+    for use in (
         lambda: calibrated(X),
         lambda: suffice.run(calibrated, policy, X),
         lambda: suffice.allocate(calibrated, LOADER, 0.7),
         lambda: suffice.save(calibrated, tmp_path / "c"),
     ):
         with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
-            ask()
+            use()
     assert not (tmp_path / "c").exists()
 
 

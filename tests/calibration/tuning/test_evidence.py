@@ -41,7 +41,7 @@ def test_no_prior_precision_has_more_evidence(options, bias_precision):
 
 
 def test_the_bias_enters_with_its_own_precision():
-    """δ‖W‖² + δβ b² is what the evidence has to see of a bias b."""
+    """The evidence of a bias b depends on δ‖W‖² + δβ b²."""
     classifier = network().exit(0).classifier
     constant = 0.25**-0.5
     weights = weights_with_bias(classifier, constant)
@@ -74,7 +74,7 @@ def test_a_validation_set_with_nothing_to_tune_is_not_read():
     assert bare.exits[0].prior_precision is None
 
 
-def test_a_posterior_that_no_answer_asks_is_tuned_as_well():
+def test_evidence_also_tunes_the_prior_of_the_plugin_link():
     assert fit(network(), link="plugin").exits[0].prior_precision == fit(network()).exits[0].prior_precision != 1
 
 

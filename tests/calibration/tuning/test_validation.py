@@ -14,9 +14,9 @@ from tests.calibration.tuning.cached import moved, objective, setting, tuned
 @pytest.mark.parametrize("planted", [0.6, 1.7])
 @pytest.mark.parametrize("prior", ["exact", "factored"])
 def test_the_minimum_of_one_exit_is_no_worse_than_any_point_of_the_papers_grid(prior, planted, seed):
-    """Also where the network is not sure enough: at T = 1 every posterior then looks like a loss.
+    """Also for an underconfident network, where every posterior increases the loss at T = 1.
 
-    And where the search begins on a plateau, at a δ so great that its steps gain next to nothing at first.
+    And for a search that starts on a plateau, at a δ so large that its first steps gain almost nothing.
     """
     exits, caches, labels, _ = setting(widths=(6,), prior=prior, planted=planted, seed=seed)
     minimum = objective(tuned(validation.tune, exits, caches, labels, None), caches, labels, None)
@@ -36,7 +36,7 @@ def test_the_joint_minimum_is_no_worse_than_points_of_the_papers_grid(ensembled,
     minimum = objective(tuned(validation.tune, exits, caches, labels, weights), caches, labels, weights)
     random = np.random.default_rng(seed)
     for number in range(100):
-        k = 1 if number < 50 else len(exits)  # the same point at every exit, then each its own
+        k = 1 if number < 50 else len(exits)  # the same point at every exit, then different points
         points = random.choice(grid.TEMPERATURES, k), random.choice(grid.PRIOR_VARIANCES, k)
         temperatures, variances = (np.broadcast_to(point, len(exits)) for point in points)
         there = [moved(exit_, float(t), float(v)) for exit_, t, v in zip(exits, temperatures, variances, strict=True)]
@@ -119,8 +119,8 @@ def test_a_temperature_at_the_edge_of_its_range_is_a_warning_that_names_it(right
 
 
 @pytest.mark.parametrize("count", [2, 40])
-def test_few_examples_without_an_error_do_not_make_the_network_surer_than_it_can_know(count):
-    """The likelihood alone would send T to 0, at any price of a later error."""
+def test_few_correct_examples_do_not_make_the_network_overconfident(count):
+    """The likelihood alone would drive T to 0, whatever the cost of a later error."""
     logits = builders.inputs(count, 4) * 20
     loader = builders.batched(logits, logits.argmax(dim=1))
     calibrated = calibrate(builders.identity_network(4), [], loader, structure=None)

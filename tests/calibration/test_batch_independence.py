@@ -1,4 +1,4 @@
-"""An answer depends on its example alone, and is an answer: plain networks on raw inputs, under every default."""
+"""Predictions do not depend on the batch and are finite: plain networks on raw inputs, under every default."""
 
 import warnings
 
@@ -17,7 +17,7 @@ def data():
 
 
 def trained(inputs, labels, outputs, loss, steps=20, width=128):
-    """A multilayer perceptron after a few steps of Adam, as inputs of any scale leave it."""
+    """A multilayer perceptron after a few steps of Adam on unscaled inputs."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(inputs.shape[1], width), nn.ReLU(), nn.Linear(width, outputs))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -35,8 +35,8 @@ def calibrated_on(model, inputs, labels, **choices):
         return suffice.calibrate(model, [(inputs[:half], labels[:half])], [(inputs[half:], labels[half:])], **choices)
 
 
-def furthest(calibrated, inputs):
-    """The greatest difference of a probability between examples alone and in company."""
+def largest_difference(calibrated, inputs):
+    """Largest difference of a probability between batches of one, of seven and of all examples."""
     together = calibrated(inputs)[-1].probs
     alone = torch.cat([calibrated(x)[-1].probs for x in inputs.split(1)])
     sevens = torch.cat([calibrated(x)[-1].probs for x in inputs.split(7)])
@@ -45,18 +45,18 @@ def furthest(calibrated, inputs):
 
 @pytest.mark.parametrize("scale", [1.0, 255.0])
 @pytest.mark.parametrize("choices", [{}, {"structure": "full", "link": "probit"}, {"structure": "lowrank"}])
-def test_pixels_of_any_scale_are_answered_alike_in_every_batch(data, scale, choices):
+def test_pixels_of_any_scale_have_equal_predictions_in_every_batch(data, scale, choices):
     inputs, labels = data.train.images.flatten(1) * scale, data.train.labels
     narrow = 16 if choices.get("structure") == "full" else 128
     model = trained(inputs, labels, 10, nn.functional.cross_entropy, width=narrow)
     calibrated = calibrated_on(model, inputs, labels, **choices)
-    assert furthest(calibrated, data.test.images.flatten(1)[:100] * scale) < 1e-5
-    assert furthest(calibrated.with_prior(1e-3), data.test.images.flatten(1)[:100] * scale) < 1e-5
+    assert largest_difference(calibrated, data.test.images.flatten(1)[:100] * scale) < 1e-5
+    assert largest_difference(calibrated.with_prior(1e-3), data.test.images.flatten(1)[:100] * scale) < 1e-5
 
 
 @pytest.mark.parametrize("delta", [None, 1e-4])
-def test_tables_of_few_columns_in_units_of_their_own_are_answered_alike_in_every_batch(delta):
-    """Features of a low rank: of forty columns all but three are sums of these."""
+def test_tables_of_few_columns_in_different_units_have_equal_predictions_in_every_batch(delta):
+    """Low-rank features: forty columns are linear combinations of three."""
     generator = torch.Generator().manual_seed(0)
     columns = torch.randn(600, 3, generator=generator) @ torch.randn(3, 40, generator=generator)
     inputs = columns * torch.logspace(-2, 2, 40)
@@ -64,14 +64,14 @@ def test_tables_of_few_columns_in_units_of_their_own_are_answered_alike_in_every
     model = trained(inputs, labels, 2, nn.functional.cross_entropy)
     calibrated = calibrated_on(model, inputs, labels)
     calibrated = calibrated if delta is None else calibrated.with_prior(delta)
-    assert furthest(calibrated, inputs[:100]) < 1e-5
+    assert largest_difference(calibrated, inputs[:100]) < 1e-5
 
 
 @pytest.mark.parametrize("structure", ["kronecker", "lowrank", "full", "diagonal"])
 @pytest.mark.parametrize("delta", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("scale", [1e2, 1e4])
-def test_samples_far_from_the_mean_are_answered_alike_in_every_batch(structure, delta, scale):
-    """Large features and a class that is never predicted, along which samples lie 1e4 to 1e7 from the mean."""
+def test_samples_far_from_the_mean_have_equal_predictions_in_every_batch(structure, delta, scale):
+    """Large features and a class that is never predicted, along which samples are 1e4 to 1e7 from the mean."""
     torch.manual_seed(0)
     inputs, head = scale * torch.randn(600, 32).relu(), nn.Linear(32, 5)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_samples_far_from_the_mean_are_answered_alike_in_every_batch(structure, 
     model = nn.Sequential(nn.Identity(), head).eval()
     labels = model(inputs).argmax(dim=1)
     calibrated = calibrated_on(model, inputs, labels, structure=structure, tuning="evidence", temperature=False)
-    assert furthest(calibrated.with_prior(delta), inputs[:60]) < 1e-5
+    assert largest_difference(calibrated.with_prior(delta), inputs[:60]) < 1e-5
 
 
 def test_running_gives_the_answers_of_computing_all_exits(data):
@@ -94,7 +94,7 @@ def test_running_gives_the_answers_of_computing_all_exits(data):
 
 
 def huge(inputs, position):
-    """Inputs of which one holds the fill value of NetCDF files: finite, and so are its logits."""
+    """Inputs with the fill value of NetCDF files in one example, whose logits are finite."""
     inputs = inputs.clone()
     inputs[position, 3] = 1e20
     return inputs
@@ -132,16 +132,16 @@ def test_an_example_with_finite_logits_has_a_finite_answer_or_is_refused_by_its_
     for position in (0, 5):
         bad = huge(inputs[:8], position)
         assert model(bad).isfinite().all()
-        answered, refusal = None, ""
+        prediction, refusal = None, ""
         try:
-            answered = calibrated(bad)[-1]
+            prediction = calibrated(bad)[-1]
         except ValueError as error:
             refusal = str(error)
-        if answered is None:
+        if prediction is None:
             assert refusal.startswith("expected finite predictions at exit 0, got NaN or infinity")
             assert f" position {position} " in refusal
         else:
-            assert answered.soundness.isfinite().all()
+            assert prediction.soundness.isfinite().all()
 
 
 def test_validation_examples_beyond_the_type_are_refused_by_their_position():
@@ -153,7 +153,7 @@ def test_validation_examples_beyond_the_type_are_refused_by_their_position():
         suffice.calibrate(model, [(inputs, labels)], loader)
 
 
-def test_a_policy_names_the_example_whose_answer_is_no_number():
+def test_a_policy_names_the_example_with_a_prediction_that_is_not_finite():
     torch.manual_seed(0)
     net = ExitNetwork(
         [nn.Sequential(nn.Linear(16, 16), nn.ReLU()), nn.Sequential(nn.Linear(16, 16), nn.ReLU())],
