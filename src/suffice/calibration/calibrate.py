@@ -104,11 +104,13 @@ def calibrate(
         >>> import torch
         >>> from torch import nn
         >>> import suffice
+        >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        >>> x, y = torch.randn(120, 4), torch.arange(120) % 3
-        >>> calibrated = suffice.calibrate(model, [(x[:60], y[:60])], [(x[60:], y[60:])])
+        >>> x = torch.randn(400, 4)
+        >>> y = model(x).softmax(dim=1).multinomial(1)[:, 0]
+        >>> calibrated = suffice.calibrate(model, [(x[:200], y[:200])], [(x[200:], y[200:])])
         >>> [tuple(prediction.probs.shape) for prediction in calibrated(x)]
-        [(120, 3)]
+        [(400, 3)]
     """
     choices = Choices(
         likelihood=likelihood,

@@ -237,7 +237,7 @@ class Calibrated:
         Args:
             network: Network (or plain model) like the calibrated one, with the same weights except for additional
                 rows of every classifier.
-            generator: Generator of the sampled link, whose samples are joint over all classes and are drawn again.
+            generator: Generator of the sampled link, whose samples are joint over all classes and are sampled again.
 
         Raises:
             TypeError: If the network is of another kind than the calibrated one.
