@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 HARDENING := $(VENV)/.hardening
-ATTACKS := $(addprefix tests/test_,threads.py faults.py power_loss.py beside.py edited.py)
+ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py beside.py edited.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-install lint format bench bench-data bench-dynamic bench-posterior \

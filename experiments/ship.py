@@ -20,7 +20,7 @@ from suffice.models.zoo import Pretrained
 from suffice.network import ExitNetwork
 from suffice.reproduce import ledger
 from suffice.reproduce.early_exit import msdnet_training
-from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig, Sets
+from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment, Sets
 from suffice.reproduce.markdown import table
 from suffice.storage.fingerprint import check_fingerprint
 
@@ -33,7 +33,7 @@ def main() -> None:
     results = ledger.read(RESULTS / "cifar100-msdnet-small.json")
     settings = results["settings"]
     arguments = {name: settings[name] for name in ("size", "epochs", "seed", "bfloat16", "compiled")}
-    config = MSDNetConfig("cifar100", **arguments)
+    config = MSDNetExperiment("cifar100", **arguments)
     sets = config.load()
     network = zoo.round_to_half(_load_network(config, sets, results))
     train, validation, test = (split.batches(500) for split in (sets.train, sets.validation, sets.test))
@@ -48,7 +48,7 @@ def main() -> None:
     print(card)
 
 
-def _load_network(config: MSDNetConfig, sets: Sets, results: dict) -> ExitNetwork:
+def _load_network(config: MSDNetExperiment, sets: Sets, results: dict) -> ExitNetwork:
     """Load the network that the results were measured on.
 
     Raises:
@@ -87,7 +87,7 @@ def _calibrate(
 
 
 def _card(
-    config: MSDNetConfig,
+    config: MSDNetExperiment,
     results: dict,
     ensemble: str,
     exits: list[dict[str, float]],

@@ -10,7 +10,7 @@ from suffice import cost
 from suffice.attach import contract
 from suffice.network import select
 from suffice.training.loop import train
-from tests.lookalikes import (
+from tests.robustness.lookalikes import (
     CLASSES,
     DenseNet,
     ResNet,
@@ -21,7 +21,7 @@ from tests.lookalikes import (
     built,
     logits_of,
 )
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 CUTS = [
     (ResNet, ["layer1", "layer2"]),

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 import suffice
 from tests.attach.test_attach import attached
-from tests.lookalikes import ResNet, Router, TextModel, VisionTransformer, built
+from tests.robustness.lookalikes import ResNet, Router, TextModel, VisionTransformer, built
 
 
 def pooling_of(net):

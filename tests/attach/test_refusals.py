@@ -8,7 +8,7 @@ from torch.nn import functional
 import suffice
 from tests import builders
 from tests.attach.test_attach import attached
-from tests.lookalikes import CLASSES, ResNet, Router, built
+from tests.robustness.lookalikes import CLASSES, ResNet, Router, built
 
 
 class FunctionalDropout(ResNet):

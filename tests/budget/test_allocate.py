@@ -9,7 +9,7 @@ from suffice.budget import scores
 from suffice.budget.thresholds import choose, shares_of
 from tests import builders
 from tests.budget.profiles import planted
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 
 class TestAllocate:

@@ -8,7 +8,7 @@ from suffice.data.sources import digits
 from suffice.network import ExitNetwork
 from suffice.training.loop import train
 from tests import builders
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 TEACHER = suffice.MCDropout(passes=8)
 

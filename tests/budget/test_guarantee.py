@@ -12,7 +12,7 @@ from suffice import control_risk, run
 from suffice.budget.guarantee import along, certified, needed, p_values
 from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
 from tests import builders
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 LEVELS = torch.linspace(6, -3, 60, dtype=torch.float64)
 

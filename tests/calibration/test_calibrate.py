@@ -11,7 +11,7 @@ from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
 from suffice.storage.fingerprint import fingerprint
 from tests import builders
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
 

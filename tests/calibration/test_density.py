@@ -15,7 +15,7 @@ from suffice.calibration import density
 from suffice.calibration.density import Density
 from suffice.network import Exit, ExitNetwork
 from tests import builders, tolerances
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 CLASSES, WIDTH = 3, 4
 

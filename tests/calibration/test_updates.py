@@ -7,7 +7,7 @@ from torch import nn
 import suffice
 from suffice import calibrate
 from tests import builders
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
 

@@ -5,7 +5,7 @@ import torch
 
 import suffice
 from suffice.models import msdnet, zoo
-from tests import kinds
+from tests.robustness import kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # tuning on 24 images of noise warns
 

@@ -10,7 +10,7 @@ from suffice import evaluation
 from suffice.data.images import Images
 from suffice.data.splits import DataSet
 from suffice.reproduce.early_exit import msdnet_training
-from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig
+from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment
 from suffice.storage.fingerprint import fingerprint
 from suffice.training import TrainingProgress
 
@@ -18,7 +18,7 @@ _SPEC = importlib.util.spec_from_file_location("ship", Path(__file__).parents[2]
 ship = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(ship)
 
-CONFIG = MSDNetConfig("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
+CONFIG = MSDNetExperiment("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
 IMAGES = Images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
 SETS = DataSet("cifar100", IMAGES, IMAGES, IMAGES, ("a", "b"), "abc")
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from suffice.storage import files, filesystem, manifests, paths
-from tests import faults
+from tests.robustness import faults
 
 
 def owned(folder):

@@ -10,7 +10,7 @@ import pytest
 
 from suffice.storage import paths
 from suffice.storage.locks import locked
-from tests import faults
+from tests.robustness import faults
 
 CONTEXT = multiprocessing.get_context("fork")
 

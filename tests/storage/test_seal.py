@@ -10,7 +10,7 @@ import suffice
 from suffice.calibration import density
 from suffice.storage.fingerprint import fingerprint
 from suffice.storage.seal import Seal
-from tests import entries, odd
+from tests.robustness import entries, odd
 
 
 def data_in_place(model):

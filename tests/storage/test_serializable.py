@@ -12,7 +12,7 @@ from suffice.calibration.serving.served import Served
 from suffice.storage import artifact
 from suffice.storage.seal import Seal
 from suffice.storage.serializable import Serializable, canonical_layout, row_major_strides
-from tests import kinds
+from tests.robustness import kinds
 
 NETWORK = (nn.Module, Seal, Served)
 """Types of which an artifact holds only a hash."""

@@ -9,7 +9,7 @@ from suffice import metrics
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.teachers.dropout import MCDropout
 from tests import tolerances
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 TEACHER = MCDropout(passes=8, likelihood="regression")
 

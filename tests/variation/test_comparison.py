@@ -7,7 +7,7 @@ from suffice.variation import comparison
 from suffice.variation.comparison import FitSpec, compare
 from suffice.variation.teachers.dropout import MCDropout
 from suffice.variation.teachers.ensemble import EnsembleTeacher
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 MEASURES = {"r2", "r2_log", "spearman", "auc_low", "auc_high"}
 

@@ -15,7 +15,7 @@ from suffice.variation.fitting import fit_labels, fit_variation
 from suffice.variation.learning.labels import label
 from suffice.variation.teachers.dropout import MCDropout
 from suffice.variation.teachers.spreads import Variation
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 from tests.variation.fits import TEACHER, fit, fixed, rows, seeded, tower
 
 

@@ -5,7 +5,7 @@ from torch import nn
 import suffice
 from suffice.variation.joint import JointHead
 from suffice.variation.teachers.dropout import MCDropout
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 TEACHER = MCDropout(passes=2, likelihood="regression")
 

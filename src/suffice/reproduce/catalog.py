@@ -10,7 +10,7 @@ from suffice.reproduce.dropout import ensembles, exits, letters, recommenders
 from suffice.reproduce.dropout import measurements as dropout_measurements
 from suffice.reproduce.dropout import tables as dropout_tables
 from suffice.reproduce.early_exit import lite0, measurements, msdnets, tables
-from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig, PaperConfig
+from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment, PaperConfig
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import MarkdownTable
 from suffice.utils.progress import ProgressCallback
@@ -101,7 +101,7 @@ def _dropout(title: str, source: str, run: Run, assess: Callable[[Results], Stat
 def _msdnet(source: str, data: str, size: str, options: Options | None = None) -> Experiment:
     """Return the experiment that trains an MSDNet on a data set as in paper one."""
     options = options or Options()
-    config = MSDNetConfig(
+    config = MSDNetExperiment(
         source, size, options.epochs, options.seed, options.validation, not options.float32, not options.eager
     )
     small = source == "cifar100"

@@ -7,7 +7,7 @@ import suffice
 from suffice.models.msdnet import SETTINGS
 from suffice.reproduce import catalog
 from suffice.reproduce.early_exit import msdnet_training
-from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig
+from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment
 from suffice.utils.progress import quiet
 from tests.reproduce.early_exit.images import small_cifar
 
@@ -18,12 +18,12 @@ def small(monkeypatch):
     monkeypatch.setattr(suffice.data, "load", lambda name, seed: sets)
 
 
-CONFIG = MSDNetConfig("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
+CONFIG = MSDNetExperiment("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
 
 
 def test_a_configuration_has_its_command():
     assert CONFIG.command == "suffice reproduce cifar100-msdnet-small --epochs 2 --float32 --eager"
-    assert MSDNetConfig("imagenet", "4", seed=1).command == "suffice reproduce imagenet-msdnet-4 --seed 1"
+    assert MSDNetExperiment("imagenet", "4", seed=1).command == "suffice reproduce imagenet-msdnet-4 --seed 1"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_configuration_has_its_command():
     [(None, "steps", ""), (300, "steps", ""), (299, "cosine", " --epochs 299"), (400, "steps", " --epochs 400")],
 )
 def test_only_fewer_epochs_than_the_papers_use_a_cosine(small, epochs, schedule, flag):
-    config = MSDNetConfig("cifar100", "small", epochs)
+    config = MSDNetExperiment("cifar100", "small", epochs)
     settings = config.settings(config.load())
     assert (settings["epochs"], settings["schedule"]) == (epochs or 300, schedule)
     assert config.command == f"suffice reproduce cifar100-msdnet-small{flag}"
@@ -41,7 +41,7 @@ def test_every_configuration_names_an_existing_network():
     for name in catalog.EXPERIMENTS:
         if "msdnet" in name:
             source, _, size = name.split("-")
-            assert f"{MSDNetConfig(source, size).paper.family}-{size}" in SETTINGS
+            assert f"{MSDNetExperiment(source, size).paper.family}-{size}" in SETTINGS
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import suffice
 from suffice import evaluation
 from suffice.data.store import lookup
 from suffice.reproduce.early_exit import measurements, msdnets, tables
-from suffice.reproduce.early_exit.msdnet_training import MSDNetConfig
+from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment
 from suffice.reproduce.ledger import Ledger, measured
 from suffice.utils.progress import quiet
 from tests.reproduce.early_exit.images import images, small_cifar
@@ -22,7 +22,7 @@ def small(monkeypatch):
     monkeypatch.setattr(measurements, "VARIANTS", {"all, product of exits": {"ensemble": "product"}})
 
 
-CONFIG = MSDNetConfig("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
+CONFIG = MSDNetExperiment("cifar100", "small", epochs=2, bfloat16=False, compiled=False)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from suffice.models import convnet
 from suffice.variation.baselines.delta_rule import delta_rule
 from suffice.variation.teachers.dropout import MCDropout
 from tests import tolerances
-from tests.surroundings import anywhere
+from tests.robustness.surroundings import anywhere
 
 
 @pytest.fixture(autouse=True)

@@ -62,7 +62,7 @@ The number of epochs for Caltech-256 is ours: twice ImageNet's, because it has f
 
 
 @dataclass(frozen=True)
-class MSDNetConfig:
+class MSDNetExperiment:
     """Configuration of one training of an MSDNet.
 
     Attributes:
@@ -135,7 +135,7 @@ class MSDNetConfig:
         return settings
 
 
-def weights_folder(config: MSDNetConfig, out: Path, name: str) -> Path:
+def weights_folder(config: MSDNetExperiment, out: Path, name: str) -> Path:
     """Return the folder of a network's weights, whose name contains a seed or a split other than the default."""
     seed = f"-seed{config.seed}" if config.seed else ""
     validation = "" if config.validation is None else f"-validation{config.validation}"
@@ -143,7 +143,7 @@ def weights_folder(config: MSDNetConfig, out: Path, name: str) -> Path:
 
 
 def train_network(
-    config: MSDNetConfig, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None = None
+    config: MSDNetExperiment, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None = None
 ) -> ExitNetwork:
     """Train a network, or resume from the last checkpoint in a folder, and return it in evaluation mode.
 
@@ -169,7 +169,7 @@ def train_network(
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def _check_settings(config: MSDNetConfig, sets: Sets, folder: Path) -> None:
+def _check_settings(config: MSDNetExperiment, sets: Sets, folder: Path) -> None:
     """Raise a ValueError if the weights in a folder were trained with other settings or data; else record both.
 
     This keeps a network from being calibrated on images that it was trained on. Settings and data are recorded in a

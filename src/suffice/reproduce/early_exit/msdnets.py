@@ -26,7 +26,7 @@ from suffice.network import ExitNetwork
 from suffice.reproduce.early_exit import measurements
 from suffice.reproduce.early_exit.msdnet_training import (
     FIT_IMAGES,
-    MSDNetConfig,
+    MSDNetExperiment,
     PaperConfig,
     Sets,
     train_network,
@@ -53,7 +53,7 @@ class TrainedNetwork:
 Measure = Callable[[TrainedNetwork], Results]
 
 
-def run(config: MSDNetConfig, out: Path, progress: ProgressCallback, *, also: Sequence[str] = ()) -> Results:
+def run(config: MSDNetExperiment, out: Path, progress: ProgressCallback, *, also: Sequence[str] = ()) -> Results:
     """Train a network, measure it, and write `out/NAME.json` with the weights in a folder beside it.
 
     An interrupted training is resumed, and nothing is trained if no run is missing. For each name in `also` (a key of
@@ -89,7 +89,7 @@ def run(config: MSDNetConfig, out: Path, progress: ProgressCallback, *, also: Se
 
 
 def _train_and_cache(
-    config: MSDNetConfig, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None
+    config: MSDNetExperiment, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None
 ) -> tuple[ExitNetwork, TrainedNetwork]:
     network = train_network(config, sets, folder, progress, loss)
     return network, TrainedNetwork(network, _cache_features(network, sets, config.seed))

@@ -7,8 +7,8 @@ import traceback
 import pytest
 
 from suffice.storage import filesystem
-from tests.operations import OPERATIONS
-from tests.test_faults import names
+from tests.robustness.operations import OPERATIONS
+from tests.robustness.test_faults import names
 
 CONTEXT = multiprocessing.get_context("fork")
 READ = "reads beside four writers"

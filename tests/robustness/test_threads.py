@@ -13,7 +13,7 @@ from torch import nn
 import suffice
 from suffice.network import Exit, ExitNetwork
 from suffice.utils.nest import tree_leaves
-from tests import entries, odd
+from tests.robustness import entries, odd
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* inputs are far outside"),

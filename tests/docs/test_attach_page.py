@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-PAGE = (Path(__file__).parent.parent / "docs" / "attach.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "attach.md").read_text()
 PROGRAMS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!```).)*```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
 
 

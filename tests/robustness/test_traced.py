@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.operations import OPERATIONS
-from tests.test_faults import FAILED, KILLED, NEW, OLD, WRITERS, check
+from tests.robustness.operations import OPERATIONS
+from tests.robustness.test_faults import FAILED, KILLED, NEW, OLD, WRITERS, check
 
 pytestmark = [
     pytest.mark.slow,

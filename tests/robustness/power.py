@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults import Calls
+from tests.robustness.faults import Calls
 
 _scandir, _fstat, _open = os.scandir, os.fstat, open  # the originals, while `faults` patches them
 

@@ -3,7 +3,7 @@
 Patched are the functions of `os` that reach the file system, `open` and the methods of the files that it returns (also
 files passed to NumPy, zipfile and Arrow), the rename of `suffice.storage.filesystem` and the lock's `fcntl.flock`. Not
 covered are memory maps after their creation, and files that a library opens itself; the library writes through
-neither. `tests/test_traced.py` uses the kernel's own list of calls instead.
+neither. `tests/robustness/test_traced.py` uses the kernel's own list of calls instead.
 """
 
 import builtins

@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from suffice.storage import filesystem
-from tests import faults, power
-from tests.operations import OPERATIONS
-from tests.test_faults import NEW, NEXT, OLD, names
+from tests.robustness import faults, power
+from tests.robustness.operations import OPERATIONS
+from tests.robustness.test_faults import NEW, NEXT, OLD, names
 
 
 @pytest.fixture(params=["exchanged", "renamed twice"])

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from suffice.storage import filesystem
-from tests import faults
-from tests.operations import OPERATIONS, Operation
+from tests.robustness import faults
+from tests.robustness.operations import OPERATIONS, Operation
 
 OLD, NEW, NEXT = 11, 12, 13
 FAILED, KILLED = "calls failed in turn", "calls at which the process was killed"

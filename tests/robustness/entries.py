@@ -10,7 +10,7 @@ import suffice
 from suffice import cost
 from suffice.calibration import density
 from suffice.variation.features import strengths
-from tests import odd
+from tests.robustness import odd
 
 TEACHER = suffice.MCDropout(passes=4)
 

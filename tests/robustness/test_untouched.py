@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from suffice.utils.nest import tree_leaves
-from tests import entries, odd
-from tests.surroundings import SURROUNDINGS
+from tests.robustness import entries, odd
+from tests.robustness.surroundings import SURROUNDINGS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* inputs are far outside"),

@@ -18,7 +18,8 @@ import suffice
 from suffice.models import zoo
 from suffice.storage import artifact
 from suffice.training import Checkpointing, SGDConfig, train
-from tests import builders, edits, kinds
+from tests import builders
+from tests.robustness import edits, kinds
 
 SAMPLE = 100
 """Number of edits of each artifact in the fast tests."""
