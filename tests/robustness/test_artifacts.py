@@ -1,8 +1,8 @@
 """Artifacts written by an earlier commit still load, with the predictions stored beside them.
 
-The files in `tests/robustness/artifacts` were written at commit f40c33f (version 0.1.0): one artifact of each kind, the weights
-of the two networks that they were fitted for, and the predictions for 16 inputs. They are not to be written anew; a
-change that makes them unreadable needs a new format number and a way to read the old one.
+The files in `tests/robustness/artifacts` were written at commit f40c33f (version 0.1.0): one artifact of each kind, the
+weights of the two networks that they were fitted for, and the predictions for 16 inputs. They are not to be written
+anew; a change that makes them unreadable needs a new format number and a way to read the old one.
 """
 
 from pathlib import Path
