@@ -1,0 +1,18 @@
+"""Predictions with their uncertainty: class probabilities, or Gaussians over numbers."""
+
+from suffice.prediction.batching import concatenate, without_members
+from suffice.prediction.classification import Prediction, entropy
+from suffice.prediction.interface import AnyPrediction, Kind, Loss, Streak
+from suffice.prediction.regression import Regression
+
+__all__ = [
+    "AnyPrediction",
+    "Kind",
+    "Loss",
+    "Prediction",
+    "Regression",
+    "Streak",
+    "concatenate",
+    "entropy",
+    "without_members",
+]
