@@ -142,7 +142,7 @@ class Noisy(nn.Module):
 
 
 def sealed(model):
-    return Seal(model, fingerprint(model), [model], trusted=True)
+    return Seal(model, fingerprint(model), trusted=True)
 
 
 def test_a_model_with_undetectable_changes_is_copied_at_every_use():

@@ -173,7 +173,7 @@ class DensityScore:
     _seal: Seal[ExitNetwork] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_seal", Seal(self.network, self.network_hash, [self.network]))
+        object.__setattr__(self, "_seal", Seal(self.network, self.network_hash))
 
     def __call__(self, x: State) -> Tensor:
         """Return the log-density of φ(x), (N,), float64, in nats; higher is more in-distribution.

@@ -5,7 +5,7 @@ costs next to nothing finds a change; `suffice.twin.snapshot` states which chang
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
@@ -19,13 +19,19 @@ M = TypeVar("M", bound=nn.Module)
 """Type of the modules that twins are made of."""
 
 
+def whole_model(model: M) -> list[M]:
+    """Return the model as the only module that twins are made of."""
+    return [model]
+
+
 class Seal(Generic[M]):
     """Hash of a model's weights, its structure, and its twins as long as both are unchanged.
 
     Args:
         model: Model that something was fitted for.
         network_hash: `fingerprint` of its weights at fitting.
-        parts: Modules that twins are made of: the model, or modules of it that run one after another.
+        split: Function from the model to the modules that twins are made of, which run one after another. It is called
+            again when the model has changed, so that a module that replaces another one is run.
         trusted: Whether the weights are known to have that hash now, apart from their type. If False, the first check
             hashes them, and every check hashes weights without a version counter.
 
@@ -37,13 +43,13 @@ class Seal(Generic[M]):
         self,
         model: nn.Module,
         network_hash: str,
-        parts: Sequence[M],
+        split: Callable[[Any], Sequence[M]] = whole_model,
         *,
         trusted: bool = False,
     ) -> None:
-        self._model, self._hash, self._parts, self._trusted = model, network_hash, list(parts), trusted
+        self._model, self._hash, self._split, self._trusted = model, network_hash, split, trusted
         self.structure: Structure = structure(model)
-        self._verified: _VerifiedModel[M] | None = _VerifiedModel(model, self._parts) if trusted else None
+        self._verified: _VerifiedModel[M] | None = _VerifiedModel(model, self._split) if trusted else None
 
     def check(self) -> "_VerifiedModel[M]":
         """Check that the model is unchanged since fitting, and return its verified state.
@@ -55,7 +61,7 @@ class Seal(Generic[M]):
         before = self._verified
         if before is not None and before.is_unchanged() and self._detects_changes(before):
             return before
-        now = _VerifiedModel(self._model, self._parts)
+        now = _VerifiedModel(self._model, self._split)
         if before is None or not now.weights.continues(before.weights) or not self._detects_changes(before):
             check_fingerprint(self._model, self._hash)
         check_structure(self._model, self.structure)
@@ -73,7 +79,7 @@ class Seal(Generic[M]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._verified = _VerifiedModel(self._model, self._parts) if state["_verified"] else None
+        self._verified = _VerifiedModel(self._model, self._split) if state["_verified"] else None
 
     def _detects_changes(self, verified: "_VerifiedModel[M]") -> bool:
         """Return whether a change of the weights since then would have been detected."""
@@ -106,15 +112,15 @@ class Seal(Generic[M]):
 class _VerifiedModel(Generic[M]):
     """State of a model at the time of a check, and twins of it that are not in use."""
 
-    def __init__(self, model: nn.Module, parts: Sequence[M]) -> None:
+    def __init__(self, model: nn.Module, split: Callable[[Any], Sequence[M]]) -> None:
         self.weights = WeightSnapshot(model)
         twin_of_model = Twin(model, track=True)
         self.attributes = twin_of_model.source_snapshot()
         self.compiled = twin_of_model.copier.compiled
         self._reusable = twin_of_model.copier.trackable
-        self._parts = parts
-        self.free: list[deque[tuple[Twin[M], AttributeSnapshot]]] = [deque() for _ in parts]
-        if self._reusable and parts[0] is model:
+        self._parts = split(model)  # last, so that a change meanwhile is detected by the next check
+        self.free: list[deque[tuple[Twin[M], AttributeSnapshot]]] = [deque() for _ in self._parts]
+        if self._reusable and self._parts[0] is model:
             self.free[0].append((cast(Twin[M], twin_of_model), twin_of_model.copy_snapshot()))
 
     def is_unchanged(self) -> bool:

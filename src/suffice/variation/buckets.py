@@ -54,7 +54,7 @@ class Buckets(Serializable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash, [self.model]))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
 
     @torch.no_grad()
     def __call__(self, x: State) -> tuple[Any, Tensor]:

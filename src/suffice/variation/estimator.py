@@ -82,7 +82,7 @@ class VariationEstimator(Serializable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash, [self.model]))
+        object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
 
     @property
     def layers(self) -> tuple[str, ...]:

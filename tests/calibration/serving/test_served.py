@@ -70,3 +70,40 @@ def test_outputs_of_an_input_with_a_dimension_too_many_are_refused():
     calibrated = calibrated_network()
     with pytest.raises(ValueError, match=r"logits of shape \(N, 4\) at exit 0, got \(120, 1, 4\)"):
         calibrated(X[:, None])
+
+
+def test_a_stage_that_is_compiled_after_calibration_runs_compiled():
+    net, runs = builders.network(), []
+    calibrated = calibrated_network(net)
+    expected = calibrated(X)[-1].probs
+
+    def backend(graph, inputs):
+        runs.append(len(inputs))
+        return graph.forward
+
+    torch.compiler.reset()
+    net.stages[1] = torch.compile(net.stages[1], backend=backend)
+    torch.testing.assert_close(calibrated(X)[-1].probs, expected)
+    assert runs
+
+
+class Scaled(nn.Module):
+    """Scale the output of a module; the factor is no weight."""
+
+    def __init__(self, module, factor):
+        super().__init__()
+        self.module, self.factor = module, factor
+
+    def forward(self, state):
+        return self.factor * self.module(state)
+
+
+def test_a_stage_that_is_replaced_by_another_with_the_same_weights_runs():
+    net = builders.network()
+    net.stages[1] = Scaled(net.stages[1], 1.0)
+    calibrated = calibrated_network(net)
+    before = calibrated(X)[-1].probs
+    net.stages[1] = Scaled(net.stages[1].module, 2.0)
+    after = calibrated(X)[-1].probs
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, calibrated_network(net)(X)[-1].probs)

@@ -23,8 +23,7 @@ class Served:
 
     def __init__(self, network: ExitNetwork, network_hash: str) -> None:
         self.network = network
-        stages = [_StageWithExit(stage, network.exit(k)) for k, stage in enumerate(network.stages)]
-        self.seal = Seal(network, network_hash, stages, trusted=True)
+        self.seal = Seal(network, network_hash, _stages_with_exits, trusted=True)
 
     def output(self, k: int, state: State, positions: Tensor | None = None) -> tuple[State, Tensor, Tensor]:
         """Run stage k and exit k.
@@ -68,6 +67,10 @@ class _StageWithExit(nn.Module):
         phi: Tensor = self.exit.features(state)
         outputs: Tensor = self.exit.classifier(phi)
         return state, phi, outputs
+
+
+def _stages_with_exits(network: ExitNetwork) -> list[_StageWithExit]:
+    return [_StageWithExit(stage, network.exit(k)) for k, stage in enumerate(network.stages)]
 
 
 def serving_placement(network: ExitNetwork) -> tuple[torch.device, torch.dtype]:
