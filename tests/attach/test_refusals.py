@@ -37,7 +37,9 @@ class TestRefused:
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_a_name_that_is_not_there(self):
-        self.refused(ResNet, ["layer1", "layer4"], r"got 'layer4', which is none; nearest: \['layer\d'")
+        self.refused(
+            ResNet, ["layer1", "layer4"], r"got 'layer4', which is not the name of a module; nearest: \['layer\d'"
+        )
 
     def test_other_classes(self):
         self.refused(ResNet, ["layer1"], "expected the 5 classes of the model's own classifier, got 7", num_classes=7)
@@ -92,7 +94,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("at", [["layer3", "layer3.0"], ["layer1", "layer1"], ["fc"]])
     def test_nothing_between_two_exits(self, at):
-        self.refused(ResNet, at, f"something between '{at[0]}' and '.*', got nothing")
+        self.refused(ResNet, at, f"distinct modules before the classifier, got '{at[0]}' and '.*' with nothing between")
 
     def test_a_pass_that_depends_on_self_training_unless_frozen(self):
         self.refused(FunctionalDropout, ["layer1"], "got one that depends on self.training", freeze=False)

@@ -45,10 +45,11 @@ def attach_exits(
     Args:
         model: Classifier whose output is that of one linear layer (`suffice.attach.plain`). The network shares its
             modules and weights.
-        at: Name or names of the modules (`model.named_modules()`) after which to attach an exit; `torch.fx` traces the
-            model along the branches that the example takes. For a model that cannot be traced: its stages, modules
-            from state to state that compose to the model, with an exit after each; the last exit is the model's own.
-        example: Batch of inputs on the model's device, two examples or more; a mapping becomes keyword arguments.
+        at: Name or names of the modules (`model.named_modules()`) after which to attach an exit, in any order;
+            `torch.fx` traces the model along the branches that the example takes. For a model that cannot be traced:
+            its stages, modules from state to state that compose to the model, with an exit after each; the last exit
+            is the model's own.
+        example: Batch of inputs on the model's device; a mapping becomes keyword arguments.
         num_classes: Expected number of classes, checked against the model's own classifier.
         pooling: Pooling of a state to φ at the new exits: "positions" averages (N, C, …) to (N, C), "tokens" averages
             (N, T, C), "class token" selects its first token, "none" takes (N, C) as it is; or a module with output
@@ -165,7 +166,8 @@ def _cut_from_stages(stages: Sequence[nn.Module], head: nn.Linear) -> _Cut:
     if not names:
         raise ValueError(
             f"expected the model's own classifier ({head.in_features} → {head.out_features}) in the last stage, got "
-            f"{type(stages[-1]).__name__} without it; let the last stage return the model's logits"
+            f"{type(stages[-1]).__name__} without it; modules in at=[…] are all stages of the model: let the "
+            "last one return the model's logits, or pass names of modules to attach exits after them"
         )
     return _Cut([*stages[:-1], UpToHead(stages[-1], names[0])], [None] * len(stages), "tokens")
 
@@ -175,7 +177,9 @@ def _cut_by_name(model: nn.Module, at: Sequence[str], head: str, example: State,
     for name in at:
         if name not in modules:
             nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
-            raise ValueError(f"expected names of modules, got {name!r}, which is none; nearest: {nearest}")
+            raise ValueError(
+                f"expected names of modules, got {name!r}, which is not the name of a module; nearest: {nearest}"
+            )
     trace = _trace(model, [*at, head], example, freeze)
     calls = [_only_call(trace, name) for name in at]
     calls.sort(key=lambda call: trace.nodes.index(call.end))

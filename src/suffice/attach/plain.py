@@ -163,7 +163,10 @@ def cut_at_entries(network: nn.Module | None, entries: Mapping[str, Any]) -> Exi
         network = at_classifier(network, entries["classifier"])
     if not isinstance(network, ExitNetwork):
         kind = "model" if "classifier" in entries else "ExitNetwork"
-        raise TypeError(f"expected the {kind} that was calibrated, got {type(network).__name__}; pass it as network=…")
+        raise TypeError(
+            f"expected the {kind} that was calibrated, got {type(network).__name__}; pass it as network=…, with the "
+            "same exits attached and their weights loaded"
+        )
     return network
 
 
@@ -263,7 +266,10 @@ def _check_used_once(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -
 def _no_classifier_message(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:
     """Compose the error message for a model whose output is not that of a linear layer."""
     if not runs:
-        reason = f"{type(model).__name__}, in which none ran; pass the model before it is compiled or scripted, and "
+        reason = (
+            f"{type(model).__name__}, in which no nn.Linear ran: its last layer may be another module, or the model is "
+            "compiled; "
+        )
     elif runs[-1].phi.ndim != 2:
         reason = f"{runs[-1]} as the last, with an input of shape {tuple(runs[-1].phi.shape)}, not (N, D); "
     elif runs[-1].phi.dtype != runs[-1].layer.weight.dtype:

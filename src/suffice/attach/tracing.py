@@ -77,7 +77,10 @@ class Trace:
         ends = [position[call.end] for call in calls]
         for before, after, end, following in zip(calls, calls[1:], ends, ends[1:], strict=False):
             if end >= following:
-                raise CutError(f"something between {before.name!r} and {after.name!r}, got nothing")
+                raise CutError(
+                    f"distinct modules before the classifier, got {before.name!r} and {after.name!r} with nothing "
+                    "between"
+                )
         stage_of = {node: bisect_left(ends, i) for node, i in position.items()}
         stages: list[fx.GraphModule] = []
         inputs: list[fx.Node] = []

@@ -24,7 +24,7 @@ _SWEEPS = 20
 
 
 def most_accurate(ranked: Sequence[Ranked], chances: Tensor, prices: Tensor) -> Family:
-    """Return the family in −log λ, along which the mean cost grows.
+    """Return the thresholds as a function of −log λ, along which the mean cost grows.
 
     Args:
         ranked: Sorted scores of K or K − 1 exits.

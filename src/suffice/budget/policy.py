@@ -39,7 +39,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Policy(Serializable):
-    """Rule by which an example stops at the first exit with a score that reaches its threshold, and else at the last.
+    """Rule by which an example stops at the first exit whose score reaches its threshold, or at the last exit.
 
     Attributes:
         thresholds: Thresholds (K − 1,), float64, on the scale of the score ("confidence": log-odds). Everything stops

@@ -59,7 +59,7 @@ def calibrate(
             with one stage and one exit. It is not modified; predictions are calibrated for evaluation mode.
         train_loader: Batches `(x, y)` of the training data, without augmentation; read once. Labels are used only by
             "regression". Not read if `structure` is None and there is a `val_loader`, unless by "regression".
-        val_loader: Labeled batches that the network was not trained on, from the distribution of its use; read once.
+        val_loader: Labeled batches that the network was not trained on, from the distribution seen in use; read once.
             Prior precisions and temperatures are tuned on them. May be None with `tuning="evidence"`.
         likelihood: Meaning of the classifier's outputs. "classification": one logit per class, integer labels (N,).
             "binary": one logit, of class 1, labels 0 or 1, (N,) or (N, 1). "regression": C means, targets (N, C), or

@@ -107,7 +107,9 @@ class CalibratedExit(Serializable):
             ValueError: If there is none.
         """
         if self.posterior is None:
-            raise ValueError("expected an exit with a posterior, got one without; pass a structure to calibrate")
+            raise ValueError(
+                "expected an exit with a posterior, got one without; pass structure=… to suffice.calibrate"
+            )
         return self.posterior
 
     def with_same_samples(self, posterior: Posterior) -> "CalibratedExit":

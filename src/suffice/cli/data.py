@@ -76,7 +76,10 @@ def fetch(name: Name, as_json: AsJson = False) -> None:
 @app.command("import")
 def import_(
     name: Annotated[str, typer.Argument(help="Name of a known data set, or a new name for your own data.")],
-    source: Annotated[Path, typer.Argument(help="The official file, or a folder with it or its unpacked content.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Official file or the folder that contains it; or your own table or folder of images."),
+    ],
     schema: Annotated[Path | None, typer.Option(help="TOML file with the roles of the columns of a table.")] = None,
     bad: Annotated[Literal["refuse", "skip"], typer.Option(help="How to treat a malformed line or image.")] = "refuse",
     any_checksum: Annotated[bool, typer.Option("--any-checksum", help="Accept files with any checksum.")] = False,

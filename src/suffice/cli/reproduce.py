@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def command(
     name: Annotated[str | None, typer.Argument(help="Name of an experiment (default: list all).")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file each.")] = Path("experiments"),
+    out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file per experiment.")] = Path(
+        "experiments"
+    ),
     epochs: Annotated[int | None, typer.Option(min=1, help="Number of training epochs (default: the paper's).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     validation: Annotated[

@@ -61,7 +61,7 @@ def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tup
 
 
 def averaged(rows: Sequence[Mapping[str, float]], test: Outcome) -> dict[str, float]:
-    """Average each measure over the rows of the budgets, and add EEFP for classes, which has no budget."""
+    """Average each measure over the budgets and, for classes, add EEFP, which has no budget."""
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     if not test.is_classification:
         return means

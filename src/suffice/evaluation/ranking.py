@@ -1,4 +1,4 @@
-"""Comparison of scores at equal cost: which of them decides best where to stop.
+"""Comparison of scores at equal cost: which selects exits best.
 
 Predictions and scores of every exit are computed once, and everything else from them.
 """

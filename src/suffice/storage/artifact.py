@@ -84,7 +84,7 @@ def write(path: str | os.PathLike[str], what: str, configuration: dict[str, Any]
     Args:
         path: Folder to write.
         what: Kind of artifact, which `read` compares.
-        configuration: Configuration, as JSON holds it.
+        configuration: JSON-serializable configuration.
         tensors: Tensors by name.
 
     Raises:
@@ -116,7 +116,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | Callable[[], nn.Modu
     Args:
         path: Folder of the artifact.
         network: Network or plain model that the object was fitted for, with the same weights, or a function that
-            builds it. A policy needs none.
+            builds it. Not needed for a policy.
 
     Returns:
         The object, which computes the same bytes as the saved one.
@@ -170,7 +170,10 @@ def _kind_of(obj: object) -> str:
     for what, (module, name) in _KINDS.items():
         if (type(obj).__module__, type(obj).__name__) == (module, name):
             return what
-    raise TypeError(f"expected one of {[name for _, name in _KINDS.values()]}, got {type(obj).__name__}")
+    raise TypeError(
+        f"expected one of {[name for _, name in _KINDS.values()]}, got {type(obj).__name__}; save the weights of a "
+        "network with torch or safetensors"
+    )
 
 
 def _write(folder: Path, what: str, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> None:

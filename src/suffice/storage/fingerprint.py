@@ -53,7 +53,7 @@ def check_fingerprint(model: nn.Module, expected: str) -> None:
     if actual != expected:
         raise ValueError(
             f"expected a network whose weights have the hash {expected[:12]}…, got {actual[:12]}…; load the weights "
-            "that were used then, or calibrate or fit again for these"
+            "used at fitting, or calibrate or fit again for these"
         )
 
 

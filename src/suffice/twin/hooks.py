@@ -30,7 +30,8 @@ def matching(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.Mo
     for pattern in sorted(unmatched):
         nearest = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.0)
         raise ValueError(
-            f"expected names or patterns of modules, got {brief(pattern)!r}, which matches none; nearest: {nearest}"
+            f"expected names or patterns of modules, got {brief(pattern)!r}, which matches no module; nearest: "
+            f"{nearest}"
         )
     return dict(chosen.values())
 
@@ -90,6 +91,6 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tenso
             handle.remove()
     if not_run:
         raise RuntimeError(
-            f"expected every chosen module to run in a pass, got none of {sorted(not_run)} run; leave out modules "
+            f"expected every chosen module to run in a pass, but {sorted(not_run)} did not; leave out modules "
             "that the model does not call, and pass the model itself, not a compiled or scripted one"
         )

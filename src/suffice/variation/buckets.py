@@ -33,7 +33,7 @@ from suffice.variation.teachers.teacher import Teacher
 
 @dataclass(frozen=True, eq=False)
 class Buckets(Serializable):
-    """Model with the probabilities of each prediction to vary least or most. Made by `fit_buckets`.
+    """Model with the probabilities (N, 2) that each prediction varies least, or most. Made by `fit_buckets`.
 
     Attributes:
         model: Model, with its weights unchanged.

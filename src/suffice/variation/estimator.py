@@ -35,7 +35,7 @@ class Estimate:
         output: The model's own output.
         variation: Estimated spread, the target of the fit, (N,) float32.
         clipped: Fraction of the features that were clipped, (N,).
-        outside: Whether the features are more than twice as far out as those of any row of fitting, (N,) bool.
+        outside: Whether the features are beyond twice the largest distance of a fitting row (`Scaling`), (N,) bool.
     """
 
     output: Any

@@ -86,7 +86,7 @@ def fit_variation(
     Args:
         model: Model with outputs of the teacher's likelihood.
         train_loader: Batches of inputs like those in use, hard ones too; read once. No labels are needed, the teacher
-            measures them. Prefer many rows to many passes, about 10 passes are enough; take more where they cost
+            measures them. About 10 passes suffice: more rows help more than more passes, except where passes cost
             little, as with dropout near the end of the model.
         val_loader: Batches of other inputs, measured twice; read once. Every other row is for early stopping and
             selection, the rest for the evaluation.

@@ -52,7 +52,7 @@ def test_the_bias_enters_with_its_own_precision():
     torch.testing.assert_close(with_constant @ weights.T, classifier(phi))
 
 
-@pytest.mark.filterwarnings("ignore:the temperature of exit 0, 1 ended at the edge")
+@pytest.mark.filterwarnings("ignore:the temperature of exits 0, 1 ended at the edge")
 def test_it_needs_no_validation_set_and_then_leaves_the_temperature_alone():
     net = network()
     without, with_ = fit(net), fit(net, loader(20))

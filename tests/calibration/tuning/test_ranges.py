@@ -21,9 +21,9 @@ LIMITS = 1e-3, 1e5
 @pytest.mark.parametrize("end", [0, 1])
 def test_an_edge_is_warned_of_once_with_its_meaning_and_exits(name, meanings, end):
     ended = [TunedValue(exit_, name, LIMITS[end], LIMITS) for exit_ in (0, 2)]
-    with pytest.warns(UserWarning, match="exit 0, 2") as seen:
+    with pytest.warns(UserWarning, match="exits 0, 2") as seen:
         warn_at_edges([*ended, TunedValue(1, name, 1.0, LIMITS)])
-    expected = f"the {name} of exit 0, 2 ended at the edge of its range, {LIMITS[end]:g}{meanings[end]}"
+    expected = f"the {name} of exits 0, 2 ended at the edge of its range, {LIMITS[end]:g}{meanings[end]}"
     assert [str(one.message) for one in seen] == [expected]
 
 

@@ -98,7 +98,7 @@ def test_a_rate_out_of_range_a_model_without_dropout_and_a_wrong_name_are_refuse
         delta_rule(nn.Linear(3, 4), x, rate=1.5)
     with pytest.raises(ValueError, match="drops units at a rate above 0 in training mode, found nothing"):
         delta_rule(nn.Linear(3, 4), x)
-    with pytest.raises(ValueError, match="got 'drop', which matches none; nearest"):
+    with pytest.raises(ValueError, match="got 'drop', which matches no module; nearest"):
         delta_rule(nn.Sequential(nn.Dropout(), nn.Linear(3, 4)), x, at="drop")
 
 

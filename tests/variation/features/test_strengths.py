@@ -115,14 +115,14 @@ def test_a_model_without_activation_modules_is_refused():
 
 
 def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"got 'frist', which matches none; nearest: \['first'"):
+    with pytest.raises(ValueError, match=r"got 'frist', which matches no module; nearest: \['first'"):
         layer_names(Reused(), ["relu", "frist"])
 
 
 def test_a_layer_that_does_not_run_is_an_error_and_leaves_no_hook():
     model = Reused()
     model.unused = nn.ReLU()
-    with pytest.raises(RuntimeError, match=r"got none of \['unused'\] run"):
+    with pytest.raises(RuntimeError, match=r"but \['unused'\] did not"):
         capture(model, torch.zeros(2, 3), ["relu", "unused"])
     assert not any(module._forward_hooks for module in model.modules())
 

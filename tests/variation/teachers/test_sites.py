@@ -189,7 +189,7 @@ def test_a_dropout_whose_own_rate_is_out_of_range_is_refused_where_it_is_named(r
 
 
 def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"got 'inner.hiden', which matches none; nearest: \['inner.hidden"):
+    with pytest.raises(ValueError, match=r"got 'inner.hiden', which matches no module; nearest: \['inner.hidden"):
         find_sites(Outer(Functional(WAYS["function"])), torch.zeros(2, 3), at="inner.hiden")
 
 
@@ -211,7 +211,7 @@ def test_dropout_between_recurrent_layers_is_refused(kind):
 def test_a_dropout_module_that_does_not_run_is_an_error_where_it_is_named():
     model = Functional(WAYS["function"])
     model.unused = nn.Dropout()
-    with pytest.raises(RuntimeError, match=r"got none of \['unused'\] run"):
+    with pytest.raises(RuntimeError, match=r"but \['unused'\] did not"):
         find_sites(model, torch.zeros(2, 3), at="unused")
 
 

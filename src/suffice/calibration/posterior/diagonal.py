@@ -57,7 +57,7 @@ def widen(statistics: Statistics, classes: int) -> Statistics:
 
 
 def memory(features: int, classes: int) -> int:
-    """Bytes of the sums, about."""
+    """Estimate the memory of the sums in bytes."""
     return 8 * 4 * features * classes
 
 

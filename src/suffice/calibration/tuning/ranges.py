@@ -59,5 +59,5 @@ def warn_at_edges(values: Sequence[TunedValue]) -> None:
             meaning = _MEANINGS.get((tuned.name, tuned.limits.index(tuned.edge)), "")
             ended.setdefault((tuned.name, tuned.edge, meaning), []).append(tuned.exit)
     for (name, edge, meaning), exits in ended.items():
-        where = f"exit {', '.join(map(str, exits))}"
+        where = f"exit{'s' if len(exits) > 1 else ''} {', '.join(map(str, exits))}"
         warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=4)

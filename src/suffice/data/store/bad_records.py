@@ -9,7 +9,7 @@ _DESCRIBED = 10
 
 @dataclass
 class BadRecords:
-    """Policy for malformed lines and images, and the record of those that were skipped.
+    """Treatment of malformed lines and images, and the record of those that were skipped.
 
     Attributes:
         skip: Skip and count bad records instead of raising at the first one.

@@ -88,7 +88,7 @@ class MCDropout:
         """Return the variation of the model's predictions for a batch.
 
         Args:
-            model: Model with outputs (N, C), (N,) or (N, D), by `likelihood`; of a list of exits the last counts.
+            model: Model with outputs (N, C), (N,) or (N, D), by `likelihood`; for a list of exits, the last is used.
             x: N examples, on the model's device.
             generator: Generator of the masks; None for the default generator of torch.
 

@@ -242,7 +242,7 @@ def _drops_units(name: str, module: nn.Module, calls: Mapping[str, Sequence[_Dro
         RuntimeError: If it is a dropout module that did not run.
     """
     if isinstance(module, _DROPOUTS) and name not in calls:
-        raise RuntimeError(f"expected every chosen module to run in a pass, got none of ['{name}'] run; leave it out")
+        raise RuntimeError(f"expected every chosen module to run in a pass, but ['{name}'] did not; leave it out")
     return isinstance(module, _PURE) or any(dropout.rate > 0 for dropout in calls.get(name, []))
 
 
