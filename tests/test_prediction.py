@@ -157,6 +157,13 @@ def test_taking_and_joining_examples_of_a_regression_keeps_every_field_and_the_m
     assert torch.equal(again.epistemic_variance, whole.epistemic_variance)
 
 
+def test_a_prediction_is_described_in_one_line():
+    assert repr(classes()) == "Prediction(6 examples, 3 classes)"
+    assert repr(replace(regression(1), members=(regression(1), regression(1)))) == (
+        "Regression(1 examples, 3 outputs, ensemble of 2)"
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prediction_names_the_scores_and_measures_that_apply(kind):
     prediction = kind()

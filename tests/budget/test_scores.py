@@ -60,6 +60,25 @@ def test_a_function_is_a_score_and_sees_prediction_and_state():
     torch.testing.assert_close(values, GIVEN.confidence + 1)
 
 
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda p: p.confidence, r"accepts \(prediction, state\), got a function with too many positional arguments"),
+        (lambda p, s, t: t, r"accepts \(prediction, state\), got a function with missing a required argument: 't'"),
+        (0.5, r"a score by name or a function \(prediction, state\), got float"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_cannot_be_called_with_a_prediction_and_a_state_is_no_score(score, message):
+    with pytest.raises(TypeError, match=message):
+        scores.resolve(score)
+
+
+def test_scores_that_are_not_a_tensor_are_refused_with_their_type():
+    with pytest.raises(TypeError, match="expected a tensor of scores from the score at exit 1, got list"):
+        scores.evaluate(lambda p, s: [0.0, 1.0, 2.0], GIVEN, None, 1)
+
+
 def test_a_score_that_is_not_a_number_is_named_with_exit_and_position():
     with pytest.raises(ValueError, match="a number as every score at exit 2, got NaN at position 1"):
         scores.evaluate(lambda p, s: torch.tensor([0.0, torch.nan, 1.0]), GIVEN, None, 2)

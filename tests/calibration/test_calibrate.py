@@ -105,6 +105,16 @@ def test_without_a_structure_the_training_data_are_not_read():
         fit(net, Untouchable())
 
 
+@pytest.mark.parametrize(
+    "choices", [{}, {"structure": None, "tuning": "evidence", "temperature": False}, {"structure": None, "val": None}]
+)
+def test_without_training_data_a_fit_that_needs_them_is_refused(choices):
+    network, options = builders.network(), {"tuning": "evidence", **choices}
+    val_loader = options.pop("val", data(network))
+    with pytest.raises(TypeError, match=r"expected a train_loader of batches \(x, y\), got None; it may be None only"):
+        calibrate(network, None, val_loader, **options)
+
+
 def test_the_vanilla_row_is_the_networks_own_answer():
     net = builders.network()
     calibrated = fit(net, structure=None, temperature=False, ensemble=False)

@@ -59,7 +59,7 @@ def allocate(
         profile: Times measured by `suffice.cost.profile` for this network; required for "ms", and kept for `run`.
 
     Raises:
-        TypeError: For a network that is not calibrated.
+        TypeError: For a network that is not calibrated, or a score that is no function `(prediction, state)`.
         ValueError: If the budget is below the cost of the first exit or above that of the last.
 
     Warns:
@@ -134,9 +134,11 @@ def _pricing(
             "exit, where nothing can stop earlier; suffice.attach_exits adds some"
         )
     if not low <= budget <= high:
+        scale_name = "fractions of the last exit" if unit == "fraction" else _UNIT_NAMES[unit]
+        remedy = "; pass unit='macs' for a budget in multiply-adds" if unit == "fraction" and budget > high else ""
         raise ValueError(
-            f"expected a budget between {low:.4g} (all stop at the first exit) and {high:.4g} (none stops "
-            f"early), in {'fractions of the last exit' if unit == 'fraction' else _UNIT_NAMES[unit]}, got {budget:.4g}"
+            f"expected a budget between {low:.4g} (all stop at the first exit) and {high:.4g} (none stops early), in "
+            f"{scale_name}, got {budget:.4g}{remedy}"
         )
     return mean_cost, min(max(budget * scale, exit_costs[0]), exit_costs[-1])
 

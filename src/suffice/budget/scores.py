@@ -4,6 +4,7 @@ A policy compares a score with a threshold at each exit. Built-in scores have na
 score too; it also receives the state, for example to estimate the dropout variation from it.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -134,9 +135,11 @@ def resolve(score: str | AnyScore, made_for: str | None = None) -> AnyScore:
         made_for: Digest of the calibrated network that the score is used with; None skips this check.
 
     Raises:
+        TypeError: For an object that is no score, or a function that does not accept `(prediction, state)`.
         ValueError: For a name that is not one of the built-in scores, or a score fitted to another network.
     """
     if not isinstance(score, str):
+        _check_signature(score)
         if isinstance(score, ExitScore) and made_for not in (None, score.made_for):
             raise ValueError(
                 f"expected a score of this calibrated network ({made_for[:12]}…), got one of another "
@@ -146,6 +149,20 @@ def resolve(score: str | AnyScore, made_for: str | None = None) -> AnyScore:
     if score not in SCORES:
         raise ValueError(f"expected one of {sorted(SCORES)} or a function (prediction, state), got {score!r}")
     return SCORES[score]
+
+
+def _check_signature(score: object) -> None:
+    """Raise a TypeError unless a score has one function per exit or can be called with a prediction and a state."""
+    if isinstance(score, ExitScore):
+        return
+    if not callable(score):
+        raise TypeError(f"expected a score by name or a function (prediction, state), got {type(score).__name__}")
+    try:
+        inspect.signature(score).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"expected a score that accepts (prediction, state), got a function with {error}") from error
+    except ValueError:
+        return  # Some built-in functions have no signature.
 
 
 def priced(cumulative: Sequence[int], score: str | AnyScore) -> tuple[int, ...]:
@@ -169,11 +186,14 @@ def evaluate(
         positions: Position (N,) of each row in the whole pass; rows at −1 are padding and are not checked.
 
     Raises:
+        TypeError: For scores that are not a tensor.
         ValueError: For scores that are not of shape (N,) or NaN, or a built-in score of another kind of prediction.
     """
     function = score.at(k) if isinstance(score, ExitScore) else score
     _check_kind(function, prediction)
     values = function(prediction, state)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"expected a tensor of scores from the score at exit {k}, got {type(values).__name__}")
     if values.shape != (len(prediction),):
         raise ValueError(f"expected scores of shape ({len(prediction)},) at exit {k}, got {tuple(values.shape)}")
     if math.isfinite(float(values.sum())):

@@ -35,7 +35,7 @@ _TUNE = {"validation": validation.tune, "evidence": evidence.tune, "grid": grid.
 @default_modes()
 def calibrate(
     network: nn.Module,
-    train_loader: Loader,
+    train_loader: Loader | None,
     val_loader: Loader | None,
     *,
     likelihood: likelihoods.Name = "classification",
@@ -58,7 +58,8 @@ def calibrate(
         network: Trained network with exits, or a plain classifier (`suffice.attach.plain`), which becomes a network
             with one stage and one exit. It is not modified; predictions are calibrated for evaluation mode.
         train_loader: Batches `(x, y)` of the training data, without augmentation; read once. Labels are used only by
-            "regression". Not read if `structure` is None and there is a `val_loader`, unless by "regression".
+            "regression". May be None, and is not read, if `structure` is None and there is a `val_loader`, except
+            for "regression".
         val_loader: Labeled batches that the network was not trained on, from the distribution seen in use; read once.
             Prior precisions and temperatures are tuned on them. May be None with `tuning="evidence"`.
         likelihood: Meaning of the classifier's outputs. "classification": one logit per class, integer labels (N,).
@@ -144,23 +145,28 @@ def calibrate(
 
 
 def _read_first(
-    network: nn.Module, train_loader: Loader, val_loader: Loader | None, choices: Choices
+    network: nn.Module, train_loader: Loader | None, val_loader: Loader | None, choices: Choices
 ) -> tuple[ExitNetwork, Loader, Loader | None]:
     """Convert a plain model with the first batch of the loader that is read.
 
     Returns:
-        The network with exits, the training data, and the validation data if they are used.
+        The network with exits, the training data (nothing if they are not used), and the validation data, or None if
+        they are not used.
     """
     if val_loader is None:
         choices.check_without_validation()
     else:
         batches.check_loader(val_loader)
-    if val_loader is None or not choices.uses_validation_data:
-        return *from_loader(network, train_loader), None
-    if choices.uses_training_data:
-        return *from_loader(network, train_loader), val_loader
-    exit_network, val_batches = from_loader(network, val_loader)
-    return exit_network, train_loader, val_batches
+    val_loader = val_loader if choices.uses_validation_data else None
+    if val_loader is not None and not choices.uses_training_data:
+        exit_network, val_batches = from_loader(network, val_loader)
+        return exit_network, (), val_batches
+    if train_loader is None:
+        raise TypeError(
+            "expected a train_loader of batches (x, y), got None; it may be None only where nothing is fitted to it, with "
+            "structure=None and a val_loader"
+        )
+    return *from_loader(network, train_loader), val_loader
 
 
 def _count_costs(network: ExitNetwork, loader: Loader) -> tuple[Costs, Loader]:

@@ -54,6 +54,11 @@ class Prediction:
     members: "tuple[Prediction, ...]" = ()
     agreeing: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Describe the batch in one line; the fields hold the numbers."""
+        ensemble = f", ensemble of {len(self.members)}" if self.members else ""
+        return f"Prediction({len(self):,} examples, {self.log_probs.shape[-1]:,} classes{ensemble})"
+
     @property
     def probs(self) -> Tensor:
         """Class probabilities (N, C)."""

@@ -48,6 +48,11 @@ class Regression:
     noise_variance: Tensor
     members: "tuple[Regression, ...]" = ()
 
+    def __repr__(self) -> str:
+        """Describe the batch in one line; the fields hold the numbers."""
+        ensemble = f", ensemble of {len(self.members)}" if self.members else ""
+        return f"Regression({len(self):,} examples, {self.mean.shape[-1]:,} outputs{ensemble})"
+
     @property
     def variance(self) -> Tensor:
         """Total variance (N, C) of a target."""
