@@ -138,7 +138,7 @@ def tables(temporary: Path) -> list[Row]:
         source.unlink()
     ways: dict[str, Callable[[], int]] = {}
     for categories in ("hashed", "vocabulary"):
-        data = load("criteo", categories=categories, least=10, buckets=100_000)
+        data = load("criteo", categories=categories, min_frequency=10, buckets=100_000)
         batches = data.train.shuffled(1024, generator=torch.Generator().manual_seed(0))
         ways[categories] = lambda batches=batches: drain(batches, 500)
     ways["step"] = tower_step(data.train.sizes, next(iter(batches)))

@@ -89,7 +89,7 @@ def sample_stream(test: Images, corrupt: Corruption, generator: torch.Generator)
 
 def measure(calibrated: Calibrated, policy: Policy, stream: Images, *, follow: bool) -> dict[str, float]:
     """Compute the mean cost relative to the expected cost, and the accuracy."""
-    tracker = drift.follow(policy, window=WINDOW)
+    tracker = drift.track(policy, window=WINDOW)
     macs, hits = [], []
     for images, labels in stream.batches(BATCH):
         answer = suffice.run(calibrated, tracker.policy if follow else policy, images)

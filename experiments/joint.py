@@ -60,7 +60,8 @@ def main() -> None:
 
 def run_seed(seed: int) -> list[dict[str, Any]]:
     """Train the model with the head, fit two estimators afterwards, and evaluate all three, with one seed."""
-    data, generator = suffice.data.load("criteo-sample", seed=seed, least=10), torch.Generator().manual_seed(seed)
+    data = suffice.data.load("criteo-sample", seed=seed, min_frequency=10)
+    generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = suffice.models.tower(data.train.sizes, numeric=13, hidden=HIDDEN, dropout=DROPOUT)
     head = suffice.JointHead(model, teacher=teacher(PASSES), generator=generator)

@@ -181,8 +181,8 @@ def test_the_time_per_example_follows_the_shrinking_batch():
 
 def test_compaction_pays_if_it_saves_more_than_it_costs():
     profile = planted()
-    assert profile.pays(0, 16, 1)  # copying 1, saving 2 × 15
-    assert not profile.pays(0, 16, 15)  # copying 8, saving 2
+    assert profile.saves_time(0, 16, 1)  # copying 1, saving 2 × 15
+    assert not profile.saves_time(0, 16, 15)  # copying 8, saving 2
 
 
 @pytest.mark.parametrize("nested", [False, True])

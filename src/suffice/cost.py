@@ -133,7 +133,7 @@ class Profile(Serializable):
         reaching = shares.flip(0).cumsum(0).flip(0) * self.batch_size
         return sum(self.milliseconds(k, size) for k, size in enumerate(reaching.tolist())) / self.batch_size
 
-    def pays(self, k: int, size: int, fewer: int) -> bool:
+    def saves_time(self, k: int, size: int, fewer: int) -> bool:
         """Return whether compacting a batch after stage k saves time.
 
         Args:

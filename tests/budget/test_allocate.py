@@ -72,7 +72,8 @@ class TestAllocate:
 
     @pytest.mark.parametrize("budget", [1.001, 50, math.inf])
     def test_a_budget_above_the_last_exit_is_refused_with_the_range(self, budget):
-        with pytest.raises(ValueError, match=r"and 1 \(none stops early\), in fractions of the last exit, got .*unit='macs'"):
+        message = r"and 1 \(none stops early\), in fractions of the last exit, got .*unit='macs'"
+        with pytest.raises(ValueError, match=message):
             allocate(self.calibrated(), builders.batched(self.X), budget)
 
     def test_an_unknown_unit_or_score_is_refused_before_data_are_read(self):

@@ -38,7 +38,7 @@ def test_running_thresholds_keep_the_mean_cost_where_frozen_ones_drift(name, gen
     policy = allocate(calibrated, builders.batched(X, size=200), 0.6)
     x = CORRUPTIONS[name](builders.inputs(6000, seed=5), generator)
     frozen = float(run(calibrated, policy, x).macs.double().mean())
-    followed, _ = spent(calibrated, x, drift.follow(policy, window=500))
+    followed, _ = spent(calibrated, x, drift.track(policy, window=500))
     assert abs(frozen / policy.expected - 1) > 0.05
     assert abs(followed / policy.expected - 1) <= 0.03
 
@@ -46,7 +46,7 @@ def test_running_thresholds_keep_the_mean_cost_where_frozen_ones_drift(name, gen
 def test_without_drift_the_cost_is_that_of_the_frozen_policy():
     calibrated = calibrated_network()
     policy = allocate(calibrated, builders.batched(X, size=200), 0.6)
-    followed, tracker = spent(calibrated, builders.inputs(6000, seed=5), drift.follow(policy))
+    followed, tracker = spent(calibrated, builders.inputs(6000, seed=5), drift.track(policy))
     assert followed == pytest.approx(policy.expected, rel=0.02)
     torch.testing.assert_close(tracker.policy.thresholds, policy.thresholds, atol=0.5, rtol=0)
 
@@ -54,7 +54,7 @@ def test_without_drift_the_cost_is_that_of_the_frozen_policy():
 def test_thresholds_are_frozen_until_enough_scores_are_known():
     calibrated = calibrated_network()
     policy = allocate(calibrated, builders.batched(X, size=200), 0.6)
-    tracker = drift.follow(policy, window=100, least=60)
+    tracker = drift.track(policy, window=100, min_scores=60)
     assert torch.equal(tracker.policy.thresholds, policy.thresholds)
     answer = run(calibrated, policy, 3 * X[:59])
     assert torch.equal(tracker.update(answer).policy.thresholds, policy.thresholds)
@@ -66,7 +66,7 @@ def test_thresholds_are_frozen_until_enough_scores_are_known():
 def test_the_window_holds_the_last_scores_of_those_that_reached_each_exit():
     calibrated = calibrated_network()
     policy = allocate(calibrated, builders.batched(X, size=200), 0.6)
-    tracker, met = drift.follow(policy, window=40, least=10), [[], []]
+    tracker, met = drift.track(policy, window=40, min_scores=10), [[], []]
     for part in X[:200].split(30):
         answer = run(calibrated, tracker.policy, part)
         tracker = tracker.update(answer)
@@ -78,7 +78,7 @@ def test_the_window_holds_the_last_scores_of_those_that_reached_each_exit():
 def test_an_update_does_not_change_the_state_before_it():
     calibrated = calibrated_network()
     policy = allocate(calibrated, [X], 0.6)
-    before = drift.follow(policy)
+    before = drift.track(policy)
     before.update(run(calibrated, before.policy, X[:100]))
     assert [len(scores) for scores in before.recent] == [0, 0]
     assert torch.equal(before.policy.thresholds, policy.thresholds)
@@ -88,19 +88,19 @@ def test_exits_where_all_or_none_stop_stay_so():
     calibrated = calibrated_network()
     for budget, value in ((calibrated.costs.cumulative[0], -torch.inf), (calibrated.costs.cumulative[-1], torch.inf)):
         policy = allocate(calibrated, [X], budget, unit="macs")
-        _, tracker = spent(calibrated, 3 * X, drift.follow(policy))
+        _, tracker = spent(calibrated, 3 * X, drift.track(policy))
         assert float(tracker.policy.thresholds[0]) == value
 
 
-@pytest.mark.parametrize(("window", "least"), [(10, 0), (10, 11), (0, 1)])
-def test_windows_out_of_range_are_refused(window, least):
+@pytest.mark.parametrize(("window", "min_scores"), [(10, 0), (10, 11), (0, 1)])
+def test_windows_out_of_range_are_refused(window, min_scores):
     policy = allocate(calibrated_network(), [X], 0.6)
-    with pytest.raises(ValueError, match=f"got least={least} and window={window}"):
-        drift.follow(policy, window, least)
+    with pytest.raises(ValueError, match=f"got min_scores={min_scores} and window={window}"):
+        drift.track(policy, window, min_scores)
 
 
 def test_a_policy_with_a_guaranteed_loss_is_refused():
     calibrated = calibrated_network()
     policy = suffice.control_risk(calibrated, builders.batched(X, calibrated(X)[-1].label, 200), 0.2)
     with pytest.raises(ValueError, match="got one with a guaranteed loss"):
-        drift.follow(policy)
+        drift.track(policy)

@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 import suffice
 from suffice import control_risk, run
-from suffice.budget.guarantee import along, certified, needed, p_values
+from suffice.budget.guarantee import count_certified, examples_needed, losses_at_levels, p_values
 from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
 from tests import builders
 from tests.robustness.surroundings import anywhere
@@ -39,7 +39,7 @@ DRAWS = 1000
 @cache
 def population(loss):
     """Return the losses (examples, levels) of the whole pool, contiguous for each example as examples are sampled."""
-    return along(SCORES, LOSSES[loss], LEVELS).T.contiguous()
+    return losses_at_levels(SCORES, LOSSES[loss], LEVELS).T.contiguous()
 
 
 def samples(losses, draws, n=1000):
@@ -53,7 +53,7 @@ def simulate(loss, max_loss, confidence, draws=DRAWS):
     """Return the population loss of the level chosen from each sample; 0 where none was chosen."""
     losses = population(loss)
     truth = torch.cat([torch.zeros(1, dtype=torch.float64), losses.mean(dim=0)])
-    return truth[[certified(sample, max_loss, confidence, loss) for sample in samples(losses, draws)]]
+    return truth[[count_certified(sample, max_loss, confidence, loss) for sample in samples(losses, draws)]]
 
 
 @pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
@@ -140,10 +140,10 @@ def test_the_sequence_stops_at_the_first_failure():
     """A later level that would pass is not used: only then is no correction for multiple tests needed."""
     losses = torch.zeros(4, 1000)
     losses[2, :100] = 1
-    assert certified(losses, 0.05, 0.95, "accuracy") == 2
-    assert certified(losses, 0.05, None, "accuracy") == 2
+    assert count_certified(losses, 0.05, 0.95, "accuracy") == 2
+    assert count_certified(losses, 0.05, None, "accuracy") == 2
     losses[2, :100] = 0
-    assert certified(losses, 0.05, 0.95, "accuracy") == certified(losses, 0.05, None, "accuracy") == 4
+    assert count_certified(losses, 0.05, 0.95, "accuracy") == count_certified(losses, 0.05, None, "accuracy") == 4
 
 
 def test_conformal_losses_are_made_monotone_example_by_example():
@@ -151,9 +151,9 @@ def test_conformal_losses_are_made_monotone_example_by_example():
     losses = torch.zeros(2, 1000)
     losses[0, :30] = 1
     losses[1, 30:60] = 1
-    assert certified(losses, 0.05, None, "accuracy") == 1
-    assert certified(losses, 0.07, None, "accuracy") == 2
-    assert certified(losses, 0.05, 0.9, "accuracy") == 2
+    assert count_certified(losses, 0.05, None, "accuracy") == 1
+    assert count_certified(losses, 0.07, None, "accuracy") == 2
+    assert count_certified(losses, 0.05, 0.9, "accuracy") == 2
 
 
 @pytest.mark.parametrize("greatest", [("accuracy", 1.0), ("brier", 2.0)])
@@ -161,9 +161,9 @@ def test_conformal_losses_are_made_monotone_example_by_example():
 @pytest.mark.parametrize("confidence", [None, 0.5, 0.95])
 def test_the_number_of_examples_needed_is_the_least_that_lets_a_loss_of_nothing_pass(greatest, max_loss, confidence):
     loss, bound = greatest
-    enough = needed(max_loss, confidence, bound)
-    assert certified(torch.zeros(1, enough), max_loss, confidence, loss) == 1
-    assert enough == 1 or certified(torch.zeros(1, enough - 1), max_loss, confidence, loss) == 0
+    enough = examples_needed(max_loss, confidence, bound)
+    assert count_certified(torch.zeros(1, enough), max_loss, confidence, loss) == 1
+    assert enough == 1 or count_certified(torch.zeros(1, enough - 1), max_loss, confidence, loss) == 0
 
 
 class TestControlRisk:
@@ -245,7 +245,7 @@ class TestControlRisk:
 
 
 def test_losses_along_the_levels_are_those_of_one_threshold_for_all_exits():
-    losses = along(SCORES, LOSSES["accuracy"], LEVELS[::20])
+    losses = losses_at_levels(SCORES, LOSSES["accuracy"], LEVELS[::20])
     for row, level in itertools.islice(zip(losses, LEVELS[::20], strict=True), 3):
         exits = [next((k for k in range(2) if float(SCORES[k][n]) >= float(level)), 2) for n in range(200)]
         assert row[:200].tolist() == [float(LOSSES["accuracy"][k][n]) for n, k in enumerate(exits)]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suffice.budget.optimal import best, ends, most_accurate
+from suffice.budget.optimal import best_thresholds, most_accurate, price_range
 from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
 
 PRICES = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_two_thresholds_are_nearly_as_good_as_trying_all(seed, n, penalty, coars
     if coarse:
         chances = (8 * chances).round() / 8
     gains = chances - penalty * PRICES[:, None]
-    thresholds = best(rank(list(chances)), gains)
+    thresholds = best_thresholds(rank(list(chances)), gains)
     exits = choose(list(chances), thresholds)
     reached = float(gains[exits, torch.arange(n)].mean())
     assert reached <= brute_force(chances, gains) + 1e-12
@@ -68,7 +68,7 @@ def test_one_threshold_is_exactly_the_best(seed, n, coarse):
     if coarse:
         chances = (8 * chances).round() / 8
     gains = chances - 0.1 * PRICES[:2, None]
-    exits = choose(list(chances), best(rank(list(chances)), gains))
+    exits = choose(list(chances), best_thresholds(rank(list(chances)), gains))
     assert float(gains[exits, torch.arange(n)].mean()) == pytest.approx(brute_force(chances, gains))
 
 
@@ -77,7 +77,7 @@ def test_one_threshold_is_exactly_the_best(seed, n, coarse):
 def test_no_single_threshold_can_be_improved_alone(seed, n):
     chances = synthetic(n, seed)
     gains, rows = chances - 0.1 * PRICES[:, None], torch.arange(n)
-    thresholds = best(rank(list(chances)), gains)
+    thresholds = best_thresholds(rank(list(chances)), gains)
     reached = float(gains[choose(list(chances), thresholds), rows].mean())
     for k in range(2):
         for other in [torch.inf, -torch.inf, *chances[k].tolist()]:
@@ -89,7 +89,7 @@ def test_no_single_threshold_can_be_improved_alone(seed, n):
 def test_the_ends_stop_all_at_once_or_as_late_as_that_helps():
     chances = synthetic(500, 0)
     family = most_accurate(rank(list(chances)), chances, PRICES)
-    dear, free = ends(PRICES)
+    dear, free = price_range(PRICES)
     assert mean_cost(chances, family(dear)) == 1.0
     assert value(chances, family(free)) == pytest.approx(brute_force_free(chances), abs=1e-3)
 
@@ -109,7 +109,7 @@ def test_at_the_same_budget_it_expects_no_less_than_geometric_shares_and_gets_no
     ranked = rank(list(chances))
     families = {
         "geometric": (geometric(ranked, 3), (-STEEPEST, STEEPEST)),
-        "optimal": (most_accurate(ranked, chances, PRICES), ends(PRICES)),
+        "optimal": (most_accurate(ranked, chances, PRICES), price_range(PRICES)),
     }
     chosen = {
         name: bracket(family, lambda thresholds: mean_cost(chances, thresholds), budget, limits)[0]
@@ -127,7 +127,7 @@ def test_a_useless_exit_is_skipped_which_geometric_shares_cannot():
     chances[1] = chances[0]
     ranked = rank(list(chances))
     cost = lambda thresholds: mean_cost(chances, thresholds)  # noqa: E731
-    optimal, _ = bracket(most_accurate(ranked, chances, PRICES), cost, 2.5, ends(PRICES))
+    optimal, _ = bracket(most_accurate(ranked, chances, PRICES), cost, 2.5, price_range(PRICES))
     paper, _ = bracket(geometric(ranked, 3), cost, 2.5, (-STEEPEST, STEEPEST))
     assert int((choose(list(chances), optimal) == 1).sum()) == 0
     assert value(chances, optimal) > value(chances, paper) + 0.01

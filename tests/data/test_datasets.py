@@ -94,7 +94,7 @@ def test_a_choice_that_the_kind_does_not_have_is_refused(cifar):
 def test_a_choice_that_photographs_and_tables_do_not_have_is_refused(tmp_path):
     archive, _ = miniatures.movielens(tmp_path / "ml-1m.zip", "1m")
     import_set("movielens-1m", archive, any_checksum=True)
-    with pytest.raises(TypeError, match="test, seed, categories, least, buckets, unknown, got 'val'"):
+    with pytest.raises(TypeError, match="test, seed, categories, min_frequency, buckets, unknown, got 'val'"):
         load("movielens-1m", val=0.1)
     with pytest.raises(TypeError, match="among validation, test, seed, size, workers, skip, got 'val'"):
         folder(tmp_path, val=0.1)

@@ -106,9 +106,9 @@ def test_codes_are_counted_over_blocks_as_over_the_whole(monkeypatch):
     monkeypatch.setattr(categories, "_MOST", 50)
     codes = np.random.default_rng(0).zipf(1.3, 5000).astype(np.uint32) % 400
     values, counts = np.unique(codes, return_counts=True)
-    for least in (1, 3, 10_000):
-        found = categories.frequent_codes(np.split(codes, 25), least)
-        assert found.tolist() == values[counts >= least].tolist()
+    for min_frequency in (1, 3, 10_000):
+        found = categories.frequent_codes(np.split(codes, 25), min_frequency)
+        assert found.tolist() == values[counts >= min_frequency].tolist()
 
 
 def test_a_vocabulary_of_nothing_knows_nothing():

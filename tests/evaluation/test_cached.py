@@ -18,7 +18,7 @@ def test_a_network_over_features_gives_the_logits_of_the_network():
     net = network()
     x, y = map(torch.cat, zip(*labeled(net), strict=True))
     ((phi, labels),) = cached.compute(net, labeled(net))
-    assert_close(cached.over(net)(phi), net(x))
+    assert_close(cached.network_on_features(net)(phi), net(x))
     assert torch.equal(labels, y)
 
 
@@ -29,7 +29,7 @@ def test_calibrating_on_features_gives_the_same_as_on_inputs():
     costs = cost.count(net, train[0][0])
     direct = suffice.calibrate(net, train, val, link="plugin")
     features = [cached.compute(net, loader) for loader in (train, val)]
-    calibrated = suffice.calibrate(cached.over(net), *features, link="plugin", costs=costs)
+    calibrated = suffice.calibrate(cached.network_on_features(net), *features, link="plugin", costs=costs)
     assert calibrated.costs == direct.costs
     for exit_, expected in zip(calibrated.exits, direct.exits, strict=True):
         assert_close(exit_.temperature, expected.temperature, rtol=1e-3, atol=0)

@@ -49,7 +49,7 @@ def test_without_waiting_a_lock_held_by_another_process_is_an_error(tmp_path):
     def hold():
         with locked(tmp_path / "t"):
             entered.set()
-            leave.wait()
+            leave.wait(60)
 
     process = CONTEXT.Process(target=hold)
     process.start()

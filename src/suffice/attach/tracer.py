@@ -36,7 +36,7 @@ class Call:
     end: fx.Node
 
 
-class Whole(nn.Module):
+class SingleArgument(nn.Module):
     """Model with a single argument for its inputs; a mapping is passed on as keyword arguments."""
 
     def __init__(self, model: nn.Module) -> None:

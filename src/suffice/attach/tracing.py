@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from suffice.attach.tracer import SIZES, Call, Tracer, Whole, describe, evaluate
+from suffice.attach.tracer import SIZES, Call, SingleArgument, Tracer, describe, evaluate
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils.nest import tree_leaves
@@ -45,7 +45,7 @@ class Trace:
     ) -> None:
         self.model = model
         with inference(model) as twin:
-            self.root = Whole(twin)
+            self.root = SingleArgument(twin)
             tracer = Tracer(self.root, {name: twin.get_submodule(name) for name in watched}, batches)
             for name in tracer.opened:
                 self.root.get_submodule(name).training = training
@@ -118,7 +118,7 @@ class Trace:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
             copies[node].meta = {}
         graph.output({node.name: copies[node] for node in outputs})
-        root = Whole(self.model)
+        root = SingleArgument(self.model)
         vars(root).update({name: value for name, value in vars(self.root).items() if name.startswith(_CONSTANT)})
         return fx.GraphModule(root, graph, class_name="Stage")
 

@@ -170,7 +170,7 @@ def _bracketing_thresholds(
         if bool(chances.isnan().any()):
             raise ValueError("expected classes for method='optimal', got a regression; pass method='geometric'")
         prices = chances.new_tensor([mean_cost(shares) for shares in torch.eye(num_exits, dtype=torch.float64)])
-        family, ends = optimal.most_accurate(ranked, chances, prices), optimal.ends(prices)
+        family, ends = optimal.most_accurate(ranked, chances, prices), optimal.price_range(prices)
 
     def realized_cost(values: Tensor) -> float:
         return mean_cost(shares_of(choose(scored.scores, values), num_exits))

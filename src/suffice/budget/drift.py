@@ -23,16 +23,16 @@ class Tracker:
     """Policy with the recent scores at its exits.
 
     Attributes:
-        frozen: Original policy. Its threshold is used at an exit with fewer than `least` recent scores.
+        frozen: Original policy. Its threshold is used at an exit with fewer than `min_scores` recent scores.
         recent: Scores (≤ W,) of the last examples that reached each of the first K − 1 exits, oldest first.
         window: Number W of scores kept for each exit.
-        least: Number of scores from which the running threshold of an exit is used.
+        min_scores: Number of scores from which the running threshold of an exit is used.
     """
 
     frozen: Policy
     recent: tuple[Tensor, ...]
     window: int
-    least: int
+    min_scores: int
 
     @property
     def policy(self) -> Policy:
@@ -40,7 +40,7 @@ class Tracker:
         thresholds = self.frozen.thresholds.clone()
         reaching = self.frozen.shares.flip(0).cumsum(0).flip(0)
         for k, scores in enumerate(self.recent):
-            if len(scores) >= self.least and reaching[k] > 0:
+            if len(scores) >= self.min_scores and reaching[k] > 0:
                 thresholds[k] = _quantile(scores, float(self.frozen.shares[k] / reaching[k]))
         return replace(self.frozen, thresholds=thresholds, alternative=None, portion=0.0, promise=None)
 
@@ -51,25 +51,25 @@ class Tracker:
         return replace(self, recent=tuple(torch.cat([old.to(new), new])[-self.window :] for old, new in pairs))
 
 
-def follow(policy: Policy, window: int = 500, least: int = 50) -> Tracker:
+def track(policy: Policy, window: int = 500, min_scores: int = 50) -> Tracker:
     """Return the initial state: a policy with its own thresholds, and no scores yet.
 
     Args:
         policy: Policy made by `allocate`.
         window: Number W of scores kept for each exit. A small window follows a change sooner, but the fraction that an
             exit stops varies by about √(h(1 − h)/W).
-        least: Number of scores from which the running threshold of an exit is used, at most W.
+        min_scores: Number of scores from which the running threshold of an exit is used, at most W.
 
     Raises:
-        ValueError: Unless 1 ≤ least ≤ window, and for a policy with a guaranteed loss, which would no longer hold.
+        ValueError: Unless 1 ≤ min_scores ≤ window, and for a policy with a guaranteed loss, which would no longer hold.
     """
-    if not 1 <= least <= window:
-        raise ValueError(f"expected 1 ≤ least ≤ window, got least={least} and window={window}")
+    if not 1 <= min_scores <= window:
+        raise ValueError(f"expected 1 ≤ min_scores ≤ window, got min_scores={min_scores} and window={window}")
     if policy.promise is not None:
         raise ValueError(
             "expected a policy for a budget, got one with a guaranteed loss; make one with suffice.allocate"
         )
-    return Tracker(policy, (torch.empty(0, dtype=torch.float64),) * len(policy.thresholds), window, least)
+    return Tracker(policy, (torch.empty(0, dtype=torch.float64),) * len(policy.thresholds), window, min_scores)
 
 
 def _quantile(scores: Tensor, share: float) -> float:

@@ -100,12 +100,13 @@ def control_risk(
     num_exits = len(calibrated.exits)
     candidates = _candidate_levels(score, max(2, calibrated.num_classes), num_exits, levels)
     examples = _stopping_losses(calibrated, val_loader, scoring.resolve(score, calibrated.digest), loss)
-    losses = along(examples.scores, examples.losses, candidates)
-    num_certified = certified(losses, max_loss, confidence, loss)
+    losses = losses_at_levels(examples.scores, examples.losses, candidates)
+    num_certified = count_certified(losses, max_loss, confidence, loss)
     if not num_certified:
+        enough = examples_needed(max_loss, confidence, _GREATEST[loss])
         warnings.warn(
             f"no level guarantees a loss of at most {max_loss:g} in {loss} from {len(examples.losses[0])} examples, so "
-            f"no example stops early; at least {needed(max_loss, confidence, _GREATEST[loss])} examples are needed",
+            f"no example stops early; at least {enough} examples are needed",
             stacklevel=3,
         )
     level = float(candidates[num_certified - 1]) if num_certified else math.inf
@@ -117,7 +118,7 @@ def control_risk(
     return Policy(thresholds, score, math.nan, expected, shares, calibrated.digest, promise=promise)
 
 
-def along(scores: Sequence[Tensor], losses: Sequence[Tensor], levels: Tensor) -> Tensor:
+def losses_at_levels(scores: Sequence[Tensor], losses: Sequence[Tensor], levels: Tensor) -> Tensor:
     """Compute the loss of each example if all exits had the threshold of each level.
 
     Args:
@@ -132,7 +133,7 @@ def along(scores: Sequence[Tensor], losses: Sequence[Tensor], levels: Tensor) ->
     return torch.stack([table[choose(scores, level.expand(len(losses) - 1)), rows] for level in levels])
 
 
-def certified(losses: Tensor, max_loss: float, confidence: float | None, loss: Loss) -> int:
+def count_certified(losses: Tensor, max_loss: float, confidence: float | None, loss: Loss) -> int:
     """Count the levels, from the most conservative on, for which the bound is guaranteed.
 
     Args:
@@ -176,7 +177,7 @@ def p_values(means: Tensor, n: int, max_mean: float, binary: bool) -> Tensor:
     return torch.minimum(hoeffding, bentkus).clamp_max(1)
 
 
-def needed(max_loss: float, confidence: float | None, greatest: float = 1.0) -> int:
+def examples_needed(max_loss: float, confidence: float | None, greatest: float = 1.0) -> int:
     """Return the least number of examples for which a loss of 0 on all of them is enough for the guarantee."""
     if confidence is None:
         return math.ceil(greatest / max_loss) - 1

@@ -31,16 +31,16 @@ def most_accurate(ranked: Sequence[Ranked], chances: Tensor, prices: Tensor) -> 
         chances: Probability (K, N) that the prediction of each exit is correct, float64.
         prices: Cost (K,) of an example that stops at each exit, float64.
     """
-    return lambda minus_log: best(ranked, chances - prices[:, None] * math.exp(-minus_log))
+    return lambda minus_log: best_thresholds(ranked, chances - prices[:, None] * math.exp(-minus_log))
 
 
-def ends(prices: Tensor) -> tuple[float, float]:
+def price_range(prices: Tensor) -> tuple[float, float]:
     """Return the range of −log λ: from a price at which all stop at once to one at which cost hardly matters."""
     least, span = float(prices.diff().min()), float(prices[-1] - prices[0])
     return -math.log(2 / least), -math.log(1e-6 / span)
 
 
-def best(ranked: Sequence[Ranked], gains: Tensor) -> Tensor:
+def best_thresholds(ranked: Sequence[Ranked], gains: Tensor) -> Tensor:
     """Compute the thresholds (K − 1,) with the greatest mean gain of the exits where examples stop.
 
     Args:

@@ -144,7 +144,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
         if not len(continuing):
             break
         size = bucket_for(len(continuing), sizes)
-        if size < len(in_flight) and (policy.profile is None or policy.profile.pays(k, len(in_flight), size)):
+        if size < len(in_flight) and (policy.profile is None or policy.profile.saves_time(k, len(in_flight), size)):
             in_flight = in_flight.padded_to(continuing, size)
     return in_order(finished, scoring.priced(calibrated.costs.cumulative, policy.score))
 

@@ -163,8 +163,8 @@ def _read_first(
         return exit_network, (), val_batches
     if train_loader is None:
         raise TypeError(
-            "expected a train_loader of batches (x, y), got None; it may be None only where nothing is fitted to it, with "
-            "structure=None and a val_loader"
+            "expected a train_loader of batches (x, y), got None; it may be None only where nothing is fitted to it, "
+            "with structure=None and a val_loader"
         )
     return *from_loader(network, train_loader), val_loader
 

@@ -81,8 +81,8 @@ class Vocabulary:
         return np.where(missing | (known[place] != codes), 0, place + 1)
 
 
-def frequent_codes(blocks: Iterable[Array], least: int) -> Array:
-    """Return the sorted codes that occur at least `least` times in blocks of codes.
+def frequent_codes(blocks: Iterable[Array], min_frequency: int) -> Array:
+    """Return the sorted codes that occur at least `min_frequency` times in blocks of codes.
 
     Memory grows with the number of distinct codes, not with the number of rows.
     """
@@ -94,7 +94,7 @@ def frequent_codes(blocks: Iterable[Array], least: int) -> Array:
         if pending > _MOST:
             parts, pending = [_merge_counts(parts)], 0
     values, counts = _merge_counts(parts)
-    return values[counts >= least]
+    return values[counts >= min_frequency]
 
 
 def _merge_counts(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ _AUGMENT: dict[str, Augment] = {
 _CHOICES = {
     "images": ("augment",),
     "encoded": ("size", "workers", "skip"),
-    "table": ("categories", "least", "buckets", "unknown"),
+    "table": ("categories", "min_frequency", "buckets", "unknown"),
 }
 """Additional keyword arguments of `load`, by kind of data set."""
 
@@ -51,7 +51,7 @@ def load(
         test: Size of the test split, likewise; must be None if there is an official test part.
         seed: Seed of the split.
         **choices: For arrays of images `augment`; for photographs `size`, `workers` and `skip` (see `EncodedImages`);
-            for tables `categories` ("vocabulary", learned from the training rows, or "hashed"), `least` (minimal
+            for tables `categories` ("vocabulary", learned from the training rows, or "hashed"), `min_frequency` (least
             count of a code in the vocabulary), `buckets` (indices per column if hashed) and `unknown` ("zero" or
             "refuse"); for `digits` `share`, the fraction of perturbed validation and test images.
 
@@ -225,7 +225,7 @@ def _load_table(
     seed: int,
     key: str,
     categories: str = "vocabulary",
-    least: int = 1,
+    min_frequency: int = 1,
     buckets: int = 1 << 20,
     unknown: str = "zero",
 ) -> DataSet[TableSplit]:
@@ -239,8 +239,8 @@ def _load_table(
     train = replace(all_rows, split=split)
     encoding: Hashed | Vocabulary = hashed
     if categories == "vocabulary":
-        cache_key = f"vocabulary-{least}-{digest[:16]}"
-        arrays = stored.derived(cache_key, lambda: tables.learn_vocabulary(train, least).arrays())
+        cache_key = f"vocabulary-{min_frequency}-{digest[:16]}"
+        arrays = stored.derived(cache_key, lambda: tables.learn_vocabulary(train, min_frequency).arrays())
         encoding = Vocabulary.from_arrays(arrays)
     train = replace(train, encoding=encoding, refuse=unknown == "refuse")
     validation, test = (replace(train, which=which) for which in (VALIDATION, TEST))

@@ -195,15 +195,16 @@ class TableBatches:
         return [chunk.tolist() for chunk in groups.split(self.block)] if len(groups) else []
 
 
-def learn_vocabulary(table: TableSplit, least: int) -> Vocabulary:
-    """Return the vocabulary of the codes that occur at least `least` times in a split, per categorical column."""
+def learn_vocabulary(table: TableSplit, min_frequency: int) -> Vocabulary:
+    """Return the codes of every categorical column that occur at least `min_frequency` times in a split."""
 
     def blocks(name: str) -> Iterator[Array]:
         for group in table._groups([name]):
             codes, missing = _codes(group[name])
             yield codes[~missing]
 
-    return Vocabulary(tuple(categories.frequent_codes(blocks(name), least) for name in table.columns.categorical))
+    names = table.columns.categorical
+    return Vocabulary(tuple(categories.frequent_codes(blocks(name), min_frequency) for name in names))
 
 
 def open_parquet(file: Path | StoredParquet) -> AbstractContextManager[Any]:

@@ -76,7 +76,8 @@ def _ablation(subject: Subject, seed: int, progress: ProgressCallback) -> list[R
     network, splits = subject.network, (subject.train, subject.validation, subject.test)
     train, validation, test = (cached.compute(network, split.batches()) for split in splits)
     example, _ = next(iter(subject.test.batches(1)))
-    study = AblationStudy(cached.over(network), cost.count(network, example), train, validation, test, seed)
+    classifiers, costs = cached.network_on_features(network), cost.count(network, example)
+    study = AblationStudy(classifiers, costs, train, validation, test, seed)
     rows = []
     for done, (name, choices) in enumerate(ABLATION.items(), start=1):
         rows.append({"name": name, **row(study, **choices)})

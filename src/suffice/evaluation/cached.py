@@ -69,7 +69,7 @@ class ShuffledFeatures:
             yield [phi[rows] for phi in self.features.phi], self.features.labels[rows]
 
 
-class Take(nn.Module):
+class SelectFeatures(nn.Module):
     """Module that selects the features of exit k from those of all exits."""
 
     def __init__(self, k: int) -> None:
@@ -93,7 +93,7 @@ def compute(network: ExitNetwork, loader: Loader) -> Features:
     return Features([torch.cat(parts) for parts in phi], torch.cat(labels))
 
 
-def over(network: ExitNetwork) -> ExitNetwork:
+def network_on_features(network: ExitNetwork) -> ExitNetwork:
     """Return a network over the features of another network, with its classifiers."""
-    exits = [Exit(Take(k), network.exit(k).classifier) for k in range(len(network.exits))]
+    exits = [Exit(SelectFeatures(k), network.exit(k).classifier) for k in range(len(network.exits))]
     return ExitNetwork([nn.Identity() for _ in exits], exits)

@@ -62,7 +62,7 @@ def test_rows_are_split_by_time_and_loaded_with_logarithms_and_zero_for_missing(
 def test_a_vocabulary_holds_what_is_frequent_in_training_and_nothing_of_the_test_rows(official):
     file, values = official
     import_set("criteo", file)
-    data = load("criteo", validation=50, test=100, least=20)
+    data = load("criteo", validation=50, test=100, min_frequency=20)
     (batch,) = data.test.batches()
     for place in range(26):
         seen = [codes[place] for _, _, codes in values[:550] if codes[place] is not None]
@@ -78,7 +78,7 @@ def test_a_vocabulary_holds_what_is_frequent_in_training_and_nothing_of_the_test
 def test_unknown_categories_are_refused_by_choice(official):
     file, _ = official
     import_set("criteo", file)
-    data = load("criteo", least=30, unknown="refuse")
+    data = load("criteo", min_frequency=30, unknown="refuse")
     with pytest.raises(ValueError, match="expected only categories of C1 that occur in the training rows, got"):
         list(data.test.batches())
     assert data.test.unknown()["C1"] > 0

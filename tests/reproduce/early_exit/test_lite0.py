@@ -54,7 +54,8 @@ def features(network, seed):
 
 def test_classifiers_learn_from_features(network):
     train, test = features(network, 0), features(network, 1)
-    study = AblationStudy(cached.over(network), cost.count(network, torch.randn(1, 3, 16, 16)), train, test, test, 0)
+    classifiers, costs = cached.network_on_features(network), cost.count(network, torch.randn(1, 3, 16, 16))
+    study = AblationStudy(classifiers, costs, train, test, test, 0)
     lite0.train_classifiers(study)
     with torch.no_grad():
         right = (network.exit(0).classifier(test.phi[0]).argmax(dim=1) == test.labels).double().mean()

@@ -31,7 +31,7 @@ def net():
 @pytest.fixture(scope="module")
 def study(net):
     splits = (features(net, 400, 0), features(net, 300, 1), features(net, 500, 2))
-    return AblationStudy(cached.over(net), cost.count(net, inputs(1)), *splits, seed=0)
+    return AblationStudy(cached.network_on_features(net), cost.count(net, inputs(1)), *splits, seed=0)
 
 
 def test_the_same_choices_are_calibrated_once(study):

@@ -59,7 +59,7 @@ def train_exits(sets: DataSet[Images], progress: ProgressCallback) -> tuple[Exit
         progress("features of the three parts", done, 3)
     costs = cost.count(network, torch.zeros(1, 3, SIZE, SIZE))
     study = AblationStudy(
-        cached.over(network), costs, features["train"], features["validation"], features["test"], SEED
+        cached.network_on_features(network), costs, features["train"], features["validation"], features["test"], SEED
     )
     train_classifiers(study)
     return network, study

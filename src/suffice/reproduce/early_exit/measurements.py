@@ -199,7 +199,7 @@ def under_corruption(
 
 
 def _run_stream(calibrated: Calibrated, policy: suffice.Policy, stream: Features, *, running: bool) -> dict[str, float]:
-    tracker, answers = drift.follow(policy, WINDOW), []
+    tracker, answers = drift.track(policy, WINDOW), []
     for phi, _ in stream:
         answers.append(suffice.run(calibrated, tracker.policy if running else policy, phi))
         tracker = tracker.update(answers[-1])

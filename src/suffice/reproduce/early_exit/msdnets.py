@@ -104,7 +104,7 @@ def _cache_features(network: ExitNetwork, sets: Sets, seed: int) -> AblationStud
     cpu_network = copy.deepcopy(network).cpu()  # the cached features are on the CPU
     example, _ = next(iter(sets.test.batches(1)))
     costs = cost.count(cpu_network, example)
-    return AblationStudy(cached.over(cpu_network), costs, train, validation, test, seed)
+    return AblationStudy(cached.network_on_features(cpu_network), costs, train, validation, test, seed)
 
 
 def _on_features(measure: Callable[[AblationStudy], Results], trained: TrainedNetwork) -> Results:
