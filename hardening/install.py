@@ -23,7 +23,7 @@ from hardening import licences
 from hardening.environments import NEWEST, OLDEST, ROOT, Built, Environment
 
 EXTRAS = {
-    "data": "from PIL import Image; from suffice.data.formats import encoded; assert encoded",
+    "data": "from PIL import Image; from suffice.data.formats.images import decoding; assert decoding",
     "train": """
         import torch, suffice
         from lightning_fabric import Fabric

@@ -186,3 +186,25 @@ def test_closed_forms_do_not_depend_on_the_rows_held_at_once(link, monkeypatch):
 def test_aleatoric_of_a_closed_form_is_no_more_than_the_total(link):
     log_probs, aleatoric = link(randn(50, 4) * 3, randn(50, 4, seed=1).square() * 9, 1.0)
     assert (aleatoric <= torch.special.entr(log_probs.exp()).sum(dim=1) + 1e-12).all()
+
+
+def test_rows_with_far_samples_are_computed_in_the_wider_type_and_others_are_not():
+    logits, values = randn(6, 4).float(), randn(3, 8, 4, seed=1).float()
+    spectrum = randn(6, 3, seed=2)
+    spectrum[[1, 4]] *= 1e6
+    calls = []
+
+    def coefficients(rows):
+        calls.append((rows.dtype, len(rows)))
+        return 2 * rows
+
+    results = links.sampled_from(logits, spectrum, coefficients, values, 2.0)
+    assert calls == [(torch.float32, 6), (torch.float64, 2)]
+    wide = links.sampled(logits.double(), 2 * spectrum, values.double(), 2.0)
+    narrow = links.sampled(logits, 2 * spectrum.float(), values, 2.0)
+    near = [0, 2, 3, 5]
+    for result, exact, rounded in zip(results, wide, narrow, strict=True):
+        assert result.dtype == torch.float32
+        rounding = torch.finfo(torch.float32).eps  # of the result alone: half of a temperature of 2 is exact
+        torch.testing.assert_close(result[[1, 4]], exact[[1, 4]].float(), rtol=rounding, atol=0)
+        torch.testing.assert_close(result[near], rounded[near])

@@ -6,7 +6,8 @@ from torch import nn
 
 import suffice
 from suffice import metrics
-from suffice.variation.buckets import fit_buckets
+from suffice.storage.parts import Parts
+from suffice.variation.buckets import Buckets, fit_buckets
 from suffice.variation.teachers.dropout import MCDropout
 from tests import tolerances
 from tests.robustness.surroundings import anywhere
@@ -67,6 +68,9 @@ def test_reloaded_they_give_the_same_bytes_for_the_same_model_only(tmp_path):
     again = suffice.load(tmp_path / "buckets", network=model)
     assert torch.equal(buckets(x)[1], again(x)[1])
     assert again.share == 0.1
+    configuration, tensors = buckets.parts()
+    with pytest.raises(ValueError, match=r"expected share to be a number, finite and above 0 and below 0\.5, got 0.6"):
+        Buckets.from_parts(Parts({**configuration, "share": 0.6}, tensors, "the file"), model)
     with pytest.raises(TypeError, match="expected the model that this was fitted for"):
         suffice.load(tmp_path / "buckets")
     with pytest.raises(ValueError, match="expected a network whose weights have the hash"):

@@ -130,6 +130,7 @@ def test_statistics_merge_whatever_the_batches_and_their_order():
 
 def test_targets_that_never_vary_are_refused_with_the_output_and_their_value():
     phi, targets, weights = problem(outputs=2)
-    targets[:, 1] = 3.5
-    with pytest.raises(ValueError, match=r"targets that vary, got 3\.5 for output 1 in all 200 examples"):
-        linear.maximize(sums(phi, targets, weights), weights, 1.0)
+    for constant in (1, 0):  # the first one is named
+        targets[:, constant] = 3.5 - constant
+        with pytest.raises(ValueError, match=rf"got {3.5 - constant} for output {constant} in all 200 examples"):
+            linear.maximize(sums(phi, targets, weights), weights, 1.0)

@@ -67,3 +67,10 @@ def test_a_point_on_the_edge_of_the_grid_is_a_warning_that_names_it():
         "the temperature of exit 0 ended at the edge of its range, 0.3",
     ]
     assert seen[0].filename == __file__
+
+
+def test_the_upper_edge_of_the_temperatures_is_warned_of_as_well():
+    logits = 40 * builders.inputs(200, 4)
+    loader = builders.batched(logits, builders.sampled_labels(logits, 80.0))
+    with pytest.warns(UserWarning, match="the temperature of exit 0 ended at the edge of its range, 3"):
+        calibrate(builders.identity_network(4), loader, loader, tuning="grid", structure=None)
