@@ -34,7 +34,7 @@ def tried(record_property: Callable[[str, object], None]) -> Callable[[str, int]
     return lambda what, count: record_property(f"{TRIED}{what}", count)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     sums: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
         sums.update({name: count for name, count in report.user_properties if name.startswith(TRIED)})
