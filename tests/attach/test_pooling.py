@@ -9,7 +9,8 @@ from tests.robustness.lookalikes import ResNet, Router, TextModel, VisionTransfo
 
 
 def pooling_of(net):
-    return [net.exit(k).features[1].pooling for k in range(len(net.exits) - 1)]
+    features = [net.exit(k).features for k in range(len(net.exits) - 1)]
+    return [(each[1] if isinstance(each, nn.Sequential) else each.pool).pooling for each in features]
 
 
 class TestPooling:

@@ -8,26 +8,22 @@ The stages run the model's own modules with the model's own weights, in the mode
 model's bit for bit.
 """
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from suffice.attach import contract
-from suffice.attach.plain import UpToClassifier, as_exit_network, classifier_input
+from suffice.attach import contract, cutting
+from suffice.attach.cutting import Cut
+from suffice.attach.masks import Reading, UnmarkedError, WithMask, read_tokens
+from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
-from suffice.attach.tracer import SIZES, Call, describe
-from suffice.attach.tracing import CutError, Trace, ancestors, is_batched
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
-from suffice.utils.nest import tree_leaves, tree_map_only
-from suffice.utils.randomness import draw_from
-
-_PASS_STAGES = "pass the stages instead, at=[first, second, …]: modules from state to state that compose to the model"
+from suffice.utils.nest import tree_map_only
 
 
 @default_modes()
@@ -83,9 +79,7 @@ def attach_exits(
     if num_classes not in (None, head.out_features):
         raise ValueError(f"expected the {head.out_features} classes of the model's own classifier, got {num_classes}")
     with torch.no_grad():
-        network = _with_exits(_cut(model, at, whole, example, freeze), head, example, pooling)
-        contract.check(network, example)
-        _check_same(network, whole, example, traced=isinstance(at[0], str))
+        network = _attached(model, at, whole, example, pooling, freeze)
     network.exits[:-1].train(model.training)
     if freeze:
         model.requires_grad_(False)
@@ -122,160 +116,124 @@ class OnCopy(nn.Module):
         return self.stage(tree_map_only(Tensor, torch.clone, state))
 
 
-class UpToHead(nn.Module):
-    """Last stage up to the model's classifier: state → φ (N, D)."""
+class SameInputs(nn.Module):
+    """First stage of a traced pass, which reads exactly the inputs of the example."""
 
-    def __init__(self, stage: nn.Module, classifier: str) -> None:
+    def __init__(self, stage: nn.Module, keys: Iterable[str] | None) -> None:
         super().__init__()
         self.stage = stage
-        self.classifier = classifier
+        self.keys = None if keys is None else frozenset(keys)
 
-    def forward(self, state: State) -> Tensor:
-        """Return the features φ (N, D) of a state."""
-        return classifier_input(self.stage, self.classifier, lambda stage: stage(state))
+    def forward(self, inputs: State) -> State:
+        """Return the state after the stage.
 
-
-@dataclass(frozen=True)
-class _Cut:
-    """Model cut into stages.
-
-    Attributes:
-        stages: K modules from state to state.
-        taps: Name of the tensor that each exit reads from its state; None for the first floating one.
-        tokens: Pooling of tokens that matches the model's own classifier.
-    """
-
-    stages: Sequence[nn.Module]
-    taps: Sequence[str | None]
-    tokens: Pooling
+        Raises:
+            ValueError: If the inputs have other keys than the example.
+        """
+        keys = frozenset(inputs) if isinstance(inputs, Mapping) else None
+        if keys != self.keys:
+            raise ValueError(
+                f"expected inputs as in the example of suffice.attach_exits, {_describe(self.keys)}, got "
+                f"{_describe(keys)}; pass the same ones, or attach the exits with an example that has these"
+            )
+        return self.stage(inputs)
 
 
-def _cut(model: nn.Module, at: Sequence[Any], whole: ExitNetwork, example: State, freeze: bool) -> _Cut:
-    """Cut the model at the named modules, or take the given stages."""
-    stage = whole.stages[0]
+def _describe(keys: frozenset[str] | None) -> str:
+    return "a tensor" if keys is None else f"the keys {sorted(keys)}"
+
+
+def _attached(
+    model: nn.Module, at: Sequence[Any], whole: ExitNetwork, example: State, pooling: Pooling | nn.Module | None,
+    freeze: bool,
+) -> ExitNetwork:  # fmt: skip
+    """Cut the model at the named modules, or take the given stages, and add exits."""
+    stage, head = whole.stages[0], whole.exit(0).classifier
     assert isinstance(stage, UpToClassifier)
     if at and all(isinstance(place, str) for place in at):
-        return _cut_by_name(model, at, stage.classifier, example, freeze)
+        return _cut_in_turn(model, at, whole, example, pooling, freeze)
     if at and all(isinstance(place, nn.Module) for place in at):
-        return _cut_from_stages(at, whole.exit(0).classifier)
+        reading = replace(_reading(model, stage, example, pooling), mask=None)
+        return _checked(cutting.as_given(at, head, stage.selects), whole, head, example, pooling, reading)
     raise TypeError(f"expected names of modules, or the stages as modules, got at={at!r}")
 
 
-def _cut_from_stages(stages: Sequence[nn.Module], head: nn.Linear) -> _Cut:
-    names = [name for name, module in stages[-1].named_modules() if module is head]
-    if not names:
+def _cut_in_turn(
+    model: nn.Module, at: Sequence[str], whole: ExitNetwork, example: State, pooling: Pooling | nn.Module | None,
+    freeze: bool,
+) -> ExitNetwork:  # fmt: skip
+    """Return the first network that reproduces the model: from a trace, or by running its code again."""
+    stage = whole.stages[0]
+    assert isinstance(stage, UpToClassifier)
+    cutting.check_names(model, at)
+    head, reading = whole.exit(0).classifier, _reading(model, stage, example, pooling)
+    if not stage.selects:
+        try:
+            cut = cutting.by_trace(model, at, stage, example, freeze)
+            keys = example if isinstance(example, Mapping) else None
+            cut = replace(cut, stages=[SameInputs(cut.stages[0], keys), *cut.stages[1:]])
+            return _checked(cut, whole, head, example, pooling, reading)
+        except ValueError:
+            if not freeze:
+                raise
+    elif not freeze:
         raise ValueError(
-            f"expected the model's own classifier ({head.in_features} → {head.out_features}) in the last stage, got "
-            f"{type(stages[-1]).__name__} without it; modules in at=[…] are all stages of the model: let the "
-            "last one return the model's logits, or pass names of modules to attach exits after them"
+            "expected freeze=True for a model that selects positions from its classifier's output, got False; train "
+            f"the exits alone, or {cutting.PASS_STAGES}"
         )
-    return _Cut([*stages[:-1], UpToHead(stages[-1], names[0])], [None] * len(stages), "tokens")
+    return _checked(cutting.by_replay(model, at, stage, example), whole, head, example, pooling, reading)
 
 
-def _cut_by_name(model: nn.Module, at: Sequence[str], head: str, example: State, freeze: bool) -> _Cut:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name in at:
-        if name not in modules:
-            nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
+def _reading(model: nn.Module, whole: UpToClassifier, example: State, pooling: object) -> Reading:
+    """Return how the model's own pooling reads its tokens; it does not matter if a pooling is given."""
+    try:
+        return read_tokens(model, whole, example)
+    except UnmarkedError as error:
+        if pooling is None:
             raise ValueError(
-                f"expected names of modules, got {name!r}, which is not the name of a module; nearest: {nearest}"
-            )
-    trace = _trace(model, [*at, head], example, freeze)
-    calls = [_only_call(trace, name) for name in at]
-    calls.sort(key=lambda call: trace.nodes.index(call.end))
-    last = _only_call(trace, head)
-    (phi,) = (leaf for leaf in tree_leaves(last.inputs) if isinstance(leaf, fx.Node))
-    taps = [*map(_tapped_node, calls), phi]
-    try:
-        stages = trace.stages([*calls, last], taps)
-    except CutError as error:
-        raise ValueError(f"expected {error}; choose other places, or {_PASS_STAGES}") from error
-    tokens: Pooling = "class token" if _reads_only_first_token(trace, phi) else "tokens"
-    return _Cut(stages, [node.name for node in taps], tokens)
+                f"expected a pooling of tokens that an input of the model marks, got {error}; pass pooling=…, a module "
+                "that leaves out the same tokens, or attach exits where there are no tokens"
+            ) from error
+        return Reading("tokens")
 
 
-def _trace(model: nn.Module, watched: Sequence[str], example: State, freeze: bool) -> Trace:
-    """Trace the model's pass; unless the model is frozen, the pass must be the same in training mode."""
-    batches = [select(example, torch.arange(size) % batch_size(example)) for size in SIZES]
-    around = [*watched][:-1]
-    try:
-        trace = Trace(model, watched, batches)
-        with draw_from(torch.Generator().manual_seed(0), example):
-            training_trace = trace if freeze else Trace(model, watched, batches, training=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"expected a pass that torch.fx can trace around {around}, got {type(error).__name__}: {reason}; "
-            f"{_PASS_STAGES}"
-        ) from error
-    if str(training_trace) != str(trace):
-        raise ValueError(
-            f"expected a pass around {around} that is the same in training mode, got one that depends on "
-            f"self.training; use modules such as nn.Dropout there, freeze=True, or {_PASS_STAGES}"
-        )
-    return trace
+def _checked(
+    cut: Cut, whole: ExitNetwork, head: nn.Linear, example: State, pooling: Pooling | nn.Module | None, reading: Reading
+) -> ExitNetwork:
+    """Build a network from a cut, and check it on the example."""
+    network = _with_exits(cut, head, example, pooling, reading)
+    contract.check(network, example)
+    _check_same(network, whole, example)
+    return network
 
 
-def _only_call(trace: Trace, name: str) -> Call:
-    calls = trace.calls[name]
-    if len(calls) != 1:
-        raise ValueError(f"expected {name!r} to run once in a pass, got {len(calls)} runs; choose another place")
-    return calls[0]
-
-
-def _tapped_node(call: Call) -> fx.Node:
-    """Return the node of the first tensor in the output of a module."""
-    nodes: list[fx.Node] = [leaf for leaf in tree_leaves(call.output) if isinstance(leaf, fx.Node)]
-    for node in nodes:
-        if is_batched(node) and isinstance(node.meta["values"][0], Tensor):
-            return node
-    outputs = ", ".join(map(describe, nodes)) or "nothing"
-    raise ValueError(
-        f"expected {call.name!r} to return a tensor with the examples first, got {outputs}; choose another place"
-    )
-
-
-def _reads_only_first_token(trace: Trace, phi: fx.Node) -> bool:
-    """Return whether φ depends only on the first of the last tokens (N, T, C) before it."""
-    before = ancestors(phi)
-    tokens = [node for node in trace.nodes if node in before and _is_tokens(node)]
-    if not tokens:
-        return False
-    value = tokens[-1].meta["values"][0]
-    changed = torch.cat([value[:, :1], -value[:, 1:].roll(1, dims=-1)], dim=1)
-    return torch.equal(trace.value(phi, tokens[-1], value), trace.value(phi, tokens[-1], changed))
-
-
-def _is_tokens(node: fx.Node) -> bool:
-    value = node.meta["values"][0]
-    return is_batched(node) and isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point()
-
-
-def _with_exits(cut: _Cut, head: nn.Linear, example: State, pooling: Pooling | nn.Module | None) -> ExitNetwork:
+def _with_exits(
+    cut: Cut, head: nn.Linear, example: State, pooling: Pooling | nn.Module | None, reading: Reading
+) -> ExitNetwork:
     """Build the network: a new exit after each stage but the last; stages that write into their input run on a copy."""
     stages, exits = [], []
     state = select(example, torch.arange(2) % batch_size(example))
-    for stage, name in zip(cut.stages, cut.taps, strict=True):
-        with inference(stage) as twin:
+    given = [*cut.stages]
+    if reading.mask is not None:
+        masks = [reading.mask, *(None for _ in given[2:])]
+        given = [WithMask(*each) for each in zip(given[:-1], masks, cut.taps[:-1], strict=True)] + given[-1:]
+    with inference(nn.ModuleList(given)) as twins:
+        for stage, twin, name in zip(given, twins, cut.taps, strict=True):
             state, wrote = contract.run_and_detect_write(twin, state)
-        stages.append(OnCopy(stage) if wrote else stage)
-        tap = Tap(name)
-        last = len(stages) == len(cut.stages)
-        exits.append(Exit(tap, head) if last else new_exit(tap, state, pooling, cut.tokens, head))
+            stages.append(OnCopy(stage) if wrote else stage)
+            tap = Tap(name)
+            last = len(stages) == len(given)
+            exits.append(Exit(tap, head) if last else new_exit(tap, state, pooling, reading, head))
     return ExitNetwork(stages, exits)
 
 
-def _check_same(network: ExitNetwork, whole: ExitNetwork, example: State, traced: bool) -> None:
+def _check_same(network: ExitNetwork, whole: ExitNetwork, example: State) -> None:
     """Raise a ValueError unless the last exit reproduces the model; some kernels round differently at each call."""
     with inference(network) as network_twin, inference(whole) as whole_twin:
         got, expected = network_twin(example)[-1], whole_twin(example)[0]
     tolerance = torch.finfo(expected.dtype).eps ** 0.75 * float(expected.abs().max())
     if not torch.allclose(got, expected, rtol=0, atol=tolerance):
-        remedy = "check that the given stages compose to the model"
-        if traced:
-            branches = "forward() probably branches on something that torch.fx cannot trace, such as a tensor's type"
-            remedy = f"{branches}: {_PASS_STAGES}"
         raise ValueError(
             "expected stages that reproduce the model, got a maximum logit difference of "
-            f"{float((got - expected).abs().max()):.3g}; {remedy}"
+            f"{float((got - expected).abs().max()):.3g}; check that the given stages compose to the model"
         )

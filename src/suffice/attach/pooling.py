@@ -9,12 +9,14 @@ suit all exits. W and b start at zero: logistic regression is convex, so no rand
 import copy
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
+from suffice.attach.masks import MASK, Reading, last_index
 from suffice.network import Exit, State
 from suffice.utils.nest import tree_leaves
 
-Pooling = Literal["positions", "tokens", "class token", "none"]
+Pooling = Literal["positions", "tokens", "class token", "last token", "none"]
 
 
 class Tap(nn.Module):
@@ -45,15 +47,17 @@ class Pool(nn.Module):
             raise ValueError(f"expected pooling to be one of {get_args(Pooling)} or a module, got {pooling!r}")
         self.pooling = pooling
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool the tensor of a batch."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool the tensor of a batch, over the tokens that count in `mask` (N, T) if there is one."""
         match self.pooling:
             case "positions":
                 return x.flatten(2).mean(dim=2)
             case "tokens":
-                return x.mean(dim=1)
+                return x.mean(dim=1) if mask is None else _masked_mean(x, mask)
             case "class token":
                 return x[:, 0]
+            case "last token":
+                return x[:, -1] if mask is None else x[torch.arange(len(x), device=x.device), last_index(mask)]
         return x
 
     def extra_repr(self) -> str:
@@ -61,24 +65,43 @@ class Pool(nn.Module):
         return repr(self.pooling)
 
 
-def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, tokens: Pooling, head: nn.Linear) -> Exit:
+class MaskedFeatures(nn.Module):
+    """Features of an exit that leave out padding: state → φ (N, D)."""
+
+    def __init__(self, tap: Tap, pool: Pool, norm: nn.Module) -> None:
+        super().__init__()
+        self.tap, self.pool, self.norm = tap, pool, norm
+
+    def forward(self, state: State) -> Tensor:
+        """Return the features φ (N, D) of a state that holds a mask."""
+        phi: Tensor = self.norm(self.pool(self.tap(state), state[MASK]))
+        return phi
+
+
+def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, reading: Reading, head: nn.Linear) -> Exit:
     """Build an exit for a state, with the number of classes, device and type of an existing classifier.
 
     Args:
         tap: Selection of the tensor that the exit reads.
-        state: State of two examples or more.
+        state: State of two examples or more; with a mask of its tokens if `reading` has one.
         pooling: Name of a pooling; a module, which is copied; or None, to choose by the number of dimensions.
-        tokens: Pooling of (N, T, C) if `pooling` is None.
+        reading: Pooling of (N, T, C) if `pooling` is None, and its mask.
         head: Classifier that sets the number of classes, the device and the type.
 
     Raises:
-        ValueError: If the pooling does not return (N, D).
+        ValueError: If the pooling does not return (N, D), or the mask has another number of tokens.
     """
     tensor = tap(state)
     if pooling is None:
-        pooling = {2: "none", 3: tokens}.get(tensor.ndim, "positions")
+        pooling = {2: "none", 3: reading.pooling}.get(tensor.ndim, "positions")
+    masked = reading.mask is not None and pooling in ("tokens", "last token")
+    if masked and state[MASK].shape != tensor.shape[:2]:
+        raise ValueError(
+            f"expected one token at the exit for each in the mask, got {tuple(tensor.shape[:2])} and "
+            f"{tuple(state[MASK].shape)} of the input {reading.mask}; pass pooling=…, a module that leaves padding out"
+        )
     pool = copy.deepcopy(pooling) if isinstance(pooling, nn.Module) else Pool(pooling)
-    phi = pool(tensor)
+    phi = pool(tensor, state[MASK]) if masked else pool(tensor)
     if phi.ndim != 2 or len(phi) != len(tensor):
         raise ValueError(
             f"expected pooling to return one vector per example, ({len(tensor)}, D), got shape {tuple(phi.shape)} from "
@@ -88,4 +111,13 @@ def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, tokens
     classifier = nn.utils.skip_init(nn.Linear, phi.shape[1], head.out_features, **factory)
     for parameter in classifier.parameters():
         nn.init.zeros_(parameter)
-    return Exit(nn.Sequential(tap, pool, nn.LayerNorm(phi.shape[1], **factory)), classifier)
+    norm = nn.LayerNorm(phi.shape[1], **factory)
+    if masked and isinstance(pool, Pool):
+        return Exit(MaskedFeatures(tap, pool, norm), classifier)
+    return Exit(nn.Sequential(tap, pool, norm), classifier)
+
+
+def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (N, C) of the tokens (N, T, C) that count; 0 where none does."""
+    kept = x.masked_fill(~mask[:, :, None], 0)
+    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)

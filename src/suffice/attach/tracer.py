@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from operator import attrgetter, setitem
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from suffice.network import State
-from suffice.utils.nest import tree_map_only
+from suffice.utils.nest import tree_leaves, tree_map_only
 
 SIZES = (2, 3)
 """Numbers of examples in the two batches that a model is traced with."""
@@ -97,6 +99,7 @@ class Tracer(fx.Tracer):
         paths = [name for name, module in root.named_modules() if module in self.watched]
         self.opened = {".".join(path.split(".")[:i]) for path in paths for i in range(path.count(".") + 1)}
         self.evaluating = False
+        self.ambient = ambient()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module stays whole."""
@@ -123,7 +126,13 @@ class Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """Record a node; a tuple, list or dict becomes one of proxies, and None stays None."""
+        """Record a node; a tuple, list or dict becomes one of proxies, and None stays None.
+
+        Raises:
+            TypeError: If the node runs under another gradient mode or autocast than the pass; a graph has no modes.
+        """
+        if not self.evaluating and ambient() != self.ambient:
+            raise TypeError(f"another gradient mode or autocast around {target}, which a graph does not keep")
         proxy = super().create_proxy(kind, target, *args, **kwargs)
         return proxy if kind == "output" else self._unpack(proxy)
 
@@ -153,7 +162,8 @@ class Tracer(fx.Tracer):
         if "values" not in node.meta:
             self.evaluating = True
             try:
-                node.meta["values"] = [self._value(node, i) for i in range(len(SIZES))]
+                with torch.no_grad():
+                    node.meta["values"] = [self._value(node, i) for i in range(len(SIZES))]
             finally:
                 self.evaluating = False
         values: list[Any] = node.meta["values"]
@@ -173,6 +183,39 @@ class Tracer(fx.Tracer):
         if results[0] != results[1]:
             raise TypeError(f"{what} that depends on the number of examples, {describe(obj.node)}")
         return results[0]
+
+
+class RandomNumbers(TorchFunctionMode):
+    """Mode in which traced code may not draw random numbers of its own: a graph would repeat the first ones.
+
+    Operations on the values of a pass are recorded as nodes and draw anew each time; they do not come here.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function, or refuse it if it draws random numbers."""
+        name = getattr(func, "__name__", "")
+        recorded = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+        if name in _DRAWING and not self.tracer.evaluating and not recorded:
+            raise TypeError(f"random numbers of torch.{name} in the forward pass, which a graph would not draw again")
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWING = frozenset(
+    ("bernoulli", "bernoulli_", "multinomial", "normal", "normal_", "rand", "randint", "randn", "randperm", "uniform_")
+)
+"""Names of the functions that draw random numbers."""
+
+
+def ambient() -> tuple[Any, ...]:
+    """Return the modes of PyTorch in which the code runs."""
+    autocast = [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast, torch.get_autocast_dtype("cpu")
 
 
 class _Proxy(fx.Proxy):

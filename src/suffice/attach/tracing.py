@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from suffice.attach.tracer import SIZES, Call, SingleArgument, Tracer, describe, evaluate
+from suffice.attach.tracer import SIZES, Call, RandomNumbers, SingleArgument, Tracer, ambient, describe, evaluate
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils.nest import tree_leaves
@@ -49,7 +49,9 @@ class Trace:
             tracer = Tracer(self.root, {name: twin.get_submodule(name) for name in watched}, batches)
             for name in tracer.opened:
                 self.root.get_submodule(name).training = training
-            graph = tracer.trace(self.root)
+            with torch.enable_grad(), RandomNumbers(tracer):
+                tracer.ambient = ambient()
+                graph = tracer.trace(self.root)
         *self.nodes, self.output = graph.nodes
         self.calls = tracer.calls
 

@@ -1,0 +1,287 @@
+"""Which tokens a model's own pooling reads, and which of its inputs says so.
+
+    used (N, T)   True where the features φ of an example depend on a token of the last sequence (N, T, C) of the pass
+
+The dependence is exact: a token that is masked or not selected has a gradient of zero. If some tokens are not read,
+an input marks them: a mask, its complement, ids of padding, or lengths. Exits have to leave out the same tokens, else
+their predictions depend on how far a text was padded for the longest one in its batch.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from suffice.attach.interception import intercepted, pass_through
+from suffice.attach.plain import UpToClassifier
+from suffice.network import State, batch_size, call, output_tensor, select
+from suffice.twin import inference
+from suffice.utils.nest import tree_flatten, tree_leaves, tree_unflatten
+
+Tokens = Literal["tokens", "class token", "last token"]
+
+
+MASK = "token mask"
+"""Key of the mask (N, T) in a state."""
+
+
+class TokenMask(nn.Module):
+    """Mask of the tokens that count, from the inputs of a model.
+
+    Args:
+        key: Key of the input that marks them, None if the input is a tensor.
+        kind: "true": where the input is not 0; "false": where it is 0; "other": where it differs from `value`;
+            "length": up to a number of tokens, the input itself.
+        value: Value that marks padding, for "other".
+    """
+
+    def __init__(self, key: str | None, kind: Literal["true", "false", "other", "length"], value: int = 0) -> None:
+        super().__init__()
+        self.key, self.kind, self.value = key, kind, value
+
+    def forward(self, inputs: State, tokens: int) -> Tensor:
+        """Return the mask (N, T), bool, for `tokens` tokens T."""
+        source: Tensor = inputs if self.key is None else inputs[self.key]
+        match self.kind:
+            case "true":
+                return source.bool()
+            case "false":
+                return ~source.bool()
+            case "other":
+                return source != self.value
+        return torch.arange(tokens, device=source.device) < source.reshape(-1, 1)
+
+    def extra_repr(self) -> str:
+        """Return the input and how it is read."""
+        return f"{self.key!r}, {self.kind!r}" + (f", {self.value}" if self.kind == "other" else "")
+
+
+class WithMask(nn.Module):
+    """Stage with the mask of the tokens in its state.
+
+    Args:
+        stage: Stage whose states are dicts.
+        mask: Mask that the first stage makes from the inputs; None passes it on.
+        tokens: Number of tokens T, for a mask of lengths, by the tensor of this key in the state behind the stage.
+    """
+
+    def __init__(self, stage: nn.Module, mask: TokenMask | None, tokens: str) -> None:
+        super().__init__()
+        self.stage, self.mask, self.tokens = stage, mask, tokens
+
+    def forward(self, state: State) -> State:
+        """Return the state behind the stage, with the mask."""
+        result = self.stage(state)
+        mask = state[MASK] if self.mask is None else self.mask(state, result[self.tokens].shape[1])
+        return {**result, MASK: mask}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model's own pooling reads its last tokens.
+
+    Attributes:
+        pooling: Pooling that reads the same tokens.
+        mask: Mask of the tokens that count; None if all do.
+    """
+
+    pooling: Tokens
+    mask: TokenMask | None = None
+
+
+class UnmarkedError(ValueError):
+    """Error for a model that leaves out tokens by a rule that cannot be found."""
+
+
+def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Reading:
+    """Find how a model's own pooling reads its last tokens.
+
+    Inputs that may mark padding are tried: the last tokens of an example are marked, and the dependence is compared.
+
+    Args:
+        model: Trained classifier.
+        whole: The model up to its classifier.
+        example: Batch of inputs.
+
+    Raises:
+        UnmarkedError: If some tokens are not read and no input explains which.
+    """
+    with inference(model) as twin:
+        used = _used(twin, whole, example)
+        if used is None:
+            return Reading("tokens", next(_named_masks(example), None))
+        if used.shape[1] > 1 and bool(used[:, 0].all()) and not bool(used[:, 1:].any()):
+            return Reading("class token")
+        for mask in _candidates(model, example, used):
+            for batch in (example, _padded(example, mask)):
+                read = used if batch is example else _used(twin, whole, batch)
+                reading = None if read is None else _matching(read, mask, batch)
+                if reading:
+                    return reading
+                if read is not None and batch is not example and not torch.equal(read, used):
+                    raise UnmarkedError(_explain(read))
+    return _without_mask(used)
+
+
+def _without_mask(used: Tensor) -> Reading:
+    if bool(used.all()):
+        return Reading("tokens")
+    if bool(used[:, -1].all()) and not bool(used[:, :-1].any()):
+        return Reading("last token")
+    raise UnmarkedError(_explain(used))
+
+
+def _matching(used: Tensor, mask: TokenMask, batch: State) -> Reading | None:
+    """Return the reading with a mask if it explains which tokens are used; a mask of all tokens explains nothing."""
+    counted = mask(batch, used.shape[1])
+    if counted.shape != used.shape or bool(counted.all()):
+        return None
+    if torch.equal(used, counted):
+        return Reading("tokens", mask)
+    return Reading("last token", mask) if torch.equal(used, _last(counted)) else None
+
+
+def _last(counted: Tensor) -> Tensor:
+    """Return a mask (N, T) of the last token that counts alone."""
+    index = last_index(counted)
+    return torch.zeros_like(counted).scatter_(1, index[:, None], True) & counted
+
+
+def last_index(counted: Tensor) -> Tensor:
+    """Return the position (N,) of the last True in each row of a mask (N, T)."""
+    positions = torch.arange(counted.shape[1], device=counted.device)
+    return torch.where(counted, positions, -1).amax(dim=1).clamp_min(0)
+
+
+def _candidates(model: nn.Module, example: State, used: Tensor) -> Iterator[TokenMask]:
+    """Yield the masks that an input may give, those of inputs called masks first."""
+    padding = {module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
+    padding = {*padding, getattr(getattr(model, "config", None), "pad_token_id", None)} - {None}
+    for key, source in sorted(_sources(example), key=lambda pair: "mask" not in str(pair[0])):
+        if source.ndim == 2 and len(source) == len(used):
+            if bool(((source == 0) | (source == 1)).all()):
+                yield TokenMask(key, "true")
+                yield TokenMask(key, "false")
+            if _is_integral(source):
+                yield from (TokenMask(key, "other", int(value)) for value in sorted(padding) if value is not None)
+        elif _is_integral(source) and source.ndim == 1 and bool(((source >= 1) & (source <= used.shape[1])).all()):
+            yield TokenMask(key, "length")
+
+
+def _is_integral(source: Tensor) -> bool:
+    return not source.is_floating_point() and source.dtype != torch.bool
+
+
+def _sources(example: State) -> Iterator[tuple[str | None, Tensor]]:
+    """Yield the tensors among the inputs that are no nests, by key."""
+    items = example.items() if isinstance(example, Mapping) else [(None, example)]
+    yield from ((key, value) for key, value in items if isinstance(value, Tensor))
+
+
+def _named_masks(example: State) -> Iterator[TokenMask]:
+    """Yield the mask that is called the attention mask, for models whose dependence cannot be found."""
+    for key, source in _sources(example):
+        if key == "attention_mask" and source.ndim == 2:
+            yield TokenMask(key, "true")
+
+
+def _padded(example: State, mask: TokenMask) -> State:
+    """Return the example with the last quarter of its first row marked as padding."""
+
+    def mark(source: Tensor) -> Tensor:
+        source = source.clone()
+        if mask.kind == "length":
+            source[0] = (
+                torch.div(3 * source[0] + 3, 4, rounding_mode="floor").clamp_max(int(source[0]) - 1).clamp_min(1)
+            )
+            return source
+        count = max(1, source.shape[1] // 4)
+        source[0, -count:] = {"true": 0, "false": 1, "other": mask.value}[mask.kind]
+        return source
+
+    if mask.key is None:
+        return mark(example)
+    return {key: mark(value) if key == mask.key else value for key, value in example.items()}
+
+
+def _used(model: nn.Module, whole: UpToClassifier, example: State) -> Tensor | None:
+    """Return whether φ depends on each of the last tokens, (N, T) bool; None if there are none, or it is unknown."""
+    keys: list[tuple[str, int]] = []
+    examples = batch_size(example)
+
+    def note(key: tuple[str, int], output: Any) -> Any:
+        if _tokens(output, examples) is not None:
+            keys.append(key)
+        return output
+
+    _pass(model, whole, example, note)
+    if not keys:
+        return None
+    found: list[Tensor] = []
+
+    def track(key: tuple[str, int], output: Any) -> Any:
+        if key != keys[-1]:
+            return output
+        tokens = _tokens(output, examples)
+        assert tokens is not None
+        found.append(tokens.detach().requires_grad_())
+        leaves, structure = tree_flatten(output)
+        return tree_unflatten([found[0] if leaf is tokens else leaf for leaf in leaves], structure)
+
+    with torch.enable_grad():
+        phi = _pass(model, whole, example, track)
+        if not phi.requires_grad:
+            return None
+        directions = torch.randn(phi.shape, generator=torch.Generator().manual_seed(0)).to(phi)
+        (gradient,) = torch.autograd.grad((phi * directions).sum(), found[0], allow_unused=True)
+    return None if gradient is None else gradient.abs().amax(dim=2) > 0
+
+
+def _tokens(output: Any, examples: int) -> Tensor | None:
+    """Return the first tensor (N, T, C) in a module's output."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim == 3 and len(leaf) == examples:
+            return leaf
+    return None
+
+
+class _Reached(BaseException):
+    def __init__(self, phi: Tensor) -> None:
+        self.phi = phi
+
+
+def _pass(
+    model: nn.Module, whole: UpToClassifier, example: State, watch: Callable[[tuple[str, int], Any], Any]
+) -> Tensor:
+    """Return φ of a pass in which `watch(key, output)` replaces the output of every module but those around others."""
+    counts: Counter[str] = Counter()
+
+    def handle(name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name == whole.classifier:
+            phi = pass_through(name, forward, args, kwargs)
+            if whole.selects:
+                return phi
+            raise _Reached(phi)
+        counts[name] += 1
+        key = name, counts[name]
+        return watch(key, forward(*args, **kwargs))
+
+    modules = {name: module for name, module in model.named_modules() if name}
+    try:
+        with intercepted(modules, handle):
+            return output_tensor(call(model, select(example, torch.arange(batch_size(example)))))
+    except _Reached as reached:
+        return reached.phi
+
+
+def _explain(used: Tensor) -> str:
+    """Describe which tokens of which example are not read."""
+    row = int((~used.all(dim=1)).nonzero()[0])
+    skipped = (~used[row]).nonzero()[:, 0].tolist()
+    return (
+        f"a pooling that does not read the tokens {skipped[:8]}{' …' if len(skipped) > 8 else ''} of example {row}, "
+        "which no input marks"
+    )
