@@ -122,12 +122,14 @@ def call(model: nn.Module, x: State) -> Any:
 def output_tensor(output: Any) -> Tensor:
     """Return the logits in the output of a model.
 
-    These are the output itself, its `.logits`, the first entry of a tuple, or the last entry of a list of exits.
+    These are the output itself, its `.logits` (or `.prediction_logits` or `.prediction_outputs`, as time series models
+    have), the first entry of a tuple, or the last entry of a list of exits.
 
     Raises:
         TypeError: If the selected value is not a tensor.
     """
-    logits = getattr(output, "logits", output)
+    names = ("logits", "prediction_logits", "prediction_outputs")
+    logits = next((getattr(output, name) for name in names if hasattr(output, name)), output)
     if isinstance(logits, (tuple, list)) and logits:
         logits = logits[-1] if isinstance(logits, list) else logits[0]
     if not isinstance(logits, Tensor):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from suffice.attach import contract, cutting
 from suffice.attach.cutting import Cut
-from suffice.attach.masks import Reading, UnmarkedError, WithMask, read_tokens
+from suffice.attach.masks import Reading, UnmarkedError, WithMask, has_channels_first, read_tokens
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
@@ -222,8 +222,11 @@ def _with_exits(
             state, wrote = contract.run_and_detect_write(twin, state)
             stages.append(OnCopy(stage) if wrote else stage)
             tap = Tap(name)
-            last = len(stages) == len(given)
-            exits.append(Exit(tap, head) if last else new_exit(tap, state, pooling, reading, head))
+            if len(stages) == len(given):
+                exits.append(Exit(tap, head))
+                break
+            channels_first = has_channels_first(cut.ends[len(exits)])
+            exits.append(new_exit(tap, state, pooling, reading, head, channels_first))
     return ExitNetwork(stages, exits)
 
 

@@ -29,10 +29,12 @@ class Cut:
     Attributes:
         stages: K modules from state to state.
         taps: Name of the tensor that each exit reads from its state; None for the first floating one.
+        ends: Module at the end of each stage but the last.
     """
 
     stages: Sequence[nn.Module]
     taps: Sequence[str | None]
+    ends: Sequence[nn.Module]
 
 
 class UpToHead(nn.Module):
@@ -73,7 +75,7 @@ def as_given(stages: Sequence[nn.Module], head: nn.Linear, selects: bool) -> Cut
             f"{type(stages[-1]).__name__} without it; modules in at=[…] are all stages of the model: let the "
             "last one return the model's logits, or pass names of modules to attach exits after them"
         )
-    return Cut([*stages[:-1], UpToHead(stages[-1], names[0], selects)], [None] * len(stages))
+    return Cut([*stages[:-1], UpToHead(stages[-1], names[0], selects)], [None] * len(stages), stages[:-1])
 
 
 def by_replay(model: nn.Module, at: Sequence[str], whole: UpToClassifier, example: State) -> Cut:
@@ -88,7 +90,8 @@ def by_replay(model: nn.Module, at: Sequence[str], whole: UpToClassifier, exampl
     except planning.PlanError as error:
         raise ValueError(f"expected {error}; choose other places, or {PASS_STAGES}") from error
     stages = [replay.Stage(model, plan, k) for k in range(len(plan.cuts) + 1)]
-    return Cut(stages, [*(replay.TAP for _ in plan.cuts), None])
+    ends = [model.get_submodule(name) for name in plan.cuts]
+    return Cut(stages, [*(replay.TAP for _ in plan.cuts), None], ends)
 
 
 def by_trace(model: nn.Module, at: Sequence[str], whole: UpToClassifier, example: State, freeze: bool) -> Cut:
@@ -108,7 +111,7 @@ def by_trace(model: nn.Module, at: Sequence[str], whole: UpToClassifier, example
         stages = trace.stages([*calls, last], taps)
     except CutError as error:
         raise ValueError(f"expected {error}; choose other places, or {PASS_STAGES}") from error
-    return Cut(stages, [node.name for node in taps])
+    return Cut(stages, [node.name for node in taps], [model.get_submodule(call.name) for call in calls])
 
 
 def _trace(model: nn.Module, watched: Sequence[str], example: State, freeze: bool) -> Trace:

@@ -44,6 +44,8 @@ class TokenMask(nn.Module):
 
     def forward(self, inputs: State, tokens: int) -> Tensor:
         """Return the mask (N, T), bool, for `tokens` tokens T."""
+        if self.key is not None and self.key not in inputs:  # an optional mask: all tokens count
+            return torch.ones(batch_size(inputs), tokens, dtype=torch.bool)
         source: Tensor = inputs if self.key is None else inputs[self.key]
         match self.kind:
             case "true":
@@ -75,7 +77,8 @@ class WithMask(nn.Module):
     def forward(self, state: State) -> State:
         """Return the state behind the stage, with the mask."""
         result = self.stage(state)
-        mask = state[MASK] if self.mask is None else self.mask(state, result[self.tokens].shape[1])
+        tensor = result[self.tokens]
+        mask = state[MASK] if self.mask is None else self.mask(state, tensor.shape[1]).to(tensor.device)
         return {**result, MASK: mask}
 
 
@@ -115,14 +118,17 @@ def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Read
             return Reading("tokens", next(_named_masks(example), None))
         if used.shape[1] > 1 and bool(used[:, 0].all()) and not bool(used[:, 1:].any()):
             return Reading("class token")
+        unexplained = None
         for mask in _candidates(model, example, used):
             for batch in (example, _padded(example, mask)):
-                read = used if batch is example else _used(twin, whole, batch)
+                read = used if batch is example else _used_if_valid(twin, whole, batch)
                 reading = None if read is None else _matching(read, mask, batch)
                 if reading:
                     return reading
-                if read is not None and batch is not example and not torch.equal(read, used):
-                    raise UnmarkedError(_explain(read))
+                if read is not None and read.shape == used.shape and bool((used & ~read).any()):
+                    unexplained = read
+    if unexplained is not None:
+        raise UnmarkedError(_explain(unexplained))
     return _without_mask(used)
 
 
@@ -228,8 +234,9 @@ def _used(model: nn.Module, whole: UpToClassifier, example: State) -> Tensor | N
         tokens = _tokens(output, examples)
         assert tokens is not None
         found.append(tokens.detach().requires_grad_())
+        copy = found[0].clone()  # the model may write into it
         leaves, structure = tree_flatten(output)
-        return tree_unflatten([found[0] if leaf is tokens else leaf for leaf in leaves], structure)
+        return tree_unflatten([copy if leaf is tokens else leaf for leaf in leaves], structure)
 
     with torch.enable_grad():
         phi = _pass(model, whole, example, track)
@@ -238,6 +245,24 @@ def _used(model: nn.Module, whole: UpToClassifier, example: State) -> Tensor | N
         directions = torch.randn(phi.shape, generator=torch.Generator().manual_seed(0)).to(phi)
         (gradient,) = torch.autograd.grad((phi * directions).sum(), found[0], allow_unused=True)
     return None if gradient is None else gradient.abs().amax(dim=2) > 0
+
+
+def _used_if_valid(model: nn.Module, whole: UpToClassifier, example: State) -> Tensor | None:
+    """Return `_used`, or None for inputs that the model refuses, as a text without its last token."""
+    try:
+        return _used(model, whole, example)
+    except Exception:  # models may raise anything
+        return None
+
+
+def has_channels_first(module: nn.Module) -> bool:
+    """Return whether a module ends in a layer of (N, C, T), so that its output is no sequence of tokens (N, T, C)."""
+    *_, last = module.modules()
+    return isinstance(last, _CHANNELS_FIRST)
+
+
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+"""Layers whose input and output have the channels in the second dimension."""
 
 
 def _tokens(output: Any, examples: int) -> Tensor | None:
@@ -266,8 +291,8 @@ def _pass(
                 return phi
             raise _Reached(phi)
         counts[name] += 1
-        key = name, counts[name]
-        return watch(key, forward(*args, **kwargs))
+        key, output = (name, counts[name]), forward(*args, **kwargs)
+        return output if has_channels_first(modules[name]) else watch(key, output)
 
     modules = {name: module for name, module in model.named_modules() if name}
     try:

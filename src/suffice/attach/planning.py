@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from suffice.attach.blank import Blank, BlankValueError, origins_of
 from suffice.attach.interception import intercepted
-from suffice.attach.replay import INPUTS, Layout, Plan, first_tensor, key_of, leaf_key, run
+from suffice.attach.replay import Layout, Plan, first_tensor, input_values, is_input, key_of, leaf_key, run
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.utils.nest import tree_flatten, tree_leaves, tree_unflatten
@@ -42,7 +42,8 @@ def make_plan(model: nn.Module, at: Sequence[str], classifier: str, selects: boo
         cuts = _ordered(first, at, classifier)
         sizes = [len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))) for batch in batches]
         layouts = _layouts(first, second, sizes)
-        watched = tuple(dict.fromkeys([*(key.rpartition("#")[0] for key in first), classifier]))
+        names = [key.rpartition("#")[0] for key in first if not is_input(key)]
+        watched = tuple(dict.fromkeys([*names, classifier]))
         plan = Plan(watched, tuple(cuts), classifier, selects, tuple(frozenset[str]() for _ in cuts), layouts)
         _check_taps(plan, first, layouts)
         kept: list[frozenset[str]] = []
@@ -58,7 +59,7 @@ def _observe(model: nn.Module, places: Sequence[str], batch: State) -> dict[str,
     """Return the inputs, and the outputs of the outermost modules around which none of the places lies, by key."""
     around = {".".join(place.split(".")[:i]) for place in places for i in range(place.count(".") + 1)}
     modules = {name: m for name, m in model.named_modules() if name not in around or name in places}
-    outputs: dict[str, Any] = {INPUTS: batch}
+    outputs: dict[str, Any] = input_values(batch)
     counts: Counter[str] = Counter()
     inside: list[str] = []
 
@@ -101,10 +102,8 @@ def _ordered(outputs: Mapping[str, Any], at: Sequence[str], classifier: str) -> 
 
 def _same_tensor(first: Any, second: Any) -> bool:
     """Return whether two outputs start with one and the same tensor."""
-    pair = [
-        next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None) for output in (first, second)
-    ]
-    return pair[0] is not None and pair[0] is pair[1]
+    one, other = (next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None) for output in (first, second))
+    return one is not None and one is other
 
 
 def _layouts(first: Mapping[str, Any], second: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, Layout]:

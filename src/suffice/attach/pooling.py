@@ -20,18 +20,24 @@ Pooling = Literal["positions", "tokens", "class token", "last token", "none"]
 
 
 class Tap(nn.Module):
-    """Selection of the tensor that an exit reads from a state: by name, or the first floating tensor."""
+    """Selection of the tensor that an exit reads from a state: by name, or the first floating tensor.
 
-    def __init__(self, name: str | None) -> None:
+    Args:
+        name: Key of the tensor in the state, or None.
+        dtype: Type of the exit, where the tensor has another, as under autocast in the model; None keeps the tensor's.
+    """
+
+    def __init__(self, name: str | None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.dtype = name, dtype
 
     def forward(self, state: State) -> Tensor:
         """Return the selected tensor, batch first."""
         if self.name is not None:
             tensor: Tensor = state[self.name]
-            return tensor
-        return next(leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+        else:
+            tensor = next(leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+        return tensor if self.dtype is None else tensor.to(self.dtype)
 
 
 class Pool(nn.Module):
@@ -78,7 +84,14 @@ class MaskedFeatures(nn.Module):
         return phi
 
 
-def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, reading: Reading, head: nn.Linear) -> Exit:
+def new_exit(
+    tap: Tap,
+    state: State,
+    pooling: Pooling | nn.Module | None,
+    reading: Reading,
+    head: nn.Linear,
+    channels_first: bool = False,
+) -> Exit:
     """Build an exit for a state, with the number of classes, device and type of an existing classifier.
 
     Args:
@@ -87,13 +100,17 @@ def new_exit(tap: Tap, state: State, pooling: Pooling | nn.Module | None, readin
         pooling: Name of a pooling; a module, which is copied; or None, to choose by the number of dimensions.
         reading: Pooling of (N, T, C) if `pooling` is None, and its mask.
         head: Classifier that sets the number of classes, the device and the type.
+        channels_first: Whether a tensor of three dimensions is (N, C, T), and no sequence of tokens (N, T, C).
 
     Raises:
         ValueError: If the pooling does not return (N, D), or the mask has another number of tokens.
     """
     tensor = tap(state)
+    if tensor.dtype != head.weight.dtype:
+        tap = Tap(tap.name, head.weight.dtype)
+        tensor = tap(state)
     if pooling is None:
-        pooling = {2: "none", 3: reading.pooling}.get(tensor.ndim, "positions")
+        pooling = {2: "none", 3: "positions" if channels_first else reading.pooling}.get(tensor.ndim, "positions")
     masked = reading.mask is not None and pooling in ("tokens", "last token")
     if masked and state[MASK].shape != tensor.shape[:2]:
         raise ValueError(

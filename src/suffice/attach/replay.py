@@ -11,19 +11,19 @@ any control flow of Python, caches, plain values, and modules made in its forwar
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.blank import Blank, origins_of
+from suffice.attach.blank import Blank, BlankValueError, origins_of
 from suffice.attach.interception import intercepted
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import Twin, is_twin
 from suffice.utils.nest import tree_flatten, tree_unflatten
 
 INPUTS = "inputs"
-"""Key of the inputs of the model among the values of a state."""
+"""Key of the inputs of the model among the values of a state; those of a mapping have keys that begin with it."""
 
 TAP = "output"
 """Key in a state of the tensor that its exit reads."""
@@ -126,13 +126,16 @@ class Stage(nn.Module):
 
     def _run(self, model: nn.Module, state: State) -> State:
         if self.k == 0:
-            values = {INPUTS: state}
+            values = input_values(state)
             examples = batch_size(state)
         else:
             examples, device = len(state[TAP]), state[TAP].device
             values = unpack(state["kept"], state["outlines"], self.plan.layouts, examples, device)
         until = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else None
-        result = run(model, self.plan, values, until)
+        try:
+            result = run(model, self.plan, values, until)
+        except BlankValueError as error:
+            raise_missing(error.origins)
         if until is None:
             missing = origins_of(result.output)
             if missing:
@@ -199,7 +202,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
     modules = {name: model.get_submodule(name) for name in plan.watched}
     try:
         with intercepted(modules, handle):
-            output = output_tensor(call(model, values[INPUTS]))
+            output = output_tensor(call(model, _inputs(values)))
     except _Reached as reached:
         output = reached.output
         if until is not None:
@@ -208,6 +211,26 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
     if until is not None or not plan.selects:
         raise RuntimeError(f"expected a pass to reach {until or plan.classifier!r}, got one that did not")
     return Pass(output, records)
+
+
+def input_values(inputs: State) -> dict[str, Any]:
+    """Return the inputs of a model by key."""
+    if isinstance(inputs, Mapping):
+        return {f"{INPUTS}.{key}": value for key, value in inputs.items()}
+    return {INPUTS: inputs}
+
+
+def _inputs(values: Mapping[str, Any]) -> State:
+    """Return the inputs of a model from values by key."""
+    if INPUTS in values:
+        return values[INPUTS]
+    begin = f"{INPUTS}."
+    return {key.removeprefix(begin): value for key, value in values.items() if key.startswith(begin)}
+
+
+def is_input(key: str) -> bool:
+    """Return whether a key is that of an input."""
+    return key == INPUTS or key.startswith(f"{INPUTS}.")
 
 
 def key_of(name: str, count: int) -> str:
@@ -242,7 +265,7 @@ def pack(values: Mapping[str, Any], plan: Plan, k: int, examples: int) -> tuple[
             if isinstance(leaf, Tensor):
                 name = leaf_key(key, i)
                 layout = plan.layouts.get(name, Layout(0) if leaf.ndim and len(leaf) == examples else Layout(-1))
-                if name in plan.kept[k]:
+                if name in plan.kept[k] or (is_input(key) and _is_small(leaf, name, plan)):
                     if isinstance(leaf, Blank):
                         raise_missing(leaf.origins)
                     kept[name] = layout.examples_first(leaf, examples)
@@ -277,7 +300,12 @@ def unpack(
     return values
 
 
-def raise_missing(origins: frozenset[str]) -> None:
+def _is_small(leaf: Tensor, name: str, plan: Plan) -> bool:
+    """Return whether an input is kept though the example's pass did not need it: ids, masks, and inputs it lacked."""
+    return not leaf.is_floating_point() or name not in plan.layouts
+
+
+def raise_missing(origins: frozenset[str]) -> NoReturn:
     """Raise a RuntimeError for values that an input needs and the example did not."""
     raise RuntimeError(
         f"expected a pass that reads the outputs that the example's read, got one that also reads {sorted(origins)}; "

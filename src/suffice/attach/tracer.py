@@ -179,6 +179,8 @@ class Tracer(fx.Tracer):
         values = self._values(obj.node)
         if any(isinstance(value, Tensor) for value in values):
             raise TypeError(f"{what} on the values of a tensor, {describe(obj.node)}")
+        if any(_has_shape_of_values(node) for node in ancestors(obj.node)):
+            raise TypeError(f"{what} that depends on the values of a tensor, {describe(obj.node)}")
         results = [function(value) for value in values]
         if results[0] != results[1]:
             raise TypeError(f"{what} that depends on the number of examples, {describe(obj.node)}")
@@ -204,6 +206,34 @@ class RandomNumbers(TorchFunctionMode):
         if name in _DRAWING and not self.tracer.evaluating and not recorded:
             raise TypeError(f"random numbers of torch.{name} in the forward pass, which a graph would not draw again")
         return func(*args, **(kwargs or {}))
+
+
+_SHAPED_BY_VALUES = frozenset(("argwhere", "bincount", "masked_select", "nonzero", "unique", "unique_consecutive"))
+"""Names of functions and methods whose results have shapes that depend on values."""
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """Return a node and all nodes that it depends on."""
+    visited: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node not in visited:
+            visited.add(node)
+            pending.extend(node.all_input_nodes)
+    return visited
+
+
+def _has_shape_of_values(node: fx.Node) -> bool:
+    """Return whether the shape of a node's value depends on values, as that of a selection by a mask."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name == "where":
+        return len(node.args) + len(node.kwargs) == 1
+    if name != "getitem":
+        return name in _SHAPED_BY_VALUES
+    indices = [leaf for leaf in tree_leaves(node.args[1:]) if isinstance(leaf, fx.Node)]
+    values = [value for index in indices for value in index.meta.get("values", ())[:1]]
+    return any(isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8) for value in values)
 
 
 _DRAWING = frozenset(

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from suffice.attach.tracer import SIZES, Call, RandomNumbers, SingleArgument, Tracer, ambient, describe, evaluate
+from suffice.attach.tracer import (
+    SIZES,
+    Call,
+    RandomNumbers,
+    SingleArgument,
+    Tracer,
+    ambient,
+    ancestors,
+    describe,
+    evaluate,
+)
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils.nest import tree_leaves
@@ -123,18 +133,6 @@ class Trace:
         root = SingleArgument(self.model)
         vars(root).update({name: value for name, value in vars(self.root).items() if name.startswith(_CONSTANT)})
         return fx.GraphModule(root, graph, class_name="Stage")
-
-
-def ancestors(node: fx.Node) -> set[fx.Node]:
-    """Return a node and all nodes that it depends on."""
-    visited: set[fx.Node] = set()
-    pending = [node]
-    while pending:
-        node = pending.pop()
-        if node not in visited:
-            visited.add(node)
-            pending.extend(node.all_input_nodes)
-    return visited
 
 
 def is_batched(node: fx.Node) -> bool:
