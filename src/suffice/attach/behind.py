@@ -48,7 +48,7 @@ class Watched(Tensor):
     @staticmethod
     def of(value: Tensor, operations: tuple[str, ...] = ()) -> "Watched":
         """Return a watched tensor with the values of another."""
-        watched: Watched = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        watched: Watched = Tensor._make_wrapper_subclass(
             Watched, value.size(), strides=value.stride(), dtype=value.dtype, device=value.device
         )
         watched.value, watched.operations = value, operations
@@ -59,7 +59,7 @@ class Watched(Tensor):
         return f"Watched({tuple(self.shape)}, {self.operations})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation on the values, and record it."""

@@ -48,7 +48,7 @@ class Blank(Tensor):
     @staticmethod
     def like(tensor: Tensor, device: torch.device, origins: Iterable[str]) -> "Blank":
         """Return a blank with the shape, strides and type of a tensor, on a device."""
-        blank: Blank = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        blank: Blank = Tensor._make_wrapper_subclass(
             Blank, tensor.size(), strides=tensor.stride(), dtype=tensor.dtype, device=device
         )
         blank.origins = frozenset(origins)
@@ -72,7 +72,7 @@ class Blank(Tensor):
         raise BlankValueError(self.origins, "numpy")
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Return what an operation returns, without values."""

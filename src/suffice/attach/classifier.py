@@ -5,6 +5,7 @@ It is found by its output in one observed pass, and accepted if nothing but a se
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +40,22 @@ def find_classifier(model: nn.Module, example: State) -> tuple[str, bool]:
             not finite.
     """
     runs: list[_Run] = []
+    given: dict[nn.Module, Any] = {}
+
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given[layer] = args[0] if args else kwargs["input"]
 
     def record(name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        runs.append(_Run(name, layers[name], args[0] if args else kwargs["input"]))
+        phi = args[0] if args else kwargs["input"]
+        runs.append(_Run(name, layers[name], phi, given[layers[name]] is not phi))
         return forward(*args, **kwargs)
 
     with inference(model) as twin:
         linear = {name: module for name, module in twin.named_modules() if isinstance(module, nn.Linear)}
         layers = {name: module for name, module in linear.items() if is_twin(module)}  # the others are compiled
-        with intercepted(layers, record):
+        with ExitStack() as hooks, intercepted(layers, record):
+            for layer in layers.values():
+                hooks.callback(layer.register_forward_pre_hook(note, prepend=True, with_kwargs=True).remove)
             logits = output_tensor(call(twin, example))
         check_finite(logits, "logits")
         matching = [run for run in runs if run.produces(logits)]
@@ -59,18 +67,19 @@ def find_classifier(model: nn.Module, example: State) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class _Run:
-    """Run of a linear layer in a pass: its name and its input φ."""
+    """Run of a linear layer in a pass: its name, its input φ, and whether a hook of the layer replaced it."""
 
     name: str
     layer: nn.Linear
     phi: Tensor
+    hooked: bool = False
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.layer.in_features} → {self.layer.out_features})"
 
     def produces(self, output: Tensor) -> bool:
         """Return whether W φ + b, or one position of it per example, is the model's output up to rounding."""
-        if self.phi.ndim not in (2, 3) or self.phi.dtype != self.layer.weight.dtype:
+        if self.hooked or self.phi.ndim not in (2, 3) or self.phi.dtype != self.layer.weight.dtype:
             return False
         logits = functional.linear(self.phi, self.layer.weight, self.layer.bias)
         if self.phi.ndim == 3:
@@ -83,7 +92,8 @@ class _Run:
 
 
 def _rounding(logits: Tensor) -> Tensor:
-    return torch.finfo(logits.dtype).eps ** 0.75 * logits.abs().max()
+    tolerance: Tensor = torch.finfo(logits.dtype).eps ** 0.75 * logits.abs().max()
+    return tolerance
 
 
 def _close(logits: Tensor, output: Tensor) -> bool:

@@ -22,7 +22,7 @@ def intercepted(modules: Mapping[str, nn.Module], handler: Handler) -> Iterator[
         handler: Function that returns the output of a call; `forward` is the module's own pass.
     """
     with ExitStack() as stack:
-        for module, name in {module: name for name, module in reversed(modules.items())}.items():
+        for module, name in {module: name for name, module in reversed([*modules.items()])}.items():
             stack.enter_context(_replaced(module, name, handler))
         yield
 

@@ -70,7 +70,7 @@ class WithMask(nn.Module):
         tokens: Number of tokens T, for a mask of lengths, by the tensor of this key in the state behind the stage.
     """
 
-    def __init__(self, stage: nn.Module, mask: TokenMask | None, tokens: str) -> None:
+    def __init__(self, stage: nn.Module, mask: TokenMask | None, tokens: str | None) -> None:
         super().__init__()
         self.stage, self.mask, self.tokens = stage, mask, tokens
 
@@ -102,7 +102,8 @@ class UnmarkedError(ValueError):
 def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Reading:
     """Find how a model's own pooling reads its last tokens.
 
-    Inputs that may mark padding are tried: the last tokens of an example are marked, and the dependence is compared.
+    Inputs that may mark padding are tried: the last tokens of an example are marked in one input, and the dependence is
+    compared. So of two inputs that mark the same tokens, the one that the model reads is found.
 
     Args:
         model: Trained classifier.
@@ -120,13 +121,13 @@ def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Read
             return Reading("class token")
         unexplained = None
         for mask in _candidates(model, example, used):
-            for batch in (example, _padded(example, mask)):
-                read = used if batch is example else _used_if_valid(twin, whole, batch)
-                reading = None if read is None else _matching(read, mask, batch)
-                if reading:
-                    return reading
-                if read is not None and read.shape == used.shape and bool((used & ~read).any()):
-                    unexplained = read
+            batch = _padded(example, mask)
+            read = _used_if_valid(twin, whole, batch)
+            reading = _matching(used, mask, example) if read is None else _matching(read, mask, batch)
+            if reading:
+                return reading
+            if read is not None and read.shape == used.shape and bool((used & ~read).any()):
+                unexplained = read
     if unexplained is not None:
         raise UnmarkedError(_explain(unexplained))
     return _without_mask(used)
@@ -164,15 +165,16 @@ def last_index(counted: Tensor) -> Tensor:
 
 def _candidates(model: nn.Module, example: State, used: Tensor) -> Iterator[TokenMask]:
     """Yield the masks that an input may give, those of inputs called masks first."""
-    padding = {module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
-    padding = {*padding, getattr(getattr(model, "config", None), "pad_token_id", None)} - {None}
+    values = [module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)]
+    values.append(getattr(getattr(model, "config", None), "pad_token_id", None))
+    padding = sorted({value for value in values if isinstance(value, int)})
     for key, source in sorted(_sources(example), key=lambda pair: "mask" not in str(pair[0])):
         if source.ndim == 2 and len(source) == len(used):
             if bool(((source == 0) | (source == 1)).all()):
                 yield TokenMask(key, "true")
                 yield TokenMask(key, "false")
             if _is_integral(source):
-                yield from (TokenMask(key, "other", int(value)) for value in sorted(padding) if value is not None)
+                yield from (TokenMask(key, "other", value) for value in padding)
         elif _is_integral(source) and source.ndim == 1 and bool(((source >= 1) & (source <= used.shape[1])).all()):
             yield TokenMask(key, "length")
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from suffice.attach.blank import Blank, BlankValueError, origins_of
 from suffice.attach.interception import intercepted
-from suffice.attach.replay import Layout, Plan, first_tensor, input_values, is_input, key_of, leaf_key, run
+from suffice.attach.replay import Layout, Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key, run
 from suffice.network import State, call
 from suffice.twin import inference
-from suffice.utils.nest import tree_flatten, tree_leaves, tree_unflatten
+from suffice.utils.nest import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 
 class PlanError(Exception):
@@ -38,28 +39,33 @@ def make_plan(model: nn.Module, at: Sequence[str], classifier: str, selects: boo
             tensor with the examples first.
     """
     with inference(model) as twin:
-        first, second = (_observe(twin, [*at, classifier], batch) for batch in batches)
+        (first, written), (second, _) = (_observe(twin, [*at, classifier], batch) for batch in batches)
         cuts = _ordered(first, at, classifier)
         sizes = [len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))) for batch in batches]
         layouts = _layouts(first, second, sizes)
         names = [key.rpartition("#")[0] for key in first if not is_input(key)]
         watched = tuple(dict.fromkeys([*names, classifier]))
-        plan = Plan(watched, tuple(cuts), classifier, selects, tuple(frozenset[str]() for _ in cuts), layouts)
+        plan = Plan(watched, tuple(cuts), classifier, selects, tuple(frozenset[str]() for _ in cuts), layouts, written)
         _check_taps(plan, first, layouts)
         kept: list[frozenset[str]] = []
         for k in reversed(range(len(cuts))):
             before = _until(first, cuts[k])
             later = kept[0] if kept else frozenset[str]()
-            names = {leaf_key(key, i) for key, nest in before.items() for i in range(len(tree_leaves(nest)))}
-            kept.insert(0, _needed(twin, plan, k, before) | (later & names))
+            earlier = {leaf_key(key, i) for key, nest in before.items() for i in range(len(tree_leaves(nest)))}
+            kept.insert(0, _needed(twin, plan, k, before) | (later & earlier))
         return replace(plan, kept=tuple(kept))
 
 
-def _observe(model: nn.Module, places: Sequence[str], batch: State) -> dict[str, Any]:
-    """Return the inputs, and the outputs of the outermost modules around which none of the places lies, by key."""
+def _observe(model: nn.Module, places: Sequence[str], batch: State) -> tuple[dict[str, Any], frozenset[str]]:
+    """Run a model and record its inputs and the outputs of the outermost modules around which no place lies.
+
+    Returns:
+        The inputs and outputs by key, and the keys of the tensors that the model writes into afterwards.
+    """
     around = {".".join(place.split(".")[:i]) for place in places for i in range(place.count(".") + 1)}
     modules = {name: m for name, m in model.named_modules() if name not in around or name in places}
-    outputs: dict[str, Any] = input_values(batch)
+    outputs: dict[str, Any] = input_values(tree_map_only(Tensor, torch.clone, batch))
+    versions = _versions(outputs)
     counts: Counter[str] = Counter()
     inside: list[str] = []
 
@@ -76,11 +82,19 @@ def _observe(model: nn.Module, places: Sequence[str], batch: State) -> dict[str,
             if name not in around:
                 inside.pop()
         outputs[key] = output
+        versions.update(_versions({key: output}))
         return output
 
     with intercepted(modules, handle):
-        call(model, batch)
-    return outputs
+        call(model, inputs_of(outputs))
+    after = _versions(outputs)
+    return outputs, frozenset(name for name, version in versions.items() if after[name] != version)
+
+
+def _versions(outputs: Mapping[str, Any]) -> dict[str, int]:
+    """Return the version counters of all tensors in outputs by key."""
+    leaves = ((leaf_key(key, i), leaf) for key, nest in outputs.items() for i, leaf in enumerate(tree_leaves(nest)))
+    return {name: leaf._version for name, leaf in leaves if isinstance(leaf, Tensor)}
 
 
 def _ordered(outputs: Mapping[str, Any], at: Sequence[str], classifier: str) -> list[str]:

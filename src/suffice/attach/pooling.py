@@ -110,7 +110,8 @@ def new_exit(
         tap = Tap(tap.name, head.weight.dtype)
         tensor = tap(state)
     if pooling is None:
-        pooling = {2: "none", 3: "positions" if channels_first else reading.pooling}.get(tensor.ndim, "positions")
+        by_dimensions: dict[int, Pooling] = {2: "none", 3: "positions" if channels_first else reading.pooling}
+        pooling = by_dimensions.get(tensor.ndim, "positions")
     masked = reading.mask is not None and pooling in ("tokens", "last token")
     if masked and state[MASK].shape != tensor.shape[:2]:
         raise ValueError(

@@ -56,7 +56,8 @@ class Layout:
         """Return a tensor (N, …) with one entry per example."""
         if self.dim < 0:
             return tensor.unsqueeze(0).expand(examples, *tensor.shape)
-        return tensor.movedim(self.dim, 0).unflatten(0, (examples, self.factor))
+        split: Tensor = tensor.movedim(self.dim, 0).unflatten(0, (examples, self.factor))
+        return split
 
     def restored(self, tensor: Tensor) -> Tensor:
         """Return the tensor from which `examples_first` made this one."""
@@ -90,6 +91,7 @@ class Plan:
         selects: Whether the model selects positions from the classifier's output (`suffice.attach.behind`).
         kept: For each cut, the keys of the values that later stages read.
         layouts: Layouts of the tensors by key.
+        written: Keys of the tensors that the model writes into after a module has returned them.
     """
 
     watched: tuple[str, ...]
@@ -98,6 +100,7 @@ class Plan:
     selects: bool
     kept: tuple[frozenset[str], ...]
     layouts: Mapping[str, Layout]
+    written: frozenset[str] = frozenset()
 
 
 class Stage(nn.Module):
@@ -187,7 +190,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         key = key_of(name, counts[name])
         counts[name] += 1
         if key in values:
-            return values[key]
+            return _own_copies(key, values[key], plan)
         if name == plan.classifier:
             phi = args[0] if args else kwargs["input"]
             if plan.selects:
@@ -196,13 +199,14 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         output = forward(*args, **kwargs)
         if name == until:
             raise _Reached(output)
-        records[key] = _snapshot(output, key, plan)
+        records[key] = _own_copies(key, output, plan)
         return output
 
     modules = {name: model.get_submodule(name) for name in plan.watched}
     try:
         with intercepted(modules, handle):
-            output = output_tensor(call(model, _inputs(values)))
+            inputs = {key: _own_copies(key, value, plan) for key, value in values.items() if is_input(key)}
+            output = output_tensor(call(model, inputs_of(inputs)))
     except _Reached as reached:
         output = reached.output
         if until is not None:
@@ -220,7 +224,7 @@ def input_values(inputs: State) -> dict[str, Any]:
     return {INPUTS: inputs}
 
 
-def _inputs(values: Mapping[str, Any]) -> State:
+def inputs_of(values: Mapping[str, Any]) -> State:
     """Return the inputs of a model from values by key."""
     if INPUTS in values:
         return values[INPUTS]
@@ -313,11 +317,11 @@ def raise_missing(origins: frozenset[str]) -> NoReturn:
     )
 
 
-def _snapshot(output: Any, key: str, plan: Plan) -> Any:
-    """Return a module's output; what is kept is copied, as the model may write into it before the stage ends."""
-    kept = frozenset[str]().union(*plan.kept)
-    leaves, structure = tree_flatten(output)
+def _own_copies(key: str, nest: Any, plan: Plan) -> Any:
+    """Return a nest with copies of the tensors that the model writes into, so that a state keeps the first values."""
+    leaves, structure = tree_flatten(nest)
     copies = [
-        leaf.clone() if isinstance(leaf, Tensor) and leaf_key(key, i) in kept else leaf for i, leaf in enumerate(leaves)
+        leaf.clone() if isinstance(leaf, Tensor) and leaf_key(key, i) in plan.written else leaf
+        for i, leaf in enumerate(leaves)
     ]
     return tree_unflatten(copies, structure)

@@ -194,7 +194,7 @@ class RandomNumbers(TorchFunctionMode):
     """
 
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.tracer = tracer
 
     def __torch_function__(

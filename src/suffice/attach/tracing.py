@@ -5,11 +5,13 @@ separates the values that have the examples as their first dimension, which trav
 depend on the batch, which each stage computes again.
 """
 
+import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -59,9 +61,12 @@ class Trace:
             tracer = Tracer(self.root, {name: twin.get_submodule(name) for name in watched}, batches)
             for name in tracer.opened:
                 self.root.get_submodule(name).training = training
+            before = _states_elsewhere()
             with torch.enable_grad(), RandomNumbers(tracer):
                 tracer.ambient = ambient()
                 graph = tracer.trace(self.root)
+            if _states_elsewhere() != before:
+                raise TypeError("random numbers of Python or NumPy in the forward pass, which a graph would not draw")
         *self.nodes, self.output = graph.nodes
         self.calls = tracer.calls
 
@@ -133,6 +138,11 @@ class Trace:
         root = SingleArgument(self.model)
         vars(root).update({name: value for name, value in vars(self.root).items() if name.startswith(_CONSTANT)})
         return fx.GraphModule(root, graph, class_name="Stage")
+
+
+def _states_elsewhere() -> tuple[object, str]:
+    """Return the states of the global generators of Python and NumPy."""
+    return random.getstate(), str(np.random.get_state())  # noqa: NPY002
 
 
 def is_batched(node: fx.Node) -> bool:
