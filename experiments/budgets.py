@@ -57,7 +57,9 @@ def run_seed(seed: int) -> list[dict[str, object]]:
     train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
-        calibrated = suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
+        calibrated = suffice.calibrate(
+            network, data.train.batches(shuffle=False), data.validation.batches(), generator=generator
+        )
     rows = torch.randint(len(data.test.labels), (TEST,), generator=generator)
     test = Images(digits.perturb(data.test.images[rows], 1 / 3, generator=generator), data.test.labels[rows])
     return [

@@ -69,7 +69,9 @@ def run_seed(seed: int) -> dict[str, dict[str, dict[str, float]]]:
     train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
-        calibrated = suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
+        calibrated = suffice.calibrate(
+            network, data.train.batches(shuffle=False), data.validation.batches(), generator=generator
+        )
     policy = suffice.allocate(calibrated, data.validation.batches(), BUDGET)
     measured = {}
     for name, corrupt in CORRUPTIONS.items():

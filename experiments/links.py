@@ -79,7 +79,7 @@ def cifar_head() -> Head:
     train(network, data.train.shuffled(128, generator=generator), epochs=3, optimizer=optimizer, execution=execution)
     network.eval()
     with torch.no_grad():
-        parts = [(features(network, x), y) for x, y in data.train.batches(500)]
+        parts = [(features(network, x), y) for x, y in data.train.batches(500, shuffle=False)]
         images = next(iter(data.test.shuffled(EXAMPLES, generator=generator)))[0]
         return "CIFAR-100, C=100", over_features(network.exit(2).classifier), parts, features(network, images)
 

@@ -100,7 +100,7 @@ def run_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
 
 def fit_scores(network: ExitNetwork, training: Images, validation: Images, generator: torch.Generator) -> Scores:
     """Return all scores of the last exit, fitted on the training and validation digits."""
-    loaders = training.batches(), validation.batches()
+    loaders = training.batches(shuffle=False), validation.batches()
     vanilla = suffice.calibrate(network, *loaders, structure=None, temperature=False, ensemble=False)
     calibrated = suffice.calibrate(network, *loaders, generator=generator)
     untempered = suffice.calibrate(network, *loaders, temperature=False, generator=generator)

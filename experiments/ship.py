@@ -36,7 +36,7 @@ def main() -> None:
     config = MSDNetExperiment("cifar100", **arguments)
     sets = config.load()
     network = zoo.round_to_half(_load_network(config, sets, results))
-    train, validation, test = (split.batches(500) for split in (sets.train, sets.validation, sets.test))
+    train, validation, test = (split.batches(500, shuffle=False) for split in (sets.train, sets.validation, sets.test))
     calibrated, ensemble = _calibrate(network, train, validation, config.seed)
     policy = suffice.allocate(calibrated, validation, budget=BUDGET)
     outcome = evaluation.predict(calibrated, test)

@@ -123,7 +123,7 @@ def run_seed(seed: int) -> dict[str, Any]:
 
 def ratings(seed: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Read all ratings of `USERS` random users with at least 50 ratings: users and films (N, 2), and ratings (N,)."""
-    batches = list(suffice.data.load("movielens-1m", seed=seed).train.batches())
+    batches = list(suffice.data.load("movielens-1m", seed=seed).train.batches(shuffle=False))
     x, rating = (torch.cat([batch[name] for batch in batches]) for name in ("categorical", "labels"))
     active = (torch.bincount(x[:, 0]) >= 50).nonzero()[:, 0]
     users = active[torch.randperm(len(active), generator=generator)[:USERS]]

@@ -30,14 +30,14 @@ def table(file, which=0, split=None, **facts):
 
 @pytest.mark.parametrize("size", [1, 50, 64, 100, 3000])
 def test_batches_are_in_order_and_whole_whatever_the_row_groups(file, size):
-    seen = list(table(file).batches(size))
+    seen = list(table(file).batches(size, shuffle=False))
     assert [len(b["labels"]) for b in seen] == [size] * (1000 // size) + ([1000 % size] if 1000 % size else [])
     x = torch.cat([b["numeric"][:, 0] for b in seen])
     assert x.tolist() == list(range(1000))
     assert torch.equal(torch.cat([b["labels"] for b in seen]), x.long() % 3)
     expected = torch.where(x.long() % 10 == 0, 0, x.long() % 7 + 1)
     assert torch.equal(torch.cat([b["categorical"][:, 0] for b in seen]), expected)
-    assert len(table(file).batches(size)) == len(seen)
+    assert len(table(file).batches(size, shuffle=False)) == len(seen)
 
 
 def test_the_splits_of_a_table_share_its_rows_out(file):
@@ -45,7 +45,7 @@ def test_the_splits_of_a_table_share_its_rows_out(file):
     split[128:192] = 0
     for which in range(3):
         part = table(file, which, split)
-        x = torch.cat([b["numeric"][:, 0] for b in part.batches(100)])
+        x = torch.cat([b["numeric"][:, 0] for b in part.batches(100, shuffle=False)])
         assert x.tolist() == np.flatnonzero(split == which).tolist()
         assert len(part) == len(x)
         assert part.labels.tolist() == (np.flatnonzero(split == which) % 3).tolist()
@@ -81,7 +81,7 @@ def test_a_logarithm_keeps_the_sign_and_a_missing_number_is_zero(tmp_path):
     columns = {"x": pa.array([-3.0, None, 7.0]), "y": pa.array([0, 1, 0])}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     made = TableSplit(tmp_path / "t.parquet", Columns("y", ("x",), (), ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
-    (batch,) = made.batches()
+    (batch,) = made.batches(shuffle=False)
     torch.testing.assert_close(batch["numeric"][:, 0], torch.tensor([-np.log(4), 0, np.log(8)], dtype=torch.float32))
     assert "categorical" not in batch
 
@@ -152,5 +152,5 @@ def test_whole_numbers_beyond_those_of_float32_are_rounded(tmp_path):
     columns = {"x": pa.array([23_159_457, -(2**31), None], pa.int32()), "y": pa.array([0, 1, 0])}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     made = TableSplit(tmp_path / "t.parquet", Columns("y", ("x",)), Hashed(0, 2), np.zeros(3, np.uint8), 0)
-    (batch,) = made.batches()
+    (batch,) = made.batches(shuffle=False)
     assert batch["numeric"][:, 0].tolist() == [float(np.float32(23_159_457)), -(2.0**31), 0]

@@ -216,7 +216,8 @@ def _make_splits(name: str, parts: dict[str, Any], split: Array, digest: str, cl
         return source if len(rows) == len(split) else source.subset(torch.from_numpy(rows))
 
     test = parts["test"] if "test" in parts else select(TEST)
-    return DataSet(name, select(TRAIN), select(VALIDATION), test, classes, digest)
+    train = replace(select(TRAIN), training=True)
+    return DataSet(name, train, select(VALIDATION), test, classes, digest)
 
 
 def _load_table(

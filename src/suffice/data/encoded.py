@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from suffice.data import order
 from suffice.data.formats.images import crops
 from suffice.data.formats.images.encoded_files import EncodedSource
 from suffice.data.store.dataset import Array
@@ -31,6 +32,7 @@ class EncodedImages:
         size: Height and width of the square decoded images, in pixels.
         workers: Number of processes that decode; 0: this process.
         skip: Skip images that do not decode, instead of raising.
+        training: Whether the split is for training, so that `batches` are in random order by default.
     """
 
     source: EncodedSource
@@ -39,6 +41,7 @@ class EncodedImages:
     size: int = 224
     workers: int = 2
     skip: bool = False
+    training: bool = False
 
     def __repr__(self) -> str:
         """Return a one-line summary."""
@@ -52,15 +55,26 @@ class EncodedImages:
         """Return the split of these rows only, (n,) int64."""
         return replace(self, labels=self.labels[rows], rows=self.rows[rows])
 
-    def batches(self, size: int = 256, *, device: torch.device | str = "cpu") -> "EncodedBatches":
-        """Return batches (x, y) in order: short side scaled to 8/7 of `size`, center crop, standardized."""
-        return EncodedBatches(self, size, torch.device(device), None)
+    def batches(
+        self, size: int = 256, *, shuffle: bool | None = None, device: torch.device | str = "cpu"
+    ) -> "EncodedBatches":
+        """Return batches (x, y) without augmentation; they can be iterated repeatedly.
+
+        The short side of an image is scaled to 8/7 of the split's `size`, the center cropped, and x standardized.
+
+        Args:
+            size: Images in a batch; the last batch may be smaller.
+            shuffle: Return one fixed random order instead of the stored one, which is that of `labels`; None: for a
+                training split only.
+            device: Device of the batches.
+        """
+        return EncodedBatches(self, size, torch.device(device), self.training if shuffle is None else shuffle, None)
 
     def shuffled(
         self, size: int, *, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> "EncodedBatches":
         """Return batches for training: in each epoch a new order, random crops (8–100 % of the area), mirroring."""
-        return EncodedBatches(self, size, torch.device(device), generator)
+        return EncodedBatches(self, size, torch.device(device), True, generator)
 
 
 @dataclass(frozen=True)
@@ -71,12 +85,14 @@ class EncodedBatches:
         split: The images.
         size: Images in a batch.
         device: Device of the batches.
-        generator: Randomness of order and augmentation; None: in order and without augmentation.
+        shuffle: Whether the order is random, not that of the split.
+        generator: Randomness of order and augmentation; None: the order of `suffice.data.order`, not augmented.
     """
 
     split: EncodedImages
     size: int
     device: torch.device
+    shuffle: bool
     generator: torch.Generator | None
 
     def __len__(self) -> int:
@@ -91,7 +107,7 @@ class EncodedBatches:
         """
         count = len(self.split)
         if self.generator is None:
-            rows, seeds = torch.arange(count), torch.full((count,), -1)
+            rows, seeds = order.positions(count, self.shuffle), torch.full((count,), -1)
         else:
             rows = torch.randperm(count, generator=self.generator)
             seeds = torch.randint(1 << 62, (count,), generator=self.generator)

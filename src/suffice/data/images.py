@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from suffice.data import order
 from suffice.data.augment import Augment
 from suffice.data.store.dataset import Array
 
@@ -25,6 +26,7 @@ class Images:
         mean: Channel mean (C,) of the training pixels / 255; None: not standardized.
         std: Channel standard deviation (C,) of the training pixels / 255.
         augment: Augmentation in `shuffled`; None: no augmentation.
+        training: Whether the split is for training, so that `batches` are in random order by default.
     """
 
     pixels: Tensor = field(repr=False)
@@ -33,6 +35,7 @@ class Images:
     mean: Tensor | None = None
     std: Tensor | None = None
     augment: Augment | None = None
+    training: bool = False
 
     def __repr__(self) -> str:
         """Return a one-line summary."""
@@ -51,12 +54,20 @@ class Images:
         """Return the split of these rows only, (n,) int64."""
         return replace(self, labels=self.labels[rows], rows=rows if self.rows is None else self.rows[rows])
 
-    def batches(self, size: int = 256, *, device: torch.device | str = "cpu") -> "ImageBatches":
-        """Return batches (x, y) in order and without augmentation; they can be iterated repeatedly.
+    def batches(
+        self, size: int = 256, *, shuffle: bool | None = None, device: torch.device | str = "cpu"
+    ) -> "ImageBatches":
+        """Return batches (x, y) without augmentation; they can be iterated repeatedly.
 
         x is float32: pixels / 255, standardized by `mean` and `std` if these are set.
+
+        Args:
+            size: Images in a batch; the last batch may be smaller.
+            shuffle: Return one fixed random order instead of the stored one, which is that of `labels`; None: for a
+                training split only.
+            device: Device of the batches.
         """
-        return ImageBatches(self, size, torch.device(device))
+        return ImageBatches(self, size, torch.device(device), self.training if shuffle is None else shuffle)
 
     def shuffled(
         self,
@@ -74,7 +85,7 @@ class Images:
             augment: Augmentation that replaces the split's; `suffice.data.augment.unchanged` turns it off.
             device: Device of the batches; images are augmented there.
         """
-        return ShuffledImages(self, size, torch.device(device), generator, augment or self.augment)
+        return ShuffledImages(self, size, torch.device(device), True, generator, augment or self.augment)
 
     def gather(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the stored images and labels of these rows of the split, on the device."""
@@ -93,17 +104,19 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Batches of a split, in order.
+    """Batches of a split, in the same order in each pass.
 
     Attributes:
         split: The images.
         size: Images in a batch.
         device: Device of the batches.
+        shuffle: Whether the order is random (`suffice.data.order`), not that of the split.
     """
 
     split: Images
     size: int
     device: torch.device
+    shuffle: bool
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -111,14 +124,14 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the split once, as pairs (x, y)."""
-        for rows in torch.arange(len(self.split)).split(self.size):
+        for rows in order.positions(len(self.split), self.shuffle).split(self.size):
             images, labels = self.split.gather(rows, self.device)
             yield self.split.prepare(images), labels
 
 
 @dataclass(frozen=True)
 class ShuffledImages(ImageBatches):
-    """Batches of a split, in random order and augmented.
+    """Batches of a split, in a new random order in each pass and augmented.
 
     Attributes:
         generator: CPU generator of order and augmentation.

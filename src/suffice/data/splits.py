@@ -25,7 +25,8 @@ class DataSet(Generic[Part]):
 
     Attributes:
         name: Name in the store.
-        train: Training split; its `shuffled` augments if the data set has an augmentation.
+        train: Training split; its `batches` are in a fixed random order, and its `shuffled` augments if the data set
+            has an augmentation.
         validation: Split for calibration and model selection, never augmented.
         test: Split for evaluation, never augmented.
         classes: Class names; empty if the labels are not classes.

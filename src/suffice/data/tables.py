@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.data import categories
+from suffice.data import categories, order
 from suffice.data.categories import Hashed, Vocabulary
+from suffice.data.splits import TRAIN
 from suffice.data.store.dataset import Array, StoredParquet
 
 Batch = dict[str, Tensor]
@@ -88,9 +89,20 @@ class TableSplit:
         """Labels (N,), in memory."""
         return _labels([group[self.columns.labels] for group in self._groups([self.columns.labels])], self.columns)
 
-    def batches(self, size: int = 1024, *, device: torch.device | str = "cpu") -> "TableBatches":
-        """Return batches in order."""
-        return TableBatches(self, size, torch.device(device), None, 1)
+    def batches(
+        self, size: int = 1024, *, shuffle: bool | None = None, device: torch.device | str = "cpu"
+    ) -> "TableBatches":
+        """Return batches; they can be iterated repeatedly.
+
+        Args:
+            size: Rows in a batch; the last batch may be smaller.
+            shuffle: Return one fixed random order instead of the stored one, which is that of `labels`; None: for a
+                training split only.
+            device: Device of the batches.
+        """
+        if shuffle is None:
+            shuffle = self.which == TRAIN
+        return TableBatches(self, size, torch.device(device), "fixed" if shuffle else None, BLOCK if shuffle else 1)
 
     def shuffled(
         self, size: int, *, generator: torch.Generator, block: int = BLOCK, device: torch.device | str = "cpu"
@@ -154,14 +166,15 @@ class TableBatches:
         table: The split.
         size: Rows in a batch.
         device: Device of the batches.
-        generator: Randomness of the order; None: in order.
+        generator: Randomness of the order, new in each pass; "fixed" for the same order in each pass
+            (`suffice.data.order`); None: in order.
         block: Number of row groups that are shuffled together.
     """
 
     table: TableSplit
     size: int
     device: torch.device
-    generator: torch.Generator | None
+    generator: torch.Generator | Literal["fixed"] | None
     block: int
 
     def __len__(self) -> int:
@@ -170,12 +183,13 @@ class TableBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the split once."""
+        generator = order.generator() if self.generator == "fixed" else self.generator
         rest: Batch = {}
-        for groups in self._order():
+        for groups in self._blocks(generator):
             block = self.table.read(groups)
-            if self.generator is not None:
-                order = torch.randperm(len(block["labels"]), generator=self.generator)
-                block = {key: value[order] for key, value in block.items()}
+            if generator is not None:
+                rows = torch.randperm(len(block["labels"]), generator=generator)
+                block = {key: value[rows] for key, value in block.items()}
             joined = {key: torch.cat([rest[key], value]) if rest else value for key, value in block.items()}
             whole = len(joined["labels"]) // self.size * self.size
             for start in range(0, whole, self.size):
@@ -184,14 +198,14 @@ class TableBatches:
         if rest and len(rest["labels"]):
             yield {key: value.to(self.device) for key, value in rest.items()}
 
-    def _order(self) -> list[list[int]]:
+    def _blocks(self, generator: torch.Generator | None) -> list[list[int]]:
         """Return blocks of the row groups that contain rows of the split."""
         with open_parquet(self.table.file) as file:
             starts = group_starts(file)
         in_split = self.table.split == self.table.which
         groups = torch.tensor([g for g in range(len(starts) - 1) if in_split[starts[g] : starts[g + 1]].any()])
-        if self.generator is not None:
-            groups = groups[torch.randperm(len(groups), generator=self.generator)]
+        if generator is not None:
+            groups = groups[torch.randperm(len(groups), generator=generator)]
         return [chunk.tolist() for chunk in groups.split(self.block)] if len(groups) else []
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from suffice.data import splits
+from suffice.data import order, splits
 from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
 
 
@@ -21,11 +21,13 @@ class Examples:
         dataset: Dataset of pairs (x, y), or of mappings with a key "labels".
         rows: Indices of the items of the split.
         workers: Number of processes that load items; 0: this process.
+        training: Whether the split is for training, so that `batches` are in random order by default.
     """
 
     dataset: Dataset[Any]
     rows: Sequence[int]
     workers: int = 0
+    training: bool = False
 
     def __repr__(self) -> str:
         """Return a one-line summary."""
@@ -35,9 +37,17 @@ class Examples:
         """Return the number of examples."""
         return len(self.rows)
 
-    def batches(self, size: int = 256) -> Iterable[Any]:
-        """Return batches in order."""
-        return DataLoader(Subset(self.dataset, self.rows), batch_size=size, num_workers=self.workers)
+    def batches(self, size: int = 256, *, shuffle: bool | None = None) -> Iterable[Any]:
+        """Return batches; they can be iterated repeatedly.
+
+        Args:
+            size: Examples in a batch; the last batch may be smaller.
+            shuffle: Return one fixed random order instead of the stored one, which is that of `rows`; None: for a
+                training split only.
+        """
+        shuffle = self.training if shuffle is None else shuffle
+        rows = [self.rows[position] for position in order.positions(len(self), shuffle).tolist()]
+        return DataLoader(Subset(self.dataset, rows), batch_size=size, num_workers=self.workers)
 
     def shuffled(self, size: int, *, generator: torch.Generator) -> Iterable[Any]:
         """Return batches in a new random order in each epoch."""
@@ -89,7 +99,7 @@ def from_torch(
     split = splits.random_split(classes, count, validation, held_out, seed)
 
     def select(which: int) -> Examples:
-        return Examples(train, np.flatnonzero(split == which).tolist(), workers)
+        return Examples(train, np.flatnonzero(split == which).tolist(), workers, training=which == TRAIN)
 
     tested = select(TEST) if test is None else Examples(test, range(len(test)), workers)  # type: ignore[arg-type]
     return DataSet("torch", select(TRAIN), select(VALIDATION), tested, (), splits.fingerprint(split))

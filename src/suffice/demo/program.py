@@ -49,7 +49,9 @@ def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> R
     validation, generator = subject.validation.batches(), torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the last row has the same settings, and its notes hold these warnings
-        calibrated = suffice.calibrate(subject.network, subject.train.batches(), validation, generator=generator)
+        calibrated = suffice.calibrate(
+            subject.network, subject.train.batches(shuffle=False), validation, generator=generator
+        )
     policy = suffice.allocate(calibrated, validation, BUDGET)
     full = evaluation.predict(calibrated, subject.test.batches())
     images = [x for x, _ in subject.test.batches()]
@@ -74,7 +76,7 @@ def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> R
 def _ablation(subject: Subject, seed: int, progress: ProgressCallback) -> list[Results]:
     """Measure every row of the ablation: fitted on training, tuned on validation, evaluated on test images."""
     network, splits = subject.network, (subject.train, subject.validation, subject.test)
-    train, validation, test = (cached.compute(network, split.batches()) for split in splits)
+    train, validation, test = (cached.compute(network, split.batches(shuffle=False)) for split in splits)
     example, _ = next(iter(subject.test.batches(1)))
     classifiers, costs = cached.network_on_features(network), cost.count(network, example)
     study = AblationStudy(classifiers, costs, train, validation, test, seed)

@@ -101,7 +101,7 @@ def cifar100(seed: int, progress: ProgressCallback) -> Subject:
         validation,
         test,
         MCDropout(passes=PASSES, rate=0.2, at=["exits.3.features.0"]),
-        [x for x, _ in train_images.batches(200)],
+        [x for x, _ in train_images.batches(200, shuffle=False)],
         [x for x, _ in test.subset(torch.arange(TRUTH)).batches(50)],
     )
 

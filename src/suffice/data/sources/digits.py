@@ -4,6 +4,8 @@ On this small set the whole library runs in seconds. Two thirds of the validatio
 are shifted or noisy, so that there are easy and hard examples.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,14 +47,14 @@ def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 /
     )
     generator = torch.Generator().manual_seed(seed)
 
-    def make_split(rows: Tensor, perturbed: float, augment: Crop | None = None) -> Images:
-        return Images(perturb(images[rows], perturbed, generator=generator), labels[rows], augment=augment)
+    def make_split(rows: Tensor, perturbed: float) -> Images:
+        return Images(perturb(images[rows], perturbed, generator=generator), labels[rows])
 
     assigned = np.zeros(len(labels), dtype=np.uint8)
     assigned[validation_rows], assigned[test_rows] = splits.VALIDATION, splits.TEST
     return DataSet(
         name="digits",
-        train=make_split(train_rows, 0.0, Crop(padding=1)),
+        train=replace(make_split(train_rows, 0.0), augment=Crop(padding=1), training=True),
         validation=make_split(validation_rows, share),
         test=make_split(test_rows, share),
         classes=tuple("0123456789"),

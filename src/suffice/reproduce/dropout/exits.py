@@ -70,8 +70,8 @@ def measure(sets: DataSet[Images], seed: int) -> dict[str, Any]:
     validation, test = (split.batches(500) for split in (sets.validation, sets.test))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        calibrated = suffice.calibrate(network, sets.train.batches(500), validation, generator=generator)
-    unlabeled = sets.train.subset(sample_rows(ROWS, len(sets.train), generator)).batches(500)
+        calibrated = suffice.calibrate(network, sets.train.batches(500, shuffle=False), validation, generator=generator)
+    unlabeled = sets.train.subset(sample_rows(ROWS, len(sets.train), generator)).batches(500, shuffle=False)
     teacher = suffice.MCDropout(passes=PASSES)
     variation = suffice.fit_exit_variation(calibrated, unlabeled, validation, teacher=teacher, generator=generator)
     ranked = ranking.rankings(calibrated, validation, test, {**{name: name for name in SCORES}, "variation": variation})

@@ -133,6 +133,6 @@ def _quality(config: TowerConfig, model: ExitNetwork, rows: Rows) -> dict[str, f
 
 def _read_all(split: TableSplit) -> Rows:
     """Read a whole split."""
-    batches = list(split.batches(1 << 16))
+    batches = list(split.batches(1 << 16, shuffle=False))
     columns = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     return columns, columns.pop("labels").float()

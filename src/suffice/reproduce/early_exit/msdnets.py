@@ -99,7 +99,8 @@ def _cache_features(network: ExitNetwork, sets: Sets, seed: int) -> AblationStud
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(sets.train), generator=generator)[:FIT_IMAGES].sort().values
     train, validation, test = (
-        cached.compute(network, split.batches(BATCH)) for split in (sets.train.subset(rows), sets.validation, sets.test)
+        cached.compute(network, split.batches(BATCH, shuffle=False))
+        for split in (sets.train.subset(rows), sets.validation, sets.test)
     )
     cpu_network = copy.deepcopy(network).cpu()  # the cached features are on the CPU
     example, _ = next(iter(sets.test.batches(1)))
