@@ -4,18 +4,24 @@ import pytest
 import torch
 from torch import nn
 
+import suffice
 from suffice.storage import paths
 from suffice.training.checkpoint import Checkpointer
 from suffice.training.config import Checkpointing
 
 
-def checkpointer(path, generator=None, **options):
+def small_network():
+    return suffice.ExitNetwork([nn.Identity()], [suffice.Exit(nn.Identity(), nn.Linear(2, 2))])
+
+
+def checkpointer(path, generator=None, make=torch.optim.SGD, **options):
     """Return a checkpointer that writes after every step, with the network and the optimizer of its training."""
     torch.manual_seed(0)
-    network = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, **options)
-    config = Checkpointing(path, every=-1.0, generator=generator)
-    return Checkpointer(config, network, optimizer, {"epochs": 9}), network, optimizer
+    network = small_network()
+    optimizer = make(network.parameters(), lr=0.1, **options)
+    training = Checkpointer(Checkpointing(path, every=-1.0, generator=generator), network, 9)
+    training.resume(optimizer, {"epochs": 9}, own_rates=False)
+    return training, network, optimizer
 
 
 def resumed_step(path):
@@ -31,17 +37,32 @@ def test_a_training_resumes_from_its_checkpoint(tmp_path):
     assert resumed_step(write_checkpoint(tmp_path / "c")) == 3
 
 
-def test_the_momentum_is_restored_with_the_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.SGD, {}),
+        (torch.optim.AdamW, {"amsgrad": True}),
+        (torch.optim.RAdam, {}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
+        (torch.optim.Adagrad, {}),
+        (torch.optim.Rprop, {}),
+        (torch.optim.Adafactor, {}),
+    ],
+)
+def test_the_state_of_an_optimizer_is_restored_with_the_weights(tmp_path, make, options):
     def step(network, optimizer):
         optimizer.zero_grad()
-        network(torch.ones(3, 2)).square().sum().backward()
+        network(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))[0].square().sum().backward()
         optimizer.step()
 
-    first, network, optimizer = checkpointer(tmp_path / "c", momentum=0.9)
-    step(network, optimizer)
+    first, network, optimizer = checkpointer(tmp_path / "c", make=make, **options)
+    for _ in range(2):
+        step(network, optimizer)
     first.after_step(3, torch.tensor(1.0), 3)
     step(network, optimizer)
-    _, resumed, resumed_optimizer = checkpointer(tmp_path / "c", momentum=0.9)
+    _, resumed, resumed_optimizer = checkpointer(tmp_path / "c", make=make, **options)
     step(resumed, resumed_optimizer)
     assert all(map(torch.equal, resumed.parameters(), network.parameters()))
 
@@ -69,12 +90,12 @@ def test_a_checkpoint_that_could_not_be_replaced_is_refused_before_any_training(
 def test_a_checkpoint_is_written_after_the_given_seconds_and_at_the_end(tmp_path, monkeypatch):
     clock = iter([10.0, 21.0, 35.0, 35.0, 46.0, 47.0, 47.0])
     monkeypatch.setattr("suffice.training.checkpoint.time.monotonic", lambda: next(clock))
-    network = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    training, written = Checkpointer(Checkpointing(tmp_path / "c", 12.0), network, optimizer, {"epochs": 4}), []
+    network, written = small_network(), []
+    training = Checkpointer(Checkpointing(tmp_path / "c", 12.0), network, 4)
+    training.resume(torch.optim.SGD(network.parameters(), lr=0.1), {"epochs": 4}, own_rates=False)
     for _ in range(4):
         before = os.path.exists(tmp_path / "c") and os.stat(tmp_path / "c").st_ino
-        training.end_epoch(1.0)
+        training.end_epoch(1.0, 3)
         written.append(os.path.exists(tmp_path / "c") and os.stat(tmp_path / "c").st_ino != before)
     assert written == [False, True, False, True]
 

@@ -8,9 +8,7 @@ completely or not at all.
 
 import math
 import os
-import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suffice.network import ExitNetwork
 from suffice.storage import artifact, reading
-from suffice.storage.parts import Parts, prefixed
+from suffice.storage.parts import NOT_NEGATIVE, Parts, prefixed
+from suffice.training import optimizer_state
 from suffice.training.config import Checkpointing
+from suffice.training.start import Start
 
 _WHAT = "training"
 
@@ -35,6 +36,7 @@ class Position:
         total: Sum of the loss over the examples of the current epoch so far.
         count: Number of those examples.
         history: Mean loss of each finished epoch.
+        steps: Number of finished steps of the training.
     """
 
     epoch: int = 0
@@ -42,6 +44,7 @@ class Position:
     total: float = 0.0
     count: int = 0
     history: tuple[float, ...] = ()
+    steps: int = 0
 
     @classmethod
     def from_parts(cls, parts: Parts, epochs: int) -> "Position":
@@ -50,7 +53,8 @@ class Position:
         count = parts.count("count", least=step)
         if (step == 0) != (count == 0) or (step and epoch == epochs) or (not step and total):
             parts.refuse("step", f"within an epoch of {epochs}, with the examples so far", [epoch, step, total, count])
-        return cls(epoch, step, total, count, tuple(parts.numbers("history", epoch)))
+        steps = parts.count("steps", least=step) if "steps" in parts else step  # earlier versions did not count them
+        return cls(epoch, step, total, count, tuple(parts.numbers("history", epoch)), steps)
 
 
 class Checkpointer:
@@ -59,37 +63,54 @@ class Checkpointer:
     Args:
         config: Folder, interval and the loader's generator; None to write no checkpoint.
         network: Network in training.
-        optimizer: Optimizer of the network.
-        settings: Settings that have to be the same to resume; with the number of epochs, `"epochs"`.
+        epochs: Number of epochs of the training.
         writes: Write checkpoints in this process.
+
+    Attributes:
+        position: Position in the training.
+        start: Measurement of the network before its training; None until it is measured.
 
     Raises:
         FileNotFoundError: If the path exists and is no artifact.
-        ValueError: If the path is no checkpoint of a training with these settings.
+        ValueError: If the path is no checkpoint of a training of that many epochs.
         FileExistsError: If the folder holds other files, so that it could not be replaced.
     """
 
-    def __init__(
-        self,
-        config: Checkpointing | None,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        settings: dict[str, Any],
-        writes: bool = True,
-    ) -> None:
+    def __init__(self, config: Checkpointing | None, network: ExitNetwork, epochs: int, writes: bool = True) -> None:
         self.position = Position()
+        self.start: Start | None = None
         self._path = None if config is None else Path(config.folder)
-        self._network, self._optimizer, self._settings = network, optimizer, settings
+        self._network, self._epochs = network, epochs
         self._every = math.inf if config is None else config.every
         self._generator = None if config is None else config.generator
         self._writes = writes
         self._written = time.monotonic()
         self._epoch_start: dict[str, Tensor] = {}
         self._after_last_step: Tensor | None = None
+        self._parts: Parts | None = None
         if self._path is not None and os.path.lexists(reading.current_folder(self._path)):
-            self._load(self._path)
+            self._parts = artifact.read(self._path, _WHAT)
+            self._stored_settings = self._parts.take("settings")
+            self.start = Start()
+            if "start" in self._parts:  # earlier versions did not measure it
+                self.start = Start.from_parts(self._parts.inner("start"), network.num_classes)
             if writes:
                 artifact.check(self._path)
+
+    def resume(self, optimizer: torch.optim.Optimizer, settings: dict[str, Any], own_rates: bool) -> None:
+        """Set the optimizer, and resume from the checkpoint if there is one.
+
+        Args:
+            optimizer: Optimizer of the network.
+            settings: Settings that have to be the same to resume; with the number of epochs, `"epochs"`.
+            own_rates: Whether the learning rates are set by the user and belong to the checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint is of another training or was edited; nothing has been changed then.
+        """
+        self._optimizer, self._settings, self._own_rates = optimizer, settings, own_rates
+        if self._parts is not None:
+            self._load(self._parts)
 
     def begin_epoch(self) -> Position:
         """Return the position, with the generators in their states at the start of its epoch."""
@@ -115,15 +136,21 @@ class Checkpointer:
             count: Number of those examples.
         """
         if time.monotonic() - self._written > self._every:
-            self.position = replace(self.position, step=step, total=float(total), count=count)
+            position = replace(self.position, step=step, total=float(total), count=count)
+            self.position = replace(position, steps=position.steps + step - self.position.step)
             self._save()
 
-    def end_epoch(self, mean: float) -> None:
-        """Advance to the next epoch, given the mean loss of this one; write a checkpoint if due or after the last."""
-        history = (*self.position.history, mean)
-        self.position = Position(self.position.epoch + 1, history=history)
+    def end_epoch(self, mean: float, steps: int) -> None:
+        """Advance to the next epoch; write a checkpoint if one is due or after the last epoch.
+
+        Args:
+            mean: Mean loss of the finished epoch.
+            steps: Number of its steps.
+        """
+        history, steps = (*self.position.history, mean), self.position.steps + steps - self.position.step
+        self.position = Position(self.position.epoch + 1, history=history, steps=steps)
         self._epoch_start = {}
-        if self.position.epoch == self._settings["epochs"] or time.monotonic() - self._written > self._every:
+        if self.position.epoch == self._epochs or time.monotonic() - self._written > self._every:
             self._save()
 
     def _save(self) -> None:
@@ -131,12 +158,16 @@ class Checkpointer:
         if self._path is None or not self._writes:
             return
         tensors = prefixed("network.", self._network.state_dict())
-        for index, state in self._optimizer.state_dict()["state"].items():
-            if state.get(_MOMENTUM) is not None:
-                tensors[f"optimiser.{index}.{_MOMENTUM}"] = state[_MOMENTUM]
+        tensors |= prefixed("optimiser.", optimizer_state.tensors(self._optimizer))
         tensors |= prefixed("began.", self._epoch_start or self._generator_states())
         tensors["last"] = torch.get_rng_state()
-        configuration = {"position": vars(self.position), "settings": self._settings}
+        configuration = {
+            "position": vars(self.position),
+            "settings": self._settings,
+            "start": vars(self.start or Start()),
+        }
+        if self._own_rates:
+            configuration["rates"] = [float(group["lr"]) for group in self._optimizer.param_groups]
         artifact.write(self._path, _WHAT, configuration, tensors)
 
     def _generator_states(self) -> dict[str, Tensor]:
@@ -144,23 +175,25 @@ class Checkpointer:
         loader = {} if self._generator is None else {"loader": self._generator.get_state()}
         return {"default": torch.get_rng_state(), **loader}
 
-    def _load(self, path: Path) -> None:
+    def _load(self, parts: Parts) -> None:
         """Resume from a checkpoint; all of it is read before anything is changed."""
-        parts = artifact.read(path, _WHAT)
-        settings = parts.take("settings")
-        if settings != self._settings:
+        if self._stored_settings != self._settings:
             raise ValueError(
-                f"expected the settings that {path} was written with, {settings}, got {self._settings}; resume with "
-                "the same settings, or use another folder"
+                f"expected the settings that {self._path} was written with, {self._stored_settings}, got "
+                f"{self._settings}; resume with the same settings, or use another folder"
             )
-        position = Position.from_parts(parts.inner("position"), self._settings["epochs"])
+        position = Position.from_parts(parts.inner("position"), self._epochs)
         network = _weights(parts.under("network."), self._network)
-        states = _optimizer_states(parts.under("optimiser."), self._optimizer)
-        epoch_start = self._read_generators(parts, finished=position.epoch == self._settings["epochs"])
+        states = optimizer_state.read(parts.under("optimiser."), self._optimizer)
+        groups = self._optimizer.param_groups
+        rates = parts.numbers("rates", len(groups), NOT_NEGATIVE) if self._own_rates else None
+        epoch_start = self._read_generators(parts, finished=position.epoch == self._epochs)
         after_last_step = _generator_state(parts, "last", torch.default_generator)
         parts.finish()
         self._network.load_state_dict(network)
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": states})
+        for group, rate in zip(self._optimizer.param_groups, rates or (), strict=rates is not None):
+            group["lr"] = rate
         self.position, self._epoch_start, self._after_last_step = position, epoch_start, after_last_step
         torch.set_rng_state(after_last_step)
         if self._generator is not None:
@@ -181,15 +214,6 @@ class Checkpointer:
         return states
 
 
-def stable_repr(function: Callable[..., Any] | None) -> str:
-    """Return the `repr` of a function without memory addresses, so that it is the same in another process.
-
-    It holds the name of a function, or the parameters of an object that prints them. Functions of the same name, and
-    closures over different values, have the same representation.
-    """
-    return re.sub(" at 0x[0-9a-fA-F]+", "", repr(function))
-
-
 def _weights(parts: Parts, network: nn.Module) -> dict[str, Tensor]:
     """Read finite parameters, and buffers that may hold infinities, such as a mask."""
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
@@ -197,17 +221,6 @@ def _weights(parts: Parts, network: nn.Module) -> dict[str, Tensor]:
         name: parts.tensor_like(name, tensor, () if name in parameters else (math.inf, -math.inf))
         for name, tensor in network.state_dict().items()
     }
-
-
-def _optimizer_states(parts: Parts, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """Read the momentum of each parameter in its memory format, so that further steps are equal to the byte."""
-    states: dict[int, dict[str, Tensor]] = {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, parameter in enumerate(parameters):
-        if (name := f"{index}.{_MOMENTUM}") in parts:
-            value = parts.tensor_like(name, parameter)
-            states[index] = {_MOMENTUM: torch.empty_like(parameter, requires_grad=False).copy_(value)}
-    return states
 
 
 def _generator_state(parts: Parts, name: str, generator: torch.Generator) -> Tensor:
@@ -218,6 +231,3 @@ def _generator_state(parts: Parts, name: str, generator: torch.Generator) -> Ten
     except RuntimeError as error:
         parts.refuse_tensor(name, "the state of a random generator", error)
     return state
-
-
-_MOMENTUM = "momentum_buffer"

@@ -1,14 +1,15 @@
 """Settings of a training: the optimizer with its schedule, checkpoints, and the execution of a step.
 
-The defaults are the recipe of Huang et al. 2018: momentum 0.9, weight decay 1e-4, and a learning rate of 0.1 that is
-divided by ten at half and at three quarters of the epochs.
+The defaults of `SGDConfig` are the recipe of Huang et al. 2018 for networks that are trained from scratch: momentum
+0.9, weight decay 1e-4, and a learning rate of 0.1 that is divided by ten at half and at three quarters of the epochs.
 """
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,6 +41,7 @@ class SGDConfig:
         weight_decay: Coefficient of the L2 penalty on all trained parameters.
         nesterov: Use Nesterov momentum.
         schedule: Factor on the learning rate, set before each epoch.
+        warmup: Number of first steps over which the learning rate rises linearly; 0 for none.
     """
 
     learning_rate: float = 0.1
@@ -47,9 +49,11 @@ class SGDConfig:
     weight_decay: float = 1e-4
     nesterov: bool = False
     schedule: Schedule = steps
+    warmup: int = 0
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the optimizer for some parameters."""
+    def build(self, parameters: Iterable[nn.Parameter], backbone: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+        """Build the optimizer for some parameters, with one learning rate for all of them."""
+        del backbone
         return torch.optim.SGD(
             parameters,
             lr=self.learning_rate,
@@ -58,6 +62,63 @@ class SGDConfig:
             nesterov=self.nesterov,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that a checkpoint stores; without a warm-up, they are those of earlier versions."""
+        settings = _plain(self)
+        if not self.warmup:
+            del settings["warmup"]
+        return settings
+
+
+@dataclass(frozen=True)
+class AdamWConfig:
+    """Adam with decoupled weight decay, a warm-up and a schedule of the learning rate. Loshchilov and Hutter 2019.
+
+    Attributes:
+        learning_rate: Learning rate before the schedule.
+        backbone_rate: Learning rate of a trained backbone, its stages and last exit; None for `learning_rate`.
+        betas: Decay rates of the means of the gradient and of its square.
+        weight_decay: Coefficient of the weight decay of all trained parameters, relative to the learning rate.
+        schedule: Factor on the learning rates, set before each epoch.
+        warmup: Number of first steps over which the learning rates rise linearly; 0 for none. The first steps of Adam
+            are as long as all later ones, in directions that rest on a few examples.
+    """
+
+    learning_rate: float = 1e-3
+    backbone_rate: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    schedule: Schedule = cosine
+    warmup: int = 20
+
+    def build(self, parameters: Iterable[nn.Parameter], backbone: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+        """Build the optimizer for some parameters, with another learning rate for those of them in the backbone."""
+        slow = set() if self.backbone_rate is None else set(backbone)
+        parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for parameter in parameters:
+            parts[parameter in slow].append(parameter)
+        rates = self.learning_rate, self.backbone_rate
+        groups = [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
+        return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that a checkpoint stores."""
+        return {"optimizer": "AdamW", **_plain(self), "betas": list(self.betas)}
+
+
+def _plain(config: SGDConfig | AdamWConfig) -> dict[str, Any]:
+    """Return the attributes of a configuration, its schedule by a stable name."""
+    return {**vars(config), "schedule": stable_repr(config.schedule)}
+
+
+def stable_repr(function: Callable[..., Any] | None) -> str:
+    """Return the `repr` of a function without memory addresses, so that it is the same in another process.
+
+    It holds the name of a function, or the parameters of an object that prints them. Functions of the same name, and
+    closures over different values, have the same representation.
+    """
+    return re.sub(" at 0x[0-9a-fA-F]+", "", repr(function))
+
 
 @dataclass(frozen=True)
 class Checkpointing:
@@ -65,7 +126,8 @@ class Checkpointing:
 
     Attributes:
         folder: Folder of the checkpoint. Training resumes from it if it holds a checkpoint with the same settings; loss
-            and schedule are compared by their `repr`.
+            and schedule are compared by their `repr`. Of an optimizer of your own, class, settings and state are
+            compared and restored, its learning rates included, but not the state of a scheduler of your own.
         every: Seconds between checkpoints; one is also written after the last epoch.
         generator: Generator that the loader draws from, if it has its own; needed to read an interrupted epoch again in
             the same order.

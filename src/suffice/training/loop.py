@@ -1,8 +1,8 @@
-"""The training loop: a loss over all exits, minimized by stochastic gradient descent.
+"""The training loop: a loss over all exits, minimized by gradient descent.
 
-The default recipe is that of Huang et al. 2018 (`suffice.training.config`) with the sum of the exits' losses. Any other
-loop can replace this one: the rest of the library does not depend on how a network was trained. Dropout draws from
-torch's default generator.
+The default loss is the sum of the exits' losses; the default optimizer depends on what is trained
+(`suffice.training.optimizers`). Any other loop can replace this one: the rest of the library does not depend on how a
+network was trained. Dropout draws from torch's default generator.
 
 A training with checkpoints can be interrupted at any moment. Started again with the same settings it resumes from the
 last checkpoint and ends with the same weights, to the byte on a CPU; GPU kernels are not deterministic to that degree.
@@ -22,11 +22,14 @@ from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.network import ExitNetwork
-from suffice.training import losses
-from suffice.training.checkpoint import Checkpointer, stable_repr
-from suffice.training.config import Checkpointing, Execution, SGDConfig
+from suffice.training import losses, optimizers
+from suffice.training.checkpoint import Checkpointer
+from suffice.training.config import Checkpointing, Execution, stable_repr
+from suffice.training.first_epoch import FirstEpoch
 from suffice.training.losses import Loss
+from suffice.training.optimizers import Choice, Optimizer
 from suffice.training.progress import ProgressReporter, TrainingProgress
+from suffice.training.start import Start
 from suffice.training.step import TrainingStep
 
 
@@ -37,7 +40,7 @@ def train(
     epochs: int,
     likelihood: likelihoods.Name = "classification",
     loss: Loss | None = None,
-    optimizer: SGDConfig | None = None,
+    optimizer: Optimizer | None = None,
     exits_only: bool = False,
     execution: Execution | None = None,
     checkpoint: Checkpointing | None = None,
@@ -53,7 +56,11 @@ def train(
         epochs: Number of passes over the loader.
         likelihood: Likelihood of outputs and labels, as in `calibrate`.
         loss: Loss of the outputs of all exits (`suffice.training.losses`); None for the sum of the likelihood's own.
-        optimizer: Settings of gradient descent; None for `SGDConfig()`.
+        optimizer: `SGDConfig(…)` or `AdamWConfig(…)`; or an optimizer of torch's for parameters of the network, whose
+            learning rates are yours to set (a scheduler steps in `on_step` or `on_epoch`); or a function from a list of
+            parameters to one. None for the default: AdamW with a warm-up for exits on a trained backbone, which
+            itself gets a hundredth of their learning rate; for a network that is trained from scratch `SGDConfig()`,
+            or `AdamWConfig()` if its targets are numbers.
         exits_only: Train only the exits; the stages stay unchanged and in evaluation mode.
         execution: Memory format, compilation, devices and processes; None for the network as it is.
         checkpoint: Folder of a checkpoint to write and to resume from; None to write none.
@@ -61,9 +68,15 @@ def train(
         on_step: Function to call after each step.
 
     Raises:
-        TypeError: If the network has no exits, the loss takes only one output, or the loader iterates no batches.
-        ValueError: If the loader is empty, or labels, outputs, loss or checkpoint do not fit the other arguments.
-        FloatingPointError: If the loss of an epoch is not finite.
+        TypeError: If the network has no exits, the loss takes only one output, the optimizer is none, or the loader
+            iterates no batches.
+        ValueError: If the loader is empty, or labels, outputs, loss, optimizer or checkpoint do not fit the other
+            arguments.
+        FloatingPointError: If the loss of an epoch or a weight at its end is not finite.
+
+    Warns:
+        UserWarning: If the last exit, trained before, is worse after the first epoch, or if the first epoch's labels
+            are not in random order.
 
     Example:
         >>> import torch
@@ -76,18 +89,33 @@ def train(
     """
     family = _likelihood_family(network, likelihood)
     minimized = _loss_function(loss, likelihood)
-    sgd = optimizer or SGDConfig()
     trained = (network.exits if exits_only else network).parameters()
-    torch_optimizer = sgd.build([parameter for parameter in trained if parameter.requires_grad])
-    settings = _settings(epochs, likelihood, loss, sgd, exits_only)
+    parameters = [parameter for parameter in trained if parameter.requires_grad]
     with _training_mode(network, exits_only):
-        step = TrainingStep(network, minimized, torch_optimizer, loader, execution or Execution())
-        checkpointer = Checkpointer(checkpoint, network, step.optimizer, settings, step.processes.is_global_zero)
+        step = TrainingStep(network, minimized, loader, execution or Execution())
+        checkpointer = Checkpointer(checkpoint, network, epochs, step.processes.is_global_zero)
+        first_epoch = FirstEpoch(network, likelihood) if checkpointer.start is None and epochs > 0 else None
+        examples = None
+        if first_epoch is not None:
+            checkpointer.begin_epoch()
+            examples = first_epoch.measure(likelihoods.read(step.loader, network, family))
+            checkpointer.start = step.processes.broadcast(first_epoch.start)
+        start = checkpointer.start or Start()
+        choice = optimizers.choose(optimizer, network, parameters, likelihood=likelihood, start=start)
+        step.use(choice.optimizer, choice.units)
+        settings = _settings(epochs, likelihood, loss, exits_only) | choice.settings
+        checkpointer.resume(step.optimizer, settings, own_rates=choice.config is None)
+        choice.units.reload()
         reporter = ProgressReporter(epochs, checkpointer.position.epoch, on_step, on_epoch)
         step.start_at_epoch(checkpointer.position.epoch)
         while checkpointer.position.epoch < epochs:
-            step.set_learning_rate(sgd.learning_rate * sgd.schedule(checkpointer.position.epoch / epochs))
-            _run_epoch(likelihoods.read(step.loader, network, family), step, checkpointer, reporter)
+            if examples is None:
+                checkpointer.begin_epoch()
+                examples = likelihoods.read(step.loader, network, family)
+            _run_epoch(examples, step, choice, checkpointer, reporter)
+            if first_epoch is not None and step.processes.is_global_zero:
+                first_epoch.warn()
+            examples, first_epoch = None, None
         step.processes.barrier()  # so that every process finds the checkpoint complete
     return list(checkpointer.position.history)
 
@@ -113,47 +141,39 @@ def _loss_function(loss: Loss | None, likelihood: likelihoods.Name) -> Loss:
     return loss
 
 
-def _settings(
-    epochs: int, likelihood: likelihoods.Name, loss: Loss | None, sgd: SGDConfig, exits_only: bool
-) -> dict[str, Any]:
-    """Return the settings that a checkpoint stores, and with which a training resumes from it."""
-    return {
-        "epochs": epochs,
-        "likelihood": likelihood,
-        "loss": stable_repr(loss),
-        "schedule": stable_repr(sgd.schedule),
-        "learning_rate": sgd.learning_rate,
-        "momentum": sgd.momentum,
-        "weight_decay": sgd.weight_decay,
-        "nesterov": sgd.nesterov,
-        "exits_only": exits_only,
-    }
+def _settings(epochs: int, likelihood: likelihoods.Name, loss: Loss | None, exits_only: bool) -> dict[str, Any]:
+    """Return the settings that a checkpoint stores besides the optimizer's, and with which a training resumes."""
+    return {"epochs": epochs, "likelihood": likelihood, "loss": stable_repr(loss), "exits_only": exits_only}
 
 
 def _run_epoch(
     examples: Iterator[tuple[batches.Batch, Tensor]],
     step: TrainingStep,
+    choice: Choice,
     checkpointer: Checkpointer,
     reporter: ProgressReporter,
 ) -> None:
     """Train for the rest of the current epoch; batches of finished steps are read again and skipped."""
-    start = checkpointer.begin_epoch()
-    total, count = torch.tensor(start.total, dtype=torch.float64), start.count
+    start = checkpointer.position
+    total, count, number = torch.tensor(start.total, dtype=torch.float64), start.count, 0
     for number, (batch, labels) in enumerate(examples, start=1):
         if number <= start.step:
             checkpointer.skip_step(number)
             continue
+        choice.set_rates(start.epoch / reporter.epochs, start.steps - start.step + number - 1)
         value = step(batch.inputs, labels)
         total = total.to(value.device) + value * batch.size
         count += batch.size
         reporter.after_step(start.epoch, number, total, count)
         checkpointer.after_step(number, total, count)
     mean = float(total / count)
-    if not math.isfinite(mean):
+    weights = (parameter for group in choice.optimizer.param_groups for parameter in group["params"])
+    if not math.isfinite(mean) or not all(bool(weight.isfinite().all()) for weight in weights):
         raise FloatingPointError(
-            f"expected a finite loss, got {mean:.3g} in epoch {start.epoch + 1}; lower the learning rate"
+            f"expected a finite loss and finite weights, got a loss of {mean:.3g} in epoch {start.epoch + 1}; lower "
+            "the learning rate"
         )
-    checkpointer.end_epoch(mean)
+    checkpointer.end_epoch(mean, number)
     reporter.after_epoch(start.epoch, mean)
 
 

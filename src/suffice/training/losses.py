@@ -18,6 +18,7 @@ to print them in its `repr`, as these do, since checkpoints compare losses by it
 it in an attribute `likelihood`, as these do, and is refused for any other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -95,6 +96,45 @@ class Distilled:
         divergences = [kl_div(student, teacher, reduction="batchmean", log_target=True) for student in students]
         total = summed(logits, labels)
         return total + self.weight * self.temperature**2 * torch.stack(divergences).sum() if divergences else total
+
+
+def each(outputs: Tensor, labels: Tensor, likelihood: likelihoods.Name) -> Tensor:
+    """Return the loss (N,) float64 of one exit for each example."""
+    pairs = zip(outputs.split(1), labels.split(1), strict=True)
+    return torch.stack([_LOSSES[likelihood](output, label) for output, label in pairs]).double()
+
+
+def is_numeric(likelihood: likelihoods.Name) -> bool:
+    """Return whether the targets of a likelihood are numbers."""
+    return likelihood in ("regression", "heteroscedastic")
+
+
+def best_constant(outputs: Tensor, targets: Tensor, likelihood: likelihoods.Name) -> Tensor:
+    """Return the outputs, like `outputs` (N, C), of the best prediction that does not depend on the input.
+
+    For classes, all of which count as equally probable, they are zero. For numbers, mean and variance are those of the
+    targets.
+    """
+    if not is_numeric(likelihood):
+        return torch.zeros_like(outputs)
+    values = targets.to(outputs).reshape(len(targets), -1)
+    constant = values.mean(dim=0)
+    if likelihood == "heteroscedastic":
+        variance = values.var(dim=0, correction=0).clamp_min(torch.finfo(values.dtype).tiny)
+        constant = torch.cat([constant, variance.log()])
+    return constant.expand_as(outputs)
+
+
+def units(targets: Tensor, likelihood: likelihoods.Name) -> tuple[float, ...]:
+    """Return the unit of each output: for a mean, the standard deviation of its targets, rounded to a power of two.
+
+    A log-variance has the unit 1, and so has a mean whose targets do not differ. Classes have no units.
+    """
+    if not is_numeric(likelihood):
+        return ()
+    deviations = targets.double().reshape(len(targets), -1).std(dim=0, correction=0).tolist()
+    means = [2.0 ** round(math.log2(deviation)) if deviation > 0 else 1.0 for deviation in deviations]
+    return (*means, *([1.0] * len(means) if likelihood == "heteroscedastic" else []))
 
 
 def check(loss: object, likelihood: likelihoods.Name) -> None:
