@@ -23,6 +23,7 @@ from suffice.data.images import Images
 from suffice.data.sources import digits
 from suffice.data.sources.digits import Digits
 from suffice.reproduce import ledger
+from suffice.training.config import SGDConfig
 from suffice.training.loop import train
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -54,7 +55,7 @@ def run_seed(seed: int) -> list[dict[str, object]]:
     data, generator = digits.load(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network = suffice.models.convnet(num_classes=digits.CLASSES, widths=(4, 16, 64))
-    train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS)
+    train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS, optimizer=SGDConfig())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
         calibrated = suffice.calibrate(

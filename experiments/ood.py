@@ -30,6 +30,7 @@ from suffice.data.augment import Crop
 from suffice.data.images import Images
 from suffice.network import ExitNetwork
 from suffice.reproduce import ledger, markdown
+from suffice.training.config import SGDConfig
 from suffice.training.loop import train
 
 SEEDS = (0, 1, 2)
@@ -84,7 +85,12 @@ def run_seed(images: Tensor, labels: Tensor, seed: int) -> dict[str, object]:
     letters = Images(images[rows] / 255, labels[rows] - DIGITS)
     torch.manual_seed(seed)
     network = suffice.models.convnet(num_classes=DIGITS)
-    train(network, training.shuffled(64, generator=generator, augment=Crop(padding=1)), epochs=EPOCHS)
+    train(
+        network,
+        training.shuffled(64, generator=generator, augment=Crop(padding=1)),
+        epochs=EPOCHS,
+        optimizer=SGDConfig(),
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = fit_scores(network, training, validation, generator)

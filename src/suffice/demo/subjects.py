@@ -12,6 +12,7 @@ from suffice import data
 from suffice.data.images import Images
 from suffice.data.sources import digits as handwritten
 from suffice.network import ExitNetwork
+from suffice.training.config import SGDConfig
 from suffice.training.loop import train
 from suffice.utils.progress import ProgressCallback
 from suffice.variation.teachers.dropout import MCDropout
@@ -60,7 +61,13 @@ def digits(seed: int, progress: ProgressCallback) -> Subject:
         torch.manual_seed(seed)
         network = suffice.models.convnet(num_classes=handwritten.CLASSES, widths=WIDTHS)
         shuffled = sets.train.shuffled(64, generator=torch.Generator().manual_seed(seed))
-        train(network, shuffled, epochs=EPOCHS, on_epoch=lambda epoch, _: progress("train", epoch, EPOCHS))
+        train(
+            network,
+            shuffled,
+            epochs=EPOCHS,
+            optimizer=SGDConfig(),
+            on_epoch=lambda epoch, _: progress("train", epoch, EPOCHS),
+        )
     copies = sets.train.images.repeat(COPIES, 1, 1, 1)
     perturbed = handwritten.perturb(copies, 1 / 3, generator=torch.Generator().manual_seed(seed))
     about = (

@@ -161,7 +161,7 @@ class Checkpointer:
         tensors |= prefixed("optimiser.", optimizer_state.tensors(self._optimizer))
         tensors |= prefixed("began.", self._epoch_start or self._generator_states())
         tensors["last"] = torch.get_rng_state()
-        configuration = {
+        configuration: dict[str, Any] = {
             "position": vars(self.position),
             "settings": self._settings,
             "start": vars(self.start or Start()),

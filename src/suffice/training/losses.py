@@ -112,15 +112,18 @@ def is_numeric(likelihood: likelihoods.Name) -> bool:
 def best_constant(outputs: Tensor, targets: Tensor, likelihood: likelihoods.Name) -> Tensor:
     """Return the outputs, like `outputs` (N, C), of the best prediction that does not depend on the input.
 
-    For classes, all of which count as equally probable, they are zero. For numbers, mean and variance are those of the
-    targets.
+    They predict the frequencies of the classes, or the mean and the variance of the targets.
     """
-    if not is_numeric(likelihood):
-        return torch.zeros_like(outputs)
+    tiny = torch.finfo(outputs.dtype).tiny
+    if likelihood == "classification":
+        counts = targets.bincount(minlength=outputs.shape[1])
+        return (counts / len(targets)).to(outputs).clamp_min(tiny).log().expand_as(outputs)
     values = targets.to(outputs).reshape(len(targets), -1)
     constant = values.mean(dim=0)
+    if not is_numeric(likelihood):
+        return constant.logit(eps=torch.finfo(outputs.dtype).eps).expand_as(outputs)
     if likelihood == "heteroscedastic":
-        variance = values.var(dim=0, correction=0).clamp_min(torch.finfo(values.dtype).tiny)
+        variance = values.var(dim=0, correction=0).clamp_min(tiny)
         constant = torch.cat([constant, variance.log()])
     return constant.expand_as(outputs)
 

@@ -90,7 +90,8 @@ def choose(
     if optimizer is None:
         optimizer = default(network, parameters, likelihood=likelihood, backbone_trained=start.trained)
     config = optimizer if isinstance(optimizer, SGDConfig | AdamWConfig) else None
-    units = TargetUnits(network, parameters, () if config is None else start.scale)
+    scale = () if config is None else start.scale
+    units = TargetUnits(network, parameters, scale, squared=likelihood == "regression")
     if config is not None:
         backbone = [*network.stages.parameters(), *(network.exit(-1).parameters() if start.trained else ())]
         built = config.build(units.parameters, [units.converted.get(parameter, parameter) for parameter in backbone])

@@ -16,7 +16,7 @@ from torch import Tensor
 _WINDOW = 8
 """Least number of examples in a window; smaller batches are joined."""
 
-_HIGH = 0.3
+_HIGH = 0.1
 """Correlation above which an order is reported, if it is beyond chance too."""
 
 _SIGMAS = 5.0
@@ -54,10 +54,14 @@ class LabelOrder:
         within = float(self._within) / (self._examples - self._windows)
         return 1 - within / (around_mean / (self._examples - 1))
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of ρ for normal labels in random order, √(2 (W − 1)) / (N − 1); infinite for one window."""
+        return math.sqrt(2 * (self._windows - 1)) / (self._examples - 1) if self._windows > 1 else math.inf
+
     def warn_if_sorted(self) -> None:
         """Warn if labels are alike within windows, by more than chance."""
-        beyond = _SIGMAS * math.sqrt(2 / max(1, self._examples - self._windows))
-        if self._windows >= 3 and self.correlation > max(_HIGH, beyond):
+        if self.correlation > max(_HIGH, _SIGMAS * self.deviation):
             kind = "targets" if self._classes is None else "labels"
             warnings.warn(
                 f"expected training data in random order, got {kind} that are alike within each batch (intraclass "

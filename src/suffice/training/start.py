@@ -4,7 +4,8 @@ The last exit is the backbone's own output. If it predicts the first batch bette
 network was trained before; if its loss there is higher after the first epoch, the training damages it.
 
 Numbers are trained in units of the targets, as steps that suit targets near 1 do not reach targets in the thousands:
-`scale` holds these units, and `center` sets the bias of each exit that is no better than a constant.
+`scale` holds these units. An exit that is no better than a constant starts in them: its outputs are scaled, and shifted
+to the mean of the targets.
 """
 
 import math
@@ -51,10 +52,10 @@ class Start:
 
 
 def measure(network: ExitNetwork, inputs: State, targets: Tensor, likelihood: Name) -> Start:
-    """Measure a network on its first batch, and center the exits that predict numbers no better than a constant does.
+    """Measure a network on its first batch, and scale the exits that predict numbers no better than a constant does.
 
     Args:
-        network: Network; only the biases of classifiers that are trained may change.
+        network: Network; only classifiers that are trained may change.
         inputs: Inputs of N examples.
         targets: Their targets, as the likelihood reads them.
         likelihood: Likelihood of the outputs.
@@ -66,9 +67,9 @@ def measure(network: ExitNetwork, inputs: State, targets: Tensor, likelihood: Na
     margin = _SIGMAS * _standard_error(own - of_constant)
     scale = losses.units(targets, likelihood)
     if scale and len(targets) > 1:
-        for exit_, output in zip(network.exits, outputs, strict=True):
-            if losses.each(output, targets, likelihood).mean() >= of_constant.mean():
-                _center(exit_.classifier, (constant - output).mean(dim=0))
+        for k, output in enumerate(outputs):
+            if not losses.each(output, targets, likelihood).mean() < of_constant.mean():
+                _standardize(network.exit(k).classifier, output, constant[0], scale)
     loss = float(own.mean())
     return Start(loss if math.isfinite(loss) else None, bool((own - of_constant).mean() < -margin), scale)
 
@@ -89,12 +90,16 @@ def warn_if_worse(network: ExitNetwork, start: Start, inputs: State, targets: Te
         )
 
 
-def _center(classifier: nn.Linear, shift: Tensor) -> None:
-    """Add a shift (C,) to the bias of a classifier, if it is trained."""
-    bias: Tensor | None = classifier.bias
-    if bias is not None and bias.requires_grad:
-        with torch.no_grad():
-            bias.add_(shift.to(bias))
+def _standardize(classifier: nn.Linear, output: Tensor, constant: Tensor, scale: tuple[float, ...]) -> None:
+    """Scale a classifier with outputs (N, C) to units (C,), and shift them to a mean (C,), as far as it is trained."""
+    weight, unit = classifier.weight, output.new_tensor(scale)
+    if not weight.requires_grad:
+        return
+    with torch.no_grad():
+        weight.mul_(unit[:, None].to(weight))
+        bias: Tensor | None = classifier.bias
+        if bias is not None and bias.requires_grad:
+            bias.copy_((bias.double() - output.mean(dim=0)) * unit + constant)
 
 
 def _standard_error(values: Tensor) -> float:

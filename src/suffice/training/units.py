@@ -21,18 +21,27 @@ class TargetUnits:
     Args:
         network: Network, on the device of the training.
         parameters: Parameters to train.
-        scale: Unit s of each output (C,); empty for one unit, where nothing is converted.
+        scale: Unit s of each output (C,); empty if nothing is converted.
+        squared: Whether the loss is in the targets' unit squared.
 
     Attributes:
         parameters: Parameters for the optimizer: V and a in place of W and b.
-        loss_unit: Unit of a squared loss, the square of the largest unit.
+        loss_unit: Unit of the loss, the square of the largest unit if it is squared.
     """
 
-    def __init__(self, network: ExitNetwork, parameters: Iterable[nn.Parameter], scale: tuple[float, ...]) -> None:
-        owned = {p for exit_ in network.exits for p in exit_.classifier.parameters()} if scale else set()
+    def __init__(
+        self,
+        network: ExitNetwork,
+        parameters: Iterable[nn.Parameter],
+        scale: tuple[float, ...] = (),
+        squared: bool = False,
+    ) -> None:
+        owned = (
+            {p for k in range(len(network.exits)) for p in network.exit(k).classifier.parameters()} if scale else set()
+        )
         self._pairs: list[tuple[nn.Parameter, nn.Parameter, Tensor]] = []
         self.parameters: list[nn.Parameter] = []
-        self.loss_unit = max(scale, default=1.0) ** 2
+        self.loss_unit = max(scale, default=1.0) ** 2 if squared else 1.0
         for parameter in parameters:
             if parameter in owned and len(parameter) == len(scale):
                 unit = parameter.new_tensor(scale).reshape(-1, *[1] * (parameter.ndim - 1))
