@@ -53,7 +53,9 @@ def digits_head() -> Head:
     data = digits.load(seed=0)
     torch.manual_seed(0)
     network = suffice.models.convnet(num_classes=10, widths=(4, 16, 64))
-    train(network, data.train.shuffled(64, generator=torch.Generator().manual_seed(0)), epochs=40)
+    train(
+        network, data.train.shuffled(64, generator=torch.Generator().manual_seed(0)), epochs=40, optimizer=SGDConfig()
+    )
     with torch.no_grad():
         phi = {split: features(network.eval(), getattr(data, split).images) for split in ("train", "test")}
     return "digits, C=10", over_features(network.exit(2).classifier), [(phi["train"], data.train.labels)], phi["test"]

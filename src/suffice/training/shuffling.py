@@ -56,7 +56,7 @@ class LabelOrder:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of ρ for normal labels in random order, √(2 (W − 1)) / (N − 1); infinite for one window."""
+        """Standard deviation of ρ for normal labels in random order, √(2 (W − 1)) / (N − 1); infinite for one."""
         return math.sqrt(2 * (self._windows - 1)) / (self._examples - 1) if self._windows > 1 else math.inf
 
     def warn_if_sorted(self) -> None:
