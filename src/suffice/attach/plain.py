@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from suffice import batches
 from suffice.batches import Loader
+from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, call, check_finite, output_tensor, select
 from suffice.storage.fingerprint import check_fingerprint, check_structure, read_structure
 from suffice.storage.parts import Parts
@@ -60,7 +61,7 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     Args:
         model: Classifier, run once in evaluation mode as a twin (`suffice.twin`). Its logits (N, C), or (N,) if C = 1,
             are its output, the `.logits` of its output, or the first entry of a tuple.
-        example: Batch of inputs on the model's device, preferably two examples or more.
+        example: Batch of inputs, preferably two examples or more.
 
     Raises:
         TypeError: If the output is not a tensor.
@@ -68,7 +69,7 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     """
     if isinstance(model, ExitNetwork):
         return model
-    runs: list[_Run] = []
+    example, runs = prepare(example, model), list[_Run]()
     with inference(model) as twin:
         linear = [(name, module) for name, module in twin.named_modules() if isinstance(module, nn.Linear)]
         names = {module: name for name, module in linear if is_twin(module)}  # the others are compiled
