@@ -15,7 +15,13 @@ LIMITS = 1e-3, 1e5
             ("; the posterior has its largest allowed variance there", "; the posterior adds nothing there"),
         ),
         ("weight", ("; the exit adds nothing to those before it", "; the exits before it add nothing")),
-        ("temperature", ("", "")),
+        (
+            "temperature",
+            (
+                "; the predictions are underconfident by more than this factor",
+                "; the predictions are overconfident by more than this factor",
+            ),
+        ),
     ],
 )
 @pytest.mark.parametrize("end", [0, 1])

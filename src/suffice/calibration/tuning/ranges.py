@@ -8,22 +8,37 @@ from dataclasses import dataclass
 from suffice.calibration.exits import CalibratedExit
 
 PRIOR_PRECISION = (1e-3, 1e5)
-"""Search range of δ relative to the initial one of an exit. The range of T is that of its likelihood."""
+"""Search range of δ relative to the initial one of an exit. The range of T is that of its likelihood, times the unit of
+the outputs."""
 ODDS = (1e-3, 1e3)
 """Search range of the weight of an exit relative to the sum of those before it."""
 _MEANINGS = {
     ("prior precision", 0): "; the posterior has its largest allowed variance there",
     ("prior precision", 1): "; the posterior adds nothing there",
+    ("temperature", 0): "; the predictions are underconfident by more than this factor",
+    ("temperature", 1): "; the predictions are overconfident by more than this factor",
     ("weight", 0): "; the exit adds nothing to those before it",
     ("weight", 1): "; the exits before it add nothing",
 }
 """Consequence of a value at the lower (0) or upper (1) limit of its range."""
 
 
-def prior_range(exit_: CalibratedExit) -> tuple[float, float]:
-    """Return the smallest and largest δ in the search for an exit with a posterior."""
+def temperature_range(exit_: CalibratedExit, unit: float) -> tuple[float, float]:
+    """Return the smallest and largest T in the search for an exit whose outputs have this unit."""
+    least, most = exit_.likelihood.temperatures
+    return least * unit, most * unit
+
+
+def prior_range(exit_: CalibratedExit, unit: float = 1.0) -> tuple[float, float]:
+    """Return the smallest and largest δ in the search for an exit with a posterior.
+
+    Args:
+        exit_: Calibrated exit.
+        unit: Unit of its outputs. If it comes from the weights, and not from the features, δ is in inverse squares
+            of it.
+    """
     initial = float(exit_.require_posterior().prior_precision)
-    return PRIOR_PRECISION[0] * initial, PRIOR_PRECISION[1] * initial
+    return PRIOR_PRECISION[0] * initial * min(1, unit**-2), PRIOR_PRECISION[1] * initial * max(1, unit**-2)
 
 
 @dataclass(frozen=True)
