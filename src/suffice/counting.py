@@ -144,7 +144,7 @@ def _attention(_result: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any,
 def _recurrent(inputs: Tensor, *weights: Any) -> int:
     """Return rows × weights: every step of every sequence is multiplied by each matrix of a layer once."""
     rows = math.prod(inputs.shape[:-1])
-    return rows * sum(weight.numel() for weight in weights if weight is not None and weight.ndim == 2)
+    return int(rows * sum(weight.numel() for weight in weights if weight is not None and weight.ndim == 2))
 
 
 def _weighted_bags(_result: Any, weight: Tensor, indices: Tensor, *args: Any, **_: Any) -> int:
