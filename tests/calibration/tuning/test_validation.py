@@ -12,6 +12,7 @@ from suffice.calibration.choices import Choices
 from suffice.calibration.likelihoods import classification
 from suffice.calibration.tuning import grid, validation
 from suffice.calibration.tuning.objective import Cache, Objective
+from suffice.calibration.tuning.ranges import PRIOR_PRECISION
 from tests import builders, tolerances
 from tests.calibration.tuning.cached import moved, objective, setting, tuned
 
@@ -134,7 +135,15 @@ def test_few_correct_examples_do_not_make_the_network_overconfident(count):
     assert 0.5 < calibrated.exits[0].temperature < 1
 
 
-def test_a_posterior_that_only_harms_ends_at_the_edge_with_a_warning_that_says_so():
+def test_a_posterior_that_only_harms_ends_at_the_edge_without_a_warning_as_more_would_gain_nothing():
+    logits = builders.inputs(200, 4)
+    loader = builders.batched(logits, logits.argmax(dim=1))
+    exit_ = calibrate(builders.identity_network(4), loader, loader, temperature=False).exits[0]
+    assert exit_.prior_precision == pytest.approx(PRIOR_PRECISION[1], rel=1e-3)
+
+
+def test_a_posterior_that_would_harm_beyond_the_edge_of_its_range_is_a_warning_that_says_so(monkeypatch):
+    monkeypatch.setattr("suffice.calibration.tuning.ranges.PRIOR_PRECISION", (1e-3, 10.0))
     logits = builders.inputs(200, 4)
     loader = builders.batched(logits, logits.argmax(dim=1))
     with pytest.warns(UserWarning, match=r"prior precision of exit 0 .* the posterior adds nothing"):

@@ -12,6 +12,8 @@ PRIOR_PRECISION = (1e-3, 1e5)
 the outputs."""
 ODDS = (1e-3, 1e3)
 """Search range of the weight of an exit relative to the sum of those before it."""
+NEGLIGIBLE = 1e-3
+"""Gain in nats per example for which a range need not be wider; the NLL of 10,000 examples is less exact."""
 _MEANINGS = {
     ("prior precision", 0): "; the posterior has its largest allowed variance there",
     ("prior precision", 1): "; the posterior adds nothing there",
@@ -50,12 +52,14 @@ class TunedValue:
         name: Name of the value: "prior precision", "prior variance", "temperature" or "weight".
         value: Result of the search.
         limits: Smallest and largest value in the search.
+        slope: Absolute slope of the mean NLL over the logarithm of the value, in nats; infinite if it is not known.
     """
 
     exit: int
     name: str
     value: float
     limits: tuple[float, float]
+    slope: float = math.inf
 
     @property
     def edge(self) -> float | None:
@@ -64,13 +68,13 @@ class TunedValue:
 
 
 def warn_at_edges(values: Sequence[TunedValue]) -> None:
-    """Warn once for each edge that values ended at, with the numbers of their exits.
+    """Warn once for each edge that values ended at, with the numbers of their exits, if a wider range would gain.
 
     The warning is attributed to the caller of a decorated public function that calls this one.
     """
     ended: dict[tuple[str, float, str], list[int]] = {}
     for tuned in values:
-        if tuned.edge is not None:
+        if tuned.edge is not None and tuned.slope > NEGLIGIBLE:
             meaning = _MEANINGS.get((tuned.name, tuned.limits.index(tuned.edge)), "")
             ended.setdefault((tuned.name, tuned.edge, meaning), []).append(tuned.exit)
     for (name, edge, meaning), exits in ended.items():

@@ -85,9 +85,9 @@ def _minimize(problem: "_Problem") -> tuple[list[CalibratedExit], list[TunedValu
         bounds=problem.bounds,
         options={"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES},
     )
-    pairs = zip(problem.coordinates, np.exp(result.x), strict=True)
     values = [
-        TunedValue(coordinate.exit, coordinate.name, float(value), coordinate.limits) for coordinate, value in pairs
+        TunedValue(c.exit, c.name, float(value), c.limits, abs(float(slope)))
+        for c, value, slope in zip(problem.coordinates, np.exp(result.x), result.jac, strict=True)
     ]
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True), values
 
