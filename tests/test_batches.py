@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -59,8 +60,19 @@ def test_a_mapping_keeps_all_keys_except_the_labels():
 def test_inputs_without_labels_are_read_and_refused_where_labels_are_needed(loader):
     (batch,) = read(loader, MODEL)
     assert batch.labels is None
-    with pytest.raises(ValueError, match="inputs alone"):
+    with pytest.raises(ValueError, match="labels are needed here"):
         list(read_labeled(loader, MODEL, 3))
+
+
+@pytest.mark.parametrize("key", ["label", "label_ids", "target", "y"])
+def test_labels_under_another_key_are_refused_with_the_key_to_rename(key):
+    with pytest.raises(ValueError, match=rf"got a mapping with the keys 'x', '{key}'; .*: rename '{key}' to 'labels'"):
+        list(read_labeled([{"x": X, key: Y}], MODEL, 3))
+
+
+def test_a_batch_of_three_is_refused_with_what_to_do_about_further_inputs():
+    with pytest.raises(TypeError, match=r"got a list of 3; pass several inputs as one, \(\(x1, x2\), y\)"):
+        list(read(DataLoader(TensorDataset(X, Y, Y), batch_size=5), MODEL))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -106,9 +118,44 @@ def test_labels_of_a_wrong_type_or_shape_are_refused(labels):
         list(read_labeled([(X, labels)], MODEL, 3))
 
 
-def test_small_integer_labels_become_int64():
-    ((_, labels),) = read_labeled([(X, Y.to(torch.uint8))], MODEL, 3)
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "uint32", "uint64", "int32", "bool"])
+@pytest.mark.parametrize("num_classes", [3, 300])
+def test_small_integer_labels_become_int64(dtype, num_classes):
+    y = Y.clamp(max=1) if dtype == "bool" else Y
+    ((_, labels),) = read_labeled([(X, y.to(getattr(torch, dtype)))], MODEL, num_classes)
     assert labels.dtype == torch.int64
+    assert labels.tolist() == y.tolist()
+
+
+@pytest.mark.parametrize("y", [Y.numpy(), Y.numpy().astype(">i2")[::-1][::-1], Y.tolist(), list(Y)])
+def test_labels_may_be_an_array_or_a_list(y):
+    ((_, labels),) = read_labeled([(X, y)], MODEL, 3)
+    assert labels.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (Y.float(), r"pass labels\.long\(\)"),
+        (Y[:, None], r"pass labels\.squeeze\(1\)"),
+        (nn.functional.one_hot(Y), r"of one-hot rows pass labels\.argmax\(dim=1\)"),
+        (nn.functional.one_hot(Y).clamp(max=0), "none or several of the classes apply"),
+        (torch.tensor([0, 1, torch.nan, 1, 0]), "NaN stands for a missing label"),
+        (Y + 0.5, "pass a likelihood of numbers"),
+        (torch.tensor([1, 2, 3, 1, 2]), "subtract 1 if they are counted from 1"),
+        (torch.tensor([1, 2, -100, 1, 2]), "leave out examples without a label, if -100 stands for them"),
+        (torch.tensor([1, -1, -1, 1, 1]), r"pass \(labels \+ 1\) // 2"),
+    ],
+)
+def test_the_error_for_labels_states_what_to_do(labels, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        list(read_labeled([(X, labels)], MODEL, 3))
+
+
+@pytest.mark.parametrize("y", [["cat", "dog"], np.array(["cat", "dog"]), np.array([0, None], dtype=object)])
+def test_labels_that_are_no_numbers_are_a_type_error(y):
+    with pytest.raises(TypeError, match=r"with numbers as y, got .*; number the classes from 0"):
+        list(read([(X[:2], y)], MODEL))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -144,10 +191,24 @@ def test_targets_are_the_checked_labels_of_each_batch():
         ((X, Y), r"got a pair of tensors; pass \[\(x, y\)\]"),
         (next(iter(DataLoader(TensorDataset(X, Y), batch_size=2))), r"got a pair of tensors; pass \[\(x, y\)\]"),
         (X, r"got a tensor; pass \[x\]"),
+        (X.numpy(), r"got an array; pass \[x\]"),
+        ((X.numpy(), Y.numpy()), r"got a pair of tensors; pass \[\(x, y\)\]"),
+        ({"x": X}, r"got a mapping \(dict\); pass \[batch\]"),
         (None, "got NoneType; pass a DataLoader"),
         (3, "got int; pass a DataLoader"),
     ],
-    ids=["data set", "split", "pair", "one batch of a loader", "tensor", "nothing", "number"],
+    ids=[
+        "data set",
+        "split",
+        "pair",
+        "one batch of a loader",
+        "tensor",
+        "array",
+        "pair of arrays",
+        "mapping",
+        "nothing",
+        "number",
+    ],
 )
 def test_examples_that_are_not_in_batches_are_refused_with_a_remedy(form, loader, message):
     with pytest.raises(TypeError, match=rf"expected batches \(x, y\).*{message}"):

@@ -1,22 +1,27 @@
 """Uniform reading of any loader: checked inputs and labels on the model's device.
 
 A loader is any iterable of batches: pairs `(x, y)`, mappings with the labels under `"labels"`, or inputs alone; x is
-any nest of tensors. A loader needs no length: examples are counted while they are read.
+any nest of tensors (`suffice.inputs`). A loader needs no length: examples are counted while they are read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+from suffice.inputs import LABELS, place, prepare, tensor_of
 from suffice.network import State, batch_size, check_finite, placement
-from suffice.utils.nest import tree_leaves, tree_map_only
+from suffice.utils.nest import tree_leaves
 
 Loader = Iterable[object]
+
+_LIKE_LABELS = frozenset(("label", "label_ids", "target", "targets", "y", "class", "classes"))
+"""Keys, in lower case, that other libraries have in place of "labels"."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,10 @@ def read(loader: Loader, model: nn.Module) -> Iterator[Batch]:
         ValueError: If the loader yields no example, or an input is not finite; the message names its position.
     """
     check_loader(loader)
-    device, dtype = placement(model)
-    start = 0
+    device, start = placement(model)[0], 0
     for raw in loader:
         x, y = _split(raw)
-        inputs = tree_map_only(Tensor, lambda t: _place(t, device, dtype), x)
+        inputs = prepare(x, model)
         size = batch_size(inputs)
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
@@ -89,8 +93,11 @@ def check_loader(loader: object) -> None:
     """Raise a TypeError unless `loader` iterates batches; a data set or a pair of tensors does not."""
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         kind, remedy = "a Dataset of single examples", "wrap it in a DataLoader"
-    elif isinstance(loader, Tensor):
-        kind, remedy = "a tensor", "pass [x], a list of one batch, or wrap a TensorDataset in a DataLoader"
+    elif isinstance(loader, (Tensor, np.ndarray)):
+        kind = "a tensor" if isinstance(loader, Tensor) else "an array"
+        remedy = "pass [x], a list of one batch, or wrap a TensorDataset in a DataLoader"
+    elif isinstance(loader, Mapping):
+        kind, remedy = f"a mapping ({type(loader).__name__})", "pass [batch], a list of one batch, or a DataLoader"
     elif _is_pair(loader):
         kind, remedy = "a pair of tensors", "pass [(x, y)], or wrap TensorDataset(x, y) in a DataLoader"
     elif not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
@@ -116,9 +123,7 @@ def read_targets(
     """
     for batch in read(loader, model):
         if batch.labels is None:
-            raise ValueError(
-                "expected batches (x, y) or mappings with a key 'labels', got inputs alone; labels are needed here"
-            )
+            raise ValueError(_no_labels_message(batch.inputs))
         yield batch, check(batch.labels, batch)
 
 
@@ -139,54 +144,98 @@ def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
     """
     if labels.shape != (batch.size,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
-            f"expected integer labels of shape ({batch.size},), "
-            f"got {labels.dtype} of shape {tuple(labels.shape)} from position {batch.start}"
+            f"expected integer labels of shape ({batch.size},), got {labels.dtype} of shape {tuple(labels.shape)} "
+            f"from position {batch.start}{_shape_remedy(labels, batch.size, num_classes)}"
         )
+    labels = labels.long()  # before any comparison, as in small types a number of classes can overflow
     outside = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(outside):
         first = int(outside[0])
         raise ValueError(
-            f"expected labels in [0, {num_classes}), got {int(labels[first])} "
-            f"at position {batch.start + first}; the network has {num_classes} classes"
+            f"expected labels in [0, {num_classes}), got {int(labels[first])} at position {batch.start + first}; "
+            f"the network has {num_classes} classes{_range_remedy(labels, num_classes)}"
         )
-    return labels.long()
+    return labels
+
+
+def _shape_remedy(labels: Tensor, size: int, num_classes: int) -> str:
+    """Return what to do about labels that are not N integers, or nothing if it is unclear."""
+    if labels.shape == (size, 1):
+        return "; pass labels.squeeze(1)" + (".long()" if labels.is_floating_point() else "")
+    if labels.shape == (size, num_classes) and bool(((labels == 0) | (labels == 1)).all()):
+        if bool((labels.sum(dim=1) == 1).all()):
+            return "; of one-hot rows pass labels.argmax(dim=1)"
+        return (
+            "; in these rows none or several of the classes apply, which a softmax over classes does not model: "
+            "such a network has one sigmoid for each class"
+        )
+    if labels.shape == (size,) and not labels.is_complex():
+        if bool(labels.isnan().any()):
+            return "; NaN stands for a missing label: leave those examples out"
+        if bool((labels == labels.round()).all()):
+            return "; pass labels.long()"
+        return "; pass a likelihood of numbers, such as 'regression', if they are no classes"
+    return ""
+
+
+def _range_remedy(labels: Tensor, num_classes: int) -> str:
+    """Return what labels outside [0, C) may be, or nothing if it is unclear."""
+    least, most = int(labels.min()), int(labels.max())
+    if (least, most) == (-1, 1) and bool((labels != 0).all()):
+        return "; pass (labels + 1) // 2 if −1 and 1 are the two classes"
+    if least < 0:
+        return f"; leave out examples without a label, if {least} stands for them"
+    return "; subtract 1 if they are counted from 1" if least >= 1 and most == num_classes else ""
+
+
+def _no_labels_message(inputs: State) -> str:
+    """Compose the error message for a batch without labels where they are needed."""
+    got = "inputs alone; labels are needed here"
+    if isinstance(inputs, Mapping):
+        names = [key for key in inputs if str(key).lower() in _LIKE_LABELS]
+        got = f"a mapping with the keys {', '.join(map(repr, inputs))}; labels are needed here"
+        got += f": rename {names[0]!r} to {LABELS!r}" if names else ""
+    return f"expected batches (x, y) or mappings with a key {LABELS!r}, got {got}"
 
 
 def _is_pair(loader: object) -> bool:
-    """Return whether `loader` is a single batch (x, y): two tensors of equal length; a list needs different kinds."""
+    """Return whether `loader` is one batch (x, y): two tensors (or arrays) of one length; a list needs two kinds."""
     if not isinstance(loader, (tuple, list)) or len(loader) != 2:
         return False
     x, y = loader
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.shape[:1] != y.shape[:1]:
+    if not all(isinstance(each, (Tensor, np.ndarray)) for each in loader) or x.shape[:1] != y.shape[:1]:
         return False
     return isinstance(loader, tuple) or (x.ndim, x.dtype) != (y.ndim, y.dtype)
 
 
 def _split(raw: object) -> tuple[State, Tensor | None]:
     if isinstance(raw, Mapping):
-        inputs = {key: value for key, value in raw.items() if key != "labels"}
-        return inputs, raw.get("labels")
+        return raw, raw.get(LABELS)
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         return raw[0], raw[1]
     if isinstance(raw, (tuple, list)) and len(raw) == 1:
         return raw[0], None
-    if isinstance(raw, Tensor):
+    if isinstance(raw, (Tensor, np.ndarray)):
         return raw, None
-    raise TypeError(f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {type(raw).__name__}")
+    kind, remedy = type(raw).__name__, ""
+    if isinstance(raw, (tuple, list)):
+        kind, remedy = f"a {kind} of {len(raw)}", "; pass several inputs as one, ((x1, x2), y), and leave out weights"
+    raise TypeError(f"expected a batch (x, y), a mapping with a key 'labels', or a tensor, got {kind}{remedy}")
 
 
-def _as_labels(y: object, device: torch.device) -> Tensor:
+def _as_labels(y: Any, device: torch.device) -> Tensor:
     """Convert labels to a tensor of their own type; Python floats become float32, whatever torch's default type is."""
     try:
-        labels = torch.as_tensor(y, device=device)
-        if labels.is_floating_point() and not isinstance(y, (Tensor, np.ndarray, np.generic)):
-            labels = torch.as_tensor(y, dtype=torch.float32, device=device)
+        if isinstance(y, Tensor):
+            labels = y
+        elif hasattr(y, "__array__"):  # NumPy, pandas, Arrow
+            labels = tensor_of(np.asarray(y))
+        else:
+            labels = torch.as_tensor(y)
+            labels = labels.float() if labels.is_floating_point() else labels
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"expected a batch (x, y) with numbers as y, got {type(y).__name__}") from error
-    return _place(labels, device, labels.dtype)
-
-
-def _place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Move a tensor to a device and cast floating types; inference tensors are copied, so that gradients work."""
-    placed = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-    return placed.clone() if placed.is_inference() and not torch.is_inference_mode_enabled() else placed
+        of = f" of {type(y[0]).__name__}" if isinstance(y, (list, tuple)) and y else ""
+        raise TypeError(
+            f"expected a batch (x, y) with numbers as y, got {type(y).__name__}{of}; number the classes from 0"
+        ) from error
+    return place(labels, device, labels.dtype)

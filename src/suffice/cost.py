@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.counting import count_macs
+from suffice.inputs import prepare
 from suffice.network import ExitNetwork, State, batch_size, call, placement, select
 from suffice.storage.parts import LARGEST, NOT_NEGATIVE, Parts
 from suffice.storage.serializable import Serializable
@@ -72,7 +73,7 @@ def count(network: ExitNetwork, x: State) -> Costs:
         >>> suffice.cost.count(network, torch.zeros(1, 2, dtype=torch.long))
         Costs(stages=(1024, 512), exits=(32, 16), uncertainty=(0, 0))
     """
-    state = select(x, torch.zeros(1, dtype=torch.long))
+    state = select(prepare(x, network), torch.zeros(1, dtype=torch.long))
     stages, exits = [], []
     with inference(network) as network:
         for k, stage in enumerate(network.stages):
@@ -94,7 +95,7 @@ def macs(model: nn.Module, x: State) -> int:
         >>> suffice.cost.macs(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.zeros(16, 3))
         56
     """
-    one = select(x, torch.zeros(1, dtype=torch.long))
+    one = select(prepare(x, model), torch.zeros(1, dtype=torch.long))
     with inference(model) as model:
         return count_macs(partial(call, model), one)[1]
 
@@ -183,7 +184,7 @@ def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 
 
     Args:
         calibrated: Network to measure.
-        x: Typical batch on the network's device; a budget in milliseconds refers to batches of its size N. Other
+        x: Typical batch; a budget in milliseconds refers to batches of its size N. Other
             sizes repeat or leave out its examples; 1 and N are always measured.
         batch_sizes: Batch sizes to measure, ideally those that `run` compacts to.
         repeats: Number of timed runs of each part.
@@ -191,6 +192,7 @@ def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 
     Raises:
         ValueError: If x is empty or a batch size is below 1.
     """
+    x = prepare(x, calibrated.network)
     n = batch_size(x)
     sizes = tuple(sorted({1, n, *batch_sizes}))
     if n < 1 or sizes[0] < 1:

@@ -1,3 +1,6 @@
+from collections import UserDict
+from dataclasses import make_dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -109,3 +112,20 @@ def test_calibration_refuses_a_network_that_violates_the_contract(structure):
     with pytest.raises(ValueError, match="expected stage 0 to leave its input state unchanged"):
         suffice.calibrate(network(Written()), loader, loader, structure=structure)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("container", [UserDict, make_dataclass("Hidden", ["h"])])
+def test_a_state_in_a_container_from_which_examples_cannot_be_selected_is_refused(container):
+    class Contained(nn.Module):
+        def forward(self, state):
+            return container(h=state)
+
+    class TakeContained(nn.Module):
+        def forward(self, state):
+            return state["h"] if isinstance(state, UserDict) else state.h
+
+    name = container.__name__
+    with pytest.raises(
+        ValueError, match=f"expected stage 0 to return its state in dicts, lists and tuples, got {name}"
+    ):
+        contract.check(network(Contained(), TakeContained()), torch.randn(4, 3))

@@ -120,3 +120,11 @@ class TestRefused:
         with pytest.raises(RuntimeError, match="to reach the classifier 'fc'"):
             net(x)
         assert hooks(model) == 0
+
+
+def test_a_model_with_a_prediction_for_each_position_is_refused_as_such():
+    segmentation = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    with pytest.raises(
+        ValueError, match=r"one prediction for each example.* shape \(2, 3, 8, 8\), one for each position"
+    ):
+        as_exit_network(segmentation, torch.zeros(2, 1, 8, 8))

@@ -92,6 +92,19 @@ def test_a_table_is_shown_by_a_few_rows_and_images_by_a_contact_sheet(run, tmp_p
         assert sheet.size == (280, 84)
 
 
+def test_the_set_of_every_installation_is_listed_and_shown_without_a_store(run, tmp_path):
+    from PIL import Image
+
+    rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert rows["digits"]["state"] == "here"
+    shown = json.loads(run("show", "digits", "--rows", 2, "--out", tmp_path / "digits.png", "--json").stdout)
+    assert shown["parts"] == {"all": 1797}
+    assert shown["classes"].startswith("10: 0, 1")
+    with Image.open(tmp_path / "digits.png") as sheet:
+        assert sheet.size == (80, 16)
+        assert sheet.convert("L").getextrema() == (0, 255)
+
+
 def test_categories_of_ones_own_are_shown_by_name(run, tmp_path):
     (tmp_path / "v.csv").write_text("y,city\n0,Ulm\n1,Bonn\n0,\n1,Ulm\n")
     (tmp_path / "v.toml").write_text('labels = "y"\ncategorical = ["city"]\n')

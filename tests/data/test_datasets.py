@@ -209,3 +209,26 @@ def test_sizes_of_the_digits_can_be_fractions():
 def test_hashing_into_one_bucket_is_refused():
     with pytest.raises(ValueError, match="expected 2 buckets or more"):
         Hashed(fields=1, buckets=1)
+
+
+@pytest.mark.parametrize(
+    "form", [torch.Tensor.numpy, torch.Tensor.tolist, lambda y: [f"class {k}" for k in y.tolist()]]
+)
+def test_labels_of_a_torch_data_set_may_be_an_array_a_list_or_names(form):
+    x, y = torch.randn(100, 3), torch.arange(100) % 4
+    expected = from_torch(TensorDataset(x, y), labels=y).split
+    assert from_torch(TensorDataset(x, y), labels=form(y)).split == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.arange(50), r"expected labels of shape \(100,\), one for each example, got shape \(50,\)"),
+        (torch.eye(100), r"got shape \(100, 100\)"),
+        ([0.0] * 99 + [float("nan")], "expected a class for each example, got nan at position 99"),
+        ([0] * 99 + [None], r"expected labels of one type, numbers or text, got \['NoneType', 'int'\]"),
+    ],
+)
+def test_labels_that_are_not_one_for_each_example_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        from_torch(TensorDataset(torch.randn(100, 3)), labels=labels)

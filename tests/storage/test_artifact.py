@@ -11,6 +11,7 @@ from suffice.data.store import lookup
 from suffice.data.store.writer import create_dataset
 from suffice.storage import artifact, filesystem, manifests
 from suffice.utils.progress import quiet
+from tests import builders
 
 pytestmark = pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
 
@@ -289,3 +290,32 @@ def test_a_policy_with_a_function_as_score_cannot_be_saved(calibrated, data, tmp
 def test_objects_of_other_classes_cannot_be_saved(tmp_path):
     with pytest.raises(TypeError, match="Calibrated"):
         suffice.save({"a": 1}, tmp_path / "x")
+
+
+def test_tensors_that_share_memory_are_saved_each_on_its_own(tmp_path):
+    whole = torch.arange(6.0)
+    tensors = {"whole": whole, "same": whole, "part": whole[2:], "turned": whole.view(2, 3).T, "none": whole[:0]}
+    artifact.write(tmp_path / "a", "calibrated", {}, tensors)
+    parts = artifact.read(tmp_path / "a", "calibrated")
+    for name, tensor in tensors.items():
+        assert torch.equal(parts.tensor_like(name, tensor), tensor)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"), [(torch.eye(2).to_sparse(), r"a torch\.sparse_coo one"), ({"version": 3}, "dict")]
+)
+def test_values_that_are_no_dense_tensors_are_refused_by_name(value, got, tmp_path):
+    with pytest.raises(TypeError, match=f"expected dense tensors to save, got {got} as buffer"):
+        artifact.write(tmp_path / "a", "calibrated", {}, {"buffer": value})
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_calibration_in_double_precision_with_precisions_of_classes_is_saved(tmp_path):
+    network, x = builders.network(widths=(6, 5), classes=4).double(), builders.inputs(60)
+    loader = [(x, torch.arange(60) % 4)]
+    relative = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    calibrated = suffice.calibrate(network, loader, None, tuning="evidence", class_precision=relative)
+    suffice.save(calibrated, tmp_path / "c")
+    again = suffice.load(tmp_path / "c", network=network)
+    assert [exit_.class_precision for exit_ in again.exits] == [relative.tolist()] * 2
+    assert torch.equal(again(x)[-1].log_probs, calibrated(x)[-1].log_probs)

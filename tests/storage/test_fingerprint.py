@@ -1,9 +1,16 @@
+import copy
+import io
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import gelu, relu
 
+import suffice
 from suffice.storage.fingerprint import check_fingerprint, check_structure, fingerprint, structure
+from tests import builders
 
 
 class WithFunction(nn.Module):
@@ -83,3 +90,57 @@ def test_names_shapes_types_and_bytes_are_hashed(change):
 
     assert fingerprint(module(state)) == fingerprint(module({"weight": torch.arange(6.0)}))
     assert fingerprint(module(changed)) != fingerprint(module(state))
+
+
+class Extra(nn.Linear):
+    def __init__(self, value):
+        torch.manual_seed(0)
+        super().__init__(2, 2)
+        self.value = value
+
+    def get_extra_state(self):
+        return self.value
+
+
+def quantized(scale):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+        return torch.quantize_per_tensor(torch.ones(2), scale, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"version": 3}, {"version": 4}),
+        ({"scales": [torch.ones(2)]}, {"scales": [torch.zeros(2)]}),
+        (np.ones(2), np.zeros(2)),
+        (io.BytesIO(b"one"), io.BytesIO(b"other")),
+        (b"one", b"other"),
+        (torch.qint8, torch.quint8),
+        (quantized(0.5), quantized(0.25)),
+        (torch.ones(2, dtype=torch.complex64).mul(1j).conj(), torch.ones(2, dtype=torch.complex64).mul(1j)),
+        (torch.eye(2).to_sparse(), 2 * torch.eye(2).to_sparse()),
+        (object(), 3),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+def test_values_of_any_type_in_a_state_dict_are_part_of_the_hash(one, other):
+    assert fingerprint(Extra(one)) == fingerprint(Extra(copy.deepcopy(one)))
+    assert fingerprint(Extra(one)) != fingerprint(Extra(other))
+
+
+def test_the_hash_of_a_mapping_in_a_state_dict_does_not_depend_on_its_order():
+    assert fingerprint(Extra({"a": 1, "b": 2})) == fingerprint(Extra({"b": 2, "a": 1}))
+
+
+def test_a_calibration_of_a_network_with_extra_state_is_saved_and_loaded(tmp_path):
+    x, y = builders.inputs(60), torch.arange(60) % 2
+    model = nn.Sequential(nn.Linear(x.shape[1], 2), nn.ReLU(), Extra({"version": 3}))
+    calibrated = suffice.calibrate(model, [(x, y)], None, tuning="evidence")
+    suffice.save(calibrated, tmp_path / "c")
+    model[2].value = {"version": 4}
+    with pytest.raises(ValueError, match="expected a network whose weights have the hash"):
+        suffice.load(tmp_path / "c", network=model)
+    model[2].value = {"version": 3}
+    loaded = suffice.load(tmp_path / "c", network=model)
+    assert torch.equal(loaded(x)[-1].probs, calibrated(x)[-1].probs)

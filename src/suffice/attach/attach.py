@@ -20,6 +20,7 @@ from suffice.attach.cutting import Cut
 from suffice.attach.masks import Reading, UnmarkedError, WithMask, has_channels_first, read_tokens
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
+from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
@@ -45,7 +46,7 @@ def attach_exits(
             `torch.fx` traces the model along the branches that the example takes. For a model that cannot be traced:
             its stages, modules from state to state that compose to the model, with an exit after each; the last exit
             is the model's own.
-        example: Batch of inputs on the model's device; a mapping becomes keyword arguments.
+        example: Batch of inputs; a mapping becomes keyword arguments.
         num_classes: Expected number of classes, checked against the model's own classifier.
         pooling: Pooling of a state to φ at the new exits: "positions" averages (N, C, …) to (N, C), "tokens" averages
             (N, T, C), "class token" selects its first token, "none" takes (N, C) as it is; or a module with output
@@ -73,7 +74,7 @@ def attach_exits(
     """
     if isinstance(model, ExitNetwork):
         raise TypeError("expected a model without exits, got an ExitNetwork; attach them to the model itself")
-    at = [at] if isinstance(at, str) else at
+    at, example = [at] if isinstance(at, str) else at, prepare(example, model)
     whole = as_exit_network(model, example)
     head = whole.exit(0).classifier
     if num_classes not in (None, head.out_features):

@@ -150,6 +150,12 @@ def _check_used_once(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -
 
 def _no_classifier_message(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:
     """Compose the error message for a model whose output is not that of a linear layer."""
+    if logits.ndim > 3 or (logits.ndim > 2 and not runs):
+        return (
+            f"expected one prediction for each example, logits (N, C), got {type(model).__name__} with an output of "
+            f"shape {tuple(logits.shape)}, one for each position, as of a segmentation; calibrate a model that pools "
+            "the positions before its last nn.Linear"
+        )
     if not runs:
         reason = (
             f"{type(model).__name__}, in which no nn.Linear ran: its last layer may be another module, or the model is "

@@ -6,6 +6,8 @@ A stage that writes into its state, folds the batch, or mixes examples violates 
 examples before anything is fitted.
 """
 
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -53,6 +55,7 @@ def _check_module(function: Any, state: State, name: str, output: str) -> State:
             f"expected {name} to leave its input state unchanged, got an in-place write; use operations that are not "
             "in place (inplace=False), or copy the state first"
         )
+    _check_containers(result, name, output)
     for leaf in _tensors(result):
         if leaf.shape[:1] != (_EXAMPLES,):
             raise ValueError(
@@ -68,6 +71,16 @@ def _check_module(function: Any, state: State, name: str, output: str) -> State:
             "in the state that share memory and are written into"
         )
     return result
+
+
+def _check_containers(result: State, name: str, output: str) -> None:
+    """Raise a ValueError for a container in which `select` finds no tensors."""
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, Mapping) or is_dataclass(leaf):
+            raise ValueError(
+                f"expected {name} to return its {output} in dicts, lists and tuples, got {type(leaf).__name__}, of "
+                "which examples cannot be selected; return dict(…) of it"
+            )
 
 
 def _tensors(state: State) -> list[Tensor]:

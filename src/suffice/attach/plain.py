@@ -20,6 +20,7 @@ from suffice import batches
 from suffice.attach.classifier import find_classifier
 from suffice.attach.interception import intercepted, pass_through
 from suffice.batches import Loader
+from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, call, output_tensor, select
 from suffice.storage.fingerprint import check_fingerprint, check_structure, read_structure
 from suffice.storage.parts import Parts
@@ -56,7 +57,7 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     Args:
         model: Classifier, run once in evaluation mode as a twin (`suffice.twin`). Its logits (N, C), or (N,) if C = 1,
             are its output, the `.logits` of its output, or the first entry of a tuple.
-        example: Batch of inputs on the model's device, preferably two examples or more.
+        example: Batch of inputs, preferably two examples or more.
 
     Raises:
         TypeError: If the output is not a tensor.
@@ -65,7 +66,7 @@ def as_exit_network(model: nn.Module, example: State) -> ExitNetwork:
     """
     if isinstance(model, ExitNetwork):
         return model
-    name, selects = find_classifier(model, example)
+    name, selects = find_classifier(model, prepare(example, model))
     return at_classifier(model, name, selects)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from suffice.network import State
-from suffice.utils.nest import tree_leaves
+from suffice.utils.nest import named_leaves
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -18,7 +18,8 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def hash_to_unit(x: State) -> Tensor:
     """Hash the examples of a batch x to numbers (N,) in [0, 1), float64, uniform over different examples."""
     total = None
-    for position, leaf in enumerate(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)):
+    leaves = sorted((name, leaf) for name, leaf in named_leaves(x) if isinstance(leaf, Tensor))  # in any order of keys
+    for position, (_, leaf) in enumerate(leaves):
         words = _words(leaf)
         index = torch.arange(words.shape[1], device=leaf.device) + (position << 40)
         hashed = (words * (_mixed(index) | 1)).sum(dim=1)

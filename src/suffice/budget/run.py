@@ -18,6 +18,7 @@ from suffice.budget.coin import hash_to_unit
 from suffice.budget.policy import Policy
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
+from suffice.inputs import prepare
 from suffice.network import State
 from suffice.prediction import concatenate
 
@@ -113,7 +114,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
     Args:
         calibrated: Calibrated network.
         policy: Policy made by `allocate` or `control_risk` for this network.
-        x: Batch of N ≥ 1 examples: a tensor or a nest of tensors, batch first, on the network's device.
+        x: Batch of N ≥ 1 examples: a tensor or a nest of tensors, batch first.
         buckets: Sizes to which batches are padded, so that a compiled stage gets only these shapes. A batch larger than
             all of them stays as it is. By default batches are not padded.
 
@@ -151,6 +152,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
 
 def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> InFlight:
     """Return the rows of a batch before the first exit, each with its coin if the policy is mixed."""
+    x = prepare(x, calibrated.network)
     return walk.begin(calibrated, x, hash_to_unit(x) if policy.alternative is not None else None, start)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.attach.plain import from_loader, network_entries, restore_network
 from suffice.batches import Loader
+from suffice.inputs import prepare
 from suffice.network import ExitNetwork, State, check_finite, placement
 from suffice.storage.fingerprint import fingerprint
 from suffice.storage.parts import Parts, Range
@@ -182,7 +183,7 @@ class DensityScore:
             ValueError: If features are not finite, or the network's weights have changed since `fit`.
         """
         with torch.no_grad(), full_precision(), self._seal.twin() as network:
-            phi = _features(network, self.exit, x, 0)
+            phi = _features(network, self.exit, prepare(x, self.network), 0)
         return self.density.log_density(phi)
 
     def check_weights(self) -> None:

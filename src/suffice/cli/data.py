@@ -35,11 +35,11 @@ def list_(
 
     Example: suffice data list --check
     """
-    from suffice.data.sources import catalog
+    from suffice.data.sources import catalog, digits
     from suffice.data.store import lookup
 
-    names = [*catalog.ENTRIES, *(name for name in lookup.names() if name not in catalog.ENTRIES)]
-    rows = [_status(name, check) for name in names]
+    names = [*catalog.ENTRIES, *(name for name in lookup.names() if name not in (*catalog.ENTRIES, digits.NAME))]
+    rows = [_embedded_status(), *(_status(name, check) for name in names)]
     if as_json:
         print(json.dumps(rows))
         return
@@ -113,16 +113,17 @@ def show(
     Example: suffice data show cifar100 --rows 10 --out sheet.png
     """
     from suffice.data import preview
-    from suffice.data.sources import catalog
+    from suffice.data.sources import catalog, digits
     from suffice.data.store import lookup
 
-    with catalog.explain_missing():
-        stored = lookup.find(name)
-    facts = preview.facts(stored)
-    if stored.manifest["kind"] == "table":
+    stored, columns, sheet = None, {}, out or Path(f"{name}.png")
+    if name != digits.NAME:
+        with catalog.explain_missing():
+            stored = lookup.find(name)
+    facts = preview.embedded_facts() if stored is None else preview.facts(stored)
+    if stored is not None and stored.manifest["kind"] == "table":
         columns = preview.first_rows(stored, rows)
     else:
-        columns, sheet = {}, out or Path(f"{name}.png")
         facts["sheet"] = str(preview.write_contact_sheet(stored, rows, sheet))
     if as_json:
         print(json.dumps({**facts, "rows": columns}, default=str))
@@ -137,6 +138,13 @@ def show(
         for column, values in columns.items():
             table.add_row(*map(cell, (column, *values)))
         console.print(table)
+
+
+def _embedded_status() -> dict[str, Any]:
+    """Return the listed facts of the set that is in every installation."""
+    from suffice.data.sources import digits
+
+    return {key: digits.FACTS[key] for key in ("name", "title", "licence")} | {"state": "here", "bytes": 0, "fault": ""}
 
 
 def _status(name: str, check: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from suffice.data.formats.images import crops, decoding, packing
+from suffice.data.sources import digits
 from suffice.data.store.dataset import Array, StoredDataset
 from suffice.storage import files
 
@@ -42,11 +43,17 @@ def first_rows(stored: StoredDataset, count: int) -> dict[str, list[Any]]:
     return first
 
 
-def write_contact_sheet(stored: StoredDataset, down: int, out: Path) -> Path:
+def embedded_facts() -> dict[str, Any]:
+    """Return a summary of the set that is in every installation."""
+    count = len(digits.all_images()[0])
+    return {**digits.FACTS, "parts": {"all": count}, "classes": f"{digits.CLASSES}: {', '.join('0123456789')}"}
+
+
+def write_contact_sheet(stored: StoredDataset | None, down: int, out: Path) -> Path:
     """Write a PNG of images spread evenly over a part, ten per row, and return its path.
 
     Args:
-        stored: Data set of images.
+        stored: Data set of images; None for the set that is in every installation.
         down: Number of rows of images.
         out: Path of the PNG.
 
@@ -58,7 +65,7 @@ def write_contact_sheet(stored: StoredDataset, down: int, out: Path) -> Path:
     pillow = decoding.require_pillow()
     from PIL.PngImagePlugin import PngInfo
 
-    images = _sample_images(stored, down * _ACROSS)
+    images = _sample_digits(down * _ACROSS) if stored is None else _sample_images(stored, down * _ACROSS)
     channels, height, width = images.shape[1:]
     blank = np.zeros((-len(images) % _ACROSS, channels, height, width), dtype=np.uint8)
     tiles = np.concatenate([images, blank]).reshape(-1, _ACROSS, channels, height, width)
@@ -74,8 +81,19 @@ def write_contact_sheet(stored: StoredDataset, down: int, out: Path) -> Path:
 def _sample_images(stored: StoredDataset, most: int) -> Array:
     """Return up to `most` images (n, C, H, W) uint8, spread evenly over the first part."""
     part, count = next(iter(stored.manifest["parts"].items()))
-    chosen = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+    chosen = _spread(count, most)
     if stored.manifest["kind"] == "images":
         return np.asarray(stored.array(f"{part}_images")[chosen])
     source, _ = packing.unpack(stored, part)
     return np.stack([crops.decode_crop(source.read(int(index)), _SIDE, None) for index in chosen])
+
+
+def _sample_digits(most: int) -> Array:
+    """Return up to `most` digits (n, 1, 8, 8) uint8, spread evenly over all."""
+    images = digits.all_images()[0]
+    return (images[_spread(len(images), most)] * 255).round().byte().numpy()
+
+
+def _spread(count: int, most: int) -> Array:
+    """Return up to `most` indices spread evenly over `count`."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)

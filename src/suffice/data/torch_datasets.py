@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from suffice.data import order, splits
 from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
+from suffice.data.store.dataset import Array
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def from_torch(
     train: Dataset[Any],
     test: Dataset[Any] | None = None,
     *,
-    labels: Tensor | None = None,
+    labels: Tensor | Array | Sequence[Any] | None = None,
     validation: Size = 0.1,
     test_size: Size | None = None,
     seed: int = 0,
@@ -70,14 +71,15 @@ def from_torch(
     Args:
         train: Dataset of the training and validation examples and, if `test` is None, of the test examples.
         test: Dataset of the test examples.
-        labels: Classes (N,) of `train`, to stratify the splits by; None: not stratified.
+        labels: Classes (N,) of `train`, numbers or text, to stratify the splits by; None: not stratified.
         validation: Size of the validation split, a number (int) or fraction (float) of `train`.
         test_size: Size of the test split, likewise (default: 0.1); None if `test` is given.
         seed: Seed of the split.
         workers: Number of processes that load items; 0: this process.
 
     Raises:
-        ValueError: If no examples are left for training, or both `test` and `test_size` are given.
+        ValueError: If no examples are left for training, both `test` and `test_size` are given, or the labels are not
+            one class for each example.
 
     Example:
         >>> import suffice
@@ -95,7 +97,7 @@ def from_torch(
         raise ValueError(f"expected test_size=None with a test dataset, got {test_size}; leave one of them out")
     held_out = 0 if test is not None else 0.1 if test_size is None else test_size
     count = len(train)  # type: ignore[arg-type]
-    classes = None if labels is None else labels.numpy()
+    classes = None if labels is None else _classes(labels, count)
     split = splits.random_split(classes, count, validation, held_out, seed)
 
     def select(which: int) -> Examples:
@@ -103,3 +105,18 @@ def from_torch(
 
     tested = select(TEST) if test is None else Examples(test, range(len(test)), workers)  # type: ignore[arg-type]
     return DataSet("torch", select(TRAIN), select(VALIDATION), tested, (), splits.fingerprint(split))
+
+
+def _classes(labels: Tensor | Array | Sequence[Any], count: int) -> Array:
+    """Return labels as an array (N,), or raise a ValueError unless each of `count` examples has one."""
+    array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if array.shape != (count,):
+        raise ValueError(f"expected labels of shape ({count},), one for each example, got shape {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        position = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ValueError(f"expected a class for each example, got {array[position]} at position {position}")
+    if array.dtype.kind == "O":
+        raise ValueError(
+            f"expected labels of one type, numbers or text, got {sorted({type(v).__name__ for v in array})}"
+        )
+    return array

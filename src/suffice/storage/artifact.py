@@ -11,12 +11,13 @@ A class that can be saved has `parts() -> (configuration, tensors)` and `from_pa
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from suffice._version import __version__
@@ -179,7 +180,7 @@ def _kind_of(obj: object) -> str:
 def _write(folder: Path, what: str, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save as to_bytes
 
-    payload = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    payload = to_bytes(_separate(tensors))
     manifest = {
         "format": FORMAT,
         "library": f"suffice {__version__}",
@@ -189,6 +190,24 @@ def _write(folder: Path, what: str, configuration: dict[str, Any], tensors: dict
     }
     (folder / _TENSORS).write_bytes(payload)
     manifests.write_manifest(folder, manifest)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return dense copies on the CPU of tensors that share memory with others, as the format requires.
+
+    Raises:
+        TypeError: If one is not a dense tensor.
+    """
+    separate, memory = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = f"a {tensor.layout} one" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"expected dense tensors to save, got {kind} as {printable(name)}; save it by yourself")
+        dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        start = dense.untyped_storage().data_ptr()
+        separate[name] = dense.clone() if start in memory else dense
+        memory.add(start)
+    return separate
 
 
 def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:

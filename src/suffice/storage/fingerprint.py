@@ -1,17 +1,19 @@
 """Identity of a network: the hash of its weights, and its structure beyond them.
 
 What was fitted for a network is tied to it by both. The hash covers names, shapes, types and bytes of all weights and
-buffers. The same weights behind another activation, stride or dropout rate are another network, so the structure
-covers the rest: of each module of `torch.nn`, its class and constructor arguments (its `__constants__`), and of every
-module, the torch functions among its attributes. Structures are compared on the attributes that both have, so that
-another version of torch, or a compiled part, makes no difference. A user's own `forward` is not compared, nor are
-hooks, which run as in any pass.
+buffers, and the values of any extra state. The same weights behind another activation, stride or dropout rate are
+another network, so the structure covers the rest: of each module of `torch.nn`, its class and constructor arguments
+(its `__constants__`), and of every module, the torch functions among its attributes. Structures are compared on the
+attributes that both have, so that another version of torch, or a compiled part, makes no difference. A user's own
+`forward` is not compared, nor are hooks, which run as in any pass.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,20 +104,52 @@ def check_structure(model: nn.Module, expected: Structure) -> None:
                 )
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def _digest(state: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
-    tensors = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        for dense in _dense_tensors(tensor.detach()):
-            digest.update(dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    values = {name.replace(_COMPILED, ""): value for name, value in state.items()}
+    for name in sorted(values):
+        for chunk in _chunks(name, values[name]):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
+def _chunks(name: str, value: Any) -> Iterator[bytes]:
+    """Yield the bytes to hash of a value in a state dict: of a tensor or, as `get_extra_state` may return, any other.
+
+    Of objects that are neither values nor containers, only the class is hashed.
+    """
+    if isinstance(value, Tensor):
+        yield f"{name} {tuple(value.shape)} {value.dtype};".encode()
+        for dense in _dense_tensors(value.detach()):
+            yield dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            yield from _chunks(f"{name}[{key!r}]", value[key])
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _chunks(f"{name}[{index}]", item)
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        yield f"{name} {value.shape} {value.dtype};".encode()
+        yield value.tobytes()
+    elif isinstance(value, io.BytesIO):
+        yield from _chunks(name, value.getvalue())
+    else:
+        known = isinstance(value, (*_VALUES, bytes, complex, torch.dtype, torch.device, torch.Size))
+        yield f"{name} {type(value).__qualname__} {value if known else ''};".encode()
+
+
 def _dense_tensors(tensor: Tensor) -> list[Tensor]:
-    """Return the dense tensors that a sparse or dense tensor consists of."""
+    """Return the dense tensors that a tensor of any layout consists of."""
+    if tensor.is_quantized:
+        per_channel = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+        scale = (
+            [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
+            if per_channel
+            else [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+        )
+        return [tensor.int_repr(), *scale]
     if tensor.layout == torch.strided:
-        return [tensor]
+        return [tensor.resolve_conj().resolve_neg()]
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce()
         return [tensor.indices(), tensor.values()]

@@ -1,5 +1,22 @@
 """Functions on nests of tensors (dicts, lists, tuples); the only module that imports torch's private pytree."""
 
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
+from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["tree_flatten", "tree_leaves", "tree_map", "tree_map_only", "tree_unflatten"]
+from torch.utils._pytree import (
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map,
+    tree_map_only,
+    tree_unflatten,
+)
+
+__all__ = ["named_leaves", "tree_flatten", "tree_leaves", "tree_map", "tree_map_only", "tree_unflatten"]
+
+
+def named_leaves(nest: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a nest with their places as Python writes them, such as "['ids'][0]"; "" for a leaf alone."""
+    for path, leaf in tree_flatten_with_path(nest)[0]:
+        yield keystr(path), leaf

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from suffice import batches
 from suffice.batches import Loader
+from suffice.inputs import prepare
 from suffice.network import State, check_finite, placement
 from suffice.storage.fingerprint import fingerprint, read_structure
 from suffice.storage.parts import Parts, Range
@@ -61,7 +62,7 @@ class Buckets(Serializable):
         """Run the model once and compute the probabilities of the two buckets.
 
         Args:
-            x: Batch of N examples, on the model's device.
+            x: Batch of N examples, batch first.
 
         Returns:
             The model's own output, bit for bit, and probabilities (N, 2) of being among the lowest and the highest.
@@ -70,7 +71,7 @@ class Buckets(Serializable):
             ValueError: If an output is not finite, or the model's weights differ from those at fitting.
         """
         with self._seal.twin() as model:
-            output, parts = self.reader.read(model, x)
+            output, parts = self.reader.read(model, prepare(x, self.model))
         features = torch.cat(parts, dim=1)
         with full_precision():
             probs = mlp.forward(self.weights, self.scaling.apply(features).inputs).sigmoid()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.batches import Loader
+from suffice.inputs import prepare
 from suffice.models.tower import Embeddings
 from suffice.network import ExitNetwork, State
 from suffice.utils.modes import default_modes
@@ -86,7 +87,7 @@ def compare(
     Args:
         model: Trained model with outputs of the teacher's likelihood.
         spec: Spread to estimate, and the estimators to fit, on inputs disjoint from x.
-        x: Test batches, on the model's device.
+        x: Test batches.
         truth_passes: Number of passes of the truth, half of them for each of two independent measurements.
         generator: Generator of all passes and fits.
         progress: Callback for the progress of fits and passes.
@@ -99,7 +100,7 @@ def compare(
     labels = labels.in_memory()
     progress("label", 1, 1)
     seed = int(torch.randint(1 << 62, (), generator=generator))
-    run = _Run(model, labels, x, seed, generator, progress)
+    run = _Run(model, labels, [prepare(batch, model) for batch in x], seed, generator, progress)
     estimators = {name: run.fit(name, model, labels, options) for name, options in spec.estimators.items()}
     counts = PASSES if isinstance(spec.teacher, RepeatableTeacher) else ()
     estimates = {f"dropout, T = {count}": (str(count), run.measure(count)) for count in counts}

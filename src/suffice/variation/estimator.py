@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.network import State, batch_size, check_finite, placement, select
 from suffice.storage.fingerprint import read_structure
 from suffice.storage.parts import Parts
@@ -101,7 +102,7 @@ class VariationEstimator(Serializable):
         warning is issued for inputs far outside those of fitting.
 
         Args:
-            x: Batch of N examples, on the model's device.
+            x: Batch of N examples, batch first.
 
         Returns:
             The model's own output, bit for bit, and the spread (N,) float32.
@@ -123,7 +124,7 @@ class VariationEstimator(Serializable):
     def estimate(self, x: State) -> Estimate:
         """Run the model once as the call does; return also which inputs are outside instead of warning."""
         with self._seal.twin() as model:
-            output, parts = self.reader.read(model, x)
+            output, parts = self.reader.read(model, prepare(x, self.model))
         variation, scaled = self.fitted_mlp.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         check_finite(parts[0], "outputs")
         check_finite(variation, "variations")
@@ -166,6 +167,7 @@ class VariationEstimator(Serializable):
         """
         if passes < 4:
             raise ValueError(f"expected at least 4 passes, got {passes}; each of two halves needs two")
+        x = prepare(x, self.model)
         estimate, target = self.estimate(x), self.fitted_mlp.target
         (a, half_passes), (b, _) = (self._measure(x, passes // 2, teacher, generator) for _ in range(2))
         estimated = estimate.variation.double().pow(target.power).mean()
@@ -209,6 +211,7 @@ class VariationEstimator(Serializable):
         target = self.fitted_mlp.target
         if not target.is_deviation:
             raise ValueError(f"expected a standard deviation as the target, got {target.name!r}")
+        x = prepare(x, self.model)
         estimate = self.estimate(x)
         flagged = estimate.outside if when is None else estimate.outside | when(estimate)
         index = flagged.nonzero()[:, 0]

@@ -64,7 +64,8 @@ def test_a_point_on_the_edge_of_the_grid_is_a_warning_that_names_it():
     messages = sorted(str(warning.message) for warning in seen)
     assert messages == [
         "the prior variance of exit 0 ended at the edge of its range, 0.5",
-        "the temperature of exit 0 ended at the edge of its range, 0.3",
+        "the temperature of exit 0 ended at the edge of its range, 0.3; the predictions are underconfident "
+        "by more than this factor",
     ]
     assert seen[0].filename == __file__
 

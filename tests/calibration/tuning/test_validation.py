@@ -1,11 +1,18 @@
+import math
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from torch.nn.functional import cross_entropy
 
-from suffice import calibrate
+from suffice import calibrate, metrics
 from suffice.calibration.choices import Choices
+from suffice.calibration.likelihoods import classification
 from suffice.calibration.tuning import grid, validation
 from suffice.calibration.tuning.objective import Cache, Objective
+from suffice.calibration.tuning.ranges import PRIOR_PRECISION
 from tests import builders, tolerances
 from tests.calibration.tuning.cached import moved, objective, setting, tuned
 
@@ -108,9 +115,10 @@ def test_tuned_values_are_numbers_and_the_offsets_follow_the_prior():
         assert torch.equal(after.offsets.values, expected.values)
 
 
-@pytest.mark.parametrize(("right", "edge"), [(True, 0.05), (False, 20)])
+@pytest.mark.parametrize(("right", "edge"), [(True, "0.05; .* underconfident"), (False, "20; .* overconfident")])
 def test_a_temperature_at_the_edge_of_its_range_is_a_warning_that_names_it(right, edge, monkeypatch):
     monkeypatch.setattr(validation, "SPREAD", 1e3)
+    monkeypatch.setattr(classification.Likelihood, "temperatures", (0.05, 20.0))
     logits = builders.inputs(200, 4)
     labels = logits.argmax(dim=1) if right else logits.argmin(dim=1)
     with pytest.warns(UserWarning, match=f"temperature of exit 0 ended at the edge of its range, {edge}") as seen:
@@ -127,8 +135,45 @@ def test_few_correct_examples_do_not_make_the_network_overconfident(count):
     assert 0.5 < calibrated.exits[0].temperature < 1
 
 
-def test_a_posterior_that_only_harms_ends_at_the_edge_with_a_warning_that_says_so():
+def test_a_posterior_that_only_harms_ends_at_the_edge_without_a_warning_as_more_would_gain_nothing():
+    logits = builders.inputs(200, 4)
+    loader = builders.batched(logits, logits.argmax(dim=1))
+    exit_ = calibrate(builders.identity_network(4), loader, loader, temperature=False).exits[0]
+    assert exit_.prior_precision == pytest.approx(PRIOR_PRECISION[1], rel=1e-3)
+
+
+def test_a_posterior_that_would_harm_beyond_the_edge_of_its_range_is_a_warning_that_says_so(monkeypatch):
+    monkeypatch.setattr("suffice.calibration.tuning.ranges.PRIOR_PRECISION", (1e-3, 10.0))
     logits = builders.inputs(200, 4)
     loader = builders.batched(logits, logits.argmax(dim=1))
     with pytest.warns(UserWarning, match=r"prior precision of exit 0 .* the posterior adds nothing"):
         calibrate(builders.identity_network(4), loader, loader, temperature=False)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-2, 1e2, 1e3, 1e5])
+@pytest.mark.parametrize("structure", [None, "kronecker"])
+def test_logits_in_another_unit_get_the_temperature_of_that_unit(factor, structure):
+    """Margins of a hinge loss, or cosines without their scale: T is far from 1, and the probabilities are right."""
+    logits = 3 * builders.inputs(2000, 4)
+    labels = builders.sampled_labels(logits, 1.0)
+    loader = builders.batched(factor * logits, labels, 1000)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the prior precision", UserWarning)
+        calibrated = calibrate(builders.identity_network(4), loader, loader, structure=structure)
+    best = minimize_scalar(
+        lambda log_t: float(cross_entropy(logits.double() / math.exp(log_t), labels)), bounds=(-1, 1), method="bounded"
+    )
+    nll = metrics.nll(calibrated(factor * logits)[-1].log_probs, labels)
+    # The minimum of NLL and prior is no worse than the best T, whose distance from the prior's center is below log 15.
+    assert float(nll) < best.fun + math.log(15) ** 2 / (2 * validation.SPREAD**2 * 2000)
+    if structure is None:
+        assert math.log(calibrated.exits[0].temperature / factor) == pytest.approx(best.x, abs=0.1)
+
+
+@pytest.mark.parametrize("factor", [1e-2, 1e3])
+def test_a_binary_logit_in_another_unit_gets_the_temperature_of_that_unit(factor):
+    logit = 3 * builders.inputs(4000, 1)
+    labels = (logit.sigmoid() > torch.rand(4000, 1, generator=torch.Generator().manual_seed(99))).long()
+    network = builders.identity_network(1)
+    calibrated = calibrate(network, None, [(factor * logit, labels)], likelihood="binary", structure=None)
+    assert calibrated.exits[0].temperature / factor == pytest.approx(1.0, abs=0.1)  # three standard errors

@@ -37,7 +37,7 @@ class Likelihood(Protocol):
     """True if outputs can be added as new classes."""
 
     temperatures: ClassVar[tuple[float, float]]
-    """Search range of the temperature T."""
+    """Search range of the temperature T, in its unit."""
 
     @staticmethod
     def check_outputs(outputs: int) -> None:
@@ -54,6 +54,10 @@ class Likelihood(Protocol):
     @staticmethod
     def prior_precision(weights: Tensor) -> float:
         """Return the initial δ for the weights (latents, D) with a posterior."""
+
+    @staticmethod
+    def output_unit(outputs: Tensor) -> float:
+        """Return the unit of outputs (N, outputs), about which T is searched, and δ about its inverse square."""
 
     @staticmethod
     def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:

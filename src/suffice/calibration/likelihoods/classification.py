@@ -11,6 +11,7 @@ from torch import Tensor
 
 from suffice.batches import Batch, class_labels
 from suffice.calibration import links
+from suffice.calibration.likelihoods import unit
 from suffice.calibration.likelihoods.stateless import Stateless
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import Posterior, Structure
@@ -27,7 +28,7 @@ class Likelihood(Stateless):
     exact_structure: ClassVar[Structure | None] = None
     learns_noise: ClassVar[bool] = False
     widens: ClassVar[bool] = True
-    temperatures: ClassVar[tuple[float, float]] = (0.05, 20.0)
+    temperatures: ClassVar[tuple[float, float]] = (0.005, 200.0)
 
     @staticmethod
     def check_outputs(outputs: int) -> None:
@@ -52,6 +53,11 @@ class Likelihood(Stateless):
     def prior_precision(weights: Tensor) -> float:
         """Return 1, as logits have no unit."""
         return 1.0
+
+    @staticmethod
+    def output_unit(outputs: Tensor) -> float:
+        """Return the unit of the logits."""
+        return unit.of_classes(outputs)
 
     @staticmethod
     def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:

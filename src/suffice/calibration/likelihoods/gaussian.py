@@ -49,6 +49,11 @@ def predict(mean: Tensor, variance: Tensor, noise: Tensor, temperature: Tensor |
 class ClosedForm:
     """Mixin of likelihoods with predictions in closed form: nothing is sampled or approximated."""
 
+    @staticmethod
+    def output_unit(outputs: Tensor) -> float:
+        """Return 1, as T is in units of the noise and δ in those of the weights."""
+        return 1.0
+
     def serving_posterior(self, posterior: Posterior) -> Posterior:
         """Return the posterior itself, as predictions contain its variance."""
         return posterior

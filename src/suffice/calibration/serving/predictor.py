@@ -11,7 +11,7 @@ from suffice.calibration import ensemble as mie
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.serving.sampling import ExitFeatures
 from suffice.calibration.serving.served import Served
-from suffice.network import State, batch_size, check_finite
+from suffice.network import State, check_finite
 from suffice.prediction import AnyPrediction
 from suffice.utils.modes import full_precision
 
@@ -35,7 +35,6 @@ class Predictor:
     @torch.no_grad()
     def predictions(self, x: State) -> Iterator[Any]:
         """Yield the prediction of each exit as soon as it is computed."""
-        batch_size(x)  # raises a clear error for inputs without a batch before a layer of the network fails
         members: list[Any] = []
         state, running, streak = x, None, None
         for k in range(len(self.exits)):

@@ -8,6 +8,7 @@ finite and are returned in float32 or a wider type.
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, check_finite, placement
 from suffice.storage.seal import Seal
 from suffice.utils.modes import full_precision
@@ -30,7 +31,7 @@ class Served:
 
         Args:
             k: Number of the stage.
-            state: State before the stage.
+            state: State before the stage; inputs (`suffice.inputs`) before the first.
             positions: Positions (N,) of the rows in the whole batch, for error messages, where examples have left
                 it; rows at −1 hold no example.
 
@@ -41,6 +42,7 @@ class Served:
             RuntimeError: If a compiled or scripted module, which cannot be copied into a twin, is in training mode.
             ValueError: If weights have changed, or outputs are not finite or not one row for each example.
         """
+        state = state if k else prepare(state, self.network)
         with full_precision(), self.seal.twin(k) as stage:
             state, phi, outputs = stage(state)
         if outputs.ndim != 2:

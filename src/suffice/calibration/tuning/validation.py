@@ -6,14 +6,15 @@ the ensemble's weights are tuned as well. The joint samples are fixed, so the ob
 numbers), and the network does not run again.
 
 With few validation examples, all predicted correctly, the NLL alone would drive T to 0, and every later error would
-have an enormous NLL. So log T has a normal prior about 0, which weighs as much as a few examples and is negligible
-against thousands.
+have an enormous NLL. So log T has a normal prior about the logarithm of its unit, which is 1 for outputs of usual size;
+it weighs as much as a few examples and is negligible against thousands.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product as every_pair
+from functools import cached_property
+from itertools import product as every_choice
 
 import numpy as np
 import torch
@@ -24,14 +25,14 @@ from suffice.calibration.choices import Choices
 from suffice.calibration.ensemble import Weight
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.objective import Objective
-from suffice.calibration.tuning.ranges import ODDS, TunedValue, prior_range
+from suffice.calibration.tuning.ranges import ODDS, TunedValue, prior_range, temperature_range
 from suffice.utils import threads
 
 _TERMS = 1 << 23
 """Exponentials in memory at once, over all exits: about 200 MB in float32 with the tensors of their gradient."""
 
 SPREAD = 0.5
-"""Standard deviation of the normal prior of log T, about 0."""
+"""Standard deviation of the normal prior of log T."""
 
 _GRADIENT = 1e-6
 """Gradient norm at which the search ends: small enough to reach the edge where a posterior only adds error.
@@ -84,9 +85,9 @@ def _minimize(problem: "_Problem") -> tuple[list[CalibratedExit], list[TunedValu
         bounds=problem.bounds,
         options={"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES},
     )
-    pairs = zip(problem.coordinates, np.exp(result.x), strict=True)
     values = [
-        TunedValue(coordinate.exit, coordinate.name, float(value), coordinate.limits) for coordinate, value in pairs
+        TunedValue(c.exit, c.name, float(value), c.limits, abs(float(slope)))
+        for c, value, slope in zip(problem.coordinates, np.exp(result.x), result.jac, strict=True)
     ]
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True), values
 
@@ -99,13 +100,15 @@ class Coordinate:
         exit: Number of the exit.
         name: Name of the value: "prior precision", "temperature" or "weight", the odds w_k / Σ_{j<k} w_j.
         limits: Smallest and largest value in the search.
-        initial: Value before tuning.
+        initial: Value before tuning; of T, the unit of the outputs.
+        factor: Factor of another plausible initial value: of δ, if the weights and not the features have that unit.
     """
 
     exit: int
     name: str
     limits: tuple[float, float]
     initial: float
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,17 +119,18 @@ class _Problem:
     objective: Objective
     choices: Choices
 
-    @property
+    @cached_property
     def coordinates(self) -> list[Coordinate]:
         """Tuned numbers, exit by exit."""
         coordinates = []
         weights = self.objective.weights
         for k, exit_ in enumerate(self.exits):
+            unit = exit_.likelihood.output_unit(self.objective.caches[k].logits)
             if self.choices.tunes_prior and exit_.uses_posterior:
                 initial = float(exit_.require_posterior().prior_precision)
-                coordinates.append(Coordinate(k, "prior precision", prior_range(exit_), initial))
+                coordinates.append(Coordinate(k, "prior precision", prior_range(exit_, unit), initial, unit**-2))
             if self.choices.temperature:
-                coordinates.append(Coordinate(k, "temperature", exit_.likelihood.temperatures, 1.0))
+                coordinates.append(Coordinate(k, "temperature", temperature_range(exit_, unit), unit))
             if self.choices.tunes_weights and k > 0:
                 assert weights is not None
                 coordinates.append(Coordinate(k, "weight", ODDS, weights[k] / sum(weights[:k])))
@@ -144,15 +148,16 @@ class _Problem:
         return max(1, _TERMS // sum(exit_.terms(cache.logits.shape[1]) for exit_, cache in pairs))
 
     def start(self) -> np.ndarray:
-        """Return the best of a few multiples common to all exits, with δ below the plateau of the objective."""
+        """Return the best of a few multiples common to all exits, most with δ below the plateau of the objective."""
         coordinates = self.coordinates
         names = {coordinate.name for coordinate in coordinates}
         temperatures = (0.5, 1.0, 2.0) if "temperature" in names else (1.0,)
         deltas = (0.1, 1.0, 10.0, 100.0) if "prior precision" in names else (1.0,)
+        powers = (0, 1) if any(coordinate.factor != 1 for coordinate in coordinates) else (0,)
         starts = []
-        for temperature, delta in every_pair(temperatures, deltas):
+        for temperature, delta, power in every_choice(temperatures, deltas, powers):
             multiples = {"temperature": temperature, "prior precision": delta, "weight": 1.0}
-            starts.append(np.log([coordinate.initial * multiples[coordinate.name] for coordinate in coordinates]))
+            starts.append(np.log([c.initial * c.factor**power * multiples[c.name] for c in coordinates]))
         with torch.no_grad():
             values = [self.value(torch.from_numpy(start)) for start in starts]
         return starts[int(np.argmin(values))]
@@ -183,7 +188,8 @@ class _Problem:
     def _prior_of_temperatures(self, x: Tensor, backward: bool) -> float:
         """Return the negative log-prior of T per example, up to a constant; `backward` adds its gradient to x.grad."""
         indices = [i for i, coordinate in enumerate(self.coordinates) if coordinate.name == "temperature"]
-        loss = x[indices].square().sum() / (2 * SPREAD**2 * len(self.objective.targets))
+        units = x.new_tensor([math.log(self.coordinates[i].initial) for i in indices])
+        loss = (x[indices] - units).square().sum() / (2 * SPREAD**2 * len(self.objective.targets))
         if backward:
             loss.backward()
         return float(loss.detach())

@@ -48,7 +48,7 @@ def obtain_instructions(name: str, stored: Iterable[str]) -> str:
         stored: Names of the stored data sets, for suggestions.
     """
     if name == "digits":
-        return "suffice.data.load('digits') creates it from scikit-learn's copy, it is never stored"
+        return "suffice.data.load('digits') makes it from scikit-learn's copy, it is never stored"
     entry = ENTRIES.get(name)
     if entry is None:
         own_data = "import your own data with `suffice data import NAME SOURCE`"

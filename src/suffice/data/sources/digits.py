@@ -15,11 +15,30 @@ from suffice.data.augment import Crop, shift
 from suffice.data.images import Images
 from suffice.data.splits import DataSet, Size
 
+NAME = "digits"
+"""Name by which the set is loaded; it is in every installation, and never stored."""
 CLASSES = 10
+
+FACTS = {
+    "name": NAME,
+    "title": "Handwritten digits of scikit-learn",
+    "kind": "images",
+    "licence": "as scikit-learn distributes it",
+    "home": "https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html",
+}
 
 
 Digits = DataSet[Images]
 """Disjoint stratified splits of images (N, 1, 8, 8) float32 in [0, 1]."""
+
+
+def all_images() -> tuple[Tensor, Tensor]:
+    """Return all images (1797, 1, 8, 8) float32 in [0, 1], unperturbed, and their labels (1797,) int64."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels / 16).float().reshape(-1, 1, 8, 8)
+    return images, torch.from_numpy(labels).long()
 
 
 def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 / 3) -> Digits:
@@ -31,12 +50,9 @@ def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 /
         test: Size of the test split, likewise; the other images, about 800 by default, are for training.
         share: Fraction of the validation and test images that are perturbed.
     """
-    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pixels, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(pixels / 16).float().reshape(-1, 1, 8, 8)
-    labels = torch.from_numpy(labels).long()
+    images, labels = all_images()
     index = torch.arange(len(labels)).numpy()
     validation, test = (splits.row_count(len(labels), size) for size in (validation, test))
     train_rows, held_out = train_test_split(
@@ -53,7 +69,7 @@ def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 /
     assigned = np.zeros(len(labels), dtype=np.uint8)
     assigned[validation_rows], assigned[test_rows] = splits.VALIDATION, splits.TEST
     return DataSet(
-        name="digits",
+        name=NAME,
         train=replace(make_split(train_rows, 0.0), augment=Crop(padding=1), training=True),
         validation=make_split(validation_rows, share),
         test=make_split(test_rows, share),

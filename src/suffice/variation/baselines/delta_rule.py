@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.network import State, batch_size
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
@@ -33,7 +34,7 @@ def delta_rule(
 
     Args:
         model: Model with outputs as for `MCDropout`. It runs in evaluation mode; its modes and gradients do not change.
-        x: N examples, on the model's device.
+        x: N examples, batch first.
         at: Names or patterns of the modules that drop, as for `MCDropout`.
         rate: Probability of dropping a unit; None for the rate of each dropout module.
         likelihood: Meaning of the model's output. With several outputs the result is the root of their mean variance,
@@ -46,6 +47,7 @@ def delta_rule(
     check_likelihood(likelihood)
     if rate is not None:
         sites.check_rate(rate)
+    x = prepare(x, model)
     rows = batch_size(x)
     gates: list[tuple[float, Tensor]] = []
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.attach.plain import as_exit_network
+from suffice.inputs import prepare
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import inference
 from suffice.variation.baselines.moments import PropagatedMoments
@@ -20,14 +21,14 @@ def last_layer(model: nn.Module, x: State, rate: float | None = None) -> Propaga
 
     Args:
         model: Model that ends with an `nn.Linear` and has dropout on the inputs of that layer only.
-        x: N examples, on the model's device.
+        x: N examples, batch first.
         rate: Rate in place of the dropout's own.
 
     Raises:
         ValueError: If the last linear layer is not found, or dropout is not on its inputs alone.
     """
     with inference(model) as twin:
-        return _last_layer(twin, x, rate)
+        return _last_layer(twin, prepare(x, model), rate)
 
 
 def _last_layer(model: nn.Module, x: State, rate: float | None) -> PropagatedMoments:

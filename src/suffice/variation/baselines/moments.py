@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.models.tower import Embeddings
 from suffice.network import ExitNetwork, State
 from suffice.twin import inference
@@ -75,7 +76,7 @@ def propagate(
     if rate is not None:
         check_rate(rate)
     with inference(tower) as twin:
-        return _propagate(twin, x, full, rate, memory)
+        return _propagate(twin, prepare(x, tower), full, rate, memory)
 
 
 def _propagate(

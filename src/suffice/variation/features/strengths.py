@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation
 
+from suffice.inputs import prepare
 from suffice.network import State, batch_size, call
 from suffice.twin import inference
 from suffice.twin.hooks import by_name, check_hookable, hooked, matching
@@ -47,7 +48,7 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
         RuntimeError: If a layer did not run.
     """
     with inference(model) as twin:
-        return read(twin, x, layers, kind)
+        return read(twin, prepare(x, model), layers, kind)
 
 
 def read(model: nn.Module, x: State, layers: Sequence[str], kind: Kind) -> tuple[Any, dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.network import State, batch_size, check_finite
 from suffice.storage.parts import Parts
 from suffice.twin import inference
@@ -89,7 +90,7 @@ class MCDropout:
 
         Args:
             model: Model with outputs (N, C), (N,) or (N, D), by `likelihood`; for a list of exits, the last is used.
-            x: N examples, on the model's device.
+            x: N examples, batch first.
             generator: Generator of the masks; None for the default generator of torch.
 
         Raises:
@@ -98,6 +99,7 @@ class MCDropout:
             RuntimeError: If a chosen module did not run.
             MemoryError: If one pass of one example needs more than `memory`.
         """
+        x = prepare(x, model)
         n = batch_size(x)
         if not n:
             raise ValueError("expected at least one example, got an empty batch")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.variation.teachers import spreads
@@ -58,5 +59,5 @@ class EnsembleTeacher:
         return spreads.variation(sums)
 
     def _outputs(self, model: nn.Module, x: State) -> Tensor:
-        with inference(model) as model:
-            return spreads.finite_outputs(call(model, x), self.likelihood)
+        with inference(model) as twin:
+            return spreads.finite_outputs(call(twin, prepare(x, model)), self.likelihood)

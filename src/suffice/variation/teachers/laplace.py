@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suffice.inputs import prepare
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.variation.teachers import spreads
@@ -43,6 +44,7 @@ class LaplaceTeacher:
         Raises:
             ValueError: If outputs are not finite, or samples are not of shape (S, N, C) with S of at least 2.
         """
+        x = prepare(x, model)
         with inference(model) as model:
             deterministic = spreads.finite_outputs(call(model, x), self.likelihood)
             samples = self.samples(x)
