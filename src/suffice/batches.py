@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from suffice.network import State, batch_size, check_finite, placement
+from suffice.utils import checks
 from suffice.utils.nest import tree_leaves, tree_map_only
 
 Loader = Iterable[object]
@@ -142,14 +143,7 @@ def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
             f"expected integer labels of shape ({batch.size},), "
             f"got {labels.dtype} of shape {tuple(labels.shape)} from position {batch.start}"
         )
-    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
-    if len(outside):
-        first = int(outside[0])
-        raise ValueError(
-            f"expected labels in [0, {num_classes}), got {int(labels[first])} "
-            f"at position {batch.start + first}; the network has {num_classes} classes"
-        )
-    return labels.long()
+    return checks.class_labels(labels, num_classes, batch.start)
 
 
 def _is_pair(loader: object) -> bool:
