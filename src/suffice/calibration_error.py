@@ -135,7 +135,7 @@ def ece_debiased(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool
         >>> labels = (torch.rand(2000, generator=generator) > confidence).long()  # class 0 with its own probability
         >>> probs = torch.stack([confidence, 1 - confidence], dim=1)
         >>> round(float(ece(probs, labels)), 3), round(float(ece_debiased(probs, labels)), 3)
-        (0.016, -0.007)
+        (0.017, -0.006)
     """
     confidence, hits = _top_class(probs, labels)
     confidence = confidence.double().clamp(max=1)

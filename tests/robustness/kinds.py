@@ -137,6 +137,10 @@ def promised(on: Any, confidence: float | None) -> Any:
     return suffice.control_risk(on, builders.batched(X, on(X)[-1].label), 0.3, confidence)
 
 
+def agreeing(on: Any) -> Any:
+    return suffice.control_risk(on, [X], 0.3, loss="agreement")
+
+
 def timed(on: Any) -> Any:
     times = profile(on, X[:8], (1, 8), repeats=1)
     each = [times.per_example(torch.eye(3, dtype=torch.float64)[k]) for k in (0, 2)]
@@ -227,6 +231,7 @@ MAKERS: dict[str, dict[str, Callable[[], Case]]] = {
         "variance": partial(policy, "regression", score="variance"),
         "milliseconds": partial(policy, make=timed),
         "promise": partial(policy, make=partial(promised, confidence=0.9)),
+        "promise of agreement": partial(policy, make=agreeing),
         "promise in expectation": partial(policy, make=partial(promised, confidence=None)),
         "learned score": learned,
     },

@@ -21,7 +21,7 @@ class Promise:
     """Guarantee on the loss of a policy, made by `control_risk`; see there for its conditions.
 
     Attributes:
-        loss: "accuracy" or "brier".
+        loss: "accuracy", "brier" or "agreement".
         max_loss: Bound on the mean loss.
         confidence: Probability with which the bound holds, or None for a bound in expectation.
     """
@@ -34,7 +34,9 @@ class Promise:
     def from_parts(cls, parts: Parts) -> "Promise":
         """Restore a guarantee from its fields in a manifest."""
         confidence = None if parts.none("confidence") else parts.number("confidence", INSIDE)
-        return cls(parts.choice("loss", ("accuracy", "brier")), parts.number("max_loss", INSIDE), confidence)
+        return cls(
+            parts.choice("loss", ("accuracy", "brier", "agreement")), parts.number("max_loss", INSIDE), confidence
+        )
 
 
 @dataclass(frozen=True)
