@@ -51,7 +51,7 @@ def conformalize(
         by_exit: Whether the coverage holds among the answers of each exit, with one threshold for each, instead of only
             over all answers, with one threshold for all.
         randomized: Whether "aps" and "raps" treat the last label of a set at random, computed from the bytes of the
-            example. Sets are smaller, coverage is nearly exact, and a set may be empty.
+            example. Coverage is then at most 1/(n + 1) above the stated one, and a set may be empty.
         penalty: Penalty of "raps" for each further label.
         unpenalized: Number of most probable labels without a penalty in "raps".
 

@@ -190,7 +190,7 @@ class SetRule(Serializable):
             assert coin is not None
             before = before + redraw(coin)[:, None] * probs
         if self.method == "raps":
-            extra = torch.arange(1, probs.shape[1] + 1, device=probs.device) - self.unpenalized
+            extra = torch.arange(1, probs.shape[1] + 1, dtype=probs.dtype, device=probs.device) - self.unpenalized
             before = before + self.penalty * extra.clamp_min(0)
         return torch.empty_like(before).scatter_(1, order, before)
 
