@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from suffice import metrics as metrics
     from suffice import models as models
     from suffice import report as report
+    from suffice import testing as testing
     from suffice import training as training
     from suffice import variation as variation
     from suffice.attach.attach import attach_exits as attach_exits
@@ -80,6 +81,7 @@ _MODULES = {
     "metrics",
     "models",
     "report",
+    "testing",
     "training",
     "variation",
 }

@@ -181,7 +181,7 @@ def test_as_many_examples_as_stated_are_enough_and_one_fewer_are_not():
     assert made.sets.thresholds[1:].tolist() == [math.inf, math.inf]  # nothing comes there
     with pytest.raises(ValueError, match="got 8 at exit 0 of 8; pass about"):
         conformalize(calibrated(), everything, [(X[:8], Y[:8])], 0.9)
-    with pytest.raises(ValueError, match="expected at least 9 calibration examples .* got 8"):
+    with pytest.raises(ValueError, match=r"expected at least 9 calibration examples .* got 8"):
         conformalize(calibrated(), policy(), [(X[:8], Y[:8])], 0.9, by_exit=False)
     assert conformalize(calibrated(), policy(), [(X[:9], Y[:9])], 0.9, by_exit=False).sets.thresholds.isfinite().all()
 
@@ -224,13 +224,13 @@ def test_objects_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match="labels are needed"):
         conformalize(calibrated(), policy(), [X[:9]])
     on, its_policy, _ = regression()
-    with pytest.raises(ValueError, match="expected method to be one of .*'interval'.* for a regression, got 'aps'"):
+    with pytest.raises(ValueError, match=r"expected method to be one of .*'interval'.* for a regression, got 'aps'"):
         conformalize(on, its_policy, [], method="aps")
 
 
 def test_a_rule_of_another_kind_of_prediction_is_refused_when_run():
     rule = conformalize(calibrated(), policy(), loader(), method="lac").sets
-    with pytest.raises(ValueError, match="expected method to be one of .* for a classification, got 'interval'"):
+    with pytest.raises(ValueError, match=r"expected method to be one of .* for a classification, got 'interval'"):
         run(calibrated(), replace(policy(), sets=replace(rule, method="interval")), X[:3])
 
 

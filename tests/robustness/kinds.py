@@ -125,7 +125,9 @@ def base(likelihood: str = "classification") -> Any:
 def run_by(policy: Any, on: Any) -> dict[str, Tensor]:
     answer = suffice.run(on, policy, X)
     sets = {} if answer.set is None else {f"set.{name}": value for name, value in vars(answer.set).items()}
-    finite = {name: value.double().nan_to_num(nan=torch.nan) for name, value in sets.items() if isinstance(value, Tensor)}
+    finite = {
+        name: value.double().nan_to_num(nan=torch.nan) for name, value in sets.items() if isinstance(value, Tensor)
+    }
     return {"exit": answer.exit, "macs": answer.macs, "scores": answer.scores.nan_to_num(nan=-1.0), **finite}
 
 

@@ -58,7 +58,7 @@ def _check_module(function: Any, state: State, name: str, output: str) -> State:
                 f"expected {name} to keep the {_EXAMPLES} examples first in its {output}, got a tensor of shape "
                 f"{tuple(leaf.shape)}; keep only tensors with one entry per example in the state"
             )
-    if not _same(select(result, _REMAINING), function(remaining)):
+    if not same_up_to_rounding(select(result, _REMAINING), function(remaining)):
         raise ValueError(
             f"expected {name} to process each example independently, got {output} that changes when other examples "
             "leave the batch; look for batch statistics, for a number of examples stored in the state, and for tensors "
@@ -71,7 +71,7 @@ def _tensors(state: State) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
-def _same(expected: State, got: State) -> bool:
+def same_up_to_rounding(expected: State, got: State) -> bool:
     """Return whether two states have one structure and are equal up to rounding, which depends on the batch size."""
     (expected_leaves, expected_structure), (leaves, structure) = tree_flatten(expected), tree_flatten(got)
     return expected_structure == structure and all(map(_close, expected_leaves, leaves))
