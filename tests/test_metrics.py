@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -16,6 +17,18 @@ def problem(n=300, classes=7, seed=0, sharpness=2.0):
     logits = torch.randn(n, classes, generator=generator, dtype=torch.float64) * sharpness
     labels = logits.softmax(dim=1).multinomial(1, generator=generator)[:, 0]
     return (logits * 1.5).softmax(dim=1), labels
+
+
+MEASURES_OF_CLASSES = (
+    metrics.accuracy,
+    metrics.top_k_accuracy,
+    lambda probs, labels: metrics.nll(probs.log(), labels),
+    metrics.brier,
+    metrics.ece,
+    lambda probs, labels: metrics.ece(probs, labels, equal_mass=True),
+    metrics.ece_debiased,
+    metrics.smooth_ece,
+)
 
 
 def test_accuracy_and_top_k_agree_with_scikit_learn():
@@ -50,54 +63,6 @@ def test_brier_agrees_with_scikit_learn():
     binary, hits = problem(classes=2)
     halved = sklearn.brier_score_loss(hits, binary[:, 1])
     assert float(metrics.brier(binary, hits)) == pytest.approx(2 * halved)
-
-
-@pytest.mark.parametrize("bins", [5, 15, 40])
-def test_ece_agrees_with_torchmetrics_away_from_the_edges_of_bins(bins):
-    functional = pytest.importorskip("torchmetrics.functional.classification")
-    probs, labels = problem(n=2000)
-    expected = functional.multiclass_calibration_error(probs.clamp(0, 1), labels, num_classes=7, n_bins=bins, norm="l1")
-    assert float(metrics.ece(probs, labels, bins)) == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_ece_counts_confidence_of_exactly_one():
-    probs = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    assert metrics.ece(probs, torch.tensor([0, 1])) == 0.5
-
-
-def test_every_confidence_falls_into_a_bin():
-    confidence = torch.tensor([0.0, 1e-12, 1 / 15, 0.5, 1 - 1e-9, 1.0, 1.0 + 1e-6], dtype=torch.float64)
-    table = metrics.reliability(confidence, torch.ones(7, dtype=torch.bool))
-    assert table[:, 0].sum() == 7
-    assert table[0, 0] == 3  # 0, just above 0, and the closed upper edge 1/15
-    assert table[-1, 0] == 3
-
-
-def test_bins_hold_the_sums_of_confidence_and_hits():
-    table = metrics.reliability(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([True, False, True]), bins=2)
-    expected = torch.tensor([[2, 0.6, 1], [1, 0.9, 1]], dtype=torch.float64)
-    torch.testing.assert_close(table, expected)
-
-
-@settings(deadline=None)
-@given(n=st.integers(1, 80), bins=st.integers(1, 20), ties=st.booleans())
-def test_equal_mass_bins_differ_by_at_most_one_example_and_are_in_order(n, bins, ties):
-    confidence = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    if ties:
-        confidence = (confidence * 3).round() / 3
-    table = metrics.reliability(confidence, confidence > 0.5, bins, equal_mass=True)
-    counts = table[:, 0]
-    assert counts.sum() == n
-    assert counts.max() - counts.min() <= 1
-    means = (table[:, 1] / counts)[counts > 0]
-    assert (means.diff() >= -1e-12).all()
-
-
-def test_equal_mass_ece_of_two_bins_by_hand():
-    probs = torch.tensor([[0.5, 0.5], [0.6, 0.4], [0.8, 0.2], [0.9, 0.1]], dtype=torch.float64)
-    labels = torch.tensor([0, 1, 0, 0])
-    by_hand = (abs(1.1 - 1) + abs(1.7 - 2)) / 4
-    assert float(metrics.ece(probs, labels, bins=2, equal_mass=True)) == pytest.approx(by_hand)
 
 
 @settings(deadline=None)
@@ -182,18 +147,15 @@ def test_eefp_leaves_out_exits_where_all_examples_are_of_one_class():
 
 def test_measures_without_examples_are_nan():
     probs, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
-    for measure in (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece, metrics.top_k_accuracy):
-        assert measure(probs, labels).isnan(), measure.__name__
+    for measure in MEASURES_OF_CLASSES:
+        assert measure(probs, labels).isnan()
+    assert metrics.ece_noise_floor(probs).isnan()
     assert metrics.aurc(torch.zeros(0), torch.zeros(0)).isnan()
     assert metrics.auroc(torch.zeros(0), torch.zeros(0)).isnan()
     assert metrics.fpr95(torch.zeros(0), torch.zeros(0)).isnan()
-    assert metrics.ece(probs, labels, equal_mass=True).isnan()
 
 
-OF_CLASSES = (metrics.accuracy, metrics.correct, metrics.top_k_accuracy, metrics.nll, metrics.brier, metrics.ece)
-
-
-@pytest.mark.parametrize("measure", OF_CLASSES)
+@pytest.mark.parametrize("measure", [metrics.correct, metrics.nll, *MEASURES_OF_CLASSES])
 @pytest.mark.parametrize(
     ("rows", "labels"), [((6,), (6,)), ((6, 4), (6, 1)), ((6, 4), (5,)), ((6, 1, 4), (6,))], ids=str
 )
@@ -204,7 +166,10 @@ def test_other_shapes_are_refused_with_both(measure, rows, labels):
     assert f"(N, C), one number per class, and labels (N,), got {rows} and {labels}" in str(refused.value)
 
 
-@pytest.mark.parametrize("measure", [metrics.brier, metrics.ece])
+@pytest.mark.parametrize(
+    "measure",
+    [metrics.brier, metrics.ece, metrics.ece_debiased, metrics.smooth_ece, lambda p, _: metrics.ece_noise_floor(p)],
+)
 @pytest.mark.parametrize("wrong", [lambda p: 5 * p.log() + 9, lambda p: p.log(), lambda p: 100 * p])
 def test_values_that_are_not_probabilities_are_refused_with_their_range(measure, wrong):
     probs, labels = problem()
@@ -229,11 +194,125 @@ def test_probabilities_above_one_by_rounding_are_accepted(dtype):
     assert metrics.nll(rounded.log(), labels).isfinite() or dtype == torch.float16
 
 
-def test_a_nan_makes_the_measure_nan():
+@pytest.mark.parametrize("measure", MEASURES_OF_CLASSES)
+def test_a_nan_makes_the_measure_nan(measure):
     probs, labels = problem()
     probs[3, 2] = torch.nan
-    assert metrics.brier(probs, labels).isnan()
+    assert measure(probs, labels).isnan()
+
+
+def test_an_impossible_label_has_an_infinite_nll():
     assert metrics.nll(torch.zeros(1, 2) - torch.inf, torch.zeros(1, dtype=torch.long)) == torch.inf
+
+
+INTEGERS = (
+    *(torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("measure", MEASURES_OF_CLASSES)
+def test_labels_of_every_integer_type_are_measured_alike(measure, dtype):
+    probs, labels = problem(classes=2)
+    assert measure(probs, labels.to(dtype)) == measure(probs, labels)
+
+
+@pytest.mark.parametrize("measure", MEASURES_OF_CLASSES)
+def test_labels_above_the_range_of_a_small_type_are_measured_alike(measure):
+    """Of 256 classes the number of classes itself does not fit into the type of the labels."""
+    probs, labels = problem(classes=256)
+    assert measure(probs, labels.to(torch.uint8)) == measure(probs, labels)
+
+
+@pytest.mark.parametrize("measure", MEASURES_OF_CLASSES)
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 1, -100], r"expected labels in \[0, 4\), got -100 at position 2; .*; leave out examples without a label"),
+        ([1, 4, 3], r"expected labels in \[0, 4\), got 4 at position 1; .*; subtract 1 if they are counted from 1"),
+        ([0, 7, 3], r"expected labels in \[0, 4\), got 7 at position 1; there are 4 classes$"),
+        ([0.0, 1.0, math.nan], "expected integer labels, got torch.float32"),
+        ([0.0, 1.0, 2.0], "expected integer labels, got torch.float32"),
+    ],
+    ids=["-100", "from 1", "out of range", "NaN", "floats"],
+)
+def test_labels_that_are_no_classes_are_refused_by_every_measure_with_one_message(measure, labels, expected):
+    with pytest.raises(ValueError, match=expected):
+        measure(torch.full((3, 4), 0.25), torch.tensor(labels))
+
+
+OF_FLAGS = (metrics.auroc, metrics.fpr95, metrics.aurc, metrics.reliability, lambda s, h: metrics.eefp([s, s], [h, h]))
+
+
+@pytest.mark.parametrize("measure", OF_FLAGS)
+def test_flags_of_every_type_are_counted_alike(measure):
+    scores, flags = torch.tensor([0.1, 0.3, 0.2, 0.6]), torch.tensor([True, False, False, True])
+    for dtype in (*INTEGERS, torch.float16, torch.float32):
+        torch.testing.assert_close(
+            measure(scores, flags.to(dtype)), measure(scores, flags), rtol=0, atol=0, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("measure", OF_FLAGS)
+@pytest.mark.parametrize("wrong", [torch.tensor([0, -100, 1]), torch.tensor([0, math.nan, 1]), torch.tensor([1, 2, 1])])
+def test_flags_of_other_numbers_are_refused_with_their_position(measure, wrong):
+    with pytest.raises(ValueError, match=r"that are bool, or 0 or 1, got .* at position 1"):
+        measure(torch.tensor([0.1, 0.3, 0.2]), wrong)
+
+
+@pytest.mark.parametrize("measure", OF_FLAGS)
+@pytest.mark.parametrize("shape", [(4,), (3, 1), ()])
+def test_flags_of_another_shape_are_refused(measure, shape):
+    with pytest.raises(ValueError, match=r"of one shape \(N,\), got \(3,\) and "):
+        measure(torch.rand(3), torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("measure", [metrics.auroc, metrics.fpr95, metrics.aurc, OF_FLAGS[-1]])
+def test_a_score_that_is_nan_makes_the_measure_nan(measure):
+    scores, flags = torch.tensor([0.1, math.nan, 0.2, 0.6]), torch.tensor([True, False, False, True])
+    assert measure(scores, flags).isnan()
+
+
+OF_NUMBERS = (
+    lambda m, v, y: metrics.rmse(m, y),
+    metrics.gaussian_nll,
+    metrics.gaussian_crps,
+    metrics.interval_coverage,
+)
+
+
+@pytest.mark.parametrize("measure", OF_NUMBERS)
+def test_targets_are_measured_alike_in_every_type_and_never_broadcast(measure):
+    mean, variance, _ = gaussians(n=9, outputs=1)
+    targets = torch.arange(9)[:, None]
+    for dtype in (torch.int8, torch.uint8, torch.uint16, torch.float32, torch.float64):
+        assert measure(mean, variance, targets.to(dtype)) == measure(mean, variance, targets)
+    with pytest.raises(ValueError, match=r"of one shape, \(N, C\), got \(9, 1\), \(9,\)"):
+        measure(mean, variance, targets[:, 0])
+
+
+@pytest.mark.parametrize("measure", OF_NUMBERS)
+def test_a_target_that_is_nan_makes_the_measure_nan(measure):
+    mean, variance, targets = gaussians()
+    targets[3, 1] = math.nan
+    assert measure(mean, variance, targets).isnan()
+
+
+@pytest.mark.slow
+def test_more_than_16_777_216_examples_are_counted_exactly():
+    """A counter in float32 would stay at 2²⁴."""
+    n = 2**24 + 3
+    probs = torch.tensor([[0.75, 0.25]]).expand(n, 2)
+    labels = torch.arange(n, dtype=torch.int32) % 4 // 3
+    right = int((labels == 0).sum())
+    assert float(metrics.accuracy(probs, labels)) == right / n
+    assert metrics.reliability(probs[:, 0], labels == 0, bins=1)[0].tolist() == [n, 0.75 * n, right]
+    assert float(metrics.ece(probs, labels)) == pytest.approx(abs(right / n - 0.75), rel=1e-6, abs=0)
+    scores = torch.arange(n) % 2
+    assert float(metrics.auroc(scores.float(), scores)) == 1
+    assert float(metrics.fpr95(scores.float(), scores)) == 0
+    assert float(metrics.aurc(torch.zeros(n), labels == 0)) == pytest.approx(1 - right / n, rel=n * 2.0**-53)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -248,6 +327,9 @@ def test_every_measure_is_a_float64_scalar(dtype):
         metrics.brier(probs, labels),
         metrics.ece(probs, labels),
         metrics.ece(probs, labels, equal_mass=True),
+        metrics.ece_debiased(probs, labels),
+        metrics.ece_noise_floor(probs),
+        metrics.smooth_ece(probs, labels),
         metrics.auroc(scores, hits),
         metrics.fpr95(scores, hits),
         metrics.aurc(scores, hits),

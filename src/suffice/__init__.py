@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from suffice import metrics as metrics
     from suffice import models as models
     from suffice import report as report
+    from suffice import testing as testing
     from suffice import training as training
     from suffice import variation as variation
     from suffice.attach.attach import attach_exits as attach_exits
     from suffice.budget.allocate import allocate as allocate
+    from suffice.budget.conformalize import conformalize as conformalize
     from suffice.budget.exit_variation import fit_exit_variation as fit_exit_variation
     from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
@@ -59,6 +61,7 @@ _MODULE_OF = {
     "allocate": "suffice.budget.allocate",
     "attach_exits": "suffice.attach.attach",
     "calibrate": "suffice.calibration.calibrate",
+    "conformalize": "suffice.budget.conformalize",
     "control_risk": "suffice.budget.guarantee",
     "fit_buckets": "suffice.variation.buckets",
     "fit_exit_variation": "suffice.budget.exit_variation",
@@ -78,6 +81,7 @@ _MODULES = {
     "metrics",
     "models",
     "report",
+    "testing",
     "training",
     "variation",
 }

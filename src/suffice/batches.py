@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from suffice.inputs import LABELS, place, prepare, tensor_of
 from suffice.network import State, batch_size, check_finite, placement
+from suffice.utils import checks
 from suffice.utils.nest import tree_leaves
 
 Loader = Iterable[object]
@@ -147,15 +148,7 @@ def class_labels(labels: Tensor, batch: Batch, num_classes: int) -> Tensor:
             f"expected integer labels of shape ({batch.size},), got {labels.dtype} of shape {tuple(labels.shape)} "
             f"from position {batch.start}{_shape_remedy(labels, batch.size, num_classes)}"
         )
-    labels = labels.long()  # before any comparison, as in small types a number of classes can overflow
-    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
-    if len(outside):
-        first = int(outside[0])
-        raise ValueError(
-            f"expected labels in [0, {num_classes}), got {int(labels[first])} at position {batch.start + first}; "
-            f"the network has {num_classes} classes{_range_remedy(labels, num_classes)}"
-        )
-    return labels
+    return checks.class_labels(labels, num_classes, batch.start)
 
 
 def _shape_remedy(labels: Tensor, size: int, num_classes: int) -> str:
@@ -176,16 +169,6 @@ def _shape_remedy(labels: Tensor, size: int, num_classes: int) -> str:
             return "; pass labels.long()"
         return "; pass a likelihood of numbers, such as 'regression', if they are no classes"
     return ""
-
-
-def _range_remedy(labels: Tensor, num_classes: int) -> str:
-    """Return what labels outside [0, C) may be, or nothing if it is unclear."""
-    least, most = int(labels.min()), int(labels.max())
-    if (least, most) == (-1, 1) and bool((labels != 0).all()):
-        return "; pass (labels + 1) // 2 if −1 and 1 are the two classes"
-    if least < 0:
-        return f"; leave out examples without a label, if {least} stands for them"
-    return "; subtract 1 if they are counted from 1" if least >= 1 and most == num_classes else ""
 
 
 def _no_labels_message(inputs: State) -> str:

@@ -1,9 +1,10 @@
 """Measures of accuracy, calibration and ranking: pure functions of probabilities, labels and scores.
 
-Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning more certain. For regression, means,
+Probabilities are (N, C), labels (N,), scores (N,) with higher meaning more certain. For regression, means,
 variances and targets are (N, C). Measures are float64 scalar tensors, and NaN where they are not defined (no positive,
-no negative, no example). Functions of labels raise a ValueError for other shapes, and for logits where probabilities
-are needed.
+no negative, no example) or a value is NaN. Labels may have any integer type. Functions of labels raise a ValueError for
+other shapes, for labels that are not classes, and for logits where probabilities are needed. Calibration errors come
+from `suffice.calibration_error`.
 """
 
 import math
@@ -11,8 +12,13 @@ import math
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-2
-"""Tolerance by which a probability, or its logarithm, may lie outside its range; bfloat16 has three digits."""
+from suffice.calibration_error import bin_index as bin_index
+from suffice.calibration_error import ece as ece
+from suffice.calibration_error import ece_debiased as ece_debiased
+from suffice.calibration_error import ece_noise_floor as ece_noise_floor
+from suffice.calibration_error import reliability as reliability
+from suffice.calibration_error import smooth_ece as smooth_ece
+from suffice.utils import checks
 
 
 def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
@@ -25,12 +31,12 @@ def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
         >>> float(accuracy(probs, torch.tensor([0, 1, 1, 1])))
         0.75
     """
-    return correct(probs, labels).double().mean()
+    return _mean(correct(probs, labels), probs)
 
 
 def correct(probs: Tensor, labels: Tensor) -> Tensor:
     """Return whether the most probable class of each example is its label, (N,) bool; `probs` may be logits."""
-    _check(probs, labels)
+    labels = checks.labeled(probs, labels)
     return probs.argmax(dim=-1) == labels
 
 
@@ -39,88 +45,34 @@ def top_k_accuracy(probs: Tensor, labels: Tensor, k: int = 5) -> Tensor:
 
     `probs` may be logits.
     """
-    _check(probs, labels)
+    labels = checks.labeled(probs, labels)
     best = probs.topk(min(k, probs.shape[-1]), dim=-1).indices
-    return (best == labels[:, None]).any(dim=-1).double().mean()
+    return _mean((best == labels[:, None]).any(dim=-1), probs)
 
 
 def nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean negative log-probability of the label, in nats, from log-probabilities."""
-    _check(log_probs, labels, -math.inf, 0.0, "log-probabilities; take logits.log_softmax(-1), or probs.log()")
-    return -log_probs.double().gather(-1, labels[:, None]).mean()
+    labels = checks.labeled(log_probs, labels)
+    checks.class_values(log_probs, -math.inf, 0.0, "log-probabilities; take logits.log_softmax(-1), or probs.log()")
+    return -log_probs.double().gather(-1, labels[:, None]).mean() + _undefined(log_probs)
 
 
 def brier(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean of Σ_c (p_c − [c = label])², in [0, 2] (Brier 1950)."""
-    _check(probs, labels, 0.0, 1.0)
+    labels = checks.labeled(probs, labels)
+    checks.class_values(probs, 0.0, 1.0)
     target = torch.nn.functional.one_hot(labels, probs.shape[-1])
     return (probs.double() - target).square().sum(dim=-1).mean()
 
 
-def bin_index(confidence: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Return the bin (N,) of each confidence, int64.
-
-    Bins are (i/bins, (i+1)/bins] with 0 in the first and 1 in the last, so no confidence falls outside. With
-    `equal_mass` they hold equal numbers of examples sorted by confidence, ties in the order given.
-    """
-    if equal_mass:
-        rank = confidence.argsort(stable=True).argsort()
-        return rank * bins // max(len(confidence), 1)
-    return (confidence.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
+def _mean(hits: Tensor, values: Tensor) -> Tensor:
+    """Return the mean of hits (N,), or NaN if one of the values that they come from is NaN."""
+    return hits.double().mean() + _undefined(values)
 
 
-def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Compute the table of a reliability diagram.
-
-    Args:
-        confidence: Confidences (N,) in [0, 1].
-        hits: Whether each prediction is correct, (N,) bool.
-        bins: Number of bins.
-        equal_mass: Whether bins hold equal numbers of examples instead of having equal widths.
-
-    Returns:
-        Count, summed confidence and summed hits of each bin of `bin_index`, (bins, 3) float64.
-    """
-    confidence = confidence.double()
-    index = bin_index(confidence, bins, equal_mass)
-    rows = torch.stack([torch.ones_like(confidence), confidence, hits.double()], dim=1)
-    return rows.new_zeros(bins, 3).index_add_(0, index, rows)
-
-
-def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
-    """Compute the expected calibration error of the top class, Σ_b n_b/N |accuracy_b − confidence_b| (Naeini 2015).
-
-    Example:
-        >>> import torch
-        >>> from suffice.metrics import ece
-        >>> probs = torch.tensor([[0.75, 0.25]]).repeat(4, 1)
-        >>> float(ece(probs, torch.tensor([0, 0, 0, 1]))), float(ece(probs, torch.tensor([0, 0, 1, 1])))
-        (0.0, 0.25)
-    """
-    _check(probs, labels, 0.0, 1.0)
-    confidence = probs.amax(dim=-1)
-    table = reliability(confidence, correct(probs, labels), bins, equal_mass)
-    return (table[:, 1] - table[:, 2]).abs().sum() / len(labels)
-
-
-def _check(
-    values: Tensor,
-    labels: Tensor,
-    least: float = -math.inf,
-    greatest: float = math.inf,
-    what: str = "probabilities; take logits.softmax(-1), or log_probs.exp()",
-) -> None:
-    """Raise a ValueError unless values are (N, C) in [least, greatest], up to rounding, and labels (N,); accept NaN."""
-    if values.ndim != 2 or labels.shape != values.shape[:1]:
-        raise ValueError(
-            f"expected (N, C), one number per class, and labels (N,), got {tuple(values.shape)} and "
-            f"{tuple(labels.shape)}"
-        )
-    if (least == -math.inf and greatest == math.inf) or not values.numel():
-        return
-    low, high = (float(end) for end in values.detach().aminmax())
-    if low < least - _ROUNDING or high > greatest + _ROUNDING:
-        raise ValueError(f"expected values in [{least:g}, {greatest:g}], got {low:.4g} to {high:.4g}; pass {what}")
+def _undefined(*values: Tensor) -> float:
+    """Return NaN if any value is NaN, which a comparison would count as false, else 0."""
+    return math.nan if any(bool(value.isnan().any()) for value in values) else 0.0
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
@@ -136,14 +88,14 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
         >>> float(auroc(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([True, True, False])))
         0.5
     """
-    positive = positive.bool()
+    positive = checks.flags(positive, "positives", scores)
     values, inverse = scores.double().unique(sorted=True, return_inverse=True)
     counts = torch.bincount(inverse, minlength=len(values)).double()
     mid_rank = counts.cumsum(0) - (counts - 1) / 2
     p = positive.sum().double()
     n = len(positive) - p
     wins: Tensor = mid_rank[inverse][positive].sum() - p * (p + 1) / 2
-    return wins / (p * n)
+    return wins / (p * n) + _undefined(scores)
 
 
 def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
@@ -156,13 +108,13 @@ def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
         scores: Scores (N,), higher meaning more positive.
         positive: Whether each example is positive, (N,) bool.
     """
-    positive = positive.bool()
+    positive = checks.flags(positive, "positives", scores)
     inside, outside = scores[positive].double(), scores[~positive].double()
     if not len(inside) or not len(outside):
         return torch.tensor(float("nan"), dtype=torch.float64)
     needed = -(-19 * len(inside) // 20)  # in integers: 0.95 n rounds
     threshold = inside.sort(descending=True).values[needed - 1]
-    return (outside >= threshold).double().mean()
+    return _mean(outside >= threshold, scores)
 
 
 def aurc(scores: Tensor, hits: Tensor) -> Tensor:
@@ -181,6 +133,7 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
         >>> float(aurc(torch.tensor([0.9, 0.8]), torch.tensor([True, False])))
         0.25
     """
+    hits = checks.flags(hits, "hits", scores)
     if not len(scores):
         return torch.tensor(float("nan"), dtype=torch.float64)
     _, inverse, counts = scores.double().unique(sorted=True, return_inverse=True, return_counts=True)
@@ -190,7 +143,7 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
     by_score = group_rate[inverse.sort(descending=True).values]
     covered = torch.arange(1, len(scores) + 1, device=scores.device)
     risks: Tensor = by_score.cumsum(0) / covered
-    return risks.mean()
+    return risks.mean() + _undefined(scores)
 
 
 def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
@@ -204,11 +157,12 @@ def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
         scores: Scores (N,) of each exit, higher meaning more certain.
         hits: Whether each prediction of each exit is correct, (N,) bool each.
     """
+    hits = [checks.flags(values, f"hits of exit {k}", scores[k]) for k, values in enumerate(hits)]
     values = []
     for k in range(len(scores) - 1):
         later = torch.stack(hits[k + 1 :]).any(dim=0)
         values.append(auroc(scores[k], hits[k] | ~later))
-    return torch.stack(values).nanmean() if values else torch.tensor(float("nan"), dtype=torch.float64)
+    return torch.stack(values).nanmean() + _undefined(*scores[:-1]) if values else torch.tensor(math.nan).double()
 
 
 def largest_fall(label_probs: list[Tensor]) -> Tensor:
@@ -229,12 +183,13 @@ def largest_fall(label_probs: list[Tensor]) -> Tensor:
 
 def rmse(mean: Tensor, targets: Tensor) -> Tensor:
     """Compute the root mean squared error over examples and outputs, in the units of the targets."""
+    targets = _targets(targets, mean)
     return (mean.double() - targets).square().mean().sqrt()
 
 
 def gaussian_nll(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
     """Compute the mean over examples of −log N(target; mean, variance), in nats, summed over the outputs."""
-    variance = variance.double()
+    targets, variance = _targets(targets, mean, variance), variance.double()
     terms = (targets - mean.double()).square() / variance + variance.log() + math.log(2 * math.pi)
     return terms.sum(dim=-1).mean() / 2
 
@@ -245,7 +200,7 @@ def gaussian_crps(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
     ∫ (F(t) − [t ≥ y])² dt = σ (z (2Φ(z) − 1) + 2φ(z) − 1/√π) with z = (y − μ)/σ, and |y − μ| where σ = 0
     (Gneiting and Raftery 2007).
     """
-    std = variance.double().sqrt()
+    targets, std = _targets(targets, mean, variance), variance.double().sqrt()
     error = targets - mean.double()
     z = error / std
     density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
@@ -259,8 +214,20 @@ def interval_coverage(mean: Tensor, variance: Tensor, targets: Tensor, level: fl
     Raises:
         ValueError: Unless 0 < level < 1.
     """
-    inside = (targets - mean.double()).abs() <= half_width(level) * variance.double().sqrt()
-    return inside.double().mean()
+    targets, std = _targets(targets, mean, variance), variance.double().sqrt()
+    error = (targets - mean.double()).abs()
+    return (error <= half_width(level) * std).double().mean() + _undefined(error, std)
+
+
+def _targets(targets: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+    """Return targets in float64, and raise a ValueError for shapes that would be broadcast."""
+    shapes = [tuple(values.shape) for values in (mean, targets, *([] if variance is None else [variance]))]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"expected means, targets{'' if variance is None else ' and variances'} of one shape, (N, C), got "
+            f"{', '.join(map(str, shapes))}"
+        )
+    return targets.double()
 
 
 def half_width(level: float) -> float:

@@ -10,6 +10,7 @@ from scipy.stats import binom
 import suffice
 from suffice import control_risk, run
 from suffice.budget.guarantee import count_certified, examples_needed, losses_at_levels, p_values
+from suffice.budget.policy import Promise
 from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
 from tests import builders
 from tests.robustness.surroundings import anywhere
@@ -29,7 +30,12 @@ def pool(size=20_000, exits=3, seed=0):
         rights.append(uniform < logit.sigmoid())
         briers.append(2 * (rights[-1].double() - logit.sigmoid()).square())
     accuracy = [(rights[-1] & ~right).double() for right in rights]
-    return scores, {"accuracy": accuracy, "brier": [(b - briers[-1]).clamp_min(0) for b in briers]}
+    agreement = [(rights[-1] != right).double() for right in rights]
+    return scores, {
+        "accuracy": accuracy,
+        "agreement": agreement,
+        "brier": [(b - briers[-1]).clamp_min(0) for b in briers],
+    }
 
 
 SCORES, LOSSES = pool()
@@ -57,8 +63,9 @@ def simulate(loss, max_loss, confidence, draws=DRAWS):
 
 
 @pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
-def test_learn_then_test_fails_no_more_often_than_its_confidence_allows(max_loss):
-    broken = int((simulate("accuracy", max_loss, 0.9) > max_loss).sum())
+@pytest.mark.parametrize("loss", ["accuracy", "agreement"])
+def test_learn_then_test_fails_no_more_often_than_its_confidence_allows(loss, max_loss):
+    broken = int((simulate(loss, max_loss, 0.9) > max_loss).sum())
     assert broken <= binom.ppf(0.999, DRAWS, 0.1)
 
 
@@ -70,7 +77,7 @@ def test_learn_then_test_on_the_brier_score_fails_no_more_often_than_its_confide
 
 
 @pytest.mark.parametrize("max_loss", [0.01, 0.03, 0.08])
-@pytest.mark.parametrize("loss", ["accuracy", "brier"])
+@pytest.mark.parametrize("loss", ["accuracy", "brier", "agreement"])
 def test_conformal_risk_control_holds_in_the_mean_over_draws(loss, max_loss):
     true_losses = simulate(loss, max_loss, None)
     error = float(true_losses.std()) / DRAWS**0.5
@@ -156,7 +163,7 @@ def test_conformal_losses_are_made_monotone_example_by_example():
     assert count_certified(losses, 0.05, 0.9, "accuracy") == 2
 
 
-@pytest.mark.parametrize("greatest", [("accuracy", 1.0), ("brier", 2.0)])
+@pytest.mark.parametrize("greatest", [("accuracy", 1.0), ("brier", 2.0), ("agreement", 1.0)])
 @pytest.mark.parametrize("max_loss", [0.01, 0.2])
 @pytest.mark.parametrize("confidence", [None, 0.5, 0.95])
 def test_the_number_of_examples_needed_is_the_least_that_lets_a_loss_of_nothing_pass(greatest, max_loss, confidence):
@@ -196,6 +203,30 @@ class TestControlRisk:
         assert policy.expected == pytest.approx(float(answer.macs.double().mean()), rel=1e-3)
         if score in ("confidence", "margin"):
             assert policy.shares[0] > 0.05
+
+    @pytest.mark.parametrize("confidence", [None, 0.9])
+    @pytest.mark.parametrize("score", ["confidence", "entropy", "patience"])
+    def test_agreement_with_the_last_exit_is_bounded_without_labels(self, score, confidence):
+        calibrated = self.calibrated()
+        policy = control_risk(calibrated, builders.batched(self.X, size=200), 0.2, confidence, "agreement", score)
+        answer, last = run(calibrated, policy, self.X), calibrated(self.X)[-1]
+        differs = (answer.label != last.label).double()
+        assert 0 < float(differs.mean()) <= 0.2
+        assert policy.promise == Promise("agreement", 0.2, confidence)
+
+    def test_agreement_ignores_labels_and_is_stricter_than_accuracy(self):
+        calibrated, y = self.calibrated(), self.labels()
+        unlabeled, right, wrong = (
+            control_risk(calibrated, loader, 0.1, loss="agreement")
+            for loader in ([self.X], [(self.X, y)], [(self.X, torch.full_like(y, -100))])
+        )
+        assert torch.equal(unlabeled.thresholds, right.thresholds)
+        assert torch.equal(unlabeled.thresholds, wrong.thresholds)
+        assert control_risk(calibrated, [(self.X, y)], 0.1).expected <= unlabeled.expected
+
+    def test_agreement_warns_as_accuracy_does_if_there_are_too_few_examples(self):
+        with pytest.warns(UserWarning, match=r"a loss of at most 0.01 in agreement from 100 examples, .* 299 examples"):
+            control_risk(self.calibrated(), [self.X[:100]], 0.01, loss="agreement")
 
     def test_a_larger_loss_allowed_stops_no_fewer(self):
         calibrated, loader = self.calibrated(), builders.batched(self.X, self.labels(), 200)
@@ -260,9 +291,10 @@ def regression():
         return suffice.calibrate(net, loader, loader, likelihood="regression"), loader
 
 
-def test_a_regression_has_no_loss_to_bound(regression):
+@pytest.mark.parametrize("loss", ["accuracy", "brier", "agreement"])
+def test_a_regression_has_no_loss_to_bound(regression, loss):
     with pytest.raises(ValueError, match="expected classes, where a prediction is right or wrong, got a regression"):
-        suffice.control_risk(*regression)
+        suffice.control_risk(*regression, loss=loss)
 
 
 def test_the_optimal_method_is_refused_for_a_regression(regression):
@@ -290,6 +322,9 @@ def test_the_loss_of_a_binary_network_can_be_bounded():
     right = [(prediction.label == labels).double().mean() for prediction in (answer, calibrated(x)[-1])]
     assert right[0] >= right[1] - 0.2
     assert (answer.exit == 0).any()
+    alike = suffice.run(calibrated, suffice.control_risk(calibrated, [x], max_loss=0.2, loss="agreement"), x)
+    assert float((alike.label != calibrated(x)[-1].label).double().mean()) <= 0.2
+    assert (alike.exit == 0).any()
 
 
 @anywhere

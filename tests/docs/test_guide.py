@@ -22,6 +22,11 @@ PRINTED = {
     * 3,
     "A budget in milliseconds": [r"\d+\.\d+ to \d+\.\d+ ms an example, \d+\.\d+ expected"],
     "How do I bound the loss from early exits?": [r"[0-4]\.\d% lost by stopping early, at [4-8]\d\.\d% of the cost"],
+    "How do I get a set of labels that contains the true one?": [
+        r"one image: \[\d(, \d)*\] at exit [012], true label \d",
+        rf"all answers: (8[5-9]|9\d)% covered \({PERCENT} to {PERCENT}\), [1-4]\.\d labels",
+        *[rf"exit {k}: ([89]\d|100)% covered \({PERCENT} to {PERCENT}\), \d\.\d labels" for k in range(3)],
+    ],
     "How do I process a stream of batches?": [
         *[r"batch [012]: 50 finished, .+, errors: \[\]"] * 3,
         r"batch 3: 49 finished, .+, errors: \['stage 0 failed for example 7 of batch 3: .+'\]",

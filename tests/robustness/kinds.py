@@ -124,7 +124,11 @@ def base(likelihood: str = "classification") -> Any:
 
 def run_by(policy: Any, on: Any) -> dict[str, Tensor]:
     answer = suffice.run(on, policy, X)
-    return {"exit": answer.exit, "macs": answer.macs, "scores": answer.scores.nan_to_num(nan=-1.0)}
+    sets = {} if answer.set is None else {f"set.{name}": value for name, value in vars(answer.set).items()}
+    finite = {
+        name: value.double().nan_to_num(nan=torch.nan) for name, value in sets.items() if isinstance(value, Tensor)
+    }
+    return {"exit": answer.exit, "macs": answer.macs, "scores": answer.scores.nan_to_num(nan=-1.0), **finite}
 
 
 def policy(likelihood: str = "classification", make: Callable[[Any], Any] | None = None, **options: Any) -> Case:
@@ -135,6 +139,17 @@ def policy(likelihood: str = "classification", make: Callable[[Any], Any] | None
 
 def promised(on: Any, confidence: float | None) -> Any:
     return suffice.control_risk(on, builders.batched(X, on(X)[-1].label), 0.3, confidence)
+
+
+def agreeing(on: Any) -> Any:
+    return suffice.control_risk(on, [X], 0.3, loss="agreement")
+
+
+def with_sets(on: Any, **options: Any) -> Any:
+    score = "variance" if on.likelihood.name == "regression" else "confidence"
+    policy = suffice.allocate(on, [X], 0.6, score=score)
+    labeled = builders.batched(X, targets(on.likelihood.name, on.network.num_classes))
+    return suffice.conformalize(on, policy, labeled, 0.8, **options)
 
 
 def timed(on: Any) -> Any:
@@ -227,6 +242,11 @@ MAKERS: dict[str, dict[str, Callable[[], Case]]] = {
         "variance": partial(policy, "regression", score="variance"),
         "milliseconds": partial(policy, make=timed),
         "promise": partial(policy, make=partial(promised, confidence=0.9)),
+        "sets": partial(policy, make=with_sets),
+        "randomized sets": partial(policy, make=partial(with_sets, method="raps", randomized=True)),
+        "sets over all exits": partial(policy, make=partial(with_sets, method="lac", by_exit=False)),
+        "intervals": partial(policy, "regression", make=with_sets),
+        "promise of agreement": partial(policy, make=agreeing),
         "promise in expectation": partial(policy, make=partial(promised, confidence=None)),
         "learned score": learned,
     },

@@ -39,6 +39,8 @@ FEW = [
     ("policy", "promise"),
     ("policy", "milliseconds"),
     ("policy", "learned score"),
+    ("policy", "randomized sets"),
+    ("policy", "intervals"),
     ("variation-estimator", "auto"),
     ("variation-estimator", "delta rule"),
     ("buckets", "values"),

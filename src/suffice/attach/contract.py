@@ -63,7 +63,7 @@ def _check_module(function: Any, state: State, name: str, output: str) -> State:
                 f"{tuple(leaf.shape)}; keep only tensors with one entry per example in the state"
             )
     for index, part in zip(_REMAINING, remaining, strict=True):
-        if _same(select(result, index), function(part)):
+        if same_up_to_rounding(select(result, index), function(part)):
             continue
         raise ValueError(
             f"expected {name} to process each example independently, got {output} that changes when other examples "
@@ -87,7 +87,7 @@ def _tensors(state: State) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
-def _same(expected: State, got: State) -> bool:
+def same_up_to_rounding(expected: State, got: State) -> bool:
     """Return whether two states have one structure and are equal up to rounding, which depends on the batch size."""
     (expected_leaves, expected_structure), (leaves, structure) = tree_flatten(expected), tree_flatten(got)
     return expected_structure == structure and all(map(_close, expected_leaves, leaves))

@@ -25,7 +25,17 @@ def hash_to_unit(x: State) -> Tensor:
         hashed = (words * (_mixed(index) | 1)).sum(dim=1)
         total = _mixed(hashed if total is None else hashed + total)
     assert total is not None
-    return (total >> 11 & (1 << 53) - 1).double() / 2**53
+    return _unit(total)
+
+
+def redraw(coin: Tensor) -> Tensor:
+    """Return another number (N,) in [0, 1) for each example, from its coin (N,), as if drawn independently of it."""
+    return _unit(_mixed((coin * 2**53).long()))
+
+
+def _unit(bits: Tensor) -> Tensor:
+    """Return the upper 53 of 64 bits as a number in [0, 1), float64."""
+    return (bits >> 11 & (1 << 53) - 1).double() / 2**53
 
 
 def _words(leaf: Tensor) -> Tensor:

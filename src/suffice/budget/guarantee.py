@@ -14,26 +14,30 @@ permissive λ with (n mean(L̄_λ) + B)/(n + 1) ≤ ε is used. Angelopoulos et 
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.batches import Loader
+from suffice import batches
+from suffice.batches import Batch, Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy, Promise
 from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
+from suffice.budget.walk import Visit
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.prediction import Loss
 from suffice.utils.modes import default_modes
 
-_GREATEST = {"accuracy": 1.0, "brier": 2.0}
+RiskLoss = Literal["accuracy", "brier", "agreement"]
+"""Losses that can be bounded."""
+
+_GREATEST = {"accuracy": 1.0, "brier": 2.0, "agreement": 1.0}
 """B, the greatest loss of an example."""
 
 
@@ -43,7 +47,7 @@ def control_risk(
     val_loader: Loader,
     max_loss: float = 0.01,
     confidence: float | None = 0.95,
-    loss: Loss = "accuracy",
+    loss: RiskLoss = "accuracy",
     score: str | AnyScore = "confidence",
     *,
     levels: Sequence[float] | None = None,
@@ -67,10 +71,10 @@ def control_risk(
 
     Args:
         calibrated: Calibrated network that will run.
-        val_loader: Labeled batches; read once.
+        val_loader: Labeled batches, read once; for "agreement" labels are neither needed nor read.
         max_loss: Bound ε on the mean loss, in (0, 1).
         confidence: Confidence 1 − α in (0, 1), or None for a bound in expectation.
-        loss: "accuracy" or "brier".
+        loss: "accuracy", "brier" or "agreement".
         score: Score that decides when to stop, as for `allocate`.
         levels: Candidate thresholds, falling from conservative to permissive and chosen without `val_loader`. Required
             unless score is a name with levels of its own.
@@ -92,6 +96,8 @@ def control_risk(
         >>> policy = suffice.control_risk(calibrated, loader, max_loss=0.5, confidence=0.9)
         >>> policy.promise
         Promise(loss='accuracy', max_loss=0.5, confidence=0.9)
+        >>> suffice.control_risk(calibrated, [x], max_loss=0.5, loss="agreement").promise.loss  # without labels
+        'agreement'
     """
     walk.check_calibrated(calibrated)
     _check(max_loss, confidence, loss)
@@ -133,21 +139,21 @@ def losses_at_levels(scores: Sequence[Tensor], losses: Sequence[Tensor], levels:
     return torch.stack([table[choose(scores, level.expand(len(losses) - 1)), rows] for level in levels])
 
 
-def count_certified(losses: Tensor, max_loss: float, confidence: float | None, loss: Loss) -> int:
+def count_certified(losses: Tensor, max_loss: float, confidence: float | None, loss: RiskLoss) -> int:
     """Count the levels, from the most conservative on, for which the bound is guaranteed.
 
     Args:
         losses: Losses (L, N), levels from conservative to permissive.
         max_loss: Bound ε on the mean loss.
         confidence: Confidence 1 − α for Learn-then-Test, or None for conformal risk control.
-        loss: Kind of the losses: 0 or 1 for "accuracy", up to 2 for "brier".
+        loss: Kind of the losses: 0 or 1 for "accuracy" and "agreement", up to 2 for "brier".
     """
     n, greatest = losses.shape[1], _GREATEST[loss]
     if confidence is None:
         worst = losses.cummax(dim=0).values.mean(dim=1)
         passes = (n * worst + greatest) / (n + 1) <= max_loss
     else:
-        values = p_values(losses.mean(dim=1) / greatest, n, max_loss / greatest, binary=loss == "accuracy")
+        values = p_values(losses.mean(dim=1) / greatest, n, max_loss / greatest, binary=loss != "brier")
         passes = values <= 1 - confidence
     return int(passes.long().cumprod(dim=0).sum())
 
@@ -198,18 +204,38 @@ class StoppingLosses:
 
 
 @torch.no_grad()
-def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, loss: Loss) -> StoppingLosses:
-    """Compute scores and losses of a whole labeled loader at every exit."""
+def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, loss: RiskLoss) -> StoppingLosses:
+    """Compute scores and losses of a whole loader at every exit."""
     scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
-    losses: list[list[Tensor]] = [[] for _ in calibrated.exits]
-    targets = likelihoods.read(loader, calibrated.network, calibrated.likelihood)
-    for visit in walk.visit_exits(calibrated, (replace(batch, labels=labels) for batch, labels in targets), score):
-        assert visit.batch.labels is not None
+    outcomes: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    for visit in walk.visit_exits(calibrated, _examples(calibrated, loader, loss), score):
         scores[visit.exit].append(visit.scores[0])
-        losses[visit.exit].append(visit.prediction.losses(visit.batch.labels, loss))
-    absolute = list(map(torch.cat, losses))
-    relative = [(exit_losses - absolute[-1]).clamp_min(0) for exit_losses in absolute]
+        outcomes[visit.exit].append(_outcome(visit, loss))
+    joined = list(map(torch.cat, outcomes))
+    if loss == "agreement":
+        relative = [(labels != joined[-1]).double() for labels in joined]
+    else:
+        relative = [(losses - joined[-1]).clamp_min(0) for losses in joined]
     return StoppingLosses(list(map(torch.cat, scores)), relative)
+
+
+def _examples(calibrated: Calibrated, loader: Loader, loss: RiskLoss) -> Iterator[Batch]:
+    """Yield batches with validated labels, or with labels as they are where the loss needs none."""
+    if loss == "agreement":
+        yield from batches.read(loader, calibrated.network)
+        return
+    for batch, labels in likelihoods.read(loader, calibrated.network, calibrated.likelihood):
+        yield replace(batch, labels=labels)
+
+
+def _outcome(visit: Visit, loss: RiskLoss) -> Tensor:
+    """Return what the loss compares with the last exit: predicted labels (N,) or absolute losses (N,)."""
+    if loss == "agreement":
+        prediction: Any = visit.prediction
+        labels: Tensor = prediction.label
+        return labels
+    assert visit.batch.labels is not None
+    return visit.prediction.losses(visit.batch.labels, loss)
 
 
 def _candidate_levels(
@@ -228,8 +254,8 @@ def _candidate_levels(
 
 def _check(max_loss: float, confidence: float | None, loss: str) -> None:
     """Raise a ValueError for a choice outside its range."""
-    if loss not in get_args(Loss):
-        raise ValueError(f"expected loss to be one of {get_args(Loss)}, got {loss!r}")
+    if loss not in get_args(RiskLoss):
+        raise ValueError(f"expected loss to be one of {get_args(RiskLoss)}, got {loss!r}")
     if not 0 < max_loss < 1:
         raise ValueError(f"expected a max_loss between 0 and 1, got {max_loss}")
     if confidence is not None and not 0 < confidence < 1:

@@ -10,6 +10,7 @@ from torch import Tensor
 from suffice.budget import scores as scoring
 from suffice.budget.exit_variation import VariationScore
 from suffice.budget.scores import AnyScore
+from suffice.budget.sets import SetRule, check_method
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
 from suffice.storage.parts import INSIDE, POSITIVE, SHARE, Parts, prefixed
@@ -21,7 +22,7 @@ class Promise:
     """Guarantee on the loss of a policy, made by `control_risk`; see there for its conditions.
 
     Attributes:
-        loss: "accuracy" or "brier".
+        loss: "accuracy", "brier" or "agreement".
         max_loss: Bound on the mean loss.
         confidence: Probability with which the bound holds, or None for a bound in expectation.
     """
@@ -34,7 +35,9 @@ class Promise:
     def from_parts(cls, parts: Parts) -> "Promise":
         """Restore a guarantee from its fields in a manifest."""
         confidence = None if parts.none("confidence") else parts.number("confidence", INSIDE)
-        return cls(parts.choice("loss", ("accuracy", "brier")), parts.number("max_loss", INSIDE), confidence)
+        return cls(
+            parts.choice("loss", ("accuracy", "brier", "agreement")), parts.number("max_loss", INSIDE), confidence
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Policy(Serializable):
         portion: Fraction of the examples that `alternative` is used for.
         profile: Measured times by which `run` decides whether to copy the examples that continue; None: always copy.
         promise: Guarantee made by `control_risk`, or None.
+        sets: Rule for the prediction sets of the answers, made by `conformalize`, or None.
     """
 
     thresholds: Tensor
@@ -68,6 +72,12 @@ class Policy(Serializable):
     portion: float = 0.0
     profile: Profile | None = None
     promise: Promise | None = None
+    sets: SetRule | None = None
+
+    @property
+    def needs_coin(self) -> bool:
+        """True if the answer to an example depends on its coin."""
+        return self.alternative is not None or (self.sets is not None and self.sets.randomized)
 
     def stops(self, k: int, values: Tensor, coin: Tensor | None = None) -> Tensor:
         """Return whether each example stops at exit k, (N,) bool.
@@ -94,6 +104,8 @@ class Policy(Serializable):
                 f"expected {len(calibrated.exits) - 1} thresholds, one for each exit but the last, "
                 f"got {len(self.thresholds)}"
             )
+        if self.sets is not None:
+            check_method(self.sets.method, calibrated.likelihood.name)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact.
@@ -117,6 +129,9 @@ class Policy(Serializable):
         if self.profile is not None:
             configuration["profile"], times = self.profile.parts()
             tensors |= prefixed("profile.", times)
+        if self.sets is not None:
+            configuration["sets"], set_tensors = self.sets.parts()
+            tensors |= prefixed("sets.", set_tensors)
         return configuration, tensors
 
     @classmethod
@@ -143,6 +158,7 @@ class Policy(Serializable):
             portion,
             Profile.from_parts(parts.inner("profile", "profile.")) if "profile" in parts else None,
             promise,
+            SetRule.from_parts(parts.inner("sets", "sets.")) if "sets" in parts else None,
         )
 
     def _score_parts(self) -> tuple[str | dict[str, Any], dict[str, Tensor]]:

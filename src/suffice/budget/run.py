@@ -5,7 +5,7 @@ ensemble's running sums travel with those that continue.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.coin import hash_to_unit
 from suffice.budget.policy import Policy
+from suffice.budget.sets import Intervals, LabelSets, SetRule
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.inputs import prepare
@@ -34,12 +35,14 @@ class Answer:
         macs: Multiply-adds spent on each example (N,), including those of the uncertainty, int64.
         scores: Scores (N, K − 1) at the exits up to this one, but never at the last exit of the network, float64; NaN
             elsewhere.
+        set: Prediction set of each example, with the coverage that `conformalize` was given; None without it.
     """
 
     prediction: Any
     exit: Tensor
     macs: Tensor
     scores: Tensor
+    set: LabelSets | Intervals | None = None
 
     def __repr__(self) -> str:
         """Describe in one line how many examples stopped at which exit, and their mean cost."""
@@ -147,13 +150,13 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
         size = bucket_for(len(continuing), sizes)
         if size < len(in_flight) and (policy.profile is None or policy.profile.saves_time(k, len(in_flight), size)):
             in_flight = in_flight.padded_to(continuing, size)
-    return in_order(finished, scoring.priced(calibrated.costs.cumulative, policy.score))
+    return in_order(finished, scoring.priced(calibrated.costs.cumulative, policy.score), policy.sets)
 
 
 def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> InFlight:
-    """Return the rows of a batch before the first exit, each with its coin if the policy is mixed."""
+    """Return the rows of a batch before the first exit, each with its coin if the policy needs it."""
     x = prepare(x, calibrated.network)
-    return walk.begin(calibrated, x, hash_to_unit(x) if policy.alternative is not None else None, start)
+    return walk.begin(calibrated, x, hash_to_unit(x) if policy.needs_coin else None, start)
 
 
 def advance(
@@ -189,19 +192,29 @@ def check_policy(calibrated: Calibrated, policy: Policy) -> None:
     policy.check_made_for(calibrated)
 
 
-def in_order(finished: Sequence[Finished], costs: Sequence[int]) -> Answer:
+def in_order(finished: Sequence[Finished], costs: Sequence[int], rule: SetRule | None = None) -> Answer:
     """Put the examples finished at each exit into the order of their positions.
 
     Args:
         finished: Finished examples, in any order.
         costs: Cumulative cost of an example that stops at each exit (K), in multiply-adds.
+        rule: Rule for the prediction sets, or None.
     """
+    answer, coin = _joined(finished, costs)
+    return answer if rule is None else replace(answer, set=rule.sets(answer.prediction, answer.exit, coin))
+
+
+def _joined(finished: Sequence[Finished], costs: Sequence[int]) -> tuple[Answer, Tensor | None]:
+    """Return the answer in order, without prediction sets, and the coins (N,) of its examples."""
     exit_index = torch.cat([torch.full_like(part.positions, part.exit) for part in finished])
     width = len(costs) - 1
     scores = torch.cat([pad(part.scores, (0, width - part.scores.shape[1]), value=torch.nan) for part in finished])
     price = torch.tensor(costs, device=exit_index.device)
+    coins = [part.coin for part in finished if part.coin is not None]
+    coin = torch.cat(coins) if coins else None
     if len(finished) == 1:  # examples that finish together are in order already
-        return Answer(finished[0].prediction, exit_index, price[exit_index], scores)
+        return Answer(finished[0].prediction, exit_index, price[exit_index], scores), coin
     order = torch.cat([part.positions for part in finished]).argsort()
     prediction = concatenate([part.prediction for part in finished]).take(order)
-    return Answer(prediction, exit_index[order], price[exit_index[order]], scores[order])
+    answer = Answer(prediction, exit_index[order], price[exit_index[order]], scores[order])
+    return answer, None if coin is None else coin[order]

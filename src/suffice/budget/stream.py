@@ -17,6 +17,7 @@ from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy
 from suffice.budget.run import Answer, advance, bucket_for, check_policy, enter, in_order
+from suffice.budget.sets import SetRule
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import State
@@ -145,12 +146,12 @@ class _Batch:
         """Return which positions (M,) in the stream belong to this batch, (M,) bool."""
         return (positions >= self.start) & (positions < self.start + self.size)
 
-    def to_served(self, costs: Sequence[int]) -> Served:
+    def to_served(self, costs: Sequence[int], rule: SetRule | None) -> Served:
         """Return the result of a complete batch."""
         parts = [replace(part, positions=part.positions - self.start) for part in self.finished]
         positions = torch.cat([part.positions for part in parts]) if parts else torch.empty(0, dtype=torch.int64)
         errors = tuple(sorted(self.errors, key=lambda error: error.position))
-        return Served(in_order(parts, costs) if parts else None, positions.sort().values, errors)
+        return Served(in_order(parts, costs, rule) if parts else None, positions.sort().values, errors)
 
 
 @dataclass
@@ -190,7 +191,7 @@ class _Stream:
         """Yield and forget the batches that are complete together with all batches before them."""
         while self.batches and self.batches[0].complete:
             costs = scoring.priced(self.calibrated.costs.cumulative, self.policy.score)
-            yield self.batches.popleft().to_served(costs)
+            yield self.batches.popleft().to_served(costs, self.policy.sets)
 
     def _count(self, k: int) -> int:
         return sum(map(len, self.waiting[k]))

@@ -78,16 +78,19 @@ class Finished:
         exit: Number of the exit, counted from 0.
         prediction: Prediction of the exit for L examples.
         scores: Scores (L, k) at the exits so far, float64.
+        coin: Number (L,) in [0, 1) of each example, or None.
     """
 
     positions: Tensor
     exit: int
     prediction: Any
     scores: Tensor
+    coin: Tensor | None = None
 
     def take(self, index: Tensor) -> "Finished":
         """Select the examples `index` (M,)."""
-        return Finished(self.positions[index], self.exit, self.prediction.take(index), self.scores[index])
+        coin = None if self.coin is None else self.coin[index]
+        return Finished(self.positions[index], self.exit, self.prediction.take(index), self.scores[index], coin)
 
 
 def check_calibrated(calibrated: object) -> None:
@@ -181,12 +184,20 @@ def split_at_exit(
     stopping = (stops if present is None else stops & present).nonzero()[:, 0]
     if present is None and len(stopping) in (0, len(in_flight)):
         all_stop = len(stopping) == len(in_flight)
-        finished = [Finished(in_flight.positions, k, prediction, in_flight.scores)] if all_stop else []
-        return finished, in_flight, torch.arange(0 if all_stop else len(in_flight), device=stops.device)
+        return (
+            [_finish(in_flight, k, prediction)] if all_stop else [],
+            in_flight,
+            torch.arange(0 if all_stop else len(in_flight), device=stops.device),
+        )
     continuing = (~stops if present is None else ~stops & present).nonzero()[:, 0]
-    finished = [Finished(in_flight.positions, k, prediction, in_flight.scores).take(stopping)] if len(stopping) else []
+    finished = [_finish(in_flight, k, prediction).take(stopping)] if len(stopping) else []
     positions = in_flight.positions.masked_fill(stops, PADDING)
     return finished, replace(in_flight, positions=positions, padded=True), continuing
+
+
+def _finish(in_flight: InFlight, k: int, prediction: AnyPrediction) -> Finished:
+    """Return all rows as examples that stopped at exit k."""
+    return Finished(in_flight.positions, k, prediction, in_flight.scores, in_flight.coin)
 
 
 def join_rows(parts: Sequence[InFlight]) -> InFlight:

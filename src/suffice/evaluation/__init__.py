@@ -3,6 +3,7 @@
 from suffice.evaluation import cached, ranking
 from suffice.evaluation.ablation import ABLATION, summary
 from suffice.evaluation.bootstrap import INTERVALS, bootstrap, interval, resampled
+from suffice.evaluation.coverage import set_coverage
 from suffice.evaluation.ladder import LADDER, Budgeted, averaged, ladder, over_budgets
 from suffice.evaluation.outcomes import (
     MEASURES,
@@ -34,5 +35,6 @@ __all__ = [
     "predict",
     "ranking",
     "resampled",
+    "set_coverage",
     "summary",
 ]

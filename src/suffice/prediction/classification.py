@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from suffice import metrics
 from suffice.prediction.interface import Kind, Loss, Streak
+from suffice.utils import checks
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Prediction:
         if loss == "accuracy":
             return 1 - self.correct(labels).double()
         probs = self.probs
-        return (probs.double() - one_hot(labels, probs.shape[-1])).square().sum(dim=-1)
+        target = one_hot(checks.labeled(probs, labels), probs.shape[-1])
+        return (probs.double() - target).square().sum(dim=-1)
 
     def measures(self, labels: Tensor) -> dict[str, float]:
         """Compute all measures of a classification by name; AUROC and AURC rank by the default score.
