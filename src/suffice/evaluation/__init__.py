@@ -6,6 +6,7 @@ from suffice.evaluation.bootstrap import INTERVALS, bootstrap, interval, resampl
 from suffice.evaluation.ladder import LADDER, Budgeted, averaged, ladder, over_budgets
 from suffice.evaluation.outcomes import (
     MEASURES,
+    MULTILABEL_MEASURES,
     REGRESSION_MEASURES,
     Outcome,
     measure,
@@ -19,6 +20,7 @@ __all__ = [
     "INTERVALS",
     "LADDER",
     "MEASURES",
+    "MULTILABEL_MEASURES",
     "REGRESSION_MEASURES",
     "Budgeted",
     "Outcome",
