@@ -2,9 +2,9 @@
 
 Probabilities are (N, C), labels int64 (N,), scores (N,) with higher meaning more certain. For regression, means,
 variances and targets are (N, C). For K labels, each present or absent, probabilities of presence and labels of 0 and 1
-are (N, K); functions `label_…` return one value for each label, (K,). Measures are float64 scalar tensors, and NaN where they are not defined (no positive,
-no negative, no example). Functions of labels raise a ValueError for other shapes, and for logits where probabilities
-are needed.
+are (N, K); functions `label_…` return one value for each label, (K,). Other measures are float64 scalar tensors. Where
+they are not defined (no positive, no negative, no example) they are NaN. Functions of labels raise a ValueError for
+other shapes, and for logits where probabilities are needed.
 """
 
 import math
@@ -319,7 +319,7 @@ def label_nll(log_probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def label_brier(probs: Tensor, labels: Tensor) -> Tensor:
-    """Compute the mean Brier score (K,) of each label, 2 (p − y)² in [0, 2]: that of the two classes absent and present.
+    """Compute the mean Brier score (K,) of each label, 2 (p − y)² in [0, 2], as of the classes absent and present.
 
     Arguments as for `hamming_loss`.
     """
@@ -390,7 +390,9 @@ def _check_labels(values: Tensor, labels: Tensor, within_one: bool = True) -> No
         return
     low, high = (float(end) for end in values.detach().aminmax())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(f"expected values in [0, 1], got {low:.4g} to {high:.4g}; pass probabilities, logits.sigmoid()")
+        raise ValueError(
+            f"expected values in [0, 1], got {low:.4g} to {high:.4g}; pass probabilities, logits.sigmoid()"
+        )
 
 
 def _binary(labels: Tensor) -> Tensor:

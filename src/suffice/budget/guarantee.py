@@ -53,9 +53,9 @@ def control_risk(
     The loss of an example is how much stopping early makes it worse, and never negative: "accuracy", 1 if the last
     exit is correct and the exit where it stops is not, else 0; "brier", max(0, Σ_c (p_c − [c = y])² at the exit where
     it stops minus that at the last). So accuracy falls, or the mean Brier score rises, by no more than the mean loss.
-    For several labels, "accuracy" is of the share of labels that are right (one minus the Hamming loss), and "brier" the
-    mean over the labels. There is no loss of whole sets of labels: where the last exit has one label wrong, as for most
-    examples with many labels, it would allow any error.
+    For several labels, the loss "accuracy" is how much smaller the share of labels that are right becomes, and "brier"
+    is the mean over the labels. There is no loss of whole sets of labels: where the last exit has one label wrong, as
+    for most examples with many labels, it would allow any error.
 
     The guarantee assumes that validation and future examples are drawn independently from one distribution, and that
     neither the network, nor its calibration, nor the levels have been fitted to the validation examples:
@@ -136,9 +136,7 @@ def losses_at_levels(scores: Sequence[Tensor], losses: Sequence[Tensor], levels:
     return torch.stack([table[choose(scores, level.expand(len(losses) - 1)), rows] for level in levels])
 
 
-def count_certified(
-    losses: Tensor, max_loss: float, confidence: float | None, loss: Loss, num_labels: int = 1
-) -> int:
+def count_certified(losses: Tensor, max_loss: float, confidence: float | None, loss: Loss, num_labels: int = 1) -> int:
     """Count the levels, from the most conservative on, for which the bound is guaranteed.
 
     Args:

@@ -102,9 +102,7 @@ def needs_streak(score: AnyScore) -> bool:
     return score not in MEMORYLESS
 
 
-def levels(
-    score: str | AnyScore, num_classes: int, num_exits: int, count: int = 100, num_labels: int = 1
-) -> Tensor:
+def levels(score: str | AnyScore, num_classes: int, num_exits: int, count: int = 100, num_labels: int = 1) -> Tensor:
     """Return candidate thresholds of a score, from conservative to permissive, that do not depend on any data.
 
     They are evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to

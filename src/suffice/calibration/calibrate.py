@@ -66,14 +66,16 @@ def calibrate(
             "binary": one logit, of class 1, labels 0 or 1, (N,) or (N, 1). "multilabel": one logit for each of K labels
             that are present or absent, labels 0 or 1, (N, K). "regression": C means, targets (N, C), or
             (N,) where C = 1. "heteroscedastic": M means and then M log-variances, targets (N, M), or (N,).
-        structure: Form of the posterior over an exit's classifier: "kronecker", "full", "diagonal", "lowrank"
-            (like "kronecker", for tens of thousands of classes), or None for no posterior. "auto" is "full" where that
-            is equally cheap, for a binary or multi-label classifier with one logit and a heteroscedastic one with one
-            mean, else "kronecker". The posterior of a regression is exactly "kronecker".
+        structure: Form of the posterior over an exit's classifier: "kronecker", "full", "blocks" (independent outputs,
+            as those of "multilabel" exactly are), "diagonal", "lowrank" (like "kronecker", for tens of thousands of
+            classes), or None for no posterior. "auto" is "full" where that is equally cheap, for a binary or
+            multi-label classifier with one logit and a heteroscedastic one with one mean, else "kronecker". The
+            posterior of a regression is exactly "kronecker".
         prior: Form of the prior precision δ in a Kronecker posterior: "exact" is U⊗A + δI, "factored" the paper's.
         link: "sampled" averages the softmax over `samples` fixed joint samples. "meanfield" and "probit" are closed
-            forms of the variances, equal to each other for "binary" and "multilabel". "plugin" predicts without the posterior, which
-            is still available; its δ is tuned only by evidence. For regressions all links but "plugin" are equal.
+            forms of the variances, equal to each other for "binary" and "multilabel". "plugin" predicts without the
+            posterior, which is still available; its δ is tuned only by evidence. For regressions all links but "plugin"
+            are equal.
         temperature: Tune a temperature per exit; otherwise, and without a `val_loader`, it is 1. It divides logits,
             and multiplies the standard deviations of a regression.
         ensemble: Prediction at exit k from the exits up to k: the "average" of their distributions (also True), or the

@@ -247,8 +247,8 @@ class Calibrated:
         """
         if not self.likelihood.widens:
             raise ValueError(
-                f"expected likelihood 'classification' or 'multilabel', which can add outputs, got {self.likelihood.name!r}; "
-                "calibrate again"
+                "expected likelihood 'classification' or 'multilabel', which can add outputs, got "
+                f"{self.likelihood.name!r}; calibrate again"
             )
         wider = cut_at_entries(network, network_entries(self.network))
         check_wider(wider, self.num_classes, self.network_hash)

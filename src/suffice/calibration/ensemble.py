@@ -6,7 +6,8 @@
 The weights w_j are the cumulative multiply-adds up to exit j, or tuned. At exit k only the ratio of w_k to the sum of
 the earlier weights matters, so each prediction moves the one before it toward the prediction of exit k alone.
 
-For classes, "average" averages probabilities; for several labels, those of each label by itself. For Gaussians it is a mixture, represented by its moments:
+For classes, "average" averages probabilities; for several labels, those of each label by itself. For Gaussians it is a
+mixture, represented by its moments:
 
     mean = Σ w̃ μ,   epistemic variance = Σ w̃ (v + (μ − mean)²),   noise variance = Σ w̃ σ²,   w̃ = w / Σ w
 

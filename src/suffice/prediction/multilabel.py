@@ -14,7 +14,6 @@ All in nats. An ensemble combines each label's probability by itself, so that it
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -157,11 +156,16 @@ class Multilabel:
         Args:
             labels: Labels (N, K) of 0 and 1, int64.
             loss: "accuracy" for the share of wrong labels (the Hamming loss), or "brier".
+
+        Raises:
+            ValueError: For another loss.
         """
         if loss == "accuracy":
             return (self.label != labels).double().mean(dim=-1)
-        squares = (self.log_probs.exp().double() - one_hot(labels, 2)).square().sum(dim=-1)
-        return squares.mean(dim=-1)
+        if loss == "brier":
+            squares = (self.log_probs.exp().double() - one_hot(labels, 2)).square().sum(dim=-1)
+            return squares.mean(dim=-1)
+        raise ValueError(f"expected the loss 'accuracy' or 'brier' of several labels, got {loss!r}")
 
     def measures(self, labels: Tensor) -> dict[str, float]:
         """Compute all measures of a multi-label prediction by name.

@@ -2,9 +2,9 @@
 
     −log p(y) = −Σ_c (y_c log p_c + (1 − y_c) log(1 − p_c)),   Λ = diag(p_c (1 − p_c))
 
-As Λ is diagonal, the Hessian in the weights is block-diagonal, H = diag_c(Σ_n p_nc (1 − p_nc) φ_nφ_nᵀ), and so is the
-posterior: the logits of an example are independent, f_c ~ N(μ_c, v_c), for every structure. "blocks" and "full" are exact;
-"kronecker" and "lowrank", equal to each other, share the features' moment between the labels.
+As Λ is diagonal, the Hessian in the weights is block-diagonal, with a block Σ_n p_nc (1 − p_nc) φ_nφ_nᵀ for each label,
+and so is the posterior: the logits of an example are independent, f_c ~ N(μ_c, v_c), for every structure. "blocks" and
+"full" are exact; "kronecker" and "lowrank", equal to each other, share the features' moment between the labels.
 
 Each label is a binary classification by itself (`binary`): the samples are μ_c + √v_c z_s with S fixed points z_s, the
 same for all labels, and both closed forms are MacKay's (1992) σ(μ_c/√(T² + π/8 · v_c)).
@@ -54,7 +54,7 @@ class Likelihood(Stateless):
 
     @staticmethod
     def structure(outputs: int) -> Structure:
-        """Return "full" for one label, where it is exact and cheap, else "kronecker", cheap for any number of labels."""
+        """Return "full" for one label, where it is exact and cheap, else "kronecker"."""
         return "full" if outputs == 1 else "kronecker"
 
     @staticmethod

@@ -99,7 +99,8 @@ def standard_normals(count: int, dimension: int, *, generator: torch.Generator |
 
 def _positive_quantiles(count: int) -> Tensor:
     """Return the upper half of `count` equal quantiles of a standard normal, rising, float64."""
-    return torch.special.ndtri(torch.arange(0.5, count // 2, dtype=torch.float64) / count + 0.5)
+    quantiles: Tensor = torch.special.ndtri(torch.arange(0.5, count // 2, dtype=torch.float64) / count + 0.5)
+    return quantiles
 
 
 def _uncorrelated(points: Tensor) -> Tensor:
