@@ -324,7 +324,7 @@ def label_brier(probs: Tensor, labels: Tensor) -> Tensor:
     Arguments as for `hamming_loss`.
     """
     _check_labels(probs, labels)
-    return 2 * (probs.double() - labels).square().mean(dim=0)
+    return 2 * (probs.double() - labels.double()).square().mean(dim=0)
 
 
 def label_ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
@@ -390,9 +390,7 @@ def _check_labels(values: Tensor, labels: Tensor, within_one: bool = True) -> No
         return
     low, high = (float(end) for end in values.detach().aminmax())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(
-            f"expected values in [0, 1], got {low:.4g} to {high:.4g}; pass probabilities, logits.sigmoid()"
-        )
+        raise ValueError(f"expected values in [0, 1], got {low:.4g} to {high:.4g}; take logits.sigmoid()")
 
 
 def _binary(labels: Tensor) -> Tensor:
