@@ -340,7 +340,7 @@ def test_the_p_values_of_shares_are_those_of_bounded_losses():
     assert certified[50] == int(p_values(means, 200, 0.03, binary=False) <= 0.4)
 
 
-@pytest.mark.parametrize("score", ["confidence", "margin", "entropy", "epistemic", "patience"])
+@pytest.mark.parametrize("score", ["confidence", "margin", "entropy", "patience"])
 @pytest.mark.parametrize("loss", ["accuracy", "brier"])
 def test_the_loss_of_several_labels_can_be_bounded(score, loss):
     net, x = builders.network(classes=5), builders.inputs(400)
