@@ -378,3 +378,9 @@ class TestSeveralLabels:
             metrics.subset_accuracy(probs, y[:, 0])
         with pytest.raises(ValueError, match=r"log-probabilities \(N, K, 2\)"):
             metrics.label_nll(probs.log(), y)
+
+
+def test_several_labels_for_a_measure_of_classes_are_refused_with_the_remedy():
+    probs, y = labels_problem()
+    with pytest.raises(ValueError, match=r"for several labels of 0 and 1 take hamming_loss, or a function label_"):
+        metrics.accuracy(probs, y)

@@ -113,9 +113,10 @@ def _check(
 ) -> None:
     """Raise a ValueError unless values are (N, C) in [least, greatest], up to rounding, and labels (N,); accept NaN."""
     if values.ndim != 2 or labels.shape != values.shape[:1]:
+        several = "; for several labels of 0 and 1 take hamming_loss, or a function label_…"
         raise ValueError(
             f"expected (N, C), one number per class, and labels (N,), got {tuple(values.shape)} and "
-            f"{tuple(labels.shape)}"
+            f"{tuple(labels.shape)}{several if labels.shape == values.shape else ''}"
         )
     if (least == -math.inf and greatest == math.inf) or not values.numel():
         return
