@@ -181,8 +181,8 @@ class Calibrated:
         Each of the S samples uses one sample of a classifier's weights for all N examples, so that the covariance
         between examples is that of the posterior, as batch active learning requires. (Predictions use fixed offsets,
         which are joint over the classes of one example only.) The weights depend only on the state of the generator
-        and not on the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`. For a
-        regression these are samples of its means.
+        and not on the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`, or
+        `.sigmoid()` of one logit or several labels. For a regression these are samples of its means.
 
         Args:
             x: Batch of inputs, as for the call.

@@ -71,7 +71,7 @@ class Multilabel:
     @property
     def label(self) -> Tensor:
         """1 for each label with a probability above 1/2, else 0, (N, K) int64."""
-        return self.log_probs.argmax(dim=-1)
+        return (self.label_log_odds > 0).long()
 
     @property
     def label_log_odds(self) -> Tensor:

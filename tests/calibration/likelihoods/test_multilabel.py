@@ -377,7 +377,7 @@ class TestLabels:
     def test_anything_else_is_named_by_its_label_and_position(self, bad, named):
         labels = torch.tensor(ZEROS_AND_ONES).double()
         labels[2, 1] = bad
-        with pytest.raises(ValueError, match=rf"labels 0 or 1, got {named} for label 1 at position 12; a label"):
+        with pytest.raises(ValueError, match=rf"labels 0 or 1, got {named} for label 1 at position 12; leave out"):
             self.read(labels)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])

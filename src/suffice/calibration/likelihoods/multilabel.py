@@ -79,7 +79,7 @@ class Likelihood(Stateless):
             row, column = (int(index) for index in outside[0])
             raise ValueError(
                 f"expected labels 0 or 1, got {labels[row, column].item():g} for label {column} at position "
-                f"{batch.start + row}; a label that is not known cannot be left out, remove the example"
+                f"{batch.start + row}; leave out examples with a label that is not known"
             )
         return labels.long()
 
