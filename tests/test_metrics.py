@@ -389,3 +389,80 @@ def test_the_largest_fall_is_the_greatest_distance_below_an_earlier_exit():
     chances = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.2, 0.9, 0.4, 0.3], [0.3, 0.6, 0.8, 0.3]])
     expected = torch.tensor([0.0, 0.3, 0.5, 0.0], dtype=torch.float64)
     torch.testing.assert_close(metrics.largest_fall(list(chances)), expected, atol=1e-6, rtol=0)
+
+
+def labels_problem(n=400, labels=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, labels, generator=generator, dtype=torch.float64) - torch.arange(labels) / 2
+    return (1.5 * logits).sigmoid(), torch.bernoulli(logits.sigmoid(), generator=generator).long()
+
+
+class TestSeveralLabels:
+    def test_accuracies_are_scikit_learns(self):
+        probs, y = labels_problem()
+        decided = (probs > 0.5).long()
+        assert float(metrics.hamming_loss(probs, y)) == pytest.approx(sklearn.hamming_loss(y, decided))
+        assert float(metrics.subset_accuracy(probs, y)) == pytest.approx(sklearn.accuracy_score(y, decided))
+        expected = [sklearn.accuracy_score(y[:, c], decided[:, c]) for c in range(5)]
+        assert metrics.label_accuracy(probs, y).tolist() == pytest.approx(expected)
+
+    def test_scores_of_each_label_are_scikit_learns_and_those_of_two_classes(self):
+        probs, y = labels_problem()
+        log_probs = torch.stack([1 - probs, probs], dim=2).log()
+        for c in range(5):
+            pair = log_probs[:, c].exp()
+            assert float(metrics.label_nll(log_probs, y)[c]) == pytest.approx(sklearn.log_loss(y[:, c], probs[:, c]))
+            assert float(metrics.label_brier(probs, y)[c]) == pytest.approx(float(metrics.brier(pair, y[:, c])))
+            for equal_mass in (False, True):
+                got = metrics.label_ece(probs, y, bins=10, equal_mass=equal_mass)[c]
+                assert float(got) == pytest.approx(float(metrics.ece(pair, y[:, c], 10, equal_mass)))
+
+    @pytest.mark.parametrize("digits", [1, 12])
+    def test_the_mean_average_precision_is_scikit_learns_with_and_without_ties(self, digits):
+        probs, y = labels_problem()
+        scores = probs.round(decimals=digits)
+        expected = sklearn.average_precision_score(y, scores, average="macro")
+        assert float(metrics.mean_average_precision(scores, y)) == pytest.approx(expected)
+        assert float(metrics.mean_average_precision(scores.logit(), y)) == pytest.approx(expected)
+
+    def test_labels_without_a_positive_example_are_left_out_of_the_mean_average_precision(self):
+        probs, y = labels_problem()
+        y[:, 2] = 0
+        others = [0, 1, 3, 4]
+        expected = sklearn.average_precision_score(y[:, others], probs[:, others], average="macro")
+        assert float(metrics.mean_average_precision(probs, y)) == pytest.approx(expected)
+        assert metrics.average_precision(probs[:, 2], y[:, 2]).isnan()
+        assert metrics.mean_average_precision(probs[:, 2:3], y[:, 2:3]).isnan()
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.float16, torch.float64])
+    def test_labels_of_any_type_count(self, dtype):
+        probs, y = labels_problem()
+        log_probs = torch.stack([1 - probs, probs], dim=2).log()
+        for measure in ("hamming_loss", "subset_accuracy", "mean_average_precision", "label_brier", "label_ece"):
+            function = getattr(metrics, measure)
+            assert torch.equal(function(probs, y.to(dtype)), function(probs, y))
+        assert torch.equal(metrics.label_nll(log_probs, y.to(dtype)), metrics.label_nll(log_probs, y))
+
+    @pytest.mark.parametrize("bad", [2.0, -1.0, 0.5, float("nan")])
+    def test_labels_other_than_zero_and_one_are_refused(self, bad):
+        probs, y = labels_problem()
+        y = y.double()
+        y[3, 1] = bad
+        for function in (metrics.hamming_loss, metrics.mean_average_precision, metrics.label_ece):
+            with pytest.raises(ValueError, match="expected labels 0 or 1, got"):
+                function(probs, y)
+
+    def test_logits_and_other_shapes_are_refused(self):
+        probs, y = labels_problem()
+        with pytest.raises(ValueError, match=r"take logits.sigmoid\(\)"):
+            metrics.hamming_loss(probs.logit(), y)
+        with pytest.raises(ValueError, match=r"labels \(N, K\), got \(400, 5\) and \(400,\)"):
+            metrics.subset_accuracy(probs, y[:, 0])
+        with pytest.raises(ValueError, match=r"log-probabilities \(N, K, 2\)"):
+            metrics.label_nll(probs.log(), y)
+
+
+def test_several_labels_for_a_measure_of_classes_are_refused_with_the_remedy():
+    probs, y = labels_problem()
+    with pytest.raises(ValueError, match=r"for several labels of 0 and 1 take hamming_loss, or a function label_"):
+        metrics.accuracy(probs, y)

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn import metrics as sklearn
 
-from suffice import Prediction, Regression, evaluation, metrics
+from suffice import Multilabel, Prediction, Regression, evaluation, metrics
 from suffice.budget import scores
 from suffice.prediction import concatenate, entropy, without_members
 from tests import builders
@@ -231,3 +232,104 @@ def test_a_streak_grows_while_the_label_repeats_and_starts_again_where_it_change
 def test_a_regression_has_no_streak():
     prediction = regression()
     assert prediction.count_streak(None) == (prediction, None)
+
+
+def labels(n=6, count=3, seed=0):
+    log_odds = 2 * builders.inputs(n, count, seed=seed).double()
+    log_probs = torch.nn.functional.logsigmoid(torch.stack([-log_odds, log_odds], dim=2))
+    return Multilabel(log_probs, entropy(log_probs) / 2)
+
+
+def sets_of(prediction):
+    """Probability (N, 2^K) of every set of labels, under independence."""
+    sets = torch.cartesian_prod(*[torch.tensor([0, 1])] * prediction.probs.shape[1])
+    probs = prediction.probs[:, None]
+    return sets, torch.where(sets == 1, probs, 1 - probs).prod(dim=2)
+
+
+class TestMultilabel:
+    def test_the_set_of_labels_is_the_most_probable_one_and_its_entropy_the_sum_over_labels(self):
+        prediction = labels()
+        sets, joint = sets_of(prediction)
+        assert torch.equal(sets[joint.argmax(dim=1)], prediction.label)
+        torch.testing.assert_close(torch.special.entr(joint).sum(dim=1), prediction.entropy)
+        torch.testing.assert_close(prediction.epistemic, prediction.entropy - prediction.aleatoric)
+        torch.testing.assert_close(prediction.label_epistemic.sum(dim=1), prediction.epistemic)
+
+    def test_the_margin_is_between_the_two_most_probable_sets(self):
+        best = sets_of(labels())[1].log().topk(2, dim=1).values
+        torch.testing.assert_close(labels().margin, best[:, 0] - best[:, 1])
+
+    def test_the_confidence_is_the_expected_share_of_right_labels(self):
+        prediction = labels()
+        sets, joint = sets_of(prediction)
+        right = (sets == prediction.label[:, None]).double().mean(dim=2)
+        expected = (joint * right).sum(dim=1)
+        torch.testing.assert_close(prediction.confidence, expected)
+        torch.testing.assert_close(prediction.chance_correct, expected)
+        torch.testing.assert_close(prediction.log_odds, (expected / (1 - expected)).log())
+
+    def test_scores_keep_their_order_where_probabilities_saturate(self):
+        log_odds = torch.tensor([[20.0, -30], [40, -40], [200, -90]])
+        log_probs = torch.nn.functional.logsigmoid(torch.stack([-log_odds, log_odds], dim=2))
+        certain = Multilabel(log_probs, torch.zeros(3, 2))
+        assert (certain.confidence[1:] == 1).all()
+        for score in (scores.confidence, scores.margin):
+            assert score(certain).diff().min() > 15
+
+    def test_losses_are_the_share_of_wrong_labels_and_the_mean_brier_score(self):
+        prediction = labels()
+        y = (builders.inputs(6, 3, seed=5) > 0).long()
+        wrong = [sum(int(prediction.label[n, c] != y[n, c]) for c in range(3)) / 3 for n in range(6)]
+        assert prediction.losses(y, "accuracy").tolist() == pytest.approx(wrong)
+        squares = [sum(2 * float(prediction.probs[n, c] - y[n, c]) ** 2 for c in range(3)) / 3 for n in range(6)]
+        assert prediction.losses(y, "brier").tolist() == pytest.approx(squares)
+        with pytest.raises(ValueError, match="expected the loss 'accuracy' or 'brier' of several labels, got 'nll'"):
+            prediction.losses(y, "nll")
+
+    def test_measures_agree_with_scikit_learn(self):
+        prediction = labels(200, seed=3)
+        generator = torch.Generator().manual_seed(0)
+        y = torch.bernoulli(prediction.probs, generator=generator).long()
+        measures, probs = prediction.measures(y), prediction.probs
+        assert tuple(measures) == Multilabel.measure_names
+        expected = {
+            "accuracy": 1 - sklearn.hamming_loss(y, prediction.label),
+            "subset_accuracy": sklearn.accuracy_score(y, prediction.label),
+            "map": sklearn.average_precision_score(y, probs, average="macro"),
+            "nll": sum(sklearn.log_loss(y[:, c], probs[:, c]) for c in range(3)),
+            "brier": sum(2 * sklearn.brier_score_loss(y[:, c], probs[:, c]) for c in range(3)) / 3,
+            "auroc": sklearn.roc_auc_score((prediction.label == y).all(dim=1), prediction.log_odds),
+        }
+        for name, value in expected.items():
+            assert measures[name] == pytest.approx(value), name
+
+    def test_taking_and_joining_reach_the_members_and_the_streak(self):
+        counted, _ = labels().count_streak(None)
+        whole = replace(counted, members=(labels(seed=1), labels(seed=2)))
+        joined = concatenate([whole.take(torch.tensor([3, 0])), whole.take(torch.tensor([1]))])
+        expected = whole.take(torch.tensor([3, 0, 1]))
+        for got, want in zip((joined, *joined.members), (expected, *expected.members), strict=True):
+            assert torch.equal(got.log_probs, want.log_probs)
+            assert torch.equal(got.label_aleatoric, want.label_aleatoric)
+        assert joined.agreeing.tolist() == [1, 1, 1]
+        assert without_members(whole).members == ()
+        assert repr(whole) == "Multilabel(6 examples, 3 labels, ensemble of 2)"
+        assert len(whole) == 6
+
+    def test_the_streak_ends_with_any_label_that_changes(self):
+        log_odds = torch.tensor([[[1.0, 1], [1, 1]], [[1.0, 1], [1, -1]], [[1.0, 1], [1, -1]]])
+        streak, counts = None, []
+        for exit_ in log_odds:
+            log_probs = torch.nn.functional.logsigmoid(torch.stack([-exit_, exit_], dim=2))
+            prediction, streak = Multilabel(log_probs, torch.zeros(2, 2)).count_streak(streak)
+            counts.append(prediction.agreeing.tolist())
+        assert counts == [[1, 1], [2, 1], [3, 2]]
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_one_check_covers_all_fields(self, bad):
+        whole = labels()
+        for name in ("log_probs", "label_aleatoric"):
+            values = getattr(whole, name).clone()
+            values[2, 1] = bad
+            assert replace(whole, **{name: values}).soundness.isfinite().tolist() == [n != 2 for n in range(6)]

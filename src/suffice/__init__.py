@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from suffice.calibration.calibrated import Calibrated as Calibrated
     from suffice.network import Exit as Exit
     from suffice.network import ExitNetwork as ExitNetwork
+    from suffice.prediction import Multilabel as Multilabel
     from suffice.prediction import Prediction as Prediction
     from suffice.prediction import Regression as Regression
     from suffice.storage.artifact import load as load
@@ -53,6 +54,7 @@ _MODULE_OF = {
     "JointHead": "suffice.variation.joint",
     "LaplaceTeacher": "suffice.variation.teachers.laplace",
     "MCDropout": "suffice.variation.teachers.dropout",
+    "Multilabel": "suffice.prediction",
     "Policy": "suffice.budget.policy",
     "Prediction": "suffice.prediction",
     "Regression": "suffice.prediction",

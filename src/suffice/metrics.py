@@ -4,7 +4,7 @@ Probabilities are (N, C), labels (N,), scores (N,) with higher meaning more cert
 variances and targets are (N, C). Measures are float64 scalar tensors, and NaN where they are not defined (no positive,
 no negative, no example) or a value is NaN. Labels may have any integer type. Functions of labels raise a ValueError for
 other shapes, for labels that are not classes, and for logits where probabilities are needed. Calibration errors come
-from `suffice.calibration_error`.
+from `suffice.calibration_error`, measures of several labels from `suffice.label_metrics`.
 """
 
 import math
@@ -18,6 +18,14 @@ from suffice.calibration_error import ece_debiased as ece_debiased
 from suffice.calibration_error import ece_noise_floor as ece_noise_floor
 from suffice.calibration_error import reliability as reliability
 from suffice.calibration_error import smooth_ece as smooth_ece
+from suffice.label_metrics import average_precision as average_precision
+from suffice.label_metrics import hamming_loss as hamming_loss
+from suffice.label_metrics import label_accuracy as label_accuracy
+from suffice.label_metrics import label_brier as label_brier
+from suffice.label_metrics import label_ece as label_ece
+from suffice.label_metrics import label_nll as label_nll
+from suffice.label_metrics import mean_average_precision as mean_average_precision
+from suffice.label_metrics import subset_accuracy as subset_accuracy
 from suffice.utils import checks
 
 

@@ -161,3 +161,19 @@ def test_the_ambient_modes_change_nothing(calibrated, data, surrounding):
     for fit, expected_fit in zip(score.fits, expected.fits, strict=True):
         assert all(map(torch.equal, fit.weights, expected_fit.weights))
     assert score.r_squared == expected.r_squared
+
+
+def test_the_variation_of_several_labels_is_a_score(tmp_path):
+    x = torch.rand(300, 1, 8, 8, generator=seeded())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = suffice.models.convnet(num_classes=3, widths=(4, 8), dropout=0.2)
+    y = x.mean(dim=(1, 2, 3))[:, None] > torch.tensor([0.48, 0.5, 0.52])
+    calibrated = suffice.calibrate(network, None, [(x, y)], likelihood="multilabel", structure=None)
+    teacher = suffice.MCDropout(passes=4, likelihood="multilabel")
+    score = fit_exit_variation(calibrated, [x], [x], teacher=teacher, epochs=2, generator=seeded())
+    policy = suffice.allocate(calibrated, [x], 0.9, score=score)
+    suffice.save(policy, tmp_path / "policy")
+    answers = [suffice.run(calibrated, each, x) for each in (policy, suffice.load(tmp_path / "policy"))]
+    assert torch.equal(answers[0].exit, answers[1].exit)
+    assert len(answers[0].exit.unique()) == 2

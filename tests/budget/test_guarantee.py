@@ -337,3 +337,54 @@ def test_the_ambient_modes_change_nothing(surrounding):
     assert torch.equal(policy.thresholds, expected.thresholds)
     assert policy.expected == expected.expected
     assert not policy.thresholds.is_inference()
+
+
+def label_losses(size=20_000, exits=3, labels=8, seed=0):
+    """Scores and relative losses of a population with several labels, whose later exits are wrong less often."""
+    generator = torch.Generator().manual_seed(seed)
+    ease = 1 + torch.randn(size, 1, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(size, labels, generator=generator, dtype=torch.float64)
+    scores, wrong = [], []
+    for k in range(exits):
+        logit = ease + 0.4 * k + (exits - k) * 0.5 * torch.randn(size, 1, generator=generator, dtype=torch.float64)
+        scores.append(2 * logit[:, 0])
+        wrong.append((uniform > logit.sigmoid()).double().mean(dim=1))
+    return scores, [(each - wrong[-1]).clamp_min(0) for each in wrong]
+
+
+@pytest.mark.parametrize("confidence", [0.9, None])
+def test_a_share_of_wrong_labels_is_bounded_as_often_as_promised(confidence):
+    """The share lies between 0 and 1, where the exact test of errors that are 0 or 1 would not apply."""
+    scores, losses = label_losses()
+    table, max_loss = losses_at_levels(scores, losses, LEVELS).T.contiguous(), 0.03
+    truth = torch.cat([torch.zeros(1, dtype=torch.float64), table.mean(dim=0)])
+    chosen = [count_certified(s, max_loss, confidence, "accuracy", num_labels=8) for s in samples(table, DRAWS)]
+    true_losses = truth[chosen]
+    if confidence is None:
+        assert float(true_losses.mean()) <= max_loss + 3 * float(true_losses.std()) / DRAWS**0.5
+    else:
+        assert int((true_losses > max_loss).sum()) <= binom.ppf(0.999, DRAWS, 1 - confidence)
+    assert float(true_losses.mean()) > max_loss / 4
+
+
+def test_the_p_values_of_shares_are_those_of_bounded_losses():
+    losses = torch.full((1, 200), 0.02, dtype=torch.float64)
+    certified = {n: count_certified(losses, 0.03, 0.6, "accuracy", num_labels=n) for n in (1, 50)}
+    means = losses.mean(dim=1)
+    assert certified[1] == int(p_values(means, 200, 0.03, binary=True) <= 0.4)
+    assert certified[50] == int(p_values(means, 200, 0.03, binary=False) <= 0.4)
+
+
+@pytest.mark.parametrize("score", ["confidence", "margin", "entropy", "patience"])
+@pytest.mark.parametrize("loss", ["accuracy", "brier"])
+def test_the_loss_of_several_labels_can_be_bounded(score, loss):
+    net, x = builders.network(classes=5), builders.inputs(400)
+    with torch.no_grad():
+        y = torch.bernoulli(net(x)[-1].sigmoid(), generator=torch.Generator().manual_seed(0))
+    loader = builders.batched(x, y)
+    calibrated = suffice.calibrate(net, loader, loader, likelihood="multilabel", structure=None, temperature=False)
+    policy = suffice.control_risk(calibrated, loader, 0.3, 0.9, loss=loss, score=score)
+    answer, last = suffice.run(calibrated, policy, x), calibrated(x)[-1]
+    worse = answer.prediction.losses(y.long(), loss) - last.losses(y.long(), loss)
+    assert float(worse.clamp_min(0).mean()) <= 0.3
+    assert (answer.exit < 2).any()

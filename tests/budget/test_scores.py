@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from suffice.budget import scores
-from suffice.prediction import Prediction, Regression
+from suffice.prediction import Multilabel, Prediction, Regression
 from tests import builders
 
 
@@ -182,3 +182,27 @@ def test_a_score_costs_at_every_exit_but_the_last():
 
 def test_levels_of_patience_run_from_all_exits_to_one():
     assert scores.levels("patience", 10, 4).tolist() == [4, 3, 2, 1]
+
+
+def several_labels(n, labels, spread):
+    log_odds = spread * builders.inputs(n, labels).double()
+    log_probs = torch.nn.functional.logsigmoid(torch.stack([-log_odds, log_odds], dim=2))
+    aleatoric = torch.special.entr(log_probs.exp()).sum(dim=2)
+    return Multilabel(log_probs, aleatoric)
+
+
+@pytest.mark.parametrize("name", ["confidence", "margin", "entropy", "aleatoric"])
+def test_levels_of_several_labels_fall_from_hardly_any_example_to_all(name):
+    for labels in (1, 3, 40):
+        levels = scores.levels(name, num_classes=2, num_exits=3, num_labels=labels)
+        assert (levels.diff() < 0).all()
+        values = scores.evaluate(scores.resolve(name), several_labels(500, labels, 1.0), None, 0)
+        assert (values >= levels[-1] - 1e-6).all()
+        assert (values >= levels[0]).double().mean() < 0.05
+    undecided = several_labels(1, 40, 0.0)
+    assert float(scores.evaluate(scores.resolve(name), undecided, None, 0)) == pytest.approx(float(levels[-1]))
+
+
+def test_a_score_of_a_regression_is_refused_for_several_labels():
+    with pytest.raises(ValueError, match=r"a score of a Multilabel, .* got 'variance', which is of a Regression"):
+        scores.evaluate(scores.variance, several_labels(3, 2, 1.0), None, 0)

@@ -67,7 +67,7 @@ def test_tables_of_few_columns_in_different_units_have_equal_predictions_in_ever
     assert largest_difference(calibrated, inputs[:100]) < 1e-5
 
 
-@pytest.mark.parametrize("structure", ["kronecker", "lowrank", "full", "diagonal"])
+@pytest.mark.parametrize("structure", ["kronecker", "lowrank", "full", "blocks", "diagonal"])
 @pytest.mark.parametrize("delta", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("scale", [1e2, 1e4])
 def test_samples_far_from_the_mean_have_equal_predictions_in_every_batch(structure, delta, scale):
@@ -105,9 +105,12 @@ CASES = [
     ("classification", 4, {"link": "probit"}),
     ("classification", 4, {"link": "meanfield"}),
     ("classification", 4, {"structure": "full"}),
+    ("classification", 4, {"structure": "blocks"}),
     ("classification", 4, {"structure": "diagonal"}),
     ("classification", 4, {"structure": "lowrank"}),
     ("binary", 1, {}),
+    ("multilabel", 3, {}),
+    ("multilabel", 3, {"structure": "blocks", "link": "probit"}),
     ("regression", 1, {}),
     ("heteroscedastic", 2, {}),
 ]
@@ -118,6 +121,8 @@ def with_likelihood(likelihood, outputs, choices):
     inputs, labels = torch.randn(400, 16), torch.arange(400) % 4
     if likelihood == "binary":
         labels = labels % 2
+    elif likelihood == "multilabel":
+        labels = torch.stack([labels % 2, labels // 2, labels == 3], dim=1)
     elif likelihood != "classification":
         labels = inputs[:, :1] + 0.1 * torch.randn(400, 1)
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, outputs))

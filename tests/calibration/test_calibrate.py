@@ -224,7 +224,7 @@ def test_classifiers_without_a_bias_have_a_posterior_over_their_weights_alone():
     assert [len(exit_.posterior.feature_values) for exit_ in with_bias.exits] == [7, 6]
 
 
-@pytest.mark.parametrize("structure", ["kronecker", "full", "diagonal", "lowrank"])
+@pytest.mark.parametrize("structure", ["kronecker", "full", "blocks", "diagonal", "lowrank"])
 def test_precisions_of_bias_and_classes_are_those_of_the_dense_prior(structure):
     """The data carry no information, so the covariance is that of the prior: ‖φ‖²/(δγ_c) + 1/(δβγ_c)."""
     net = builders.network(widths=(6,)).double()
@@ -450,7 +450,7 @@ class TestBadInput:
 
 @pytest.mark.filterwarnings("ignore:the (prior precision|temperature) of exit")
 @pytest.mark.parametrize(
-    "structure", ["kronecker", "full", "diagonal", pytest.param("lowrank", marks=pytest.mark.slow)]
+    "structure", ["kronecker", "full", "blocks", "diagonal", pytest.param("lowrank", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("link", ["sampled", "meanfield", "probit", "plugin"])
 def test_every_structure_goes_with_every_link_and_survives_saving(structure, link, tmp_path):
@@ -479,7 +479,7 @@ def test_the_factored_prior_is_for_products_of_factors():
 def test_a_structure_that_does_not_fit_is_refused_with_those_that_do(monkeypatch):
     monkeypatch.setattr("suffice.calibration.posterior._available", lambda device: 8 * 4 * (7 * 4) ** 2 - 1)
     loader = builders.batched(builders.inputs(20))
-    with pytest.raises(MemoryError, match=r"structure='kronecker' or 'diagonal'"):
+    with pytest.raises(MemoryError, match=r"structure='kronecker' or 'blocks' or 'diagonal'"):
         calibrate(builders.network(), loader, loader, structure="full")
 
 

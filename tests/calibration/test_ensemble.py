@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from suffice.calibration import ensemble
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.cost import Costs
-from suffice.prediction import Prediction, Regression, entropy
+from suffice.prediction import Multilabel, Prediction, Regression, entropy
 
 
 def member(seed, n=6, classes=4, scale=1.0):
@@ -136,3 +136,20 @@ def test_joining_is_the_reverse_of_taking():
         assert type(again) is type(running)
         for name, value in vars(running).items():
             assert torch.equal(torch.as_tensor(getattr(again, name)), torch.as_tensor(value))
+
+
+@settings(deadline=None, max_examples=30)
+@given(weights=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4), product=st.booleans(), scale=st.floats(0.1, 100))
+def test_several_labels_are_combined_each_by_itself(weights, product, scale):
+    pairs = [[member(7 * seed + c, classes=2, scale=scale) for c in range(3)] for seed in range(len(weights))]
+    running, alone = None, [None] * 3
+    for labels, weight in zip(pairs, weights, strict=True):
+        log_probs = torch.stack([each.log_probs for each in labels], dim=1)
+        joint = Multilabel(log_probs, torch.stack([each.aleatoric for each in labels], dim=1))
+        running = ensemble.extend(running, joint, weight, product)
+        alone = [ensemble.extend(*pair, weight, product) for pair in zip(alone, labels, strict=True)]
+    answer = running.prediction()
+    assert isinstance(answer, Multilabel)
+    for c, one in enumerate(alone):
+        torch.testing.assert_close(answer.log_probs[:, c], one.prediction().log_probs)
+        torch.testing.assert_close(answer.label_aleatoric[:, c], one.prediction().aleatoric)

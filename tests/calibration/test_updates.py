@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its rang
 X = builders.inputs(160)
 LABELS = builders.sampled_labels(builders.network()(X)[-1], 1.5)
 DELTAS, TEMPERATURES = (0.3, 1.0, 20.0), (0.7, 1.0, 1.6)
-STRUCTURES = ["kronecker", "full", "diagonal", "lowrank"]
+STRUCTURES = ["kronecker", "full", "blocks", "diagonal", "lowrank"]
 
 
 def fit(net, x=X, **options):

@@ -47,6 +47,12 @@ PRINTED = {
         r"constant noise: (8[6-9]|9[0-4])\.\d% within the 90 % interval",
         r"input-dependent noise: standard deviation 0\.1\d near 0, 0\.3\d far from it",
     ],
+    "How do I calibrate a model with several labels?": [
+        rf"before: ECE 0\.\d+, wrong labels {PERCENT}",
+        rf"after: ECE 0\.0\d+, wrong labels {PERCENT}",
+        rf"half the cost: {PERCENT} of the labels wrong",
+        rf"mean average precision 0\.\d+, all labels right {PERCENT}",
+    ],
     "How do I estimate the dropout variation from one pass?": [
         r"estimator, one pass: mean error 0\.0\d+, mean variation 0\.\d+",
         r"dropout, ten passes: mean error 0\.0\d+, mean variation 0\.\d+",

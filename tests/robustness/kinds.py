@@ -16,7 +16,7 @@ from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.calibration.posterior import STRUCTURES
 from suffice.cost import profile
 from suffice.models.zoo import Pretrained, round_to_half
-from suffice.prediction import Prediction
+from suffice.prediction import Multilabel, Prediction
 from suffice.variation.buckets import fit_buckets
 from suffice.variation.fitting import fit_variation
 from suffice.variation.teachers.dropout import MCDropout
@@ -25,7 +25,7 @@ from tests import builders
 X = builders.inputs(64)
 SCORES = ("confidence", "margin", "entropy", "aleatoric", "epistemic")
 Model = Callable[[], nn.Module]
-OUTPUTS = {"classification": 4, "binary": 1, "regression": 2, "heteroscedastic": 4}
+OUTPUTS = {"classification": 4, "binary": 1, "multilabel": 3, "regression": 2, "heteroscedastic": 4}
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def quietly(make: Callable[[], Any]) -> Any:
 def targets(likelihood: str, outputs: int = 4) -> Tensor:
     if likelihood in ("classification", "binary"):
         return (X[:, 0] > 0).long()
+    if likelihood == "multilabel":
+        return (X > 0).long()
     numbers = X[:, :2] * X[:, 1:3] + 0.1 * builders.inputs(64, 2, seed=1)
     return numbers[:, :1] if outputs == 2 and likelihood == "heteroscedastic" else numbers
 
@@ -66,7 +68,7 @@ def answers(calibrated: Any, x: Tensor = X) -> dict[str, Tensor]:
     for k, prediction in enumerate(calibrated(x)):
         names = (
             ("log_probs", "aleatoric")
-            if isinstance(prediction, Prediction)
+            if isinstance(prediction, (Prediction, Multilabel))
             else ("mean", "epistemic_variance", "variance")
         )
         tensors |= {f"{k}.{name}": getattr(prediction, name) for name in names}

@@ -31,6 +31,7 @@ FEW = [
     ("calibrated", "classification-kronecker-sampled"),
     ("calibrated", "classification-lowrank-sampled"),
     ("calibrated", "binary-full-probit"),
+    ("calibrated", "multilabel-blocks-sampled"),
     ("calibrated", "regression-kronecker-meanfield"),
     ("calibrated", "heteroscedastic-diagonal-sampled"),
     ("calibrated", "product"),

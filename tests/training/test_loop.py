@@ -163,6 +163,8 @@ def test_noise_that_depends_on_the_input_is_learned_at_every_exit():
         ("classification", 1, torch.zeros(5), "pass likelihood='binary'"),
         ("binary", 1, torch.full((5,), 2), "expected labels 0 or 1, got 2 at position 0"),
         ("binary", 4, torch.zeros(5), "pass likelihood='classification'"),
+        ("multilabel", 4, torch.zeros(5), r"labels of shape \(5, 4\), .* pass likelihood='classification'"),
+        ("multilabel", 2, torch.full((5, 2), 2), "expected labels 0 or 1, got 2 for label 0 at position 0"),
         ("regression", 4, torch.zeros(5), r"expected numbers of shape \(5, 4\) as targets, got .* \(5,\)"),
         ("regression", 1, torch.full((5,), torch.nan), "expected finite targets, .* position 0"),
         ("heteroscedastic", 3, torch.zeros(5), "expected an even number of outputs"),
@@ -182,3 +184,13 @@ def test_steps_are_reported_with_the_remaining_time(network):
     assert all(p.seconds_left is None for p in reports[:2])
     assert all(p.seconds_left > 0 for p in reports[2:])
     assert reports[-1].epochs == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.bool])
+def test_several_labels_are_learned_at_every_exit(dtype):
+    def labels(x):
+        return torch.stack([x[:, 0] > x[:, 1], x[:, 2] > 0], dim=1).to(dtype)
+
+    exit_logits, expected = trained(2, labels, "multilabel")
+    for logits in exit_logits:
+        assert ((logits > 0) == expected.bool()).double().mean(dim=0).min() > 0.93

@@ -85,3 +85,18 @@ def test_heteroscedastic_loss_is_the_negative_log_density_without_its_constant()
     half = 0.5 * torch.log(torch.tensor(2 * torch.pi))
     nll = [-Normal(z[:, :2], (z[:, 2:] / 2).exp()).log_prob(targets.float()).mean() - half for z in outputs]
     torch.testing.assert_close(losses.summed(outputs, targets, "heteroscedastic"), sum(nll))
+
+
+def test_multilabel_loss_is_the_negative_log_likelihood_averaged_over_examples_and_labels():
+    outputs, labels = random_outputs(3), torch.arange(18).reshape(6, 3) % 2
+    first, second = [-Bernoulli(logits=z).log_prob(labels.float()).mean() for z in outputs]
+    torch.testing.assert_close(losses.summed(outputs, labels, "multilabel"), first + second)
+    torch.testing.assert_close(losses.Weighted([2.0, 0.5], "multilabel")(outputs, labels), 2 * first + 0.5 * second)
+    one = [z[:, :1] for z in outputs]
+    assert losses.summed(one, labels[:, :1], "multilabel") == losses.summed(one, labels[:, 0], "binary")
+
+
+@pytest.mark.parametrize("loss", [losses.Smoothed(), losses.Distilled(), losses.summed])
+def test_losses_of_classes_are_refused_for_several_labels(loss):
+    with pytest.raises(ValueError, match="expected a loss for the likelihood of the training, 'multilabel'"):
+        losses.check(loss, "multilabel")

@@ -212,7 +212,7 @@ def test_the_cost_of_layers_is_relative_to_all_that_the_model_computes():
         assert row["cost"] == row["macs"] / whole
 
 
-@pytest.mark.parametrize("likelihood", ["regression", "binary"])
+@pytest.mark.parametrize("likelihood", ["regression", "binary", "multilabel"])
 def test_ridge_learns_on_a_stream_in_closed_form(likelihood):
     model = wide()
     teacher = MCDropout(passes=8, likelihood=likelihood)

@@ -54,8 +54,8 @@ def allocate(
             "patience"; for regression "variance" or "epistemic"; a function `(prediction, state) -> (N,)`, higher
             meaning more certain; or the result of `fit_exit_variation`, with its multiply-adds counted.
         method: "geometric", as in the paper: fractions proportional to q^k stop at exit k. "optimal": the thresholds
-            with the greatest mean calibrated probability of a correct prediction on the validation data; they cost
-            less than the budget if more would not help.
+            with the greatest mean calibrated probability of a correct prediction (of several labels, the expected
+            share that is right) on the validation data; they cost less than the budget if more would not help.
         profile: Times measured by `suffice.cost.profile` for this network; required for "ms", and kept for `run`.
 
     Raises:
@@ -103,7 +103,7 @@ class ScoredExamples:
 
     Attributes:
         scores: Scores (N,) at each of K exits, float64.
-        chances: Predicted probability (N,) of a correct prediction at each exit, float64; NaN for regression.
+        chances: `chance_correct` (N,) of the prediction at each exit, float64; NaN for regression.
         coin: Number (N,) in [0, 1) of each example.
     """
 

@@ -57,6 +57,9 @@ def control_risk(
     The loss of an example is how much stopping early makes it worse, and never negative: "accuracy", 1 if the last
     exit is correct and the exit where it stops is not, else 0; "brier", max(0, Σ_c (p_c − [c = y])² at the exit where
     it stops minus that at the last). So accuracy falls, or the mean Brier score rises, by no more than the mean loss.
+    For several labels, the loss "accuracy" is how much smaller the share of labels that are right becomes, and "brier"
+    is the mean over the labels. There is no loss of whole sets of labels: where the last exit has one label wrong, as
+    for most examples with many labels, it would allow any error.
 
     The guarantee assumes that validation and future examples are drawn independently from one distribution, and that
     neither the network, nor its calibration, nor the levels have been fitted to the validation examples:
@@ -101,13 +104,13 @@ def control_risk(
     """
     walk.check_calibrated(calibrated)
     _check(max_loss, confidence, loss)
-    if calibrated.likelihood.name not in ("classification", "binary"):
+    if not calibrated.likelihood.discrete:
         raise ValueError(f"expected classes, where a prediction is right or wrong, got a {calibrated.likelihood.name}")
-    num_exits = len(calibrated.exits)
-    candidates = _candidate_levels(score, max(2, calibrated.num_classes), num_exits, levels)
+    num_exits, sizes = len(calibrated.exits), calibrated.likelihood.labels(calibrated.num_classes)
+    candidates = _candidate_levels(score, sizes, num_exits, levels)
     examples = _stopping_losses(calibrated, val_loader, scoring.resolve(score, calibrated.digest), loss)
     losses = losses_at_levels(examples.scores, examples.losses, candidates)
-    num_certified = count_certified(losses, max_loss, confidence, loss)
+    num_certified = count_certified(losses, max_loss, confidence, loss, num_labels=sizes[0])
     if not num_certified:
         enough = examples_needed(max_loss, confidence, _GREATEST[loss])
         warnings.warn(
@@ -139,21 +142,25 @@ def losses_at_levels(scores: Sequence[Tensor], losses: Sequence[Tensor], levels:
     return torch.stack([table[choose(scores, level.expand(len(losses) - 1)), rows] for level in levels])
 
 
-def count_certified(losses: Tensor, max_loss: float, confidence: float | None, loss: RiskLoss) -> int:
+def count_certified(
+    losses: Tensor, max_loss: float, confidence: float | None, loss: RiskLoss, num_labels: int = 1
+) -> int:
     """Count the levels, from the most conservative on, for which the bound is guaranteed.
 
     Args:
         losses: Losses (L, N), levels from conservative to permissive.
         max_loss: Bound ε on the mean loss.
         confidence: Confidence 1 − α for Learn-then-Test, or None for conformal risk control.
-        loss: Kind of the losses: 0 or 1 for "accuracy" and "agreement", up to 2 for "brier".
+        loss: Kind of the losses: up to 1 for "accuracy" and "agreement", up to 2 for "brier".
+        num_labels: Number of labels of an example; with one label, losses but those in "brier" are 0 or 1.
     """
     n, greatest = losses.shape[1], _GREATEST[loss]
     if confidence is None:
         worst = losses.cummax(dim=0).values.mean(dim=1)
         passes = (n * worst + greatest) / (n + 1) <= max_loss
     else:
-        values = p_values(losses.mean(dim=1) / greatest, n, max_loss / greatest, binary=loss != "brier")
+        binary = loss == "agreement" or (loss == "accuracy" and num_labels == 1)
+        values = p_values(losses.mean(dim=1) / greatest, n, max_loss / greatest, binary)
         passes = values <= 1 - confidence
     return int(passes.long().cumprod(dim=0).sum())
 
@@ -213,7 +220,7 @@ def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, lo
         outcomes[visit.exit].append(_outcome(visit, loss))
     joined = list(map(torch.cat, outcomes))
     if loss == "agreement":
-        relative = [(labels != joined[-1]).double() for labels in joined]
+        relative = [(labels != joined[-1]).view(len(labels), -1).any(dim=1).double() for labels in joined]
     else:
         relative = [(losses - joined[-1]).clamp_min(0) for losses in joined]
     return StoppingLosses(list(map(torch.cat, scores)), relative)
@@ -229,7 +236,7 @@ def _examples(calibrated: Calibrated, loader: Loader, loss: RiskLoss) -> Iterato
 
 
 def _outcome(visit: Visit, loss: RiskLoss) -> Tensor:
-    """Return what the loss compares with the last exit: predicted labels (N,) or absolute losses (N,)."""
+    """Return what the loss compares with the last exit: predicted labels (N,) or (N, K), or absolute losses (N,)."""
     if loss == "agreement":
         prediction: Any = visit.prediction
         labels: Tensor = prediction.label
@@ -239,10 +246,11 @@ def _outcome(visit: Visit, loss: RiskLoss) -> Tensor:
 
 
 def _candidate_levels(
-    score: str | AnyScore, num_classes: int, num_exits: int, levels: Sequence[float] | None
+    score: str | AnyScore, sizes: tuple[int, int], num_exits: int, levels: Sequence[float] | None
 ) -> Tensor:
     """Return the given levels, or those of a built-in score, (L,) float64, and raise a ValueError unless they fall."""
-    values = scoring.levels(score, num_classes, num_exits) if levels is None else levels
+    num_labels, num_classes = sizes
+    values = scoring.levels(score, num_classes, num_exits, num_labels=num_labels) if levels is None else levels
     candidates = torch.as_tensor(values, dtype=torch.float64)
     if candidates.ndim != 1 or not len(candidates) or bool((candidates.diff() >= 0).any()):
         raise ValueError(

@@ -29,8 +29,8 @@ class Answer:
     """Predictions of a batch under a policy, in the order of its examples, with their exits and costs.
 
     Attributes:
-        prediction: Prediction of the exit where each example stopped, a `Prediction` or a `Regression`. Its properties
-            are available on the answer too.
+        prediction: Prediction of the exit where each example stopped, a `Prediction`, a `Multilabel` or a
+            `Regression`. Its properties are available on the answer too.
         exit: Number of that exit (N,), int64, counted from 0.
         macs: Multiply-adds spent on each example (N,), including those of the uncertainty, int64.
         scores: Scores (N, K − 1) at the exits up to this one, but never at the last exit of the network, float64; NaN
@@ -53,17 +53,17 @@ class Answer:
 
     @property
     def probs(self) -> Tensor:
-        """Class probabilities (N, C)."""
+        """Probabilities (N, C) of the classes, or of each label."""
         return self._field("probs")
 
     @property
     def label(self) -> Tensor:
-        """Most probable class (N,), int64."""
+        """Most probable class (N,), or 0 or 1 for each label (N, K), int64."""
         return self._field("label")
 
     @property
     def confidence(self) -> Tensor:
-        """Greatest probability (N,)."""
+        """Greatest probability (N,), or the expected share of labels that are right."""
         return self._field("confidence")
 
     @property
@@ -101,7 +101,7 @@ class Answer:
         return values
 
 
-_FIELDS = {"classification": "probs", "regression": "mean and variance"}
+_FIELDS = {"classification": "probs", "multilabel": "probs", "regression": "mean and variance"}
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from suffice.network import State
-from suffice.prediction import AnyPrediction, Prediction, Regression
+from suffice.prediction import AnyPrediction, Multilabel, Prediction, Regression
 
 Score = Callable[[Any, State], Tensor]
 
@@ -38,23 +38,25 @@ class ExitScore(Protocol):
 AnyScore = Score | ExitScore
 
 
-def confidence(prediction: Prediction, state: State = None) -> Tensor:
-    """Compute the log-odds of the most probable class, log p − log(1 − p); see `Prediction.log_odds`."""
+def confidence(prediction: Prediction | Multilabel, state: State = None) -> Tensor:
+    """Compute the log-odds of the most probable class, log p − log(1 − p); see `Prediction.log_odds`.
+
+    For several labels they are those of the expected share of labels that are right; see `Multilabel.log_odds`.
+    """
     return prediction.log_odds
 
 
-def margin(prediction: Prediction, state: State = None) -> Tensor:
-    """Compute the difference of the two greatest log-probabilities."""
-    best = prediction.log_probs.topk(2, dim=-1).values
-    return best[:, 0] - best[:, 1]
+def margin(prediction: Prediction | Multilabel, state: State = None) -> Tensor:
+    """Compute the difference of the two greatest log-probabilities, of classes or of sets of labels."""
+    return prediction.margin
 
 
-def entropy(prediction: Prediction, state: State = None) -> Tensor:
+def entropy(prediction: Prediction | Multilabel, state: State = None) -> Tensor:
     """Compute the negative total uncertainty, in nats."""
     return -prediction.entropy
 
 
-def aleatoric(prediction: Prediction, state: State = None) -> Tensor:
+def aleatoric(prediction: Prediction | Multilabel, state: State = None) -> Tensor:
     """Compute the negative aleatoric uncertainty, in nats."""
     return -prediction.aleatoric
 
@@ -69,8 +71,10 @@ def variance(prediction: Regression, state: State = None) -> Tensor:
     return prediction.default_score
 
 
-def patience(prediction: Prediction, state: State = None) -> Tensor:
+def patience(prediction: Prediction | Multilabel, state: State = None) -> Tensor:
     """Return the number of exits in a row, up to and including this one, with the same label; at most K.
+
+    Several labels have to be the same all together.
 
     Zhou et al. 2020 (patience-based early exit). Many examples tie, so that a budget is met by a mixed policy.
 
@@ -98,17 +102,18 @@ def needs_streak(score: AnyScore) -> bool:
     return score not in MEMORYLESS
 
 
-def levels(score: str | AnyScore, num_classes: int, num_exits: int, count: int = 100) -> Tensor:
+def levels(score: str | AnyScore, num_classes: int, num_exits: int, count: int = 100, num_labels: int = 1) -> Tensor:
     """Return candidate thresholds of a score, from conservative to permissive, that do not depend on any data.
 
     They are evenly spaced log-odds down to those of 1/C, margins down to 0, or powers of ten of an uncertainty up to
-    log C.
+    log C, times the number of labels.
 
     Args:
         score: Name of a built-in score.
-        num_classes: Number of classes C.
+        num_classes: Number of classes C; 2 for labels that are present or absent.
         num_exits: Number of exits K.
         count: Number of levels L, except for "patience".
+        num_labels: Number of labels of an example; 1 for classes.
 
     Returns:
         Thresholds (L,), float64, falling.
@@ -120,7 +125,7 @@ def levels(score: str | AnyScore, num_classes: int, num_exits: int, count: int =
         least = -math.log(num_classes - 1) if score == "confidence" else 0
         return torch.linspace(12, least, count, dtype=torch.float64)
     if score in ("entropy", "aleatoric", "epistemic"):
-        return -math.log(num_classes) * torch.logspace(-6, 0, count, dtype=torch.float64)
+        return -num_labels * math.log(num_classes) * torch.logspace(-6, 0, count, dtype=torch.float64)
     if score == "patience":
         return torch.arange(num_exits, 0, -1, dtype=torch.float64)
     resolve(score)
@@ -213,7 +218,7 @@ def _check_kind(score: Score, prediction: AnyPrediction) -> None:
     name = next((name for name, function in SCORES.items() if function is score), None)
     if name is None or name in prediction.score_names:
         return
-    other = next(kind for kind in (Prediction, Regression) if name in kind.score_names)
+    other = next(kind for kind in (Prediction, Multilabel, Regression) if name in kind.score_names)
     raise ValueError(
         f"expected a score of a {type(prediction).__name__}, one of {sorted(prediction.score_names)}, or a function "
         f"(prediction, state), got {name!r}, which is of a {other.__name__}"

@@ -63,20 +63,23 @@ def calibrate(
         val_loader: Labeled batches that the network was not trained on, from the distribution seen in use; read once.
             Prior precisions and temperatures are tuned on them. May be None with `tuning="evidence"`.
         likelihood: Meaning of the classifier's outputs. "classification": one logit per class, integer labels (N,).
-            "binary": one logit, of class 1, labels 0 or 1, (N,) or (N, 1). "regression": C means, targets (N, C), or
+            "binary": one logit, of class 1, labels 0 or 1, (N,) or (N, 1). "multilabel": one logit for each of K labels
+            that are present or absent, labels 0 or 1, (N, K). "regression": C means, targets (N, C), or
             (N,) where C = 1. "heteroscedastic": M means and then M log-variances, targets (N, M), or (N,).
-        structure: Form of the posterior over an exit's classifier: "kronecker", "full", "diagonal", "lowrank"
-            (like "kronecker", for tens of thousands of classes), or None for no posterior. "auto" is "full" where that
-            is equally cheap, for a binary classifier and a heteroscedastic one with one mean, else "kronecker". The
+        structure: Form of the posterior over an exit's classifier: "kronecker", "full", "blocks" (independent outputs,
+            as those of "multilabel" exactly are), "diagonal", "lowrank" (like "kronecker", for tens of thousands of
+            classes), or None for no posterior. "auto" is "full" where that is equally cheap, for a binary or
+            multi-label classifier with one logit and a heteroscedastic one with one mean, else "kronecker". The
             posterior of a regression is exactly "kronecker".
         prior: Form of the prior precision δ in a Kronecker posterior: "exact" is U⊗A + δI, "factored" the paper's.
         link: "sampled" averages the softmax over `samples` fixed joint samples. "meanfield" and "probit" are closed
-            forms of the variances, equal to each other for "binary". "plugin" predicts without the posterior, which
-            is still available; its δ is tuned only by evidence. For regressions all links but "plugin" are equal.
+            forms of the variances, equal to each other for "binary" and "multilabel". "plugin" predicts without the
+            posterior, which is still available; its δ is tuned only by evidence. For regressions all links but "plugin"
+            are equal.
         temperature: Tune a temperature per exit; otherwise, and without a `val_loader`, it is 1. It divides logits,
             and multiplies the standard deviations of a regression.
         ensemble: Prediction at exit k from the exits up to k: the "average" of their distributions (also True), or the
-            normalized "product" of their probabilities. False predicts with exit k alone.
+            normalized "product" of their probabilities (of each label by itself). False predicts with exit k alone.
         ensemble_weights: Weights of these exits: "cost" for their multiply-adds, as in the paper, or "tuned" for the
             best predictions on the `val_loader`, where an exit much better than the earlier ones can dominate.
         tuning: "validation" tunes δ and T of all exits jointly, by gradient on the NLL of the predictions. "evidence"
@@ -91,7 +94,7 @@ def calibrate(
         generator: Generator of the samples, on the CPU; the same state gives bitwise identical results.
 
     Returns:
-        A `Calibrated`, whose call returns one `Prediction` (or `Regression`) per exit.
+        A `Calibrated`, whose call returns one `Prediction` (or `Multilabel`, or `Regression`) per exit.
 
     Raises:
         TypeError: If the network is not a module, or a loader does not iterate batches.

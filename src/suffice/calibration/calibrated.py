@@ -92,7 +92,8 @@ class Calibrated:
             x: Batch of inputs: a tensor or a nest of tensors, batch first.
 
         Returns:
-            K predictions: `Prediction` or, for regressions, `Regression`. Those of an ensemble have `members`.
+            K predictions: `Prediction`, or `Multilabel` for several labels, or `Regression`. Those of an ensemble have
+            `members`.
 
         Raises:
             TypeError: If x contains no batch.
@@ -180,8 +181,8 @@ class Calibrated:
         Each of the S samples uses one sample of a classifier's weights for all N examples, so that the covariance
         between examples is that of the posterior, as batch active learning requires. (Predictions use fixed offsets,
         which are joint over the classes of one example only.) The weights depend only on the state of the generator
-        and not on the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`. For a
-        regression these are samples of its means.
+        and not on the batch. Probabilities are `(logits / calibrated.exits[k].temperature).softmax(-1)`, or
+        `.sigmoid()` of one logit or several labels. For a regression these are samples of its means.
 
         Args:
             x: Batch of inputs, as for the call.
@@ -246,8 +247,8 @@ class Calibrated:
         """
         if not self.likelihood.widens:
             raise ValueError(
-                f"expected likelihood 'classification', which can add classes, got {self.likelihood.name!r}; "
-                "calibrate again"
+                "expected likelihood 'classification' or 'multilabel', which can add outputs, got "
+                f"{self.likelihood.name!r}; calibrate again"
             )
         wider = cut_at_entries(network, network_entries(self.network))
         check_wider(wider, self.num_classes, self.network_hash)
@@ -260,8 +261,8 @@ class Calibrated:
     def logit_samples(self, x: State) -> Tensor:
         """Return the fixed samples (S, N, C) of the last exit's logits that its predictions average.
 
-        They are before any temperature. Their second moments are those of the posterior after centering over the
-        classes, which does not change a softmax.
+        They are before any temperature. Their second moments are those of the posterior, after centering over the
+        classes of a classification, which does not change a softmax. Several labels are only nearly uncorrelated.
 
         Raises:
             ValueError: If the last exit has no sampled link, or a sample is not finite.

@@ -122,7 +122,7 @@ class Choices:
             )
 
     def _check_ensemble(self) -> None:
-        if self.ensemble == "product" and self.likelihood not in ("classification", "binary"):
+        if self.ensemble == "product" and not self.family.discrete:
             raise ValueError(f"expected ensemble 'average' or False with likelihood {self.likelihood!r}, got 'product'")
         if self.tunes_weights and (not self.ensemble or self.tuning == "grid"):
             raise ValueError(

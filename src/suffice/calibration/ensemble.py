@@ -6,7 +6,8 @@
 The weights w_j are the cumulative multiply-adds up to exit j, or tuned. At exit k only the ratio of w_k to the sum of
 the earlier weights matters, so each prediction moves the one before it toward the prediction of exit k alone.
 
-For classes, "average" averages probabilities. For Gaussians it is a mixture, represented by its moments:
+For classes, "average" averages probabilities; for several labels, those of each label by itself. For Gaussians it is a
+mixture, represented by its moments:
 
     mean = Σ w̃ μ,   epistemic variance = Σ w̃ (v + (μ − mean)²),   noise variance = Σ w̃ σ²,   w̃ = w / Σ w
 
@@ -18,13 +19,13 @@ product, a logarithmic pool); Jazbec et al. 2023 (products of exits); Yao et al.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from suffice.cost import Costs
-from suffice.prediction import AnyPrediction, Kind, Prediction, Regression, entropy
+from suffice.prediction import AnyPrediction, Kind, Multilabel, Prediction, Regression, entropy
 
 Ensemble = bool | Literal["average", "product"]
 """How exits predict together: True is "average", False disables the ensemble."""
@@ -74,19 +75,22 @@ class _ClassAverages(_Averages):
     """Weighted averages over the predictions of classes; subclasses define how log-probabilities are combined.
 
     Attributes:
-        log_probs: Combined log-probabilities, (N, C).
-        aleatoric: Average Σ_j w_j aleatoric_j / Σ_j w_j, (N,), in nats.
+        log_probs: Combined log-probabilities, (N, C), or (N, K, 2) of K labels.
+        aleatoric: Average Σ_j w_j aleatoric_j / Σ_j w_j, (N,), or (N, K) of each label, in nats.
         weight: Total weight Σ_j w_j.
     """
+
+    predicted: ClassVar[type[Prediction] | type[Multilabel]] = Prediction
 
     log_probs: Tensor
     aleatoric: Tensor
     weight: Weight
 
     @classmethod
-    def of(cls, member: Prediction, weight: Weight) -> Self:
+    def of(cls, member: Prediction | Multilabel, weight: Weight) -> Self:
         """Start with the prediction of one exit."""
-        return cls(member.log_probs, member.aleatoric, weight)
+        aleatoric = member.label_aleatoric if isinstance(member, Multilabel) else member.aleatoric
+        return cls(member.log_probs, aleatoric, weight)
 
     def merge(self, other: Self) -> Self:
         """Combine the averages over two disjoint sets of exits."""
@@ -106,9 +110,9 @@ class Average(_ClassAverages):
     def _combine(first: Tensor, second: Tensor, share: Weight, other_share: Weight) -> Tensor:
         return torch.logaddexp(first + _log(share), second + _log(other_share))
 
-    def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
+    def prediction(self, members: tuple[Any, ...] = ()) -> Prediction | Multilabel:
         """Return the prediction of the ensemble over the exits so far."""
-        return Prediction(self.log_probs, self.aleatoric, members)
+        return self.predicted(self.log_probs, self.aleatoric, members)
 
 
 class Product(_ClassAverages):
@@ -118,13 +122,25 @@ class Product(_ClassAverages):
     def _combine(first: Tensor, second: Tensor, share: Weight, other_share: Weight) -> Tensor:
         return _lerp(first, second, other_share)
 
-    def prediction(self, members: tuple[Prediction, ...] = ()) -> Prediction:
+    def prediction(self, members: tuple[Any, ...] = ()) -> Prediction | Multilabel:
         """Return the prediction of the ensemble over the exits so far.
 
         Its entropy may be lower than that of every member, so the aleatoric part is their mean, limited to the entropy.
         """
         log_probs = self.log_probs.log_softmax(dim=-1)
-        return Prediction(log_probs, torch.minimum(self.aleatoric, entropy(log_probs)), members)
+        return self.predicted(log_probs, torch.minimum(self.aleatoric, entropy(log_probs)), members)
+
+
+class LabelAverage(Average):
+    """Weighted average of the probabilities of each label."""
+
+    predicted = Multilabel
+
+
+class LabelProduct(Product):
+    """Weighted average of the log-probabilities of each label being absent and present."""
+
+    predicted = Multilabel
 
 
 @dataclass(frozen=True)
@@ -164,12 +180,15 @@ class Mixture(_Averages):
         return Regression(self.mean, self.spread, self.noise, members)
 
 
-AVERAGES: dict[Kind, type[Running]] = {"classification": Average, "regression": Mixture}
+AVERAGES: dict[Kind, type[Running]] = {"classification": Average, "multilabel": LabelAverage, "regression": Mixture}
 """Running average of the predictions of each kind."""
+
+PRODUCTS: dict[Kind, type[Running]] = {"classification": Product, "multilabel": LabelProduct}
+"""Running product of the predictions of each kind that has one."""
 
 
 def extend(running: Running | None, member: AnyPrediction, weight: Weight, product: bool = False) -> Running:
-    """Add the prediction of one exit with its weight > 0 to the average or, for classes only, to the product.
+    """Add the prediction of one exit with its weight > 0 to the average or, for classes and labels, to the product.
 
     Args:
         running: Averages over the earlier exits; None for the first exit.
@@ -177,7 +196,7 @@ def extend(running: Running | None, member: AnyPrediction, weight: Weight, produ
         weight: Weight of the exit, above 0.
         product: Average log-probabilities, not probabilities.
     """
-    kind: type[Running] = Product if product else AVERAGES[member.kind]
+    kind = (PRODUCTS if product else AVERAGES)[member.kind]
     first = kind.of(member, weight)
     return first if running is None else running.merge(first)
 

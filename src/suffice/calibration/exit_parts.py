@@ -35,7 +35,7 @@ def check_consistent(parts: Parts, exits: Sequence[CalibratedExit], ensemble: En
     (name, *_, weighted) = kinds.pop()
     if weighted and not ensemble:
         parts.refuse("exits", "without weights, as there is no ensemble", "weights")
-    if ensemble == "product" and name not in ("classification", "binary"):
+    if ensemble == "product" and not exits[0].likelihood.discrete:
         parts.refuse("ensemble", f"true or false with likelihood {name!r}", ensemble)
 
 

@@ -86,7 +86,8 @@ class CalibratedExit(Serializable):
         """Count the exponentials per example that a prediction computes and its gradient stores."""
         if self.offsets is not None:
             return self.samples * classes
-        return classes**2 if self.link == "meanfield" else classes
+        pairwise = self.link == "meanfield" and self.likelihood.labels(classes)[0] == 1
+        return classes**2 if pairwise else classes
 
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
         """Return the exit with another temperature."""

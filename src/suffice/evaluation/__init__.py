@@ -7,6 +7,7 @@ from suffice.evaluation.coverage import set_coverage
 from suffice.evaluation.ladder import LADDER, Budgeted, averaged, ladder, over_budgets
 from suffice.evaluation.outcomes import (
     MEASURES,
+    MULTILABEL_MEASURES,
     REGRESSION_MEASURES,
     Outcome,
     measure,
@@ -20,6 +21,7 @@ __all__ = [
     "INTERVALS",
     "LADDER",
     "MEASURES",
+    "MULTILABEL_MEASURES",
     "REGRESSION_MEASURES",
     "Budgeted",
     "Outcome",

@@ -46,10 +46,9 @@ def summary(
         "curve": for each budget, mean and requested multiply-adds, the shares of the exits, accuracy and ECE.
 
     Raises:
-        TypeError: For a regression; use `per_exit` and `averaged` instead.
+        TypeError: Unless the targets are classes; use `per_exit` and `averaged` instead.
     """
-    if not test.is_classification:
-        raise TypeError("expected an outcome of classes, got one of a regression; use per_exit and averaged instead")
+    test.require_classes()
     num_exits, curve, rows = len(calibrated.exits), [], []
     for answer in over_budgets(calibrated, validation, test):
         rows.append(measure(answer.prediction, test.labels))

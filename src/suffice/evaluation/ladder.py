@@ -26,7 +26,7 @@ class Budgeted:
     """Predictions of the test set under one budget of the ladder.
 
     Attributes:
-        prediction: Prediction of the exit where each example stops, a `Prediction` or a `Regression`.
+        prediction: Prediction of the exit where each example stops, a `Prediction`, a `Multilabel` or a `Regression`.
         exit_index: Number of that exit (N,), int64.
         macs: Mean multiply-adds per example.
         requested: Mean multiply-adds per example of the ladder's shares.

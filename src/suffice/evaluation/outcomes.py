@@ -10,7 +10,7 @@ from suffice import metrics
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.prediction import AnyPrediction, Prediction, Regression, concatenate, without_members
+from suffice.prediction import AnyPrediction, Multilabel, Prediction, Regression, concatenate, without_members
 
 MEASURES = Prediction.measure_names
 """Names of the measures of a classification."""
@@ -19,13 +19,17 @@ REGRESSION_MEASURES = Regression.measure_names
 """Names of the measures of a regression: RMSE, NLL in nats, CRPS, and the coverage of the 95 % intervals."""
 
 
+MULTILABEL_MEASURES = Multilabel.measure_names
+"""Names of the measures of a multi-label classification; see `Multilabel.measures`."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Predictions of a labeled set at every exit, on the CPU.
 
     Attributes:
         predictions: Predictions of N examples at each of K exits, without their members.
-        labels: Labels (N,), or targets (N, C).
+        labels: Labels (N,), or several labels (N, K), or targets (N, C).
         scores: Default score (N,) at each exit, float64, higher meaning more certain.
     """
 
@@ -40,8 +44,21 @@ class Outcome:
 
     @property
     def hits(self) -> list[Tensor]:
-        """Correctness of the predictions of each exit, K × (N,) bool; for classification only."""
+        """Correctness of the predictions of each exit, K × (N,) bool.
+
+        Raises:
+            TypeError: Unless the targets are classes.
+        """
+        self.require_classes()
         return [prediction.correct(self.labels) for prediction in self.predictions]
+
+    def require_classes(self) -> None:
+        """Raise a TypeError unless the targets are classes."""
+        if not self.is_classification:
+            raise TypeError(
+                f"expected an outcome of classes, got one of a {self.predictions[0].kind}; use per_exit and averaged "
+                "instead"
+            )
 
 
 def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
@@ -54,7 +71,7 @@ def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
 
 
 def measure(prediction: AnyPrediction, labels: Tensor) -> dict[str, float]:
-    """Compute all measures of a prediction by name: `MEASURES`, or `REGRESSION_MEASURES` of a regression."""
+    """Compute all measures of a prediction by name: `MEASURES`, `MULTILABEL_MEASURES` or `REGRESSION_MEASURES`."""
     return prediction.measures(labels)
 
 

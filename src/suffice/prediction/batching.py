@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 import torch
 
 from suffice.prediction.classification import Prediction
+from suffice.prediction.multilabel import Multilabel
 from suffice.prediction.regression import Regression
 
-P = TypeVar("P", Prediction, Regression)
+P = TypeVar("P", Prediction, Multilabel, Regression)
 
 
 def without_members(prediction: P) -> P:

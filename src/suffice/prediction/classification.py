@@ -86,6 +86,12 @@ class Prediction:
         return top - others.logsumexp(dim=-1)
 
     @property
+    def margin(self) -> Tensor:
+        """Difference (N,) of the two greatest log-probabilities."""
+        best = self.log_probs.topk(2, dim=-1).values
+        return best[:, 0] - best[:, 1]
+
+    @property
     def entropy(self) -> Tensor:
         """Total uncertainty H[p] (N,) in nats."""
         return entropy(self.log_probs)

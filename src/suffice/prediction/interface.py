@@ -4,17 +4,20 @@ from typing import ClassVar, Literal, Protocol, Self
 
 from torch import Tensor
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "multilabel", "regression"]
 
 Loss = Literal["accuracy", "brier"]
-"""Loss of a prediction of classes: its error, 0 or 1, or its Brier score in [0, 2]."""
+"""Loss of a prediction of classes or labels: its error in [0, 1], or its Brier score in [0, 2].
+
+The error is 0 or 1 for classes, and the share of wrong labels for several labels.
+"""
 
 Streak = tuple[Tensor, Tensor]
-"""Label (N,) at an exit, and the number (N,) of exits in a row up to this one with that label; int64."""
+"""Label (N,), or labels (N, K), at an exit, and the number (N,) of exits in a row up to this one with them; int64."""
 
 
 class AnyPrediction(Protocol):
-    """Interface of the predictions that an exit can make: `Prediction` and `Regression`."""
+    """Interface of the predictions that an exit can make: `Prediction`, `Multilabel` and `Regression`."""
 
     kind: ClassVar[Kind]
     """Kind of the targets."""
@@ -43,7 +46,10 @@ class AnyPrediction(Protocol):
 
     @property
     def chance_correct(self) -> Tensor:
-        """Predicted probability (N,) that the label is correct, float64; NaN for regression."""
+        """Predicted probability (N,) that the label is correct, float64; NaN for regression.
+
+        For several labels it is the expected share of labels that are right.
+        """
 
     @property
     def soundness(self) -> Tensor:

@@ -9,6 +9,7 @@
 
     classification    −log softmax(f)_y                       nats
     binary            −log σ(f) if y = 1, −log σ(−f) if y = 0    nats
+    multilabel        the mean over the labels of that of "binary"    nats
     regression        (y − f)², the mean over the outputs too    in the targets' unit squared
     heteroscedastic   ½(s + (y − μ)² exp(−s)) of f = (μ, s), the mean over the targets too    nats, ½ log 2π left out
 
@@ -169,6 +170,10 @@ def _binary(logits: Tensor, labels: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits))
 
 
+def _multilabel(logits: Tensor, labels: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(logits, labels.to(logits))
+
+
 def _squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return mse_loss(outputs, targets.to(outputs))
 
@@ -182,6 +187,7 @@ def _gaussian(outputs: Tensor, targets: Tensor) -> Tensor:
 _LOSSES: dict[likelihoods.Name, Callable[[Tensor, Tensor], Tensor]] = {
     "classification": cross_entropy,
     "binary": _binary,
+    "multilabel": _multilabel,
     "regression": _squared,
     "heteroscedastic": _gaussian,
 }

@@ -59,8 +59,8 @@ def class_labels(labels: Tensor, num_classes: int, start: int = 0) -> Tensor:
     """
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(
-            f"expected integer labels, got {labels.dtype} from position {start}; leave out examples without a label, and "
-            "pass labels.long() if the others are whole numbers"
+            f"expected integer labels, got {labels.dtype} from position {start}; leave out examples without a "
+            "label, and pass labels.long() if the others are whole numbers"
         )
     widened = labels.long()
     outside = ((widened < 0) | (widened >= num_classes)).nonzero()

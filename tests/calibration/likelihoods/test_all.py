@@ -13,8 +13,12 @@ from tests import builders, tolerances
 pytestmark = pytest.mark.filterwarnings("ignore:.* (ended|at) .* edge")
 
 X = builders.inputs(160)
-OUTPUTS = {"classification": 3, "binary": 1, "regression": 2, "heteroscedastic": 4}
-FIELDS = {suffice.Prediction: ("log_probs", "aleatoric"), suffice.Regression: ("mean", "epistemic_variance", "std")}
+OUTPUTS = {"classification": 3, "binary": 1, "multilabel": 3, "regression": 2, "heteroscedastic": 4}
+FIELDS = {
+    suffice.Prediction: ("log_probs", "aleatoric"),
+    suffice.Multilabel: ("log_probs", "label_aleatoric"),
+    suffice.Regression: ("mean", "epistemic_variance", "std"),
+}
 
 
 def network(likelihood, **options):
@@ -24,6 +28,8 @@ def network(likelihood, **options):
 def targets(likelihood):
     if likelihood in ("classification", "binary"):
         return (X[:, 0] > 0).long()
+    if likelihood == "multilabel":
+        return X + 0.5 * builders.inputs(160, seed=1) > 0
     return X[:, :2] * X[:, 1:3] + 0.1 * builders.inputs(160, 2, seed=1)
 
 
@@ -105,13 +111,13 @@ def test_moments_and_joint_samples_are_of_the_outputs_that_have_a_posterior(cali
         torch.testing.assert_close(samples.var(dim=1), moments.variance, rtol=2 * tolerances.deviation(4000), atol=0)
 
 
-def test_only_classes_can_be_added(calibrated):
+def test_only_classes_and_labels_can_be_added(calibrated):
     wider = builders.network(classes=calibrated.num_classes + 2)
-    if calibrated.likelihood.name == "classification":
+    if calibrated.likelihood.name in ("classification", "multilabel"):
         assert calibrated.likelihood.widens
         return
     name = calibrated.likelihood.name
-    with pytest.raises(ValueError, match=f"'classification', which can add classes, got {name!r}"):
+    with pytest.raises(ValueError, match=f"or 'multilabel', which can add outputs, got {name!r}"):
         calibrated.with_classes(wider)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from suffice.calibration.posterior.moments import Offsets, standard_normals
+from suffice.calibration.posterior.moments import Offsets, quantiles, root, standard_normals
 
 
 def normals(count, dimension, seed=0):
@@ -84,3 +84,18 @@ def test_offsets_for_logits_of_another_type_are_read_off_in_float64_all_the_same
     offsets = Offsets(torch.ones(3, 2).double(), torch.ones(2, 4, 3).double())
     offsets = offsets.to(torch.device("cpu"), torch.float32)
     assert (offsets.basis.dtype, offsets.values.dtype) == (torch.float64, torch.float32)
+
+
+@pytest.mark.parametrize("count", [2, 8, 16, 64])
+def test_quantiles_are_the_points_of_one_dimension_rising(count):
+    points = normals(count, 1)[:, 0]
+    torch.testing.assert_close(quantiles(count), points.sort().values)
+    torch.testing.assert_close(quantiles(count).square().mean(), torch.ones((), dtype=torch.float64))
+
+
+def test_the_root_has_no_slope_at_zero():
+    variance = torch.tensor([0.0, 4.0], requires_grad=True)
+    root(variance).sum().backward()
+    assert variance.grad.tolist() == [0.0, 0.25]
+    assert root(variance)[1] == 2
+    assert 0 < root(variance)[0] < 1e-15

@@ -62,6 +62,8 @@ def dense_precision(structure: str, phi: Tensor, logits: Tensor, delta: float) -
     hessians = [_hessian(row) for row in logits.double().tolist()]
     if structure in ("kronecker", "lowrank"):
         hessians, outers = [_total(hessians)], [_total(outers) / len(rows)]
+    elif structure == "blocks":
+        hessians = [_diagonal(matrix) for matrix in hessians]
     elif structure == "diagonal":
         hessians, outers = ([_diagonal(matrix) for matrix in matrices] for matrices in (hessians, outers))
     products = (_product(hessian, outer) for hessian, outer in zip(hessians, outers, strict=True))
@@ -155,15 +157,23 @@ def samples_of(exit_: CalibratedExit, at: Tensor, outputs: Tensor) -> tuple[Tens
 
     Other links have one sample, the prediction itself.
     """
+    if exit_.offsets is None and exit_.likelihood.name == "multilabel":
+        log_odds = exit_.predict(at, outputs).label_log_odds[:, None]
+        return log_odds, log_odds.abs()
     if exit_.offsets is None:
         log_probs = exit_.predict(at, outputs).log_probs[:, None]
         return log_probs, log_probs.abs()
     if exit_.likelihood.name == "binary":
         outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
         coefficients = exit_.posterior.variance(exit_.spectrum(at)).sqrt()
+    elif exit_.likelihood.name == "multilabel":  # the logits of labels, which are independent
+        coefficients = exit_.posterior.variance(exit_.spectrum(at)).sqrt()[:, None]
     else:
         coefficients = exit_.posterior.coefficients(exit_.spectrum(at), exit_.offsets)
-    terms = coefficients[:, :, None, None] * exit_.offsets.values
+    if exit_.likelihood.name == "multilabel":
+        terms = coefficients[:, None] * exit_.offsets.values
+    else:
+        terms = coefficients[:, :, None, None] * exit_.offsets.values
     return (
         (outputs[:, None] + terms.sum(dim=1)) / exit_.temperature,
         (outputs[:, None].abs() + terms.abs().sum(dim=1)) / exit_.temperature,
@@ -181,7 +191,9 @@ def allowed_error(exact: CalibratedExit, at: Tensor, outputs: Tensor, kappa: flo
         return torch.cat([relative * mean.abs(), torch.full_like(mean, relative) * (1 + outputs.abs().amax())], dim=1)
     samples, sizes = samples_of(exact, at, outputs)
     moved = relative * (1 + sizes.amax(dim=2, keepdim=True))
-    log_odds = torch.logit(samples.softmax(dim=2).clamp(1e-300, 1 - 1e-16))
+    log_odds = samples
+    if exact.likelihood.name != "multilabel":
+        log_odds = torch.logit(samples.softmax(dim=2).clamp(1e-300, 1 - 1e-16))
     most, least = (log_odds + 2 * moved).sigmoid(), (log_odds - 2 * moved).sigmoid()
     return (most - least).mean(dim=1) + relative
 
@@ -190,6 +202,8 @@ CASES = [
     *[("classification", structure, link) for structure in STRUCTURES for link in LINKS],
     *[("binary", "full", link) for link in LINKS],
     ("binary", "kronecker", "sampled"),
+    *[("multilabel", "blocks", link) for link in LINKS],
+    ("multilabel", "kronecker", "sampled"),
     ("regression", "kronecker", "plugin"),
     ("regression", "kronecker", "probit"),
     ("heteroscedastic", "full", "probit"),

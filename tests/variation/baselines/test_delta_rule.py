@@ -130,3 +130,12 @@ def test_the_modes_of_the_caller_change_nothing(surrounding):
         spread = delta_rule(model, h)
     assert torch.equal(spread, expected)
     assert not spread.is_inference()
+
+
+def test_several_labels_have_the_spread_of_their_probabilities():
+    """Var[σ(f_c)] is to first order (σ(1 − σ))² Var[f_c], and the result is the root of the mean over labels."""
+    model, h = nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 3)).eval(), torch.randn(5, 8)
+    slope = model[1](h).sigmoid() * (1 - model[1](h).sigmoid())
+    variance = h.double().square() @ model[1].weight.double().square().T * 0.3 / 0.7
+    expected = (slope.double().square() * variance).mean(dim=1).sqrt()
+    torch.testing.assert_close(delta_rule(model, h, likelihood="multilabel"), expected.detach(), rtol=1e-5, atol=0)

@@ -167,3 +167,11 @@ def test_dropout_of_the_outputs_too_has_no_exact_variance():
 
     with pytest.raises(ValueError, match="one dropout, on the inputs of the last linear layer, got 2 at"):
         last_layer(Dropped().eval(), inputs())
+
+
+def test_the_spread_of_several_labels_is_that_of_their_probabilities_to_first_order():
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3)).eval()
+    propagated = last_layer(model, inputs())
+    slope = propagated.mean.sigmoid() * (1 - propagated.mean.sigmoid())
+    expected = (slope.square() * propagated.variance).mean(dim=1).sqrt()
+    torch.testing.assert_close(moments.spread(propagated, "multilabel"), expected)

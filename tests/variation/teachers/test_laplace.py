@@ -67,3 +67,14 @@ def test_two_samples_are_enough():
 def test_logit_samples_need_a_sampled_posterior():
     with pytest.raises(ValueError, match="expected a sampled posterior at the last exit, got link='plugin'"):
         builders.untuned(builders.network(), builders.inputs(9), structure=None).logit_samples(builders.inputs(2))
+
+
+def test_the_spread_of_several_labels_is_that_of_their_samples():
+    network, x = builders.network(), builders.inputs(60)
+    calibrated = suffice.calibrate(
+        network, [(x, x[:, [0, 1, 2, 0]] > 0)], None, likelihood="multilabel", tuning="evidence"
+    )
+    variation = LaplaceTeacher(calibrated.logit_samples, likelihood="multilabel")(network, x)
+    probs = calibrated.logit_samples(x).double().sigmoid()
+    torch.testing.assert_close(variation["std"], probs.var(dim=0, correction=0).mean(dim=1).sqrt())
+    torch.testing.assert_close(variation["std_3"], probs.std(dim=0, correction=0)[:, 3])

@@ -119,3 +119,28 @@ def test_concatenating_a_single_batch_returns_it():
     joined = concatenate([one])
     assert torch.equal(joined.mean, one.mean)
     assert torch.equal(joined["std"], one["std"])
+
+
+@given(count=st.integers(2, 9), cut=st.integers(1, 9), scale=st.sampled_from([1e-3, 1, 20]))
+@settings(deadline=None, max_examples=30)
+def test_streamed_spreads_of_several_labels_are_those_of_the_stored_passes(count, cut, scale):
+    deterministic, outputs = passes(count, scale=scale)
+    variation = streamed(deterministic, outputs, "multilabel", cut)
+    log_probs = torch.nn.functional.logsigmoid(torch.stack([-outputs, outputs], dim=-1).double())
+    probs = log_probs.exp()
+    close = {"rtol": 1e-6, "atol": 1e-12}
+    torch.testing.assert_close(variation.mean, probs[..., 1].mean(dim=0), **close)
+    variance = probs[..., 1].var(dim=0)
+    torch.testing.assert_close(variation["std"], variance.mean(dim=1).sqrt(), **close)
+    torch.testing.assert_close(variation["std_2"], variance[:, 2].sqrt(), **close)
+    information = entropy(probs.mean(dim=0).log()) - entropy(log_probs).mean(dim=0)
+    torch.testing.assert_close(variation["mutual_information"], information.sum(dim=1), rtol=1e-6, atol=1e-11)
+    pairs = [(probs[s] * (log_probs[s] - log_probs[t])).sum(dim=2) for s, t in itertools.permutations(range(count), 2)]
+    torch.testing.assert_close(variation["disagreement"], torch.stack(pairs).mean(dim=0).sum(dim=1), **close)
+    assert set(variation.spreads) == {"std", "mutual_information", "disagreement", *(f"std_{d}" for d in range(4))}
+
+
+def test_one_label_has_the_spread_of_the_probability_of_a_binary_question():
+    deterministic, outputs = passes(columns=1)
+    binary, several = (streamed(deterministic, outputs, name) for name in ("binary", "multilabel"))
+    torch.testing.assert_close(several["std"], binary["std_probability"])

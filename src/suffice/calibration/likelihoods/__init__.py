@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suffice.batches import Batch, Loader, read_targets
-from suffice.calibration.likelihoods import binary, classification, heteroscedastic, regression
+from suffice.calibration.likelihoods import binary, classification, heteroscedastic, multilabel, regression
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import Posterior, Structure
 from suffice.calibration.posterior.curvature import Curvature
@@ -20,7 +20,7 @@ from suffice.network import ExitNetwork
 from suffice.prediction import AnyPrediction
 from suffice.storage.parts import Parts
 
-Name = Literal["classification", "binary", "regression", "heteroscedastic"]
+Name = Literal["classification", "binary", "multilabel", "regression", "heteroscedastic"]
 
 
 class Likelihood(Protocol):
@@ -34,7 +34,10 @@ class Likelihood(Protocol):
     """True if the noise is learned from the training targets, together with δ, by `linear`."""
 
     widens: ClassVar[bool]
-    """True if outputs can be added as new classes."""
+    """True if outputs can be added as new classes or labels."""
+
+    discrete: ClassVar[bool]
+    """True if predictions are probabilities of classes or labels, so that they have errors and products."""
 
     temperatures: ClassVar[tuple[float, float]]
     """Search range of the temperature T, in its unit."""
@@ -42,6 +45,10 @@ class Likelihood(Protocol):
     @staticmethod
     def check_outputs(outputs: int) -> None:
         """Raise a ValueError unless a classifier with this number of outputs fits the likelihood."""
+
+    @staticmethod
+    def labels(outputs: int) -> tuple[int, int]:
+        """Return the number of labels of an example and the number of values of each; zeros if targets are numbers."""
 
     @staticmethod
     def latents(outputs: int) -> int:
@@ -78,6 +85,9 @@ class Likelihood(Protocol):
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
         """Return the shapes of their basis and values, in the notation of `suffice.storage.parts`."""
 
+    def logit_samples(self, outputs: Tensor, posterior: Posterior, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Return the samples (S, N, outputs) of the outputs that predictions average, before any temperature."""
+
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """Count the multiply-adds per example that the uncertainty adds to those of the exit."""
 
@@ -112,6 +122,7 @@ class Likelihood(Protocol):
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "classification": classification.Likelihood,
     "binary": binary.Likelihood,
+    "multilabel": multilabel.Likelihood,
     "regression": regression.Likelihood,
     "heteroscedastic": heteroscedastic.Likelihood,
 }

@@ -19,8 +19,8 @@ from suffice.calibration.likelihoods import unit
 from suffice.calibration.likelihoods.stateless import Stateless
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import Posterior, Structure
-from suffice.calibration.posterior.curvature import Curvature
-from suffice.calibration.posterior.moments import Offsets
+from suffice.calibration.posterior.curvature import Curvature, sigmoid
+from suffice.calibration.posterior.moments import Offsets, root
 from suffice.network import check_finite
 from suffice.prediction import Prediction
 
@@ -33,6 +33,7 @@ class Likelihood(Stateless):
     exact_structure: ClassVar[Structure | None] = None
     learns_noise: ClassVar[bool] = False
     widens: ClassVar[bool] = False
+    discrete: ClassVar[bool] = True
     temperatures: ClassVar[tuple[float, float]] = (0.005, 200.0)
 
     @staticmethod
@@ -41,8 +42,13 @@ class Likelihood(Stateless):
         if outputs != 1:
             raise ValueError(
                 f"expected 1 output, the logit of class 1, for likelihood='binary', got a classifier with {outputs}; "
-                "pass likelihood='classification' for one logit per class"
+                "pass likelihood='classification' for one logit per class, or 'multilabel' for one per label"
             )
+
+    @staticmethod
+    def labels(outputs: int) -> tuple[int, int]:
+        """Return 1, the number of labels, and 2, the number of values."""
+        return 1, 2
 
     @staticmethod
     def latents(outputs: int) -> int:
@@ -82,8 +88,7 @@ class Likelihood(Stateless):
 
     def curvature(self, outputs: Tensor) -> Curvature:
         """Return the curvature p(1 − p) at logits (N, 1)."""
-        logits = outputs.double()
-        return Curvature(logits.sigmoid() * (-logits).sigmoid(), None)
+        return sigmoid(outputs)
 
     def serving_posterior(self, posterior: Posterior) -> Posterior:
         """Return the compressed posterior; probabilities depend little on the last few percent of a variance."""
@@ -106,6 +111,10 @@ class Likelihood(Stateless):
         """Count the multiply-adds of the variance and of S products with it."""
         return posterior.macs(None) + (0 if offsets is None else offsets.values.shape[1])
 
+    def logit_samples(self, outputs: Tensor, posterior: Posterior, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Return the samples μ + √v z_s (S, N, 1) that predictions average."""
+        return outputs + root(posterior.variance(spectrum)) * offsets.values[0, :, 1:, None]
+
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Prediction:
         """Predict σ(f/T) from logits (N, 1)."""
         return Prediction(*links.plugin(_pair(outputs), temperature))
@@ -125,7 +134,7 @@ class Likelihood(Stateless):
             return Prediction(*links.probit(pair, posterior.variance(spectrum), temperature))
 
         def deviation(spectrum: Tensor) -> Tensor:
-            return posterior.variance(spectrum).sqrt()
+            return root(posterior.variance(spectrum))
 
         return Prediction(*links.sampled_from(pair, spectrum, deviation, offsets.values, temperature))
 

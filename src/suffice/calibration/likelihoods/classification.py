@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from suffice.batches import Batch, class_labels
@@ -28,6 +29,7 @@ class Likelihood(Stateless):
     exact_structure: ClassVar[Structure | None] = None
     learns_noise: ClassVar[bool] = False
     widens: ClassVar[bool] = True
+    discrete: ClassVar[bool] = True
     temperatures: ClassVar[tuple[float, float]] = (0.005, 200.0)
 
     @staticmethod
@@ -38,6 +40,11 @@ class Likelihood(Stateless):
                 "expected 2 outputs or more, one per class, got a classifier with 1; pass likelihood='binary' if it is "
                 "the logit of class 1, or 'regression' if it is a number"
             )
+
+    @staticmethod
+    def labels(outputs: int) -> tuple[int, int]:
+        """Return 1, the number of labels, and the number of classes C, its values."""
+        return 1, outputs
 
     @staticmethod
     def latents(outputs: int) -> int:
@@ -62,6 +69,12 @@ class Likelihood(Stateless):
     @staticmethod
     def read(targets: Tensor, batch: Batch, outputs: int) -> Tensor:
         """Validate the labels and return them as int64 (N,)."""
+        if targets.shape == (batch.size, outputs):
+            raise ValueError(
+                f"expected integer labels of shape ({batch.size},), got {targets.dtype} of shape "
+                f"{tuple(targets.shape)} from position {batch.start}; pass likelihood='multilabel' if each row has a 0 "
+                "or 1 for every label, or labels.argmax(dim=1) if it is one-hot"
+            )
         return class_labels(targets, batch, outputs)
 
     def curvature(self, outputs: Tensor) -> Curvature:
@@ -87,6 +100,11 @@ class Likelihood(Stateless):
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """Count the multiply-adds of the posterior."""
         return posterior.macs(offsets)
+
+    def logit_samples(self, outputs: Tensor, posterior: Posterior, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Return the joint samples (S, N, C) of all logits that predictions average."""
+        coefficients = posterior.coefficients(spectrum, offsets)
+        return outputs + torch.einsum("nr,rsc->snc", coefficients, offsets.values)
 
     def plugin(self, outputs: Tensor, temperature: Tensor | float) -> Prediction:
         """Predict the softmax of logits (N, C) at a temperature."""

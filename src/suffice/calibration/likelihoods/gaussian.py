@@ -6,6 +6,8 @@ v is the variance of the mean under the posterior, σ² the noise variance. T sc
 and prior precision δ/T² has T² times the variance of the one under σ² and δ, so T is the noise scale in units of σ.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,13 @@ def predict(mean: Tensor, variance: Tensor, noise: Tensor, temperature: Tensor |
 class ClosedForm:
     """Mixin of likelihoods with predictions in closed form: nothing is sampled or approximated."""
 
+    discrete: ClassVar[bool] = False
+
+    @staticmethod
+    def labels(outputs: int) -> tuple[int, int]:
+        """Return zeros, as targets are numbers."""
+        return 0, 0
+
     @staticmethod
     def output_unit(outputs: Tensor) -> float:
         """Return 1, as T is in units of the noise and δ in those of the weights."""
@@ -69,6 +78,10 @@ class ClosedForm:
     def offsets_shapes(self, posterior: Posterior) -> tuple[str, str]:
         """Return the shapes that the posterior defines."""
         return posterior.offsets_shapes
+
+    def logit_samples(self, outputs: Tensor, posterior: Posterior, spectrum: Tensor, offsets: Offsets) -> Tensor:
+        """Raise a ValueError, as predictions are in closed form."""
+        raise ValueError("expected a likelihood with sampled predictions, got a regression; use joint_samples")
 
     def macs(self, posterior: Posterior, offsets: Offsets | None) -> int:
         """Count the multiply-adds of the variance."""

@@ -10,14 +10,15 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from suffice.calibration.posterior import diagonal, full, kronecker, lowrank
+from suffice.calibration.posterior import blocks, diagonal, full, kronecker, lowrank
 from suffice.calibration.posterior.moments import Moments, Offsets
 
-Structure = Literal["kronecker", "full", "diagonal", "lowrank"]
+Structure = Literal["kronecker", "full", "blocks", "diagonal", "lowrank"]
 
 STRUCTURES: dict[str, ModuleType] = {
     "kronecker": kronecker,
     "full": full,
+    "blocks": blocks,
     "diagonal": diagonal,
     "lowrank": lowrank,
 }

@@ -2,7 +2,7 @@
 
 The Hessian of an example's negative log-likelihood in its outputs f (C,) has the form
 
-    diag(d) − e eᵀ      softmax: d = e = p, p = softmax(f)
+    diag(d) − e eᵀ      softmax: d = e = p, p = softmax(f);      sigmoids: d = p(1 − p), p = σ(f), without e
 
 so it is stored as d and e, with C numbers each, in place of the matrix with C².
 """
@@ -44,3 +44,9 @@ def softmax(logits: Tensor) -> Curvature:
     """Return the curvature of the categorical likelihood at logits (N, C)."""
     p = logits.double().softmax(dim=-1)
     return Curvature(p, p)
+
+
+def sigmoid(logits: Tensor) -> Curvature:
+    """Return the curvature of independent Bernoulli likelihoods at logits (N, C), one for each."""
+    logits = logits.double()
+    return Curvature(logits.sigmoid() * (-logits).sigmoid(), None)

@@ -24,7 +24,7 @@ from suffice.calibration.posterior import sketch as sketches
 from suffice.calibration.posterior.basis import leading_directions
 from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
-from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
+from suffice.calibration.posterior.moments import Moments, Offsets, root, standard_normal_like
 from suffice.calibration.posterior.orthonormal import check_orthonormal
 from suffice.calibration.posterior.resolvents import GRID, Resolvents
 from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts, Range
@@ -242,7 +242,7 @@ class Posterior(Gaussian):
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:
         """Return the coordinates (N, R) of √g in the basis of the offsets; differentiable in δ."""
         M = self._variances_at(self.feature_values).to(spectrum.dtype)
-        return (spectrum @ M).sqrt() @ offsets.basis.to(spectrum.dtype)
+        return root(spectrum @ M) @ offsets.basis.to(spectrum.dtype)
 
     def macs(self, offsets: Offsets | None) -> int:
         """Count multiply-adds per example of the joint samples, or of the variance if `offsets` is None."""

@@ -49,6 +49,21 @@ class Offsets(Serializable):
         return Offsets(self.basis.to(device), self.values.to(device, dtype))
 
 
+def root(variance: Tensor) -> Tensor:
+    """Return the square root of variances, with the gradient 0 instead of infinity at a variance of 0."""
+    return variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+
+
+def quantiles(count: int) -> Tensor:
+    """Return `count` equal quantiles of a standard normal (count,), float64, rising and rescaled to variance 1.
+
+    They are the points of `standard_normals` in one dimension. Half of them mirror the other half.
+    """
+    positive = _positive_quantiles(count)
+    points = torch.cat([-positive.flip(0), positive])
+    return points / points.square().mean().sqrt()
+
+
 def standard_normal_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
     """Sample standard normals of a tensor's shape and type on the CPU and move them to its device."""
     return torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator).to(tensor.device)
@@ -74,13 +89,18 @@ def standard_normals(count: int, dimension: int, *, generator: torch.Generator |
     """
     check_samples(count)
     half = count // 2
-    levels = torch.arange(0.5, half, dtype=torch.float64) / count + 0.5
-    quantiles = torch.special.ndtri(levels)
+    positive = _positive_quantiles(count)
     points = torch.rand(half, dimension, dtype=torch.float64, generator=generator) - 0.5
     for _ in range(_ROUNDS):
         ranks = points.abs().argsort(dim=0).argsort(dim=0)
-        points = _uncorrelated(quantiles[ranks] * points.sign())
+        points = _uncorrelated(positive[ranks] * points.sign())
     return torch.cat([points, -points])
+
+
+def _positive_quantiles(count: int) -> Tensor:
+    """Return the upper half of `count` equal quantiles of a standard normal, rising, float64."""
+    quantiles: Tensor = torch.special.ndtri(torch.arange(0.5, count // 2, dtype=torch.float64) / count + 0.5)
+    return quantiles
 
 
 def _uncorrelated(points: Tensor) -> Tensor:

@@ -37,8 +37,11 @@ def fixed_samples(features: Sequence[ExitFeatures]) -> Tensor:
     """Return the fixed samples (S, N, C) of the last exit's logits; raises a ValueError if it has none."""
     exit_, phi, logits = features[-1]
     if exit_.posterior is None or exit_.offsets is None:
-        raise ValueError(f"expected a sampled posterior at the last exit, got link={exit_.link!r}; calibrate with one")
-    coefficients = exit_.posterior.coefficients(exit_.posterior.spectrum(phi), exit_.offsets)
-    samples = logits + torch.einsum("nr,rsc->snc", coefficients, exit_.offsets.values)
+        got = f"link={exit_.link!r}; calibrate with one"
+        if exit_.posterior is not None and exit_.link == "sampled":
+            got = f"likelihood {exit_.likelihood.name!r}, with predictions in closed form; use joint_samples"
+        raise ValueError(f"expected a sampled posterior at the last exit, got {got}")
+    spectrum = exit_.posterior.spectrum(phi)
+    samples = exit_.likelihood.logit_samples(logits, exit_.posterior, spectrum, exit_.offsets)
     check_finite(samples.movedim(1, 0), "samples")
     return samples

@@ -1,7 +1,8 @@
 """Delta rule: the variation to first order, without sampling and without training.
 
 Dropout multiplies each unit h_i by a factor g_i of mean 1 and variance p/(1 − p). With f the probability of the top
-class, the logit of a binary question or the prediction of a regression, to first order about g = 1
+class, the logit of a binary question, the probability of one of several labels or the prediction of a regression, to
+first order about g = 1
 
     Var[f]  =  Σ_i (∂f/∂g_i)² · p_i/(1 − p_i),        ∂f/∂g_i = h_i · ∂f/∂h_i
 
@@ -66,7 +67,7 @@ def delta_rule(
         with torch.enable_grad():
             output = sites.run(model, x, chosen, rows, gate, sites.refuse_attention)
             outputs = finite_outputs(output, likelihood).double()
-            values = outputs.softmax(dim=-1).amax(dim=-1, keepdim=True) if likelihood == "classification" else outputs
+            values = _values(outputs, likelihood)
             variances = [_variance(value.sum(), gates) for value in values.unbind(dim=1)]
     if all(variance is None for variance in variances):
         raise ValueError(
@@ -75,6 +76,13 @@ def delta_rule(
         )
     zero = outputs.new_zeros(rows)
     return torch.stack([zero if variance is None else variance for variance in variances]).mean(dim=0).sqrt()
+
+
+def _values(outputs: Tensor, likelihood: LikelihoodName) -> Tensor:
+    """Return the values (N, D) whose spread is "std" of outputs (N, C)."""
+    if likelihood == "classification":
+        return outputs.softmax(dim=-1).amax(dim=-1, keepdim=True)
+    return outputs.sigmoid() if likelihood == "multilabel" else outputs
 
 
 def _variance(total: Tensor, gates: Sequence[tuple[float, Tensor]]) -> Tensor | None:

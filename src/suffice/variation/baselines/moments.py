@@ -98,9 +98,13 @@ def spread(moments: PropagatedMoments, likelihood: LikelihoodName = "classificat
     """Return the spread "std" (N,) that moments of the outputs imply.
 
     For a logit or a prediction it is their standard deviation. For a classification it is that of the top class's
-    probability to first order at the mean logits, √(gᵀΣg) with g = p_top(e_top − p).
+    probability to first order at the mean logits, √(gᵀΣg) with g = p_top(e_top − p); for several labels that of each
+    label's probability, with the slope p(1 − p).
     """
     check_likelihood(likelihood)
+    if likelihood == "multilabel":
+        slopes = moments.mean.sigmoid() * (-moments.mean).sigmoid()
+        return (slopes.square() * moments.variance).mean(dim=1).sqrt()
     if likelihood != "classification":
         return moments.variance.mean(dim=1).sqrt()
     probs = moments.mean.softmax(dim=1)

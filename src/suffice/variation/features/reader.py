@@ -81,13 +81,14 @@ def output_features(outputs: Tensor, likelihood: LikelihoodName) -> Tensor:
     """Return the features (N, F) float32 of outputs (N, C).
 
     Class logits have C + min(C, 5) + 3 features: centered logits in the order of the classes, the largest
-    log-probabilities, sorted, the log-odds of the top class, and the entropy in nats with its logarithm. A binary logit
-    has three: the logit, its absolute value and its probability. A predicted number has one: itself.
+    log-probabilities, sorted, the log-odds of the top class, and the entropy in nats with its logarithm. The logit of a
+    binary question or of a label has three: the logit, its absolute value and its probability. A predicted number has
+    one: itself.
     """
     outputs = outputs.float()
     if likelihood == "regression":
         return outputs
-    if likelihood == "binary":
+    if likelihood in ("binary", "multilabel"):
         return torch.cat([outputs, outputs.abs(), outputs.sigmoid()], dim=1)
     log_probs = outputs.log_softmax(dim=-1)
     ranked = log_probs.sort(dim=-1, descending=True).values

@@ -10,6 +10,10 @@ T passes give outputs (T, N, C). With k the top class of the deterministic forwa
     binary            z_t = the logit, one for each of D questions
         std                   √ mean_d Var_t[z_td]      of the logit: that of the probability mostly follows p(1 − p)
         std_probability       √ mean_d Var_t[σ(z_td)]
+    multilabel        p_t = σ of the logit, one for each of D labels
+        std                   √ mean_d Var_t[p_td]
+        mutual_information    Σ_d h(mean_t p_td) − mean_t h(p_td)               nats, h the entropy of present or absent
+        disagreement          Σ_d mean over pairs s ≠ t of KL(p_sd ‖ p_td)      nats, a U-statistic
     regression        y_t = the prediction, one for each of D outputs
         std                   √ mean_d Var_t[y_td]      in the units of the prediction
 
@@ -27,7 +31,7 @@ from torch import Tensor
 from suffice.network import check_finite, output_tensor
 from suffice.prediction import entropy
 
-LikelihoodName = Literal["classification", "binary", "regression"]
+LikelihoodName = Literal["classification", "binary", "multilabel", "regression"]
 LIKELIHOODS: tuple[str, ...] = get_args(LikelihoodName)
 
 
@@ -36,8 +40,8 @@ class Variation:
     """Spread of the predictions for a batch under a teacher.
 
     Attributes:
-        mean: Mean over the passes, (N, C) float64: probabilities for a classification, else logits or predictions
-            (N, D). It differs from the prediction of the deterministic forward pass.
+        mean: Mean over the passes, (N, C) float64: probabilities for a classification or several labels, else logits
+            or predictions (N, D). It differs from the prediction of the deterministic forward pass.
         spreads: Mapping from the names above to spreads (N,) float64.
         passes: Number T of passes that they were computed from.
         likelihood: Meaning of the outputs.
@@ -67,7 +71,8 @@ class Variation:
 class Sums:
     """Sums over passes of deviations d from the deterministic forward pass, in float64.
 
-    A value has a companion: that of the probabilities is their logarithm, that of a logit its probability.
+    A value has a companion: that of class probabilities is their logarithm, that of a label's probability its logit,
+    and that of a logit its probability.
 
     Attributes:
         likelihood: Meaning of the outputs.
@@ -75,7 +80,7 @@ class Sums:
         first: Σ_t d, (N, C), by the same names.
         second: Σ_t d², (N, C), by the same names.
         cross: Σ_t Σ_c d_value · d_companion, (N,).
-        entropies: Σ_t H[p_t], (N,), nats.
+        entropies: Σ_t H[p_t], (N,), nats; for several labels their sum.
         passes: Number of passes in the sums.
     """
 
@@ -106,10 +111,10 @@ def update(sums: Sums, outputs: Tensor) -> Sums:
         second={name: sums.second[name] + d.square().sum(dim=0) for name, d in deviations.items()},
         passes=sums.passes + len(outputs),
     )
-    if sums.likelihood != "classification":
+    if sums.likelihood not in ("classification", "multilabel"):
         return updated
     cross = (deviations["value"] * deviations["companion"]).sum(dim=(0, 2))
-    entropies = entropy(values["companion"]).sum(dim=0)
+    entropies = _entropy(values, sums.likelihood).sum(dim=0)
     return replace(updated, cross=sums.cross + cross, entropies=sums.entropies + entropies)
 
 
@@ -129,9 +134,14 @@ def variation(sums: Sums, divisor: int | None = None) -> Variation:
     if sums.likelihood == "classification":
         spreads = _classification_spreads(sums, variances["value"], mean.clamp_min(0), divisor)
         return Variation(mean.clamp_min(0), spreads, sums.passes, sums.likelihood)
+    if sums.likelihood == "multilabel":
+        mean = mean.clamp(0, 1)
     spreads = {"std": variances["value"].mean(dim=1).sqrt()}
     if sums.likelihood == "binary":
         spreads["std_probability"] = variances["companion"].mean(dim=1).sqrt()
+    if sums.likelihood == "multilabel":
+        total = (torch.special.entr(mean) + torch.special.entr(1 - mean)).sum(dim=-1)
+        spreads |= _information_spreads(sums, total, divisor)
     if mean.shape[1] > 1:
         spreads |= {f"std_{d}": variance.sqrt() for d, variance in enumerate(variances["value"].unbind(dim=1))}
     return Variation(mean, spreads, sums.passes, sums.likelihood)
@@ -201,16 +211,36 @@ def _values(outputs: Tensor, likelihood: LikelihoodName) -> dict[str, Tensor]:
     if likelihood == "classification":
         log_probs = outputs.log_softmax(dim=-1)
         return {"value": log_probs.exp(), "companion": log_probs}
+    if likelihood == "multilabel":
+        return {"value": outputs.sigmoid(), "companion": outputs}
     return {"value": outputs, "companion": outputs.sigmoid()} if likelihood == "binary" else {"value": outputs}
 
 
+def _entropy(values: Mapping[str, Tensor], likelihood: LikelihoodName) -> Tensor:
+    """Return the entropies (…,) in nats of probabilities (…, C) with their companions."""
+    if likelihood == "multilabel":
+        terms: Tensor = torch.special.entr(values["value"]) + torch.special.entr((-values["companion"]).sigmoid())
+        return terms.sum(dim=-1)
+    return entropy(values["companion"])
+
+
 def _classification_spreads(sums: Sums, variance: Tensor, mean: Tensor, divisor: int) -> dict[str, Tensor]:
-    """Return the spreads of a classification. The mean over pairs of KL is Σ_c Cov_t[p_tc, log p_tc]."""
+    """Return the spreads of a classification."""
     top = sums.deterministic["value"].argmax(dim=-1, keepdim=True)
-    product = (sums.first["value"] * sums.first["companion"]).sum(dim=-1)
     return {
         "std": variance.gather(-1, top)[:, 0].sqrt(),
         "std_mean": variance.mean(dim=-1).sqrt(),
-        "mutual_information": (torch.special.entr(mean).sum(dim=-1) - sums.entropies / sums.passes).clamp_min(0),
+        **_information_spreads(sums, torch.special.entr(mean).sum(dim=-1), divisor),
+    }
+
+
+def _information_spreads(sums: Sums, total: Tensor, divisor: int) -> dict[str, Tensor]:
+    """Return the spreads that compare distributions, from the entropy (N,) of the mean probabilities.
+
+    The mean over pairs of KL is Σ_c Cov_t[p_tc, log p_tc] for classes, and Σ_d Cov_t[p_td, logit_td] for labels.
+    """
+    product = (sums.first["value"] * sums.first["companion"]).sum(dim=-1)
+    return {
+        "mutual_information": (total - sums.entropies / sums.passes).clamp_min(0),
         "disagreement": ((sums.cross - product / sums.passes) / divisor).clamp_min(0),
     }
