@@ -26,6 +26,7 @@ from suffice.batches import Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy, Promise
+from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.calibration import likelihoods
@@ -78,6 +79,7 @@ def control_risk(
     Raises:
         TypeError: For a network that is not calibrated.
         ValueError: For a bound or a confidence outside (0, 1), levels that do not fall, or a regression.
+        RuntimeError: If the multiply-adds of inputs of a new shape cannot be counted.
 
     Warns:
         UserWarning: If the guarantee holds for no level, so that the policy never stops early; the message names the
@@ -111,9 +113,8 @@ def control_risk(
         )
     level = float(candidates[num_certified - 1]) if num_certified else math.inf
     thresholds = torch.full((num_exits - 1,), level, dtype=torch.float64)
-    shares = shares_of(choose(examples.scores, thresholds), num_exits)
-    costs = torch.tensor(scoring.priced(calibrated.costs.cumulative, score), dtype=torch.float64)
-    expected = float(shares @ costs)
+    exit_index = choose(examples.scores, thresholds)
+    expected, shares = examples.prices.mean(exit_index), shares_of(exit_index, num_exits)
     promise = Promise(loss, max_loss, confidence)
     return Policy(thresholds, score, math.nan, expected, shares, calibrated.digest, promise=promise)
 
@@ -191,10 +192,12 @@ class StoppingLosses:
     Attributes:
         scores: Scores (N,) at each of K exits, float64.
         losses: Losses (N,) of stopping at each exit, relative to the last exit, float64.
+        prices: Cost of each example at each exit.
     """
 
     scores: list[Tensor]
     losses: list[Tensor]
+    prices: Prices
 
 
 @torch.no_grad()
@@ -202,14 +205,18 @@ def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, lo
     """Compute scores and losses of a whole labeled loader at every exit."""
     scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
     losses: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    costs, sizes = [], []
     targets = likelihoods.read(loader, calibrated.network, calibrated.likelihood)
     for visit in walk.visit_exits(calibrated, (replace(batch, labels=labels) for batch, labels in targets), score):
         assert visit.batch.labels is not None
         scores[visit.exit].append(visit.scores[0])
         losses[visit.exit].append(visit.prediction.losses(visit.batch.labels, loss))
+        if visit.exit == 0:
+            costs.append(price(calibrated, visit.batch.inputs, score))
+            sizes.append(visit.batch.size)
     absolute = list(map(torch.cat, losses))
     relative = [(exit_losses - absolute[-1]).clamp_min(0) for exit_losses in absolute]
-    return StoppingLosses(list(map(torch.cat, scores)), relative)
+    return StoppingLosses(list(map(torch.cat, scores)), relative, Prices.of_batches(costs, sizes))
 
 
 def _candidate_levels(
