@@ -142,6 +142,39 @@ def test_a_budget_is_the_mean_of_what_the_examples_cost_themselves(kind, method)
         assert spent >= 0.995 * policy.budget
 
 
+def test_an_optimal_policy_is_the_best_for_what_the_examples_cost_themselves():
+    """More cost buys no more chance from there on than up to there, by trying all thresholds; the last exit is sure."""
+    net = ragged.network("recurrent")
+    with torch.no_grad():
+        net.exits[0].classifier.weight *= 0.1
+    calibrated = builders.untuned(net, ragged.batch("recurrent", 60, (3, 3)), structure=None, ensemble=False)
+
+    def chances_of(x):
+        return [prediction.chance_correct for prediction in calibrated(x)]
+
+    def unrelated(prediction, state):
+        return (20 * state.sum(dim=(1, 2))).sin()
+
+    batches = [ragged.batch("recurrent", 15, (length, 1), seed) for seed, length in enumerate((1, 2, 40, 3, 30))]
+    chances = torch.stack([torch.cat(each) for each in zip(*map(chances_of, batches), strict=True)])
+    values = torch.cat([unrelated(None, calibrated.step(0, x, None)[0]) for x in batches])
+    costs = torch.tensor([counted(calibrated, one_of(x, 0)) for x in batches]).double().repeat_interleave(15, dim=0).T
+
+    def outcome(threshold):
+        index = torch.where(values.double() >= threshold, 0, 1)[None]
+        return float(costs.gather(0, index).mean()), float(chances.gather(0, index).mean())
+
+    others = [outcome(float(threshold)) for threshold in [math.inf, -math.inf, *values]]
+    for budget in (0.72, 0.8, 0.9):
+        policy = allocate(calibrated, batches, budget, score=unrelated, method="optimal")
+        for member in (policy.thresholds, policy.alternative):
+            if member is not None:
+                at, chance = outcome(float(member[0]))
+                onward = [(other - chance) / (cost_of - at) for cost_of, other in others if cost_of > at]
+                so_far = [(chance - other) / (at - cost_of) for cost_of, other in others if cost_of < at]
+                assert max(onward, default=0.0) <= min(so_far, default=math.inf) + 1e-9
+
+
 @pytest.mark.parametrize("score", ["patience", lambda prediction, state: torch.zeros(len(prediction))])
 def test_tied_scores_of_texts_of_any_length_meet_the_budget_by_a_mixture(score):
     calibrated, batches = calibrated_for("text"), ragged.batches("text", 60, 25)

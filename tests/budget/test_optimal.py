@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -69,6 +70,18 @@ def test_one_threshold_is_exactly_the_best(seed, n, coarse):
         chances = (8 * chances).round() / 8
     gains = chances - 0.1 * PRICES[:2, None]
     exits = choose(list(chances), best_thresholds(rank(list(chances)), gains))
+    assert float(gains[exits, torch.arange(n)].mean()) == pytest.approx(brute_force(chances, gains))
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40), part=st.floats(0, 1))
+def test_one_threshold_is_exactly_the_best_where_examples_differ_in_cost(seed, n, part):
+    chances, generator = synthetic(n, seed, exits=2), torch.Generator().manual_seed(seed)
+    prices = PRICES[:2, None] * (1 + 20 * torch.rand(n, generator=generator, dtype=torch.float64))
+    low, high = price_range(prices)
+    minus_log = low + part * (high - low)
+    gains = chances - prices * math.exp(-minus_log)
+    exits = choose(list(chances), most_accurate(rank(list(chances)), chances, prices)(minus_log))
     assert float(gains[exits, torch.arange(n)].mean()) == pytest.approx(brute_force(chances, gains))
 
 

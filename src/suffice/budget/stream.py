@@ -1,7 +1,7 @@
 """Run a policy on a stream of batches, with full batches at every stage.
 
 Within one batch fewer examples continue from stage to stage, and small batches use a machine badly. In a stream,
-examples in flight wait before the next stage until there are enough of them, so every stage runs on full batches.
+examples in flight wait before the next stage until there are enough of one shape, so every stage runs on full batches.
 Batches are returned in order, each at most a given number of batches late.
 """
 
@@ -67,13 +67,17 @@ def run_stream(
     batch is finished before more than `delay` later batches are read. At the end of the stream all batches are
     finished. If the stream itself raises an exception, it is raised again after the batches before it are returned.
 
+    Batches may differ in the length of their texts or the size of their images. Only examples of the same shape can run
+    together, so those of other shapes wait apart until a stage makes them alike. With many shapes they rarely fill
+    `size`; sort the stream by length, or pad to a few lengths.
+
     If a stage, an exit or the score raises an exception, the example that causes it is found by halving the batch; it
     becomes a `StageError` of its batch, and all other examples are answered.
 
     Args:
         calibrated: Calibrated network.
         policy: Policy made by `allocate` or `control_risk` for this network.
-        batches: Inputs as for `run`, in batches of any size.
+        batches: Inputs as for `run`, in batches of any size; each batch of one shape, and different ones of any.
         size: Number of examples on which a stage runs.
         delay: Number of later batches that a batch may wait for; 0 runs each batch by itself.
         buckets: Sizes to which batches smaller than `size`, at the end or because of `delay`, are padded for a compiled
@@ -85,6 +89,7 @@ def run_stream(
     Raises:
         TypeError: If the arguments are not a calibrated network and a policy.
         ValueError: If the policy was made for another calibrated network, or size or delay are out of range.
+        RuntimeError: While iterating, if the multiply-adds of inputs of a new shape cannot be counted.
 
     Example:
         >>> import torch
