@@ -200,8 +200,8 @@ class Calibrated:
         """Return the multiply-adds per example of the inputs in batch x, including those of the uncertainty.
 
         They depend on the shape of the inputs, such as the length of a text with its padding. They are counted when
-        inputs of a shape are first seen, by a pass of the first example. Costs given to `calibrate` are returned for
-        all inputs.
+        inputs of a shape are first seen, by passes of the first and the last example. Costs given to `calibrate` are
+        returned for all inputs.
 
         Raises:
             RuntimeError: If they cannot be counted, because the pass fails for a single example.

@@ -1,12 +1,16 @@
 import copy
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from torch import nn
 
 from suffice import cost
 from suffice.calibration.serving import costs
 from suffice.calibration.serving.costs import CostsByShape
+from suffice.network import Exit, ExitNetwork
 from tests import builders
 from tests.budget import ragged
 
@@ -39,7 +43,7 @@ def test_each_shape_is_counted_once_whatever_the_batch_size(by_shape, passes):
         passes.clear()
         assert by_shape.of(x) == expected
         assert by_shape.of(x) == expected
-        assert passes == ([(size, length)] if size == 4 else [])
+        assert passes == ([(size, length), (1, length)] if size == 4 else [])
 
 
 def test_a_batch_without_examples_has_the_costs_of_the_calibration(by_shape, passes):
@@ -89,3 +93,29 @@ def test_an_input_that_cannot_be_counted_is_an_error_with_the_cause_and_the_reme
     message = r"count the multiply-adds .* got ArithmeticError: no single example; pass costs=… to suffice.calibrate"
     with pytest.raises(RuntimeError, match=message):
         by_shape.of(x)
+
+
+class Steps(nn.Module):
+    """As many products with a matrix as the first number of the example says."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return torch.stack([self._steps(row) for row in x])
+
+    def _steps(self, row):
+        for _ in range(int(row[0])):
+            row = self.layer(row)
+        return row
+
+
+@pytest.mark.parametrize(("last", "warned"), [(5.0, True), (2.0, False)])
+def test_work_that_depends_on_the_values_of_the_inputs_is_a_warning(last, warned):
+    net, x = ExitNetwork([Steps()], [Exit(nn.Identity(), nn.Linear(3, 2))]), torch.ones(4, 3)
+    x[0, 0], x[-1, 0] = 2.0, last
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert CostsByShape(net, cost.count(net, x)).of(x).network == (2 * 9 + 6,)
+    assert [("got 24 and 51" in str(item.message)) for item in caught] == [True] * warned
