@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from suffice.network import Exit, ExitNetwork, batch_size, call, check_finite, join, output_tensor, select
+from suffice.network import Exit, ExitNetwork, batch_size, call, check_finite, join, output_tensor, select, signature
 from suffice.storage.fingerprint import check_fingerprint, fingerprint
 from tests import builders
 
@@ -171,3 +171,29 @@ def test_the_fingerprint_depends_on_sparse_buffers(layout):
     values = fingerprint(model)
     model.adjacency = to[layout](dense.roll(1, dims=1)) if layout in to else dense.roll(1, dims=1).to_sparse_bsr((2, 2))
     assert len({before, values, fingerprint(model)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "same", "other"),
+    [
+        (torch.zeros(2, 3), torch.ones(5, 3), torch.zeros(2, 4)),
+        (torch.zeros(2, 3), torch.ones(0, 3), torch.zeros(2, 3, dtype=torch.float64)),
+        (torch.zeros(2), torch.zeros(1), torch.zeros(2, 1)),
+        ({"a": torch.zeros(2), "b": 3}, {"a": torch.ones(7), "b": 3}, {"a": torch.zeros(2), "c": 3}),
+        ({"a": torch.zeros(2), "b": 3}, {"a": torch.ones(7), "b": 3}, {"a": torch.zeros(2), "b": 4}),
+        ([torch.zeros(2), 1], [torch.zeros(3), 1], [torch.zeros(2), True]),
+        ([torch.zeros(2), 1], [torch.zeros(3), 1], [torch.zeros(2), 1.0]),
+        ([torch.zeros(2), "x"], [torch.zeros(3), "x"], (torch.zeros(2), "x")),
+        ([torch.zeros(2), None], [torch.zeros(3), None], [torch.zeros(2), 0]),
+        ([torch.zeros(2)], [torch.zeros(3)], [torch.zeros(2), torch.zeros(2)]),
+    ],
+)
+def test_the_signature_is_all_of_a_state_but_its_examples(state, same, other):
+    assert signature(state) == signature(same)
+    assert hash(signature(state)) == hash(signature(same))
+    assert signature(state) != signature(other)
+
+
+def test_values_without_a_hash_have_a_signature_of_their_own():
+    state = [torch.zeros(2), {1, 2}]
+    assert signature(state) != signature(state)

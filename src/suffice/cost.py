@@ -1,7 +1,7 @@
 """Cost of a network: multiply-adds per example and milliseconds per batch, for each stage and each exit.
 
-Multiply-adds are counted on one example (`suffice.counting`). The cost of the uncertainty is listed separately and is
-part of every budget.
+Multiply-adds are counted on one example (`suffice.counting`) and hold for all inputs of its shape. The cost of the
+uncertainty is listed separately and is part of every budget.
 """
 
 import platform
@@ -32,11 +32,14 @@ class Costs:
         stages: K numbers, one for each stage.
         exits: K numbers, one for the features and the classifier of each exit.
         uncertainty: K numbers, one for the posterior, the link and the ensemble at each exit.
+        fixed: Whether they hold for inputs of any shape, as costs given to `calibrate` do. Others were counted for an
+            input of one shape.
     """
 
     stages: tuple[int, ...]
     exits: tuple[int, ...]
     uncertainty: tuple[int, ...]
+    fixed: bool = field(default=False, repr=False)
 
     @property
     def network(self) -> tuple[int, ...]:
@@ -51,10 +54,15 @@ class Costs:
     @classmethod
     def from_parts(cls, parts: Parts, exits: int) -> "Costs":
         """Read the costs of a network with `exits` exits from an artifact, without uncertainty."""
-        costs = cls(parts.counts("stages", exits), parts.counts("exits", exits), (0,) * exits)
+        fixed = "fixed" in parts and parts.choice("fixed", (True, False))
+        costs = cls(parts.counts("stages", exits), parts.counts("exits", exits), (0,) * exits, fixed)
         if not 1 <= costs.network[0] <= costs.network[-1] <= LARGEST:
             parts.refuse("exits", f"with the stages from 1 to {LARGEST} in all", costs.network)
         return costs
+
+    def parts(self) -> dict[str, Any]:
+        """Return the configuration of an artifact, without uncertainty, the inverse of `from_parts`."""
+        return {"stages": self.stages, "exits": self.exits, **({"fixed": True} if self.fixed else {})}
 
     def with_uncertainty(self, uncertainty: tuple[int, ...]) -> "Costs":
         """Return these costs with another cost of uncertainty for each exit."""
@@ -64,7 +72,9 @@ class Costs:
 def count(network: ExitNetwork, x: State) -> Costs:
     """Count the multiply-adds of a network for one example, the first of batch x, without uncertainty.
 
-    Padding is counted, and attention counts every pair of tokens, masked or not.
+    Padding is counted, and attention counts every pair of tokens, masked or not. The count is taken for that of every
+    example of the same shape. Where the work depends on more, as in a packed sequence or with experts selected for each
+    example, it is that of this example.
 
     Example:
         >>> import torch
@@ -184,8 +194,8 @@ def profile(calibrated: Profiled, x: State, batch_sizes: Sequence[int] = (1, 8, 
 
     Args:
         calibrated: Network to measure.
-        x: Typical batch; a budget in milliseconds refers to batches of its size N. Other
-            sizes repeat or leave out its examples; 1 and N are always measured.
+        x: Typical batch; a budget in milliseconds refers to batches of its size N and of its shape, such as its length
+            of text. Other sizes repeat or leave out its examples; 1 and N are always measured.
         batch_sizes: Batch sizes to measure, ideally those that `run` compacts to.
         repeats: Number of timed runs of each part.
 

@@ -6,13 +6,13 @@ that ties an artifact to the network that it was fitted on.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from suffice.utils.nest import tree_leaves, tree_map, tree_map_only
+from suffice.utils.nest import tree_flatten, tree_leaves, tree_map, tree_map_only
 
 State = Any
 """Value passed between stages: a tensor or a nest (dict, list, tuple) of tensors, batch first."""
@@ -159,6 +159,28 @@ def join(states: Sequence[State]) -> State:
     if len(states) == 1:
         return states[0]
     return tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *states)
+
+
+def signature(state: State) -> Hashable:
+    """Return what states have in common that `join` can concatenate: all that does not depend on their examples.
+
+    These are the structure of the nest with its keys, the shape of each tensor without the batch dimension, its type
+    and device, and the plain values. A plain value without a hash equals no other.
+    """
+    if isinstance(state, Tensor):
+        return _leaf_signature(state)
+    leaves, structure = tree_flatten(state)
+    return repr(structure), tuple(map(_leaf_signature, leaves))
+
+
+def _leaf_signature(leaf: object) -> Hashable:
+    if isinstance(leaf, Tensor):
+        return leaf.shape[1:], leaf.dtype, leaf.device
+    try:
+        hash(leaf)
+    except TypeError:
+        return object()
+    return type(leaf), leaf
 
 
 def check_finite(values: Tensor, what: str, start: int = 0, positions: Tensor | None = None) -> None:

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from suffice.budget.mixture import TOLERANCE, mix
-from suffice.budget.thresholds import choose, shares_of
+from suffice.budget.thresholds import choose
 
 COSTS = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
 
 
-def mean_cost(shares):
-    return float(shares @ COSTS)
+def mean_cost(exit_index):
+    return float(COSTS[exit_index].mean())
 
 
 def tied(seed, examples=40):
@@ -24,15 +24,15 @@ def test_no_other_portion_comes_nearer_to_the_budget(seed, part):
     scores, coin = tied(seed)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
     exits = [choose(scores, thresholds) for thresholds in pair]
-    low, high = (mean_cost(shares_of(taken, 3)) for taken in exits)
+    low, high = map(mean_cost, exits)
     budget = low + part * (high - low)
 
     mixture = mix(scores, coin, pair, mean_cost, budget)
 
     cuts = [0.0, *coin.sort().values.tolist(), 1.0]
-    each = [mean_cost(shares_of(torch.where(coin < cut, *exits), 3)) for cut in cuts]
-    assert abs(mean_cost(mixture.shares) - budget) <= min(abs(cost - budget) for cost in each) + 1e-9
-    assert torch.equal(mixture.shares, shares_of(torch.where(coin < mixture.portion, *exits), 3))
+    each = [mean_cost(torch.where(coin < cut, *exits)) for cut in cuts]
+    assert abs(mean_cost(mixture.exit_index) - budget) <= min(abs(cost - budget) for cost in each) + 1e-9
+    assert torch.equal(mixture.exit_index, torch.where(coin < mixture.portion, *exits))
     assert torch.equal(mixture.thresholds, pair[1])
     assert torch.equal(mixture.alternative, pair[0])
 
@@ -41,10 +41,10 @@ def test_no_other_portion_comes_nearer_to_the_budget(seed, part):
 def test_a_set_that_is_near_enough_is_used_alone(side):
     scores, coin = tied(0)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
-    shares = shares_of(choose(scores, pair[side]), 3)
-    mixture = mix(scores, coin, pair, mean_cost, mean_cost(shares) * (1 + (1 - 2 * side) * TOLERANCE / 2))
+    exit_index = choose(scores, pair[side])
+    mixture = mix(scores, coin, pair, mean_cost, mean_cost(exit_index) * (1 + (1 - 2 * side) * TOLERANCE / 2))
     assert torch.equal(mixture.thresholds, pair[side])
-    assert torch.equal(mixture.shares, shares)
+    assert torch.equal(mixture.exit_index, exit_index)
     assert mixture.alternative is None
 
 
@@ -53,12 +53,12 @@ def test_a_set_that_is_nearer_than_every_mixture_is_used_alone(side):
     """The distance is a quarter of what one of eight examples can change, which is more than the tolerance."""
     scores, coin = tied(0, examples=8)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
-    shares = shares_of(choose(scores, pair[side]), 3)
-    budget = mean_cost(shares) + (1 - 2 * side) * float(COSTS[1] - COSTS[0]) / 8 / 4
-    assert abs(mean_cost(shares) - budget) > TOLERANCE * budget
+    exit_index = choose(scores, pair[side])
+    budget = mean_cost(exit_index) + (1 - 2 * side) * float(COSTS[1] - COSTS[0]) / 8 / 4
+    assert abs(mean_cost(exit_index) - budget) > TOLERANCE * budget
     mixture = mix(scores, coin, pair, mean_cost, budget)
     assert torch.equal(mixture.thresholds, pair[side])
-    assert torch.equal(mixture.shares, shares)
+    assert torch.equal(mixture.exit_index, exit_index)
     assert mixture.alternative is None
 
 
@@ -73,7 +73,7 @@ def test_a_budget_beyond_both_sets_uses_the_more_expensive_one():
 def test_examples_with_equal_coins_cannot_be_separated():
     scores, _ = tied(0)
     pair = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 2.0])]
-    low, high = (mean_cost(shares_of(choose(scores, thresholds), 3)) for thresholds in pair)
+    low, high = (mean_cost(choose(scores, thresholds)) for thresholds in pair)
     mixture = mix(scores, torch.full((40,), 0.5, dtype=torch.float64), pair, mean_cost, low + 0.8 * (high - low))
     assert mixture.alternative is None
     assert torch.equal(mixture.thresholds, pair[1])

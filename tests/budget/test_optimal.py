@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -72,6 +73,18 @@ def test_one_threshold_is_exactly_the_best(seed, n, coarse):
     assert float(gains[exits, torch.arange(n)].mean()) == pytest.approx(brute_force(chances, gains))
 
 
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40), part=st.floats(0, 1))
+def test_one_threshold_is_exactly_the_best_where_examples_differ_in_cost(seed, n, part):
+    chances, generator = synthetic(n, seed, exits=2), torch.Generator().manual_seed(seed)
+    prices = PRICES[:2, None] * (1 + 20 * torch.rand(n, generator=generator, dtype=torch.float64))
+    low, high = price_range(prices)
+    minus_log = low + part * (high - low)
+    gains = chances - prices * math.exp(-minus_log)
+    exits = choose(list(chances), most_accurate(rank(list(chances)), chances, prices)(minus_log))
+    assert float(gains[exits, torch.arange(n)].mean()) == pytest.approx(brute_force(chances, gains))
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 200))
 def test_no_single_threshold_can_be_improved_alone(seed, n):
@@ -88,8 +101,8 @@ def test_no_single_threshold_can_be_improved_alone(seed, n):
 
 def test_the_ends_stop_all_at_once_or_as_late_as_that_helps():
     chances = synthetic(500, 0)
-    family = most_accurate(rank(list(chances)), chances, PRICES)
-    dear, free = price_range(PRICES)
+    family = most_accurate(rank(list(chances)), chances, PRICES[:, None])
+    dear, free = price_range(PRICES[:, None])
     assert mean_cost(chances, family(dear)) == 1.0
     assert value(chances, family(free)) == pytest.approx(brute_force_free(chances), abs=1e-3)
 
@@ -109,7 +122,7 @@ def test_at_the_same_budget_it_expects_no_less_than_geometric_shares_and_gets_no
     ranked = rank(list(chances))
     families = {
         "geometric": (geometric(ranked, 3), (-STEEPEST, STEEPEST)),
-        "optimal": (most_accurate(ranked, chances, PRICES), price_range(PRICES)),
+        "optimal": (most_accurate(ranked, chances, PRICES[:, None]), price_range(PRICES[:, None])),
     }
     chosen = {
         name: bracket(family, lambda thresholds: mean_cost(chances, thresholds), budget, limits)[0]
@@ -127,7 +140,7 @@ def test_a_useless_exit_is_skipped_which_geometric_shares_cannot():
     chances[1] = chances[0]
     ranked = rank(list(chances))
     cost = lambda thresholds: mean_cost(chances, thresholds)  # noqa: E731
-    optimal, _ = bracket(most_accurate(ranked, chances, PRICES), cost, 2.5, price_range(PRICES))
+    optimal, _ = bracket(most_accurate(ranked, chances, PRICES[:, None]), cost, 2.5, price_range(PRICES[:, None]))
     paper, _ = bracket(geometric(ranked, 3), cost, 2.5, (-STEEPEST, STEEPEST))
     assert int((choose(list(chances), optimal) == 1).sum()) == 0
     assert value(chances, optimal) > value(chances, paper) + 0.01

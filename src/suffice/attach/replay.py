@@ -261,7 +261,7 @@ def pack(values: Mapping[str, Any], plan: Plan, k: int, examples: int) -> tuple[
         k: Number of the cut.
         examples: Number of examples N.
     """
-    kept, outlines = dict[str, Tensor](), dict[str, tuple[Any, tuple[Any, ...]]]()
+    kept, outlines = dict[str, Tensor](), list[tuple[str, Any, tuple[Any, ...]]]()
     for key, nest in values.items():
         leaves, structure = tree_flatten(nest)
         entries = []
@@ -275,15 +275,18 @@ def pack(values: Mapping[str, Any], plan: Plan, k: int, examples: int) -> tuple[
                     kept[name] = layout.examples_first(leaf, examples)
                 leaf = Outline(leaf.dtype, layout.sizes(leaf, examples), layout)
             entries.append(leaf)
-        outlines[key] = structure, tuple(entries)
-    return kept, Outlines(outlines)
+        outlines.append((key, structure, tuple(entries)))
+    return kept, Outlines(tuple(outlines))
 
 
 @dataclass(frozen=True)
 class Outlines:
-    """Structures of the recorded outputs by key, with the outlines of their tensors and their plain values."""
+    """Recorded outputs: their keys, their structures, and the outlines of their tensors and their plain values.
 
-    by_key: Mapping[str, tuple[Any, tuple[Any, ...]]]
+    Equal for batches whose rows may be joined.
+    """
+
+    entries: tuple[tuple[str, Any, tuple[Any, ...]], ...]
 
 
 def unpack(
@@ -291,7 +294,7 @@ def unpack(
 ) -> dict[str, Any]:
     """Return the values from which `pack` made its result, with blanks in place of those that were not kept."""
     values = {}
-    for key, (structure, entries) in outlines.by_key.items():
+    for key, structure, entries in outlines.entries:
         leaves = []
         for i, entry in enumerate(entries):
             name = leaf_key(key, i)

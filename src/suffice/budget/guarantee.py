@@ -27,6 +27,7 @@ from suffice.batches import Batch, Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.policy import Policy, Promise
+from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
 from suffice.budget.thresholds import choose, shares_of
 from suffice.budget.walk import Visit
@@ -85,6 +86,7 @@ def control_risk(
     Raises:
         TypeError: For a network that is not calibrated.
         ValueError: For a bound or a confidence outside (0, 1), levels that do not fall, or a regression.
+        RuntimeError: If the multiply-adds of inputs of a new shape cannot be counted.
 
     Warns:
         UserWarning: If the guarantee holds for no level, so that the policy never stops early; the message names the
@@ -120,9 +122,8 @@ def control_risk(
         )
     level = float(candidates[num_certified - 1]) if num_certified else math.inf
     thresholds = torch.full((num_exits - 1,), level, dtype=torch.float64)
-    shares = shares_of(choose(examples.scores, thresholds), num_exits)
-    costs = torch.tensor(scoring.priced(calibrated.costs.cumulative, score), dtype=torch.float64)
-    expected = float(shares @ costs)
+    exit_index = choose(examples.scores, thresholds)
+    expected, shares = examples.prices.mean(exit_index), shares_of(exit_index, num_exits)
     promise = Promise(loss, max_loss, confidence)
     return Policy(thresholds, score, math.nan, expected, shares, calibrated.digest, promise=promise)
 
@@ -204,10 +205,12 @@ class StoppingLosses:
     Attributes:
         scores: Scores (N,) at each of K exits, float64.
         losses: Losses (N,) of stopping at each exit, relative to the last exit, float64.
+        prices: Cost of each example at each exit.
     """
 
     scores: list[Tensor]
     losses: list[Tensor]
+    prices: Prices
 
 
 @torch.no_grad()
@@ -215,15 +218,19 @@ def _stopping_losses(calibrated: Calibrated, loader: Loader, score: AnyScore, lo
     """Compute scores and losses of a whole loader at every exit."""
     scores: list[list[Tensor]] = [[] for _ in calibrated.exits]
     outcomes: list[list[Tensor]] = [[] for _ in calibrated.exits]
+    costs, sizes = [], []
     for visit in walk.visit_exits(calibrated, _examples(calibrated, loader, loss), score):
         scores[visit.exit].append(visit.scores[0])
         outcomes[visit.exit].append(_outcome(visit, loss))
+        if visit.exit == 0:
+            costs.append(price(calibrated, visit.batch.inputs, score))
+            sizes.append(visit.batch.size)
     joined = list(map(torch.cat, outcomes))
     if loss == "agreement":
         relative = [(labels != joined[-1]).view(len(labels), -1).any(dim=1).double() for labels in joined]
     else:
         relative = [(losses - joined[-1]).clamp_min(0) for losses in joined]
-    return StoppingLosses(list(map(torch.cat, scores)), relative)
+    return StoppingLosses(list(map(torch.cat, scores)), relative, Prices.of_batches(costs, sizes))
 
 
 def _examples(calibrated: Calibrated, loader: Loader, loss: RiskLoss) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from suffice.budget.thresholds import choose, shares_of
+from suffice.budget.thresholds import choose
 
 TOLERANCE = 0.005
 """Relative distance of the mean validation cost from the budget up to which no mixture and no warning is made."""
@@ -18,17 +18,17 @@ TOLERANCE = 0.005
 
 @dataclass(frozen=True)
 class Mix:
-    """One set of thresholds or two, with the fractions of the validation data that stop at each exit.
+    """One set of thresholds or two, with the exits where the validation examples stop.
 
     Attributes:
         thresholds: Thresholds (K − 1,).
-        shares: Fraction (K,) of the validation data that stops at each exit.
+        exit_index: Exit (N,) where each validation example stops, int64.
         alternative: Second thresholds (K − 1,), used for examples with a coin below `portion`, or None.
         portion: Fraction of the examples that `alternative` is used for.
     """
 
     thresholds: Tensor
-    shares: Tensor
+    exit_index: Tensor
     alternative: Tensor | None = None
     portion: float = 0.0
 
@@ -42,26 +42,24 @@ def mix(
         scores: Scores (N,) of the validation data at each of K exits.
         coin: Number (N,) in [0, 1) of each validation example.
         pair: Thresholds (K − 1,) on either side of the budget, the cheaper first.
-        mean_cost: Function from shares (K,) to the mean cost per example.
+        mean_cost: Function from the exits (N,) where the examples stop to the mean cost per example.
         budget: Mean cost per example to reach, in the same unit.
     """
-    num_exits = len(scores)
     exit_index = [choose(scores, thresholds) for thresholds in pair]
-    shares = [shares_of(index, num_exits) for index in exit_index]
-    costs = [mean_cost(side_shares) for side_shares in shares]
+    costs = list(map(mean_cost, exit_index))
     nearer = min(range(2), key=lambda side: abs(costs[side] - budget))
     if abs(costs[nearer] - budget) <= TOLERANCE * budget or costs[1] <= budget:
         nearer = 1 if costs[1] <= budget else nearer
-        return Mix(pair[nearer], shares[nearer])
+        return Mix(pair[nearer], exit_index[nearer])
 
-    def mixed_shares(portion: float) -> Tensor:
-        return shares_of(torch.where(coin < portion, exit_index[0], exit_index[1]), num_exits)
+    def mixed(portion: float) -> Tensor:
+        return torch.where(coin < portion, exit_index[0], exit_index[1])
 
     separating_coins = coin[exit_index[0] != exit_index[1]]
-    portion = _nearest_portion(separating_coins, lambda portion: mean_cost(mixed_shares(portion)), budget)
+    portion = _nearest_portion(separating_coins, lambda portion: mean_cost(mixed(portion)), budget)
     if portion in (0, 1):
-        return Mix(pair[nearer], shares[nearer])
-    return Mix(pair[1], mixed_shares(portion), pair[0], portion)
+        return Mix(pair[nearer], exit_index[nearer])
+    return Mix(pair[1], mixed(portion), pair[0], portion)
 
 
 def _nearest_portion(coins: Tensor, realized_cost: Callable[[float], float], budget: float) -> float:

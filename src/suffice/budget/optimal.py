@@ -1,9 +1,9 @@
 """Thresholds with the greatest expected accuracy for a budget, without an assumption on the shares.
 
-With c_k(x) the calibrated probability that the prediction of exit k is correct, m_k the cost of stopping there and λ
-the price of one unit of cost, maximize over the thresholds θ
+With c_k(x) the calibrated probability that the prediction of exit k is correct, m_k(x) the cost of stopping there and
+λ the price of one unit of cost, maximize over the thresholds θ
 
-    J(θ) = mean over examples of c_e(x) − λ m_e,    e = the exit where the example stops under θ
+    J(θ) = mean over examples of c_e(x) − λ m_e(x),    e = the exit where the example stops under θ
 
 Given all other thresholds, the best θ_k is exact: sort the examples that reach exit k by their score there, and cut
 where the running sum of the gain of stopping over continuing, (c_k − λ m_k) − (c_e' − λ m_e'), is greatest. The
@@ -29,14 +29,14 @@ def most_accurate(ranked: Sequence[Ranked], chances: Tensor, prices: Tensor) -> 
     Args:
         ranked: Sorted scores of K or K − 1 exits.
         chances: Probability (K, N) that the prediction of each exit is correct, float64.
-        prices: Cost (K,) of an example that stops at each exit, float64.
+        prices: Cost (K, N) of each example if it stops at each exit, or (K, 1) for all alike, float64.
     """
-    return lambda minus_log: best_thresholds(ranked, chances - prices[:, None] * math.exp(-minus_log))
+    return lambda minus_log: best_thresholds(ranked, chances - prices * math.exp(-minus_log))
 
 
 def price_range(prices: Tensor) -> tuple[float, float]:
     """Return the range of −log λ: from a price at which all stop at once to one at which cost hardly matters."""
-    least, span = float(prices.diff().min()), float(prices[-1] - prices[0])
+    least, span = float(prices.diff(dim=0).min()), float((prices[-1] - prices[0]).max())
     return -math.log(2 / least), -math.log(1e-6 / span)
 
 

@@ -16,6 +16,7 @@ from suffice.budget import scores as scoring
 from suffice.budget import walk
 from suffice.budget.coin import hash_to_unit
 from suffice.budget.policy import Policy
+from suffice.budget.prices import price
 from suffice.budget.sets import Intervals, LabelSets, SetRule
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
@@ -32,7 +33,8 @@ class Answer:
         prediction: Prediction of the exit where each example stopped, a `Prediction`, a `Multilabel` or a
             `Regression`. Its properties are available on the answer too.
         exit: Number of that exit (N,), int64, counted from 0.
-        macs: Multiply-adds spent on each example (N,), including those of the uncertainty, int64.
+        macs: Multiply-adds spent on each example (N,), including those of the uncertainty and of padding, int64. They
+            are counted once for inputs of each shape.
         scores: Scores (N, K − 1) at the exits up to this one, but never at the last exit of the network, float64; NaN
             elsewhere.
         set: Prediction set of each example, with the coverage that `conformalize` was given; None without it.
@@ -125,6 +127,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
         TypeError: If the arguments are not a calibrated network and a policy.
         ValueError: If the policy was made for another calibrated network, or logits are not finite; the message names
             their position in x.
+        RuntimeError: If the multiply-adds of inputs of a new shape cannot be counted.
 
     Example:
         >>> import torch
@@ -138,6 +141,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
         (torch.Size([200, 3]), [0, 1])
     """
     check_policy(calibrated, policy)
+    x = prepare(x, calibrated.network)
     sizes, finished = sorted(buckets or ()), list[Finished]()
     in_flight = enter(calibrated, policy, x)
     if len(in_flight) < (size := bucket_for(len(in_flight), sizes)) and len(in_flight):
@@ -150,7 +154,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
         size = bucket_for(len(continuing), sizes)
         if size < len(in_flight) and (policy.profile is None or policy.profile.saves_time(k, len(in_flight), size)):
             in_flight = in_flight.padded_to(continuing, size)
-    return in_order(finished, scoring.priced(calibrated.costs.cumulative, policy.score), policy.sets)
+    return in_order(finished, price(calibrated, x, policy.score), policy.sets)
 
 
 def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> InFlight:

@@ -1,7 +1,7 @@
 """Run a policy on a stream of batches, with full batches at every stage.
 
 Within one batch fewer examples continue from stage to stage, and small batches use a machine badly. In a stream,
-examples in flight wait before the next stage until there are enough of them, so every stage runs on full batches.
+examples in flight wait before the next stage until there are enough of one shape, so every stage runs on full batches.
 Batches are returned in order, each at most a given number of batches late.
 """
 
@@ -13,14 +13,14 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from suffice.budget import scores as scoring
-from suffice.budget import walk
 from suffice.budget.policy import Policy
+from suffice.budget.pool import Pool
+from suffice.budget.prices import price
 from suffice.budget.run import Answer, advance, bucket_for, check_policy, enter, in_order
-from suffice.budget.sets import SetRule
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
-from suffice.network import State
+from suffice.inputs import prepare
+from suffice.network import State, select
 
 
 class StageError(RuntimeError):
@@ -68,13 +68,17 @@ def run_stream(
     batch is finished before more than `delay` later batches are read. At the end of the stream all batches are
     finished. If the stream itself raises an exception, it is raised again after the batches before it are returned.
 
+    Batches may differ in the length of their texts or the size of their images. Only examples of the same shape can run
+    together, so those of other shapes wait apart until a stage makes them alike. With many shapes they rarely fill
+    `size`; sort the stream by length, or pad to a few lengths.
+
     If a stage, an exit or the score raises an exception, the example that causes it is found by halving the batch; it
     becomes a `StageError` of its batch, and all other examples are answered.
 
     Args:
         calibrated: Calibrated network.
         policy: Policy made by `allocate` or `control_risk` for this network.
-        batches: Inputs as for `run`, in batches of any size.
+        batches: Inputs as for `run`, in batches of any size; each batch of one shape, and different ones of any.
         size: Number of examples on which a stage runs.
         delay: Number of later batches that a batch may wait for; 0 runs each batch by itself.
         buckets: Sizes to which batches smaller than `size`, at the end or because of `delay`, are padded for a compiled
@@ -86,6 +90,7 @@ def run_stream(
     Raises:
         TypeError: If the arguments are not a calibrated network and a policy.
         ValueError: If the policy was made for another calibrated network, or size or delay are out of range.
+        RuntimeError: While iterating, if the multiply-adds of inputs of a new shape cannot be counted.
 
     Example:
         >>> import torch
@@ -100,8 +105,8 @@ def run_stream(
     check_policy(calibrated, policy)
     if size < 1 or delay < 0:
         raise ValueError(f"expected size of at least 1 and delay of at least 0, got {size} and {delay}")
-    waiting: list[list[InFlight]] = [[] for _ in calibrated.exits]
-    stream = _Stream(calibrated, policy, size, sorted({*buckets, size}) if buckets else (), waiting)
+    pools = [Pool() for _ in calibrated.exits]
+    stream = _Stream(calibrated, policy, size, sorted({*buckets, size}) if buckets else (), pools)
     return _serve(stream, batches, delay)
 
 
@@ -129,8 +134,9 @@ def _serve(stream: "_Stream", batches: Iterable[State], delay: int) -> Iterator[
 
 @dataclass
 class _Batch:
-    """Batch with examples in flight; its examples are number `start` to `start + size` of the stream."""
+    """Batch x with examples in flight; its examples are number `start` to `start + size` of the stream."""
 
+    x: State
     number: int
     start: int
     size: int
@@ -146,62 +152,55 @@ class _Batch:
         """Return which positions (M,) in the stream belong to this batch, (M,) bool."""
         return (positions >= self.start) & (positions < self.start + self.size)
 
-    def to_served(self, costs: Sequence[int], rule: SetRule | None) -> Served:
+    def to_served(self, calibrated: Calibrated, policy: Policy) -> Served:
         """Return the result of a complete batch."""
         parts = [replace(part, positions=part.positions - self.start) for part in self.finished]
-        positions = torch.cat([part.positions for part in parts]) if parts else torch.empty(0, dtype=torch.int64)
         errors = tuple(sorted(self.errors, key=lambda error: error.position))
-        return Served(in_order(parts, costs, rule) if parts else None, positions.sort().values, errors)
+        if not parts:
+            return Served(None, torch.empty(0, dtype=torch.int64), errors)
+        positions = torch.cat([part.positions for part in parts]).sort().values
+        costs = price(calibrated, select(self.x, positions[:1]), policy.score)  # of an example that has not failed
+        return Served(in_order(parts, costs, policy.sets), positions, errors)
 
 
 @dataclass
 class _Stream:
-    """Examples that wait before each stage, the earliest first, and the batches that are not yet returned."""
+    """Examples that wait before each stage, and the batches that are not yet returned."""
 
     calibrated: Calibrated
     policy: Policy
     size: int
     buckets: Sequence[int]
-    waiting: list[list[InFlight]]
+    pools: list[Pool]
     batches: deque[_Batch] = field(default_factory=deque)
     entered: int = 0
     examples: int = 0
 
     def enter(self, x: State) -> None:
         """Add a batch before the first stage, and run every stage as long as enough examples wait before it."""
+        x = prepare(x, self.calibrated.network)
         in_flight = enter(self.calibrated, self.policy, x, self.examples)
-        self.batches.append(_Batch(self.entered, self.examples, len(in_flight)))
+        self.batches.append(_Batch(x, self.entered, self.examples, len(in_flight)))
         self.entered, self.examples = self.entered + 1, self.examples + len(in_flight)
         if len(in_flight):
-            self.waiting[0].append(in_flight)
-        for k in range(len(self.waiting)):
-            while self._count(k) >= self.size:
-                self._advance(k, self._next(k))
+            self.pools[0].add(in_flight)
+        for k, pool in enumerate(self.pools):
+            while (rows := pool.take_full(self.size)) is not None:
+                self._advance(k, rows)
 
     def finish(self, delay: int) -> None:
         """Finish all batches but the last `delay`, filling up their rows with examples of later batches."""
         if delay > len(self.batches):
             return
         first_may_wait = self.batches[-delay].start if delay else self.examples
-        for k in range(len(self.waiting)):
-            while any(int(part.positions.min()) < first_may_wait for part in self.waiting[k]):
-                self._advance(k, self._next(k))
+        for k, pool in enumerate(self.pools):
+            while (rows := pool.take_due(self.size, first_may_wait)) is not None:
+                self._advance(k, rows)
 
     def ready(self) -> Iterator[Served]:
         """Yield and forget the batches that are complete together with all batches before them."""
         while self.batches and self.batches[0].complete:
-            costs = scoring.priced(self.calibrated.costs.cumulative, self.policy.score)
-            yield self.batches.popleft().to_served(costs, self.policy.sets)
-
-    def _count(self, k: int) -> int:
-        return sum(map(len, self.waiting[k]))
-
-    def _next(self, k: int) -> InFlight:
-        """Remove and return the first `size` examples that wait before stage k, or all if there are fewer."""
-        in_flight = walk.join_rows(self.waiting[k])
-        rows = torch.arange(len(in_flight), device=in_flight.positions.device)
-        self.waiting[k] = [in_flight.take(rows[self.size :])] if len(in_flight) > self.size else []
-        return in_flight.take(rows[: self.size]) if len(in_flight) > self.size else in_flight
+            yield self.batches.popleft().to_served(self.calibrated, self.policy)
 
     def _advance(self, k: int, in_flight: InFlight) -> None:
         """Run a stage and its exit; if they fail, run each half, down to the example that causes it."""
@@ -218,7 +217,7 @@ class _Stream:
             if len(index):
                 batch.finished.append(finished.take(index))
         if len(continuing):
-            self.waiting[k + 1].append(behind.take(continuing))
+            self.pools[k + 1].add(behind.take(continuing))
 
     def _fail(self, k: int, in_flight: InFlight, error: Exception) -> None:
         """Run both halves of rows that failed together, or record the error of a single example."""

@@ -4,6 +4,7 @@ The first pass sums the statistics of the posteriors (and of the noise of a regr
 features of the validation data, on which prior precisions and temperatures are tuned without running the network again.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -90,7 +91,8 @@ def calibrate(
         class_precision: Prior precisions γ (C,) of the classes' weights (or of the means') relative to δ (default:
             all 1).
         samples: Number of samples S of the sampled link, even.
-        costs: Costs of the network if they are known, for example for precomputed features; None counts them.
+        costs: Costs of the network if they are known, for example for precomputed features; they are used for inputs
+            of any shape. None counts them, for the policies once for every shape of input.
         generator: Generator of the samples, on the CPU; the same state gives bitwise identical results.
 
     Returns:
@@ -129,6 +131,7 @@ def calibrate(
         class_precision=class_precision,
         samples=samples,
     )
+    costs = costs and replace(costs, fixed=True)
     exit_network, train_batches, val_batches = _read_first(network, train_loader, val_loader, choices)
     choices.check_outputs(exit_network.num_classes)
     if val_batches is None and costs is None:

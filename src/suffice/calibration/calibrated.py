@@ -14,11 +14,13 @@ from suffice.calibration.exits import TEMPERATURES, CalibratedExit, one_per_exit
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.posterior.moments import Moments
 from suffice.calibration.serving import sampling
+from suffice.calibration.serving.costs import CostsByShape
 from suffice.calibration.serving.deadline import until_deadline
 from suffice.calibration.serving.predictor import Predictor
 from suffice.calibration.serving.served import Served, serving_placement
 from suffice.calibration.updates import check_wider, wider_costs, with_more_classes, with_more_data
 from suffice.cost import Costs
+from suffice.inputs import prepare
 from suffice.network import ExitNetwork, State, placement
 from suffice.prediction import AnyPrediction
 from suffice.storage.fingerprint import fingerprint
@@ -36,7 +38,8 @@ class Calibrated:
         network: Network with unchanged weights.
         exits: Calibrated exits, each with `posterior`, `prior_precision` and `temperature`.
         ensemble: How exit k combines the exits up to k: True for their average, "product", or False for exit k alone.
-        costs: Multiply-adds per example, including those of the uncertainty.
+        costs: Multiply-adds per example, including those of the uncertainty, for inputs of the shape of the first that
+            were used in `calibrate`; `costs_for` returns those of others.
         weights: Weights w of the exits in the ensemble, K numbers; only their ratios matter.
         network_hash: `fingerprint` of the network's weights.
         num_classes: Number of outputs C.
@@ -75,6 +78,7 @@ class Calibrated:
         self.num_classes = network.num_classes
         self._predictor = Predictor(Served(network, network_hash), self.exits, self.ensemble, self.weights)
         self.digest = digest(self.parts()[0], self.exits)
+        self._costs_by_shape = CostsByShape(network, self.costs)
 
     def __repr__(self) -> str:
         """Show the choices, and the tuned values and cumulative multiply-adds of each exit."""
@@ -194,6 +198,18 @@ class Calibrated:
         """
         return sampling.joint_samples(self._predictor.features(x), samples, generator)
 
+    def costs_for(self, x: State) -> Costs:
+        """Return the multiply-adds per example of the inputs in batch x, including those of the uncertainty.
+
+        They depend on the shape of the inputs, such as the length of a text with its padding. They are counted when
+        inputs of a shape are first seen, by passes of the first and the last example. Costs given to `calibrate` are
+        returned for all inputs.
+
+        Raises:
+            RuntimeError: If they cannot be counted, because the pass fails for a single example.
+        """
+        return self._costs_by_shape.of(prepare(x, self.network))
+
     def with_prior(self, prior_precision: float | Sequence[float]) -> "Calibrated":
         """Return the network with other prior precisions δ > 0, one for all exits or one for each, without a new fit.
 
@@ -290,12 +306,11 @@ class Calibrated:
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact, without the network's weights."""
         exits, tensors = numbered("exit", [exit_.parts() for exit_ in self.exits])
-        costs = {"stages": self.costs.stages, "exits": self.costs.exits}
         return {
             "network_hash": self.network_hash,
             **network_entries(self.network),
             "ensemble": self.ensemble,
-            "multiply_adds_per_example": costs,
+            "multiply_adds_per_example": self.costs.parts(),
             "exits": exits,
             "structure": self._predictor.served.seal.structure,
         }, tensors

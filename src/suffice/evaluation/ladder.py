@@ -29,7 +29,8 @@ class Budgeted:
         prediction: Prediction of the exit where each example stops, a `Prediction`, a `Multilabel` or a `Regression`.
         exit_index: Number of that exit (N,), int64.
         macs: Mean multiply-adds per example.
-        requested: Mean multiply-adds per example of the ladder's shares.
+        requested: Mean multiply-adds per example of the ladder's shares, at the validation data's mean cost of each
+            exit.
     """
 
     prediction: Any
@@ -40,11 +41,12 @@ class Budgeted:
 
 def over_budgets(calibrated: Calibrated, validation: Outcome, test: Outcome) -> Iterator[Budgeted]:
     """Yield the predictions under each budget of the ladder, with thresholds from the validation outcome alone."""
-    costs = torch.tensor(calibrated.costs.cumulative, dtype=torch.float64)
+    full = [validation.prices.mean(torch.full_like(validation.prices.group, k)) for k in range(len(calibrated.exits))]
+    costs = torch.tensor(full, dtype=torch.float64)
     all_exits = concatenate(test.predictions)
     for shares, exit_index in ladder(validation.scores, test.scores):
         prediction = all_exits.take(exit_index * len(exit_index) + torch.arange(len(exit_index)))
-        yield Budgeted(prediction, exit_index, float(costs[exit_index].mean()), float(shares @ costs))
+        yield Budgeted(prediction, exit_index, test.prices.mean(exit_index), float(shares @ costs))
 
 
 def ladder(validation: Sequence[Tensor], test: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from suffice import metrics
 from suffice.batches import Loader
+from suffice.budget.prices import Prices
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
 from suffice.prediction import AnyPrediction, Multilabel, Prediction, Regression, concatenate, without_members
@@ -31,11 +32,13 @@ class Outcome:
         predictions: Predictions of N examples at each of K exits, without their members.
         labels: Labels (N,), or several labels (N, K), or targets (N, C).
         scores: Default score (N,) at each exit, float64, higher meaning more certain.
+        prices: Multiply-adds of each example at each exit.
     """
 
     predictions: list[Any]
     labels: Tensor
     scores: list[Tensor]
+    prices: Prices
 
     @property
     def is_classification(self) -> bool:
@@ -67,7 +70,9 @@ def predict(calibrated: Calibrated, loader: Loader) -> Outcome:
     parts = [[without_members(prediction) for prediction in calibrated(batch.inputs)] for batch, _ in batches]
     predictions = [concatenate(list(exit_parts)) for exit_parts in zip(*parts, strict=True)]
     labels = torch.cat([labels for _, labels in batches]).cpu()
-    return Outcome(predictions, labels, [prediction.default_score.double() for prediction in predictions])
+    costs = [calibrated.costs_for(batch.inputs).cumulative for batch, _ in batches]
+    prices = Prices.of_batches(costs, [batch.size for batch, _ in batches])
+    return Outcome(predictions, labels, [prediction.default_score.double() for prediction in predictions], prices)
 
 
 def measure(prediction: AnyPrediction, labels: Tensor) -> dict[str, float]:

@@ -3,7 +3,7 @@
 Predictions and scores of every exit are computed once, and everything else from them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from suffice import batches, metrics
 from suffice.batches import Loader
 from suffice.budget import scores, walk
+from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
 from suffice.calibration.calibrated import Calibrated
 from suffice.evaluation.ladder import ladder
@@ -26,36 +27,42 @@ class Ranking:
     Attributes:
         validation: Scores (N,) of the validation examples at each of K exits.
         test: Scores (N,) of the test examples at each exit.
-        costs: Cumulative multiply-adds (K,), including those of the score.
+        prices: Multiply-adds of each test example at each exit, including those of the score.
     """
 
     validation: list[Tensor]
     test: list[Tensor]
-    costs: Sequence[int]
+    prices: Prices
 
 
 def rankings(
     calibrated: Calibrated, validation: Loader, test: Loader, named: Mapping[str, str | AnyScore]
 ) -> dict[str, Ranking]:
     """Compute each of the named scores on two loaders, each read once; labels are not needed."""
-    val_scores, test_scores = (_compute_scores(calibrated, loader, named) for loader in (validation, test))
-    return {
-        name: Ranking(val_scores[name], test_scores[name], scores.priced(calibrated.costs.cumulative, score))
-        for name, score in named.items()
-    }
+    (val_scores, _), (test_scores, prices) = (
+        _compute_scores(calibrated, loader, named) for loader in (validation, test)
+    )
+    return {name: Ranking(val_scores[name], test_scores[name], prices[name]) for name in named}
 
 
 @torch.no_grad()
 def _compute_scores(
     calibrated: Calibrated, loader: Loader, named: Mapping[str, str | AnyScore]
-) -> dict[str, list[Tensor]]:
-    """Compute each named score at every exit, K × (N,), in one pass over a loader."""
+) -> tuple[dict[str, list[Tensor]], dict[str, Prices]]:
+    """Compute each named score at every exit, K × (N,), and the examples' costs with it, in one pass over a loader."""
     resolved = [scores.resolve(score, calibrated.digest) for score in named.values()]
     parts: dict[str, list[list[Tensor]]] = {name: [[] for _ in calibrated.exits] for name in named}
+    costs: dict[str, list[tuple[int, ...]]] = {name: [] for name in named}
+    sizes = []
     for visit in walk.visit_exits(calibrated, batches.read(loader, calibrated.network), *resolved):
         for name, values in zip(named, visit.scores, strict=True):
             parts[name][visit.exit].append(values)
-    return {name: list(map(torch.cat, exit_parts)) for name, exit_parts in parts.items()}
+        if visit.exit == 0:
+            sizes.append(visit.batch.size)
+            for name, score in named.items():
+                costs[name].append(price(calibrated, visit.batch.inputs, score))
+    prices = {name: Prices.of_batches(rows, sizes) for name, rows in costs.items()}
+    return {name: list(map(torch.cat, exit_parts)) for name, exit_parts in parts.items()}, prices
 
 
 def by_score(test: Outcome, ranked: Mapping[str, Ranking]) -> list[dict[str, Any]]:
@@ -73,9 +80,8 @@ def by_score(test: Outcome, ranked: Mapping[str, Ranking]) -> list[dict[str, Any
     hits = torch.stack(test.hits)
     rows = []
     for name, ranking in ranked.items():
-        costs = torch.tensor(ranking.costs, dtype=torch.float64)
         curve = [
-            {"macs": float(costs[index].mean()), "accuracy": float(hits.gather(0, index[None]).double().mean())}
+            {"macs": ranking.prices.mean(index), "accuracy": float(hits.gather(0, index[None]).double().mean())}
             for _, index in ladder(ranking.validation, ranking.test)
         ]
         areas = [float(metrics.aurc(score, hit)) for score, hit in zip(ranking.test, hits, strict=True)]
