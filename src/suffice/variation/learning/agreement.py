@@ -60,7 +60,7 @@ def spearman(estimate: Tensor, truth: Tensor) -> float:
 
 def extremes(estimate: Tensor, truth: Tensor, share: float = 0.1) -> tuple[float, float]:
     """Return the AUROC of an estimate (N,) for the lowest `share` of the truth (N,), and for the highest."""
-    low, high = truth.double().quantile(torch.tensor([share, 1 - share], dtype=torch.float64, device=truth.device))
+    low, high = metrics.quantile(truth, [share, 1 - share])
     return float(metrics.auroc(-estimate, truth <= low)), float(metrics.auroc(estimate, truth >= high))
 
 
