@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.determinism import check_deterministic
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.variation.teachers import spreads
@@ -44,7 +45,8 @@ class EnsembleTeacher:
         """Return the variation over the members for a batch; the generator is not used.
 
         Raises:
-            ValueError: If outputs are not finite, or differ in shape from those of the model.
+            ValueError: If outputs are not finite, or differ in shape from those of the model, or if a model is not
+                deterministic in evaluation mode.
         """
         sums = spreads.init(self._outputs(model, x), self.likelihood)
         for member in self.models:
@@ -59,4 +61,5 @@ class EnsembleTeacher:
 
     def _outputs(self, model: nn.Module, x: State) -> Tensor:
         with inference(model) as model:
+            check_deterministic(model, x)
             return spreads.finite_outputs(call(model, x), self.likelihood)
