@@ -198,7 +198,7 @@ def _bounds(name: str, bound: Mapping[str, Any], drawn: Any) -> tuple[Any, Any] 
     name = name.removesuffix("_")
     if name in ("rand", "rand_like", "uniform"):
         low, high = bound.get("from", 0.0), bound.get("to", 1.0)
-        return low, high - (high - low) * torch.finfo(drawn.dtype).eps
+        return low, high - max(abs(low), abs(high)) * torch.finfo(drawn.dtype).eps
     if name == "bernoulli":
         chance = torch.as_tensor(bound.get("p", bound["self"]))
         return chance >= 1, chance > 0

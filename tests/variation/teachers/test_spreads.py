@@ -116,7 +116,7 @@ def test_outputs_without_columns_with_more_dimensions_or_of_integers_are_refused
     for shape in ((2, 3, 4), (2, 0), ()):
         with pytest.raises(ValueError, match=f"expected an output of shape .* under likelihood='{likelihood}', got"):
             finite_outputs(torch.zeros(shape), likelihood)
-    with pytest.raises(ValueError, match="expected floating-point outputs, .* got torch.int64"):
+    with pytest.raises(ValueError, match=r"expected floating-point outputs, .* got torch\.int64"):
         finite_outputs(torch.zeros(2, 3, dtype=torch.long), likelihood)
 
 
