@@ -114,6 +114,14 @@ def test_a_model_without_activations_is_refused():
         layer_names(nn.Linear(2, 2), torch.zeros(1, 2), None)
 
 
+@pytest.mark.parametrize("part", ["", "0"])
+def test_a_model_whose_activations_are_compiled_is_refused_by_the_compiled_part(part):
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2)).eval()
+    model.get_submodule(part).compile(backend="eager")
+    with pytest.raises(ValueError, match=f"got '{part or 'the model'}', which is compiled or scripted"):
+        layer_names(model, torch.zeros(1, 2), None)
+
+
 def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"got 'frist', which matches no module; nearest: \['first'"):
         layer_names(Reused(), torch.zeros(2, 3), ["relu", "frist"])

@@ -75,7 +75,7 @@ def layer_names(model: nn.Module, x: State, layers: str | Sequence[str] | None) 
             None for every activation layer whose output has the examples first, "last" for the last of them to run.
 
     Raises:
-        ValueError: If there is no activation layer, or a pattern matches nothing.
+        ValueError: If there is no activation layer outside compiled parts, or a pattern matches nothing.
     """
     if isinstance(layers, str) and layers not in ("all", "last"):
         layers = [layers]
@@ -85,6 +85,8 @@ def layer_names(model: nn.Module, x: State, layers: str | Sequence[str] | None) 
         return _in_order(model, [*matching(model, patterns), *calls])
     with inference(model) as twin:
         found = activations.find(twin, x)
+        if not found:
+            check_hookable(dict(twin.named_modules()))
     if not found:
         raise ValueError(
             "expected a model with activations (nn.ReLU, F.gelu, torch.tanh, …) whose output has the examples first, "
