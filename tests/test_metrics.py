@@ -307,3 +307,17 @@ def test_the_largest_fall_is_the_greatest_distance_below_an_earlier_exit():
     chances = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.2, 0.9, 0.4, 0.3], [0.3, 0.6, 0.8, 0.3]])
     expected = torch.tensor([0.0, 0.3, 0.5, 0.0], dtype=torch.float64)
     torch.testing.assert_close(metrics.largest_fall(list(chances)), expected, atol=1e-6, rtol=0)
+
+
+def test_quantiles_are_those_of_torch_and_of_any_number_of_values(generator):
+    values = torch.rand(1001, dtype=torch.float64, generator=generator)
+    probabilities = torch.tensor([0.0, 0.1, 0.3333, 0.9, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(metrics.quantile(values, probabilities.tolist()), values.quantile(probabilities))
+    assert metrics.quantile(torch.tensor([2.0]), [0.5]).tolist() == [2.0]
+    assert metrics.quantile(torch.tensor([1.0, torch.nan]), [0.0]).isnan().all()
+
+
+@pytest.mark.slow
+def test_a_quantile_of_more_values_than_torch_accepts_is_computed():
+    values = torch.arange(2**24 + 3, dtype=torch.float32)
+    assert metrics.quantile(values, [0.5]).tolist() == [2**23 + 1]
