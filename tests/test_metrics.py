@@ -466,3 +466,17 @@ def test_several_labels_for_a_measure_of_classes_are_refused_with_the_remedy():
     probs, y = labels_problem()
     with pytest.raises(ValueError, match=r"for several labels of 0 and 1 take hamming_loss, or a function label_"):
         metrics.accuracy(probs, y)
+
+
+def test_quantiles_are_those_of_torch_and_of_any_number_of_values(generator):
+    values = torch.rand(1001, dtype=torch.float64, generator=generator)
+    probabilities = torch.tensor([0.0, 0.1, 0.3333, 0.9, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(metrics.quantile(values, probabilities.tolist()), values.quantile(probabilities))
+    assert metrics.quantile(torch.tensor([2.0]), [0.5]).tolist() == [2.0]
+    assert metrics.quantile(torch.tensor([1.0, torch.nan]), [0.0]).isnan().all()
+
+
+@pytest.mark.slow
+def test_a_quantile_of_more_values_than_torch_accepts_is_computed():
+    values = torch.arange(2**24 + 3, dtype=torch.float32)
+    assert metrics.quantile(values, [0.5]).tolist() == [2**23 + 1]

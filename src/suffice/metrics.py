@@ -8,6 +8,7 @@ from `suffice.calibration_error`, measures of several labels from `suffice.label
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -104,6 +105,31 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     n = len(positive) - p
     wins: Tensor = mid_rank[inverse][positive].sum() - p * (p + 1) / 2
     return wins / (p * n) + _undefined(scores)
+
+
+def quantile(values: Tensor, probabilities: Sequence[float]) -> Tensor:
+    """Compute quantiles by linear interpolation between the sorted values, for any number of values.
+
+    `torch.quantile` refuses more than 2²⁴ of them.
+
+    Args:
+        values: Values (N,), at least one; a NaN makes every quantile NaN.
+        probabilities: Probabilities of the quantiles, in [0, 1].
+
+    Returns:
+        Quantiles, one for each probability, float64.
+
+    Example:
+        >>> import torch
+        >>> from suffice.metrics import quantile
+        >>> quantile(torch.tensor([3.0, 1.0, 2.0]), [0.0, 0.75]).tolist()
+        [1.0, 2.5]
+    """
+    ranked = values.double().sort().values
+    place = torch.tensor(probabilities, dtype=torch.float64, device=values.device) * (len(ranked) - 1)
+    below = place.floor()
+    found = ranked[below.long()].lerp(ranked[place.ceil().long()], place - below)
+    return found.masked_fill(ranked[-1].isnan(), torch.nan)
 
 
 def fpr95(scores: Tensor, positive: Tensor) -> Tensor:

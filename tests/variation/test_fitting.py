@@ -155,9 +155,9 @@ def test_loaders_may_hold_labels_mappings_or_inputs_alone():
         assert torch.equal(estimator.parts()[1]["weights.0"], plain["weights.0"])
 
 
-def test_a_model_that_calls_its_activations_as_functions_can_be_fitted_from_its_output():
+def test_a_model_without_activations_can_be_fitted_from_its_output():
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 4))
-    with pytest.raises(ValueError, match="expected a model with activation modules"):
+    with pytest.raises(ValueError, match="expected a model with activations"):
         fit(model=model)
     assert fit(model=model, layers=[])(rows(5))[1].shape == (5,)
 

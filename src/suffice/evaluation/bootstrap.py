@@ -70,5 +70,5 @@ def interval(values: Tensor) -> tuple[float, float]:
         values: The measured value, then the values of R resamples, (1 + R,).
     """
     measured, resamples = values[0], values[1:]
-    low, high = resamples.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)) - (resamples.mean() - measured)
+    low, high = metrics.quantile(resamples, [0.025, 0.975]) - (resamples.mean() - measured)
     return float(low), float(high)

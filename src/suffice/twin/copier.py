@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import random
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -17,11 +16,12 @@ from torch.nn.parameter import is_lazy
 from suffice.twin import callables, containers
 from suffice.twin.kinds import ATOMS, is_compiled, reaches, shallow_copy, slot_values
 from suffice.twin.tensors import TensorCopies
+from suffice.utils.draws import FOREIGN
 
 MARK = "_suffice_twin"
 """Attribute that every copied module has."""
 
-_UNTRACKED = (np.ndarray, np.random.Generator, np.random.RandomState, random.Random)
+_UNTRACKED = (np.ndarray, *FOREIGN)
 """Types whose objects can be copied, but whose changes cannot be detected."""
 
 _TRAINERS = frozenset(("_fabric", "_trainer"))
@@ -59,6 +59,7 @@ class Copier:
         tensors: Copied tensors.
         compiled: Whether the model has a compiled or scripted part, which is shared.
         trackable: Whether all changes of what was copied can be detected from these records.
+        generators: Copied random generators of Python and NumPy.
 
     Raises:
         TypeError: If something cannot be copied, or a module can be reached through an object that is shared.
@@ -74,6 +75,7 @@ class Copier:
         self._copies: dict[int, Any] = {}  # by the id of the original
         self._originals: list[Any] = []  # referenced, so that no id is used again
         self._deferred: list[Callable[[], None]] = []
+        self.generators: list[Any] = []
         self._shared: list[tuple[Any, _Location]] = []
         self._location: _Location = "", model
         for parameter in copied_parameters:
@@ -206,7 +208,10 @@ class Copier:
 
     def _copy_untracked(self, value: Any) -> Any:
         self.trackable = False
-        return copy.deepcopy(value)
+        copied = copy.deepcopy(value)
+        if isinstance(value, FOREIGN):
+            self.generators.append(copied)
+        return copied
 
     def _copy_generator(self, generator: torch.Generator) -> torch.Generator:
         self.trackable = False

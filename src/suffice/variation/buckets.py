@@ -159,8 +159,8 @@ def fit_buckets(
     labels.check_model_and_teacher(model, teacher)
     batches.check_loader(val_loader)
     spread = Target(target)
-    likelihood, train_loader = labels.likelihood_of(model, train_loader, teacher)
-    reader = rows.make_reader(model, teacher, layers, strengths, False, likelihood)
+    likelihood, example, train_loader = labels.examine(model, train_loader, teacher)
+    reader = rows.make_reader(model, example, teacher, layers, strengths, False, likelihood)
 
     def read(loader: Loader) -> Rows:
         labeled = labels.label_batches(model, loader, teacher, spread, generator)

@@ -69,7 +69,7 @@ class VariationEstimator(Serializable):
         True
         >>> audit = estimator.audit(train, passes=6)  # three real passes in each of two halves
         >>> audit.rows, audit.passes
-        (200, 3)
+        (200, 6)
     """
 
     model: nn.Module = field(repr=False)
@@ -157,8 +157,9 @@ class VariationEstimator(Serializable):
 
         Args:
             x: N examples with at least two different spreads, such as a thousandth of the traffic.
-            passes: Total number of real passes of each example, at least 4. A teacher whose number of passes is fixed
-                uses that number for each half. A deterministic one, such as `EnsembleTeacher`, has two equal halves.
+            passes: Total number of real passes of each example, at least 4, half of them in each half; an odd number is
+                rounded down. A teacher whose number of passes is fixed uses that number for each half. A deterministic
+                one, such as `EnsembleTeacher`, has two equal halves.
             teacher: Teacher in place of the estimator's own, which a loaded estimator has if it was `MCDropout`.
             generator: Generator of the passes.
 
@@ -175,7 +176,7 @@ class VariationEstimator(Serializable):
         a, b = (target.unbiased(half, half_passes) for half in (a, b))
         return Audit(
             batch_size(x),
-            half_passes,
+            2 * half_passes,
             agreement.r_squared(estimate.variation, a, b),
             agreement.squared_correlation(estimate.variation, a, b),
             float((estimated / measured).pow(1 / target.power) - 1),

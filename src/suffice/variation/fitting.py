@@ -91,8 +91,9 @@ def fit_variation(
         val_loader: Batches of other inputs, measured twice; read once. Every other row is for early stopping and
             selection, the rest for the evaluation.
         teacher: `MCDropout(…)`, or any other teacher.
-        layers: Names or patterns of the layers whose strengths are read; None or "all" for every activation module,
-            "last" for the last, an empty list for the output alone; "auto" for the fewest within 1 % of all.
+        layers: Names or patterns of the layers whose strengths are read; None or "all" for every activation whose
+            output has the examples first, modules and functions (`F.relu`, `torch.tanh`, …) alike, "last" for the last,
+            an empty list for the output alone; "auto" for the fewest within 1 % of all.
         target: Spread of the teacher that few passes estimate without bias: "std", another deviation or
             "disagreement".
         strengths: Kind of strengths: "value", "on" (whether they are above zero) or "both".
@@ -106,8 +107,8 @@ def fit_variation(
         TypeError: If `model` is not a module, `teacher` not a teacher (but its class, for example), or a loader does
             not iterate batches.
         ValueError: For another target, fewer than two training or four validation rows, labels or features that are
-            not finite, labels that are all zero, an empty loader, or anything that `layer_names` and the teacher
-            reject.
+            not finite, labels that are all zero, an empty loader, a model that is not deterministic in evaluation
+            mode, or anything that `layer_names` and the teacher reject.
 
     Example:
         >>> import torch, suffice
@@ -147,7 +148,7 @@ def _fit(
     model: nn.Module, labels: Labels, options: FitOptions, generator: torch.Generator | None
 ) -> VariationEstimator:
     teacher, target, layers = labels.teacher, labels.target, options.layers
-    reader = make_reader(model, teacher, layers, options.strengths, options.delta, labels.likelihood)
+    reader = make_reader(model, labels.example, teacher, layers, options.strengths, options.delta, labels.likelihood)
     labeled = iter(labels.train)
     first = next(labeled)
     training = read_rows(model, chain([first], labeled), reader)

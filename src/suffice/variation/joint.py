@@ -16,10 +16,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.determinism import check_deterministic
 from suffice.batches import Loader
 from suffice.network import State
 from suffice.utils.modes import default_modes
 from suffice.variation.estimator import VariationEstimator
+from suffice.variation.features.reader import Reader
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
 from suffice.variation.fitting import build_estimator
@@ -75,9 +77,12 @@ class JointHead:
         if layers == "auto":
             raise ValueError("expected named layers, got 'auto', which needs several fits")
         self.model, self.teacher = model, teacher
-        self.reader = rows.make_reader(model, teacher, layers, strengths, False, teacher.likelihood)
+        rows.check_kind(strengths)
+        self.layers, self.strengths = layers, strengths
         self.hidden, self.learning_rate, self.generator = hidden, learning_rate, generator
-        self._learner: _OnlineLearner | None = None  # its shape depends on the features of the first batch
+        # The first batch determines the layers that run, and the shape of their features.
+        self._reader: Reader | None = None
+        self._learner: _OnlineLearner | None = None
 
     @property
     def steps(self) -> int:
@@ -89,10 +94,13 @@ class JointHead:
         """Learn from one batch on the model's device, and return the QLIKE loss.
 
         Raises:
-            ValueError: For values that are not finite, or a first batch whose predictions do not vary.
+            ValueError: For values that are not finite, a first batch whose predictions do not vary, a model that is
+                not deterministic in evaluation mode, or anything that `layer_names` rejects.
         """
+        if self._reader is None:
+            self._reader = self._make_reader(x)
         labeled = labels.label_batches(self.model, [x], self.teacher, self.target, self.generator)
-        batch = next(rows.read_rows(self.model, labeled, self.reader))
+        batch = next(rows.read_rows(self.model, labeled, self._reader))
         if self._learner is None:
             self._learner = _OnlineLearner(batch, self.target, self.hidden, self.learning_rate, self.generator)
         return self._learner.step(batch)
@@ -109,14 +117,19 @@ class JointHead:
         Raises:
             ValueError: Before the first step, and as `fit_variation`.
         """
-        if self._learner is None:
+        if self._learner is None or self._reader is None:
             raise ValueError("expected at least one step, got none; call step(x) in the training loop")
         teacher = self.teacher.with_passes(passes)
         labeled = labels.label_batches(self.model, val_loader, teacher, self.target, self.generator, runs=2)
-        validation = rows.concatenate(rows.read_rows(self.model, labeled, self.reader))
+        validation = rows.concatenate(rows.read_rows(self.model, labeled, self._reader))
         range_rows, held_out = rows.halves(validation)
         fitted = self._learner.fitted(range_rows, self.target)
-        return build_estimator(self.model, self.reader, teacher, fitted, held_out)
+        return build_estimator(self.model, self._reader, teacher, fitted, held_out)
+
+    def _make_reader(self, x: State) -> Reader:
+        check_deterministic(self.model, x)
+        likelihood = self.teacher.likelihood
+        return rows.make_reader(self.model, x, self.teacher, self.layers, self.strengths, False, likelihood)
 
 
 class _OnlineLearner:

@@ -13,7 +13,7 @@ class Audit:
 
     Attributes:
         rows: Number of inputs.
-        passes: Number T of passes of each of two independent measurements.
+        passes: Number of real passes of each input, half of them in each of two independent measurements.
         r_squared: Noise-corrected R² of the spread, sensitive to bias.
         squared_correlation: Noise-corrected squared correlation, insensitive to bias.
         bias: Ratio of the root mean estimated variance to the root mean measured variance, minus 1.

@@ -67,7 +67,7 @@ def test_capturing_does_not_change_the_output_modes_and_hooks():
     model.stages[0].eval()
     modes = [module.training for module in model.modules()]
     x = torch.rand(6, 1, 8, 8)
-    output, strengths = capture(model, x, layer_names(model, None))
+    output, strengths = capture(model, x, layer_names(model, x, None))
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
     model.eval()
@@ -93,13 +93,13 @@ def test_no_layers_give_no_strengths():
 
 
 def test_every_activation_is_read_unless_layers_are_named():
-    model = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Tanh(), nn.Softmax(dim=1))
-    assert layer_names(model, None) == ("1", "2")
-    assert layer_names(model, "[0-1]") == ("0", "1")
-    assert layer_names(model, ["3", "0"]) == ("0", "3")
-    assert layer_names(model, []) == ()
-    assert layer_names(model, "all") == ("1", "2")
-    assert layer_names(model, "last") == ("2",)
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Tanh(), nn.Softmax(dim=1)), torch.zeros(1, 2)
+    assert layer_names(model, x, None) == ("1", "2")
+    assert layer_names(model, x, "[0-1]") == ("0", "1")
+    assert layer_names(model, x, ["3", "0"]) == ("0", "3")
+    assert layer_names(model, x, []) == ()
+    assert layer_names(model, x, "all") == ("1", "2")
+    assert layer_names(model, x, "last") == ("2",)
 
 
 def test_a_module_with_two_names_is_matched_once():
@@ -109,14 +109,22 @@ def test_a_module_with_two_names_is_matched_once():
     assert list(matching(model, "b")) == ["b"]
 
 
-def test_a_model_without_activation_modules_is_refused():
-    with pytest.raises(ValueError, match=r"found none: activations called as functions .* pass layers=\[\]"):
-        layer_names(nn.Linear(2, 2), None)
+def test_a_model_without_activations_is_refused():
+    with pytest.raises(ValueError, match=r"expected a model with activations .*found none; .* pass layers=\[\]"):
+        layer_names(nn.Linear(2, 2), torch.zeros(1, 2), None)
+
+
+@pytest.mark.parametrize("part", ["", "0"])
+def test_a_model_whose_activations_are_compiled_is_refused_by_the_compiled_part(part):
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2)).eval()
+    model.get_submodule(part).compile(backend="eager")
+    with pytest.raises(ValueError, match=f"got '{part or 'the model'}', which is compiled or scripted"):
+        layer_names(model, torch.zeros(1, 2), None)
 
 
 def test_a_name_that_matches_nothing_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"got 'frist', which matches no module; nearest: \['first'"):
-        layer_names(Reused(), ["relu", "frist"])
+        layer_names(Reused(), torch.zeros(2, 3), ["relu", "frist"])
 
 
 def test_a_layer_that_does_not_run_is_an_error_and_leaves_no_hook():

@@ -26,5 +26,5 @@ def test_fewer_than_four_rows_cannot_be_halved():
 @pytest.mark.parametrize(("at", "stored"), [(None, None), ("2", "2"), (["2"], ("2",))])
 def test_the_delta_rule_reads_the_dropout_of_the_teacher(at, stored):
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
-    delta = make_reader(model, MCDropout(0.2, at=at), None, "value", True, "classification").delta
+    delta = make_reader(model, torch.zeros(2, 3), MCDropout(0.2, at=at), None, "value", True, "classification").delta
     assert (delta.at, delta.rate) == (stored, 0.2)

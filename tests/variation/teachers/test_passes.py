@@ -24,7 +24,7 @@ def test_everything_before_the_first_dropout_runs_once_per_row(generator):
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(), nn.Linear(8, 4))
     rows = record_rows(model[0])
     MCDropout(passes=50)(model, inputs(6), generator=generator)
-    assert rows == [2, 2, 6]
+    assert rows == [2, 2, 2, 6]  # in training mode, in evaluation mode, for the plan, and the batch
 
 
 @pytest.mark.parametrize("larger", [True, False])

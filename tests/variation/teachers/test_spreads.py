@@ -60,10 +60,9 @@ def test_spreads_of_a_binary_output_are_of_the_logit_and_of_the_probability():
     assert set(variation.spreads) == {"std", "std_probability"}
 
 
-@pytest.mark.parametrize("likelihood", ["binary", "regression"])
-def test_several_outputs_have_one_spread_each_and_one_in_common(likelihood):
+def test_several_outputs_have_one_spread_each_and_one_in_common():
     deterministic, outputs = passes(columns=3)
-    variation = streamed(deterministic, outputs, likelihood)
+    variation = streamed(deterministic, outputs, "regression")
     each = torch.stack([variation[f"std_{d}"] for d in range(3)], dim=1)
     torch.testing.assert_close(each, outputs.double().std(dim=0))
     torch.testing.assert_close(variation["std"] ** 2, (each**2).mean(dim=1))
@@ -101,15 +100,35 @@ def test_the_likelihood_determines_the_shape_of_outputs():
     assert finite_outputs([torch.zeros(2, 3), torch.ones(2, 3)], "classification").min() == 1
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (2,), (2, 3, 4)])
-def test_class_logits_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"expected logits of shape \(N, C\) with at least 2 classes.*likelihood="):
+@pytest.mark.parametrize("shape", [(2, 1), (2,)])
+def test_one_number_per_example_is_no_class_logit_and_the_likelihoods_that_fit_are_named(shape):
+    with pytest.raises(ValueError, match=r"at least 2 classes, got shape .*likelihood='binary' .* or 'regression'"):
         finite_outputs(torch.zeros(shape), "classification")
 
 
-def test_other_outputs_of_another_shape_or_not_finite_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(N,\) or \(N, D\) under likelihood='binary', got shape \(2, 3, 4\)"):
-        finite_outputs(torch.zeros(2, 3, 4), "binary")
+def test_several_logits_are_not_binary():
+    with pytest.raises(ValueError, match=r"expected one logit .* got shape \(2, 3\); pass likelihood='classification'"):
+        finite_outputs(torch.zeros(2, 3), "binary")
+
+
+@pytest.mark.parametrize("likelihood", spreads.LIKELIHOODS)
+def test_outputs_without_columns_with_more_dimensions_or_of_integers_are_refused(likelihood):
+    for shape in ((2, 3, 4), (2, 0), ()):
+        with pytest.raises(ValueError, match=f"expected an output of shape .* under likelihood='{likelihood}', got"):
+            finite_outputs(torch.zeros(shape), likelihood)
+    with pytest.raises(ValueError, match=r"expected floating-point outputs, .* got torch\.int64"):
+        finite_outputs(torch.zeros(2, 3, dtype=torch.long), likelihood)
+
+
+def test_a_variation_describes_itself_in_one_line():
+    variation = streamed(*passes(columns=3), "regression")
+    count = len(variation)
+    assert repr(variation) == f"Variation({count:,} examples, 3 outputs, 7 passes: std, std_0, std_1, std_2)"
+    many = Variation(torch.ones(1000, 9), {f"std_{d}": torch.ones(1000) for d in range(9)}, 2)
+    assert repr(many) == "Variation(1,000 examples, 9 classes, 2 passes: std_0, std_1, std_2, std_3, std_4, …)"
+
+
+def test_outputs_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="expected finite outputs, got NaN or infinity at position 1"):
         finite_outputs(torch.tensor([0.0, torch.nan]), "regression")
 

@@ -12,6 +12,7 @@ from suffice.attach.plain import as_exit_network
 from suffice.inputs import prepare
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import inference
+from suffice.variation.baselines.exact import computes_as
 from suffice.variation.baselines.moments import PropagatedMoments
 from suffice.variation.teachers import sites
 
@@ -25,7 +26,8 @@ def last_layer(model: nn.Module, x: State, rate: float | None = None) -> Propaga
         rate: Rate in place of the dropout's own.
 
     Raises:
-        ValueError: If the last linear layer is not found, or dropout is not on its inputs alone.
+        ValueError: If the last linear layer is not found or is a subclass with a forward of its own, or dropout is not
+            on its inputs alone.
     """
     with inference(model) as twin:
         return _last_layer(twin, prepare(x, model), rate)
@@ -39,6 +41,11 @@ def _last_layer(model: nn.Module, x: State, rate: float | None) -> PropagatedMom
     """
     network = as_exit_network(model, x)
     classifier = network.exit(len(network.exits) - 1).classifier
+    if not computes_as(classifier, nn.Linear):
+        raise ValueError(
+            f"expected an nn.Linear as the last layer, got {type(classifier).__name__} with a forward, hooks or "
+            "weights of its own; its covariance is not that of its weight: use MCDropout"
+        )
     probes: list[tuple[float, Tensor]] = []
     inputs: list[Tensor] = []
 
@@ -50,14 +57,14 @@ def _last_layer(model: nn.Module, x: State, rate: float | None) -> PropagatedMom
     def record(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs.append(args[0])
 
+    chosen = sites.find(model, x, rate, None)
     handle = classifier.register_forward_pre_hook(record)
     try:
-        chosen = sites.find(model, x, rate, None)
         sites.run(model, x, chosen, batch_size(x), gate, sites.refuse_attention)
         mean = output_tensor(call(model, x)).double()
     finally:
         handle.remove()
-    _, multiplied, h = (values.double() for values in inputs)  # of `find`, of the probes, of the plain pass
+    multiplied, h = (values.double() for values in inputs)  # of the probes, of the plain pass
     p, probe = probes[0]
     if len(probes) != 1 or probe.shape != h.shape or not torch.allclose(multiplied, h * probe, rtol=1e-3):
         raise ValueError(

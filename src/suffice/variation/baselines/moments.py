@@ -23,10 +23,12 @@ from suffice.inputs import prepare
 from suffice.models.tower import Embeddings
 from suffice.network import ExitNetwork, State
 from suffice.twin import inference
+from suffice.variation.baselines.exact import computes_as
 from suffice.variation.teachers.sites import check_rate
 from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood
 
 _SMALL = 1e-30
+_LAYERS = (nn.Linear, nn.ReLU, nn.Dropout, nn.BatchNorm1d)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def propagate(
         Moments of the outputs, with covariances (N, C, C) if `full`, else variances (N, C).
 
     Raises:
-        TypeError: For any other module.
+        TypeError: For any other module, and for a subclass of these with a forward, hooks or a parametrization of its
+            own, whose mathematics is not known.
         ValueError: For a rate outside (0, 1), or a tower without dropout.
     """
     if rate is not None:
@@ -119,26 +122,33 @@ def spread(moments: PropagatedMoments, likelihood: LikelihoodName = "classificat
 def _layers(tower: nn.Sequential | ExitNetwork) -> tuple[Embeddings | None, list[nn.Module]]:
     """Return the embeddings at the beginning of a tower, if there are any, and its other layers in order."""
     modules: Iterable[nn.Module] = [tower]
-    if isinstance(tower, ExitNetwork):
+    if isinstance(tower, ExitNetwork) and computes_as(tower, ExitNetwork) and _advances(tower):
         last = tower.exit(len(tower.exits) - 1)
         modules = [*tower.stages, last.features, last.classifier]
     layers = list(_flatten(modules))
     first = layers[0] if layers else None
-    embeddings, layers = (first, layers[1:]) if isinstance(first, Embeddings) else (None, layers)
+    embeddings = first if isinstance(first, Embeddings) and computes_as(first, Embeddings) else None
+    layers = layers if embeddings is None else layers[1:]
     for layer in layers:
-        if not isinstance(layer, (nn.Linear, nn.ReLU, nn.Dropout, nn.BatchNorm1d)):
+        if not any(computes_as(layer, base) for base in _LAYERS):
+            own = " with a forward, hooks or weights of its own" if isinstance(layer, (*_LAYERS, nn.Sequential)) else ""
             raise TypeError(
-                f"expected Linear, ReLU, Dropout, Flatten or BatchNorm1d in a tower, got {type(layer).__name__}; "
+                f"expected Linear, ReLU, Dropout, Flatten or BatchNorm1d in a tower, got {type(layer).__name__}{own}; "
                 "pass the part of the model that consists of those, and its inputs"
             )
     return embeddings, layers
 
 
+def _advances(network: ExitNetwork) -> bool:
+    """Return whether a network runs its stages and exits one after another."""
+    return type(network).advance is ExitNetwork.advance
+
+
 def _flatten(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for module in modules:
-        if isinstance(module, nn.Sequential):
-            yield from _flatten(module)
-        elif not isinstance(module, (nn.Identity, nn.Flatten)):
+        if computes_as(module, nn.Sequential):
+            yield from _flatten(module.children())
+        elif not (computes_as(module, nn.Identity) or computes_as(module, nn.Flatten)):
             yield module
 
 

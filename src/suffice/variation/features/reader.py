@@ -15,7 +15,7 @@ from suffice.network import State
 from suffice.prediction import entropy
 from suffice.storage.parts import Parts
 from suffice.variation.baselines.delta_rule import delta_rule
-from suffice.variation.features.strengths import Kind, read
+from suffice.variation.features.strengths import Kind, are_layers, read
 from suffice.variation.teachers.sites import read_names_and_rate
 from suffice.variation.teachers.spreads import LikelihoodName, output_matrix
 
@@ -38,7 +38,7 @@ class Reader:
     """Choice of the features that are computed in one pass.
 
     Attributes:
-        layers: Names of the layers whose strengths are read.
+        layers: Names of the layers whose strengths are read, modules and calls (`layer_names`).
         kind: Kind of strengths.
         likelihood: Meaning of the model's output.
         delta: Delta rule as one more feature; None to leave it out.
@@ -70,8 +70,8 @@ class Reader:
     def from_parts(cls, parts: Parts, model: nn.Module) -> "Reader":
         """Read the fields of a reader from an artifact, for a model that has its layers."""
         layers = parts.texts("layers")
-        if list(layers) != [name for name, _ in model.named_modules(remove_duplicate=False) if name and name in layers]:
-            parts.refuse("layers", "names of modules of the model, in its order", layers)
+        if not are_layers(model, layers):
+            parts.refuse("layers", "names of modules of the model, or of calls in their forward, in its order", layers)
         kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(LikelihoodName))
         delta = None if parts.none("delta") else DeltaRule(*read_names_and_rate(parts.inner("delta"), model))
         return cls(layers, kind, likelihood, delta)

@@ -6,26 +6,25 @@
 
 or, with kind "on", 1 for each value above zero, and the fraction of tokens or positions where it is above zero. Chen
 et al. 2021 (arXiv 2008.07032) and Yu et al. 2021 (arXiv 2110.06435) predict the variation of a network from them.
-Strengths are recorded by forward hooks on a twin of the network, which leave its output unchanged.
+Strengths are recorded on a twin of the network, by forward hooks on modules and by a function mode for activations that
+are called as functions (`suffice.variation.features.activations`). Both leave its output unchanged.
 """
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import activation
 
 from suffice.inputs import prepare
 from suffice.network import State, batch_size, call
 from suffice.twin import inference
 from suffice.twin.hooks import by_name, check_hookable, hooked, matching
+from suffice.variation.features import activations
+from suffice.variation.features.activations import caller_of, recorded_calls
 
 Kind = Literal["value", "on", "both"]
-
-_NOT_STRENGTHS = {"MultiheadAttention", "Softmin", "Softmax", "Softmax2d", "LogSoftmax"}
-ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_STRENGTHS)
-"""Classes of modules whose output is read if no layer is named."""
 
 
 def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "value") -> tuple[Any, dict[str, Tensor]]:
@@ -36,7 +35,7 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
     Args:
         model: Model. A twin of it runs in evaluation mode, without gradients.
         x: Batch of N examples, a tensor or a nest of tensors.
-        layers: Names of modules, from `layer_names`.
+        layers: Names of modules and calls, from `layer_names`.
         kind: "value" for the values, "on" for whether they are above zero, or "both".
 
     Returns:
@@ -54,38 +53,84 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
 def read(model: nn.Module, x: State, layers: Sequence[str], kind: Kind) -> tuple[Any, dict[str, Tensor]]:
     """Read strengths as `capture` does, from a model that is a twin in evaluation mode already."""
     rows = batch_size(x)
-    modules = by_name(model, layers)
+    calls = function_calls(model, layers)
+    modules = by_name(model, [name for name in layers if name not in calls])
     check_hookable(modules)
-    strengths: dict[str, list[Tensor]] = {name: [] for name in modules}
+    strengths: dict[str, list[Tensor]] = {name: [] for name in (layers if calls else modules)}
 
     def record(name: str, output: Tensor) -> None:
         strengths[name] += summary(name, output, rows, kind)
 
-    with hooked(modules, record):
+    with hooked(modules, record), recorded_calls(model, calls, record):
         output = call(model, x)
     return output, {name: torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for name, parts in strengths.items()}
 
 
-def layer_names(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the layers to read, in the model's order.
+def layer_names(model: nn.Module, x: State, layers: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the layers to read: modules in the model's order, each followed by the calls in its forward.
 
     Args:
-        model: Model that has the layers.
-        layers: Names or patterns (`fnmatch`), "all" or None for every activation module (`ACTIVATIONS`), "last" for
-            the last of them.
+        model: Model that has the layers; only twins of it run.
+        x: Batch of inputs, of which two and three examples show which activations run.
+        layers: Names or patterns (`fnmatch`) of modules, and of calls ("encoder:relu", ":tanh:2", "*:gelu"), "all" or
+            None for every activation layer whose output has the examples first, "last" for the last of them to run.
 
     Raises:
-        ValueError: If there is no activation module, or a pattern matches nothing.
+        ValueError: If there is no activation layer outside compiled parts, or a pattern matches nothing.
     """
-    if layers not in (None, "all", "last"):
-        return tuple(matching(model, layers or []))
-    names = tuple(name for name, module in model.named_modules() if name and isinstance(module, ACTIVATIONS))
-    if not names:
+    if isinstance(layers, str) and layers not in ("all", "last"):
+        layers = [layers]
+    if layers is not None and not isinstance(layers, str):
+        calls = _matching_calls(model, x, [pattern for pattern in layers if ":" in pattern])
+        patterns = [pattern for pattern in layers if not any(fnmatchcase(name, pattern) for name in calls)]
+        return _in_order(model, [*matching(model, patterns), *calls])
+    with inference(model) as twin:
+        found = activations.find(twin, x)
+        if not found:
+            check_hookable(dict(twin.named_modules()))
+    if not found:
         raise ValueError(
-            "expected a model with activation modules (nn.ReLU, nn.GELU, …), found none: activations called as "
-            "functions cannot be hooked; name the layers to read, layers=[…], or pass layers=[] for the output alone"
+            "expected a model with activations (nn.ReLU, F.gelu, torch.tanh, …) whose output has the examples first, "
+            "found none; name the layers to read, layers=[…], or pass layers=[] for the output alone"
         )
-    return names[-1:] if layers == "last" else names
+    return (found[-1],) if layers == "last" else _in_order(model, found)
+
+
+def function_calls(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Return those of some names that are calls in the forward of a module of the model, and not modules themselves."""
+    callers = [(name, caller) for name in names if (caller := caller_of(name)) is not None]
+    if not callers:
+        return []
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return [name for name, caller in callers if name not in modules and caller in modules]
+
+
+def _matching_calls(model: nn.Module, x: State, patterns: Sequence[str]) -> list[str]:
+    """Return the calls that run and match a pattern."""
+    if not patterns:
+        return []
+    with inference(model) as twin:
+        found = activations.find(twin, x)
+    calls = function_calls(model, found)
+    return [name for name in calls if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def are_layers(model: nn.Module, names: Sequence[str]) -> bool:
+    """Return whether names are different layers of a model, modules or calls in their forward, in order."""
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    known = modules.union(function_calls(model, names))
+    return known.issuperset(names) and len(set(names)) == len(names) and _in_order(model, names) == tuple(names)
+
+
+def _in_order(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Sort names of modules and calls by the place of the module in the model; calls keep their order."""
+    places = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    calls = set(function_calls(model, names))
+
+    def place(name: str) -> tuple[int, bool]:
+        return places[(caller_of(name) or "") if name in calls else name], name in calls
+
+    return tuple(sorted(names, key=place))
 
 
 def summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from suffice import batches
+from suffice.attach.determinism import check_deterministic
 from suffice.batches import Batch, Loader
-from suffice.network import check_finite
+from suffice.network import State, check_finite
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.spreads import LikelihoodName
 from suffice.variation.teachers.teacher import Teacher
@@ -37,6 +38,7 @@ class Labels:
         teacher: Teacher of the labels.
         target: Spread to learn.
         likelihood: Meaning of the model's outputs.
+        example: Inputs of the first training batch.
         train: Batches, labeled once.
         validation: Other batches, labeled twice.
     """
@@ -44,6 +46,7 @@ class Labels:
     teacher: Teacher
     target: Target
     likelihood: LikelihoodName
+    example: State
     train: Iterable[Labeled]
     validation: Iterable[Labeled]
 
@@ -65,16 +68,17 @@ def label(
 
     Raises:
         TypeError: As `check_model_and_teacher`, and for a loader that does not iterate batches.
-        ValueError: For another target; on reading, for an empty loader and for a label that is not finite.
+        ValueError: For another target, an empty training loader, and a model that is not deterministic in evaluation
+            mode; on reading, for an empty validation loader and for a label that is not finite.
     """
     check_model_and_teacher(model, teacher)
     batches.check_loader(train_loader)
     batches.check_loader(val_loader)
     spread = Target(target)
-    likelihood, train_loader = likelihood_of(model, train_loader, teacher)
+    likelihood, example, train_loader = examine(model, train_loader, teacher)
     train = label_batches(model, train_loader, teacher, spread, generator)
     validation = label_batches(model, val_loader, teacher, spread, generator, runs=2)
-    return Labels(teacher, spread, likelihood, train, validation)
+    return Labels(teacher, spread, likelihood, example, train, validation)
 
 
 def check_model_and_teacher(model: object, teacher: object) -> None:
@@ -92,16 +96,22 @@ def check_teacher(teacher: object) -> None:
         raise TypeError(f"expected a teacher such as suffice.MCDropout(passes=10), got {value}; make one")
 
 
-def likelihood_of(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[LikelihoodName, Loader]:
-    """Return the likelihood of a teacher, and a loader that still has all its batches.
+def examine(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[LikelihoodName, State, Loader]:
+    """Check a model on the first batch of a loader.
 
-    A teacher without the attribute `likelihood` is run on the first batch.
+    Returns:
+        The likelihood of the teacher, which is run on that batch if it has no attribute `likelihood`; the inputs of the
+        batch; and a loader that still has all batches.
+
+    Raises:
+        ValueError: If the loader is empty, or the model is not deterministic in evaluation mode.
     """
-    likelihood: LikelihoodName | None = getattr(teacher, "likelihood", None)
-    if likelihood is not None:
-        return likelihood, loader
     first, loader = batches.peek(loader, model)
-    return teacher(model, first.inputs, generator=torch.Generator().manual_seed(0)).likelihood, loader
+    check_deterministic(model, first.inputs)
+    likelihood: LikelihoodName | None = getattr(teacher, "likelihood", None)
+    if likelihood is None:
+        likelihood = teacher(model, first.inputs, generator=torch.Generator().manual_seed(0)).likelihood
+    return likelihood, first.inputs, loader
 
 
 def label_batches(

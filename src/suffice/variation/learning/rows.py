@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from suffice.network import check_finite
+from suffice.network import State, check_finite
 from suffice.twin import inference
 from suffice.variation.features.reader import DeltaRule, Reader
 from suffice.variation.features.strengths import Kind, layer_names
@@ -45,26 +45,32 @@ class Rows:
 
 def make_reader(
     model: nn.Module,
+    example: State,
     teacher: Teacher,
     layers: str | Sequence[str] | None,
     kind: Kind,
     delta: bool,
     likelihood: LikelihoodName,
 ) -> Reader:
-    """Return the reader of a model's features; arguments as for `fit_variation`.
+    """Return the reader of a model's features; arguments as for `fit_variation`, with a batch of inputs as example.
 
     Raises:
         ValueError: For another kind of strengths, for layers that `layer_names` rejects, or for the delta rule with a
             teacher that is not dropout.
     """
-    if kind not in ("value", "on", "both"):
-        raise ValueError(f"expected strengths to be 'value', 'on' or 'both', got {kind!r}")
-    names = layer_names(model, "all" if layers == "auto" else layers)
+    check_kind(kind)
+    names = layer_names(model, example, "all" if layers == "auto" else layers)
     if not delta:
         return Reader(names, kind, likelihood)
     if not isinstance(teacher, DropoutTeacher):
         raise ValueError(f"expected MCDropout as the teacher for delta=True, got {type(teacher).__name__}")
     return Reader(names, kind, likelihood, DeltaRule(teacher.at, teacher.rate))
+
+
+def check_kind(kind: str) -> None:
+    """Raise a ValueError for another kind of strengths."""
+    if kind not in ("value", "on", "both"):
+        raise ValueError(f"expected strengths to be 'value', 'on' or 'both', got {kind!r}")
 
 
 def read_rows(model: nn.Module, labels: Iterable[Labeled], reader: Reader) -> Iterator[Rows]:

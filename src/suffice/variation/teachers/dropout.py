@@ -43,7 +43,7 @@ class MCDropout:
             (dropout modules, attention, functional dropout) is activated; the output of any other module is dropped,
             which needs a rate. None for all that the network itself drops in training. A sequence is kept as a tuple.
         passes: Number T of passes, at least 2.
-        likelihood: Meaning of the model's outputs: class logits, one logit per question, or predicted numbers.
+        likelihood: Meaning of the model's outputs: class logits (N, C), one logit (N,) or (N, 1), or predicted numbers.
         memory: Approximate bytes that masks and all that is computed from them may take at once.
 
     Example:
@@ -94,8 +94,9 @@ class MCDropout:
             generator: Generator of the masks; None for the default generator of torch.
 
         Raises:
-            ValueError: If no dropout is found, a name matches nothing, outputs are not finite, or dropout does not
-                change the output of any example.
+            ValueError: If no dropout is found, a name matches nothing, outputs are not finite or do not fit the
+                likelihood, or dropout does not change the output of any example. Also for randomness that masks cannot
+                replace: any in evaluation mode, and in training mode any other than dropout, unless `at` leaves it out.
             RuntimeError: If a chosen module did not run.
             MemoryError: If one pass of one example needs more than `memory`.
         """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.determinism import check_deterministic
 from suffice.inputs import prepare
 from suffice.network import State, call
 from suffice.twin import inference
@@ -45,7 +46,8 @@ class EnsembleTeacher:
         """Return the variation over the members for a batch; the generator is not used.
 
         Raises:
-            ValueError: If outputs are not finite, or differ in shape from those of the model.
+            ValueError: If outputs are not finite, or differ in shape from those of the model, or if a model is not
+                deterministic in evaluation mode.
         """
         sums = spreads.init(self._outputs(model, x), self.likelihood)
         for member in self.models:
@@ -59,5 +61,7 @@ class EnsembleTeacher:
         return spreads.variation(sums)
 
     def _outputs(self, model: nn.Module, x: State) -> Tensor:
-        with inference(model) as twin:
-            return spreads.finite_outputs(call(twin, prepare(x, model)), self.likelihood)
+        x = prepare(x, model)
+        with inference(model) as model:
+            check_deterministic(model, x)
+            return spreads.finite_outputs(call(model, x), self.likelihood)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.determinism import check_deterministic
 from suffice.inputs import prepare
 from suffice.network import State, call
 from suffice.twin import inference
@@ -42,10 +43,12 @@ class LaplaceTeacher:
         """Return the variation over the samples for a batch; the generator is not passed on to `samples`.
 
         Raises:
-            ValueError: If outputs are not finite, or samples are not of shape (S, N, C) with S of at least 2.
+            ValueError: If outputs are not finite, samples are not of shape (S, N, C) with S of at least 2, or the model
+                is not deterministic in evaluation mode.
         """
         x = prepare(x, model)
         with inference(model) as model:
+            check_deterministic(model, x)
             deterministic = spreads.finite_outputs(call(model, x), self.likelihood)
             samples = self.samples(x)
         if samples.ndim != 3 or len(samples) < 2 or samples.shape[1:] != deterministic.shape:

@@ -4,6 +4,7 @@ Passes are mapped by `torch.vmap`, under which a value stays single until a mask
 whole model runs on a batch that is repeated. Both use the same masks.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,13 +51,19 @@ def _map_passes(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]
     """Map one pass over the first dimension of the factors."""
 
     def run_pass(*pass_factors: Tensor) -> Tensor:
-        return output_tensor(_run_masked(model, x, chosen, list(pass_factors)))
+        return output_tensor(_run_masked(model, x, chosen, list(pass_factors), lambda _: None))
 
     outputs: Tensor = torch.vmap(run_pass, randomness="different")(*factors)
     return outputs.flatten(end_dim=1)
 
 
-def _run_masked(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]) -> Any:
+def _run_masked(
+    model: nn.Module,
+    x: State,
+    chosen: Sites,
+    factors: list[Tensor],
+    on_in_place: Callable[[Tensor], None] | None = None,
+) -> Any:
     """Return the output of one call of the model under given factors, in the order in which the sites run."""
     remaining = list(reversed(factors))
 
@@ -69,7 +76,7 @@ def _run_masked(model: nn.Module, x: State, chosen: Sites, factors: list[Tensor]
         f"expected the same units to be dropped in every pass, got other ones at {chosen.names}; choose modules that "
         "run the same way whatever the values and the size of the batch"
     )
-    output = sites.run(model, x, chosen, batch_size(x), gate, lambda rate: rate)
+    output = sites.run(model, x, chosen, batch_size(x), gate, lambda rate: rate, on_in_place)
     if remaining:
         raise ValueError(message)
     return output

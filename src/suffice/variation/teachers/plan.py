@@ -1,7 +1,9 @@
 """Size of the parts in which a batch and its dropout passes run, so that they fit a given memory.
 
 One recorded pass of an example or two measures the bytes that are computed before the first dropped unit, which are
-needed once, and after it, which are needed for every pass. It also shows whether `torch.vmap` can map the passes.
+needed once, and after it, which are needed for every pass. It also shows whether `torch.vmap` can map the passes: it
+cannot write masks, which differ from pass to pass, into a tensor of all passes, as dropout in place does. That matters
+only if the model goes on to read that tensor instead of the result.
 """
 
 from collections.abc import Iterator
@@ -57,18 +59,29 @@ class Recording(TorchFunctionMode):
         units: Units of each run of a site.
         bytes: Bytes computed before the first dropped unit, and after it.
         looped: Whether `torch.vmap` would map an operation after the first dropped unit by a loop.
+        reads_input: Whether the model reads the input of a dropout in place afterwards, which then must be written.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.units: list[Units] = []
         self.bytes = [0, 0]
-        self.looped = False
+        self.looped = self.reads_input = False
+        self._dropped: list[Tensor] = []  # inputs of dropout in place
 
     def run(self, model: nn.Module, x: State, chosen: Sites) -> Any:
         """Run the model and return its output."""
-        with self, _LoopDetector(self):
-            return sites.run(model, x, chosen, batch_size(x), self._gate, lambda _: 0.0)
+        with self, _OperationObserver(self):
+            output = sites.run(model, x, chosen, batch_size(x), self._gate, lambda _: 0.0, self._dropped.append)
+        self.observe_read(output)
+        return output
+
+    def observe_read(self, nest: Any) -> None:
+        """Set `reads_input` if a tensor of a nest shares memory with the input of a dropout in place."""
+        if self._dropped:
+            memory = {tensor.untyped_storage()._cdata for tensor in self._dropped}
+            read = (leaf.untyped_storage()._cdata for leaf in tree_leaves(nest) if isinstance(leaf, Tensor))
+            self.reads_input = self.reads_input or not memory.isdisjoint(read)
 
     def _gate(self, rate: float, units: Tensor) -> Tensor:
         self.units.append(Units(rate, tuple(units.shape), units.dtype, units.device))
@@ -84,8 +97,8 @@ class Recording(TorchFunctionMode):
         return result
 
 
-class _LoopDetector(TorchDispatchMode):
-    """Mode that sets `looped` of a recording at the first operation after a dropped unit without a batching rule."""
+class _OperationObserver(TorchDispatchMode):
+    """Mode that shows a recording the operations after the first dropped unit: their inputs, and whether they loop."""
 
     def __init__(self, recording: Recording) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -95,6 +108,7 @@ class _LoopDetector(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         recording = self.recording
+        recording.observe_read((args, kwargs))
         if recording.units and not recording.looped and any(isinstance(leaf, Tensor) for leaf in tree_leaves(args)):
             recording.looped = not _has_batching_rule(func)
         return func(*args, **(kwargs or {}))
@@ -140,8 +154,9 @@ def make_plan(model: nn.Module, sample: State, chosen: Sites, passes: int, memor
     repeated = max(1, memory // (rows * (before + after)))
     units = [replace(unit, shape=(unit.shape[0] // n, *unit.shape[1:])) for unit in recording.units]
     fold = min(fold, passes)
+    mapped = not (chosen.attention or recording.looped or recording.reads_input)
     numbers = max(rows * (before + fold * after) / 4, rows * (1 + fold) * max(products, default=0.0) / n)
-    return Plan(rows, fold, repeated, units, numbers, mapped=not (chosen.attention or recording.looped))
+    return Plan(rows, fold, repeated, units, numbers, mapped=mapped)
 
 
 def folds(passes: int, fold: int) -> Iterator[int]:

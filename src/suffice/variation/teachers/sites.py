@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from suffice.network import State, call
+from suffice.attach.determinism import evaluation_pass, listed, observe, refuse_draws
+from suffice.network import State, batch_size, call, select
 from suffice.storage.parts import INSIDE, Parts
-from suffice.twin import Twin, copy_parameters
-from suffice.twin.hooks import check_hookable, hooked, matching
+from suffice.twin import copy_parameters
+from suffice.twin.hooks import hooked, matching
+from suffice.utils.draws import Draw
 from suffice.utils.nest import tree_map_only
-from suffice.utils.randomness import draw_from
-from suffice.variation.teachers.dropping import ATTENTION, CHANNELS, REFUSED, Dropping
+from suffice.variation.teachers.dropping import ATTENTION, REFUSED, Dropout, Dropping
+from suffice.variation.teachers.probe import DropoutCall, probe
 
 Gate = Callable[[float, Tensor], Tensor]
 """Function from a rate and a tensor with one entry per unit dropped as a whole, (rows, …), to the units' factors."""
@@ -49,6 +50,7 @@ class Sites:
         rate: Rate in place of the sites' own rates; None to keep those.
         attention: Whether attention is among the native sites.
         draws: Whether the model draws random numbers in training mode besides those of dropout.
+        named: Whether the sites were named, so that `rate` applies to calls of dropout at a rate of 0 too.
     """
 
     native: Sequence[str]
@@ -57,6 +59,7 @@ class Sites:
     rate: float | None
     attention: bool
     draws: bool
+    named: bool
 
     @property
     def names(self) -> list[str]:
@@ -68,33 +71,38 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
     """Find the sites where `MCDropout(rate, at)` drops units of a model.
 
     Args:
-        model: Twin in evaluation mode without gradients. A twin of it runs once in training mode, but for its
-            normalization. Modules that drop and have code of their own get copies of their parameters.
-        x: Batch of one or two examples.
+        model: Twin in evaluation mode without gradients. Two examples run through twins of it, once in each mode, but
+            normalization is always in evaluation mode. Modules that drop and have code of their own get copies of
+            their parameters.
+        x: Batch of one example or more.
         rate: Rate in place of the sites' own rates.
         at: Names or patterns of modules, `INPUT`, or None for all that the network itself drops at a rate above 0.
 
     Raises:
         ValueError: If there is no site, a name matches nothing, a module that drops nothing is named without a rate,
-            a rate is outside (0, 1), or a dropout cannot be replaced by masks.
+            a rate is outside (0, 1), or a dropout cannot be replaced by masks; if the pass in evaluation mode draws
+            random numbers, or a site, or with `at=None` the model in training mode, draws others than those of dropout.
         RuntimeError: If a dropout module that is named does not run.
     """
-    calls, draws = _dropout_calls(model, x)
+    sample = select(x, torch.arange(min(2, batch_size(x))))
+    found = probe(model, sample)
     patterns = name_patterns(at)
     if at is None:
-        native = [name for name, site in calls.items() if max(dropout.rate for dropout in site) > 0]
+        native = [name for name, site in found.calls.items() if max(dropout.rate for dropout in site) > 0]
         inserted: list[str] = []
     else:
         modules = matching(model, [pattern for pattern in patterns if pattern != INPUT])
-        native = [name for name, module in modules.items() if _drops_units(name, module, calls)]
+        native = [name for name, module in modules.items() if _drops_units(name, module, found.calls)]
         inserted = [name for name in modules if name not in native]
     for name in native:
-        _check_site(name, calls.get(name, []), rate)
-    attention = any(dropout.function in ATTENTION for name in native for dropout in calls[name])
-    sites = Sites(native, inserted, INPUT in patterns, rate, attention, draws)
+        _check_site(name, found.calls.get(name, []), rate, named=at is not None)
+    refuse_draws(observe(lambda: evaluation_pass(model, sample)).effective)
+    _check_draws(found.effective, None if at is None else native)
+    attention = any(dropout.function in ATTENTION for name in native for dropout in found.calls[name])
+    sites = Sites(native, inserted, INPUT in patterns, rate, attention, found.draws, at is not None)
     _check_choice(sites)
     native_modules = [model.get_submodule(name) for name in sites.native]
-    copy_parameters(model, [module for module in native_modules if not isinstance(module, _PURE)])
+    copy_parameters(model, [module for module in native_modules if type(module) not in _PURE])
     return sites
 
 
@@ -129,7 +137,15 @@ def read_names_and_rate(parts: Parts, model: nn.Module) -> tuple[str | tuple[str
     return at, rate
 
 
-def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attention: AttentionRate) -> Any:
+def run(
+    model: nn.Module,
+    x: State,
+    sites: Sites,
+    rows: int,
+    gate: Gate,
+    attention: AttentionRate,
+    on_in_place: Callable[[Tensor], None] | None = None,
+) -> Any:
     """Return the output of a model whose sites multiply by `gate(rate, units)`.
 
     Args:
@@ -139,34 +155,49 @@ def run(model: nn.Module, x: State, sites: Sites, rows: int, gate: Gate, attenti
         rows: Number N of examples in the batch.
         gate: Function that returns factors; called once for each run of a site.
         attention: Function that returns the rate for the kernel of an attention.
+        on_in_place: Function that is called with the input of a dropout in place, which then is not written into; None
+            to write into it. The inputs of the model are never written into.
 
     Raises:
         ValueError: If the units of a site have no row of their own for each row of the batch.
     """
 
-    def multiply(name: str, units: Tensor, rate: float, channels: bool = False) -> Tensor:
+    def factors(name: str, units: Tensor, rate: float, mask_shape: Sequence[int]) -> Tensor:
         if units.ndim < 2 or len(units) % rows:
             raise ValueError(
                 f"expected dropout at {name!r} on a tensor with the {rows} rows of the batch first, got shape "
                 f"{tuple(units.shape)}; rows that share a unit would share its mask: choose another module"
             )
-        shape = units.shape[:2] + (1,) * (units.ndim - 2) if channels else units.shape
-        return units * gate(rate, units.new_empty(shape))
+        return gate(rate, units.new_empty(mask_shape))
 
-    def drop(function: Any, units: Tensor, rate: float) -> Tensor:
-        return multiply(", ".join(sites.native), units, sites.rate or rate, function in CHANNELS)
+    def drop(dropout: Dropout) -> Tensor:
+        if not dropout.rate and not (sites.named and sites.rate):
+            return dropout.units
+        drawn = factors(", ".join(sites.native), dropout.units, sites.rate or dropout.rate, dropout.mask_shape)
+        return _multiply(dropout, drawn, on_in_place)
 
     def attend(_function: Any, rate: float) -> float:
         return attention(sites.rate or rate)
 
     def insert(name: str, output: Tensor) -> Tensor:
-        return multiply(name, output, check_rate(sites.rate or 0.0))
+        return output * factors(name, output, check_rate(sites.rate or 0.0), output.shape)
 
     native, inserted = ({name: model.get_submodule(name) for name in names} for names in (sites.native, sites.inserted))
     with _training_mode(native.values()), hooked(inserted, insert), Dropping(drop, attend):
+        x = x if on_in_place else tree_map_only(Tensor, torch.clone, x)
         if sites.inputs:
             x = tree_map_only(Tensor, lambda t: insert(INPUT, t) if t.is_floating_point() else t, x)
         return call(model, x)
+
+
+def _multiply(dropout: Dropout, factors: Tensor, on_in_place: Callable[[Tensor], None] | None) -> Tensor:
+    """Return the units of a dropout times its factors; arguments as for `run`."""
+    if dropout.in_place and on_in_place is None:
+        return dropout.units.mul_(factors)
+    dropped = dropout.units * factors
+    if dropout.in_place and on_in_place is not None:
+        on_in_place(dropout.units)
+    return dropped
 
 
 def refuse_attention(rate: float) -> float:
@@ -175,51 +206,6 @@ def refuse_attention(rate: float) -> float:
         f"expected dropout with an explicit mask, got attention dropout of rate {rate}, whose mask is drawn inside "
         "its kernel; exclude it with at=[…], or use MCDropout"
     )
-
-
-@dataclass(frozen=True)
-class _DropoutCall:
-    """Call of a dropout function in a module: the function and its rate."""
-
-    function: Any
-    rate: float
-
-
-def _dropout_calls(model: nn.Module, x: State) -> tuple[dict[str, list[_DropoutCall]], bool]:
-    """Run a model in training mode without dropping anything.
-
-    Returns:
-        The calls of dropout by the name of the innermost module that makes them, and whether the pass drew random
-        numbers nevertheless.
-    """
-    twin = Twin(model)
-    copy_parameters(twin.model, [twin.model])
-    names = {module: name for name, module in twin.model.named_modules()}
-    check_hookable({name: module for module, name in names.items()})
-    running: list[nn.Module] = []
-    calls: dict[str, list[_DropoutCall]] = {}
-
-    def record(function: Any, rate: float, result: Any) -> Any:
-        calls.setdefault(names[running[-1]], []).append(_DropoutCall(function, rate))
-        return result
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    for module in names:
-        module.register_forward_pre_hook(lambda module, _: running.append(module), prepend=True)
-        module.register_forward_hook(leave, always_call=True)
-        module.training = module.training or not isinstance(module, _NormBase)
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    recorder = Dropping(lambda f, units, rate: record(f, rate, units), lambda f, rate: record(f, rate, 0.0))
-    try:
-        with twin.running() as watched, draw_from(generator, x, [*model.parameters()]), recorder:
-            call(watched, x)
-    except Exception as error:
-        error.add_note("raised while the model ran in training mode, to find what it drops there")
-        raise
-    return calls, not torch.equal(generator.get_state(), before)
 
 
 @contextmanager
@@ -235,18 +221,18 @@ def _training_mode(modules: Any) -> Iterator[None]:
             module.training = mode
 
 
-def _drops_units(name: str, module: nn.Module, calls: Mapping[str, Sequence[_DropoutCall]]) -> bool:
+def _drops_units(name: str, module: nn.Module, calls: Mapping[str, Sequence[DropoutCall]]) -> bool:
     """Return whether a named module drops units itself.
 
     Raises:
         RuntimeError: If it is a dropout module that did not run.
     """
-    if isinstance(module, _DROPOUTS) and name not in calls:
+    if type(module) in _DROPOUTS and name not in calls:
         raise RuntimeError(f"expected every chosen module to run in a pass, but ['{name}'] did not; leave it out")
-    return isinstance(module, _PURE) or any(dropout.rate > 0 for dropout in calls.get(name, []))
+    return type(module) in _PURE or any(dropout.rate > 0 for dropout in calls.get(name, []))
 
 
-def _check_site(name: str, calls: Sequence[_DropoutCall], rate: float | None) -> None:
+def _check_site(name: str, calls: Sequence[DropoutCall], rate: float | None, named: bool) -> None:
     """Raise a ValueError for a rate out of range or a dropout that cannot be replaced by masks."""
     for dropout in calls:
         if dropout.function in REFUSED:
@@ -254,7 +240,25 @@ def _check_site(name: str, calls: Sequence[_DropoutCall], rate: float | None) ->
                 f"expected dropout that multiplies by a mask, got {dropout.function.__name__} at {name!r}, which "
                 f"{REFUSED[dropout.function]}; name other modules in at=[…]"
             )
-        check_rate(dropout.rate if rate is None else rate, f" at {name!r}")
+        if dropout.rate or named:  # a rate of 0 that nobody named stays without effect
+            check_rate(dropout.rate if rate is None else rate, f" at {name!r}")
+
+
+def _check_draws(draws: Sequence[Draw], native: Sequence[str] | None) -> None:
+    """Raise a ValueError if a site draws random numbers other than those of dropout.
+
+    Args:
+        draws: Operations that draw such numbers in training mode.
+        native: Names of the sites that were chosen; None for the whole model.
+    """
+    unseen = [draw for draw in draws if native is None or draw.module is None or draw.module in native]
+    if native == [] or not unseen:
+        return
+    remedy = "name the modules that drop in at=[…] to leave it out on purpose, or call" if native is None else "call"
+    raise ValueError(
+        f"expected dropout as the only randomness in training mode, got random numbers from {listed(unseen)}, whose "
+        f"variation would be missing; {remedy} torch.nn.functional.dropout there, whose masks can be replaced"
+    )
 
 
 def _check_choice(sites: Sites) -> None:

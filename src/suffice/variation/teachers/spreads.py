@@ -7,9 +7,9 @@ T passes give outputs (T, N, C). With k the top class of the deterministic forwa
         std_mean              √ mean_c Var_t[p_tc]      root of the variance averaged over classes
         mutual_information    H[mean_t p_t] − mean_t H[p_t]             nats, biased low at small T
         disagreement          mean over pairs s ≠ t of KL(p_s ‖ p_t)    nats, a U-statistic
-    binary            z_t = the logit, one for each of D questions
-        std                   √ mean_d Var_t[z_td]      of the logit: that of the probability mostly follows p(1 − p)
-        std_probability       √ mean_d Var_t[σ(z_td)]
+    binary            z_t = the logit
+        std                   √ Var_t[z_t]              of the logit: that of the probability mostly follows p(1 − p)
+        std_probability       √ Var_t[σ(z_t)]
     multilabel        p_t = σ of the logit, one for each of D labels
         std                   √ mean_d Var_t[p_td]
         mutual_information    Σ_d h(mean_t p_td) − mean_t h(p_td)               nats, h the entropy of present or absent
@@ -33,6 +33,8 @@ from suffice.prediction import entropy
 
 LikelihoodName = Literal["classification", "binary", "multilabel", "regression"]
 LIKELIHOODS: tuple[str, ...] = get_args(LikelihoodName)
+_NAMED = 5
+"""Number of spreads that are named in one line."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Variation:
     spreads: Mapping[str, Tensor]
     passes: int
     likelihood: LikelihoodName = "classification"
+
+    def __repr__(self) -> str:
+        """Describe the batch in one line; the fields hold the numbers."""
+        kind = "classes" if self.likelihood == "classification" else "outputs"
+        names = ", ".join(list(self.spreads)[:_NAMED]) + (", …" if len(self.spreads) > _NAMED else "")
+        return f"Variation({len(self):,} examples, {self.mean.shape[1]:,} {kind}, {self.passes:,} passes: {names})"
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the spread (N,) with a name.
@@ -174,8 +182,8 @@ def finite_outputs(output: Any, likelihood: str) -> Tensor:
     """Return the outputs (N, C) of a model, checked for NaN and infinity.
 
     Args:
-        output: Return value of the model: class logits (N, C), or logits or predictions (N,) or (N, D). The first
-            element of a tuple counts, and the last of a list of exits.
+        output: Return value of the model: class logits (N, C), a binary logit (N,) or (N, 1), or predictions (N,) or
+            (N, D). The first element of a tuple counts, and the last of a list of exits.
         likelihood: Meaning of the outputs. It is never guessed from their values.
 
     Raises:
@@ -188,19 +196,31 @@ def finite_outputs(output: Any, likelihood: str) -> Tensor:
 
 
 def output_matrix(output: Any, likelihood: str) -> Tensor:
-    """Return the outputs (N, C) of a model as `finite_outputs` does, with only their shape checked."""
+    """Return the outputs (N, C) of a model as `finite_outputs` does, with only their shape and type checked."""
     outputs = output_tensor(output)
-    if likelihood == "classification":
-        if outputs.ndim != 2 or outputs.shape[1] < 2:
-            raise ValueError(
-                f"expected logits of shape (N, C) with at least 2 classes, got shape {tuple(outputs.shape)}; wrap the "
-                "model so that it returns one row of class logits per example, or pass likelihood='binary' or "
-                "'regression'"
-            )
-    elif outputs.ndim not in (1, 2):
+    shape = tuple(outputs.shape)
+    if not outputs.is_floating_point():
         raise ValueError(
-            f"expected an output of shape (N,) or (N, D) under likelihood={likelihood!r}, got shape "
-            f"{tuple(outputs.shape)}; wrap the model so that it returns one row of numbers per example"
+            f"expected floating-point outputs, logits or predicted numbers, got {outputs.dtype}; wrap the model so "
+            "that it returns those instead of labels"
+        )
+    if outputs.ndim not in (1, 2) or 0 in shape[1:]:
+        fits = "(N, C)" if likelihood == "classification" else "(N,) or (N, D)"
+        raise ValueError(
+            f"expected an output of shape {fits} under likelihood={likelihood!r}, got shape {shape}; wrap the model so "
+            "that it returns one row of numbers per example"
+        )
+    columns = 1 if outputs.ndim == 1 else shape[1]
+    if likelihood == "classification" and columns == 1:
+        raise ValueError(
+            f"expected logits of shape (N, C) with at least 2 classes, got shape {shape}, one number per example; pass "
+            "likelihood='binary' if it is a logit, or 'regression' if it is a predicted number"
+        )
+    if likelihood == "binary" and columns > 1:
+        raise ValueError(
+            f"expected one logit per example under likelihood='binary', got shape {shape}; pass "
+            "likelihood='classification' if they are the logits of classes, 'multilabel' if each is a label's, or "
+            "'regression' for the spread of each number"
         )
     return outputs[:, None] if outputs.ndim == 1 else outputs
 

@@ -1,0 +1,74 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from suffice.attach.determinism import check_deterministic
+
+GENERATOR = np.random.default_rng(0)
+
+
+class Model(nn.Module):
+    """Model with something between its layers."""
+
+    def __init__(self, between) -> None:
+        super().__init__()
+        self.first, self.last, self.between = nn.Linear(4, 8), nn.Linear(8, 3), between
+        self.own = random.Random(0)
+
+    def forward(self, x):
+        return self.last(self.between(self, self.first(x)))
+
+
+ALWAYS_ON = {
+    "bernoulli_": lambda m, h: functional.dropout(h, 0.3),
+    "randn_like": lambda m, h: h + 0.01 * torch.randn_like(h),
+    "rand in": lambda m, h: h if float(torch.rand(())) < 0.999 else 2 * h,
+    "Python's random": lambda m, h: h * random.random(),
+    "numpy.random": lambda m, h: h * np.random.rand(),  # noqa: NPY002
+    "a generator of type Random": lambda m, h: h * m.own.random(),
+    "a generator of type Generator": lambda m, h: h * GENERATOR.random(),
+}
+HARMLESS = {
+    "dropout in training mode": lambda m, h: functional.dropout(h, 0.3, m.training),
+    "a threshold that nothing reaches": lambda m, h: 2 * h if float(torch.rand(())) < 0.0 else h,
+    "a mask that keeps everything": lambda m, h: h * torch.empty(len(h), 1).bernoulli_(1.0),
+    "a number that is not used": lambda m, h: (m.own.random(), torch.rand(3), h)[2],
+    "a state": lambda m, h: setattr(m, "seen", getattr(m, "seen", 0) + 1) or h,
+}
+
+
+@pytest.mark.parametrize("name", ALWAYS_ON)
+def test_a_random_output_in_evaluation_mode_is_refused_by_the_operation(name):
+    with pytest.raises(ValueError, match=f"deterministic in evaluation mode, got random numbers from .*{name}"):
+        check_deterministic(Model(ALWAYS_ON[name]), torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_draws_without_an_effect_are_accepted(name):
+    check_deterministic(Model(HARMLESS[name]), torch.randn(5, 4))
+
+
+def test_the_module_that_draws_is_named():
+    model = nn.Sequential(nn.Linear(4, 4), Model(ALWAYS_ON["randn_like"]))
+    with pytest.raises(ValueError, match="from randn_like in module '1'; call functional dropout with training="):
+        check_deterministic(model, torch.randn(5, 4))
+
+
+def test_random_numbers_of_another_library_are_found_by_the_output():
+    generator = iter(np.random.default_rng(0).random, None)  # an iterator that no copy of the model has
+    model = Model(lambda m, h, draw=generator.__next__: h * draw())
+    with pytest.raises(ValueError, match="same at each call, got two outputs for the same inputs"):
+        check_deterministic(model, torch.randn(5, 4))
+
+
+def test_a_check_leaves_modes_and_default_generators_as_they_are():
+    model, state = Model(HARMLESS["a number that is not used"]).train(), torch.get_rng_state()
+    own = model.own.getstate()
+    check_deterministic(model, torch.randn(1, 4, generator=torch.Generator().manual_seed(0)))
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.own.getstate() == own

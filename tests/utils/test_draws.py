@@ -1,0 +1,135 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from suffice.utils.draws import Draw, Draws, ForeignDraws, global_generators, module_names, reseed, running_module
+
+DRAWS = {
+    "rand": lambda: torch.rand(5),
+    "rand_like": lambda: torch.rand_like(torch.ones(5)),
+    "uniform_": lambda: torch.empty(5).uniform_(2, 3),
+    "bernoulli": lambda: torch.bernoulli(torch.full((5,), 0.5)),
+    "bernoulli_": lambda: torch.empty(5).bernoulli_(0.5),
+    "randn": lambda: torch.randn(5),
+    "normal_": lambda: torch.empty(5).normal_(1, 2),
+    "randint": lambda: torch.randint(3, 7, (5,)),
+    "randperm": lambda: torch.randperm(5),
+    "multinomial": lambda: torch.multinomial(torch.ones(5), 3),
+    "exponential_": lambda: torch.empty(5).exponential_(),
+    "rrelu_with_noise": lambda: functional.rrelu(torch.randn(1) - 9, training=True),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_operation_that_draws_is_seen_by_its_name(name):
+    with Draws({}) as draws:
+        DRAWS[name]()
+    assert draws.seen[-1] == Draw(name, None)
+
+
+def test_operations_that_draw_nothing_are_not_seen():
+    x = torch.randn(2, 4, 8)
+    with Draws({}) as draws:
+        functional.dropout(x, 0.5, training=False)
+        functional.rrelu(x, training=False)
+        functional.scaled_dot_product_attention(x, x, x, dropout_p=0.0)
+    assert draws.seen == []
+    with Draws({}) as draws:
+        functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+    assert draws.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "greatest"),
+    [
+        ("rand", 0, 1),
+        ("uniform_", 2, 3),
+        ("bernoulli_", 0, 1),
+        ("randint", 3, 6),
+        ("randn", -8, 8),
+        ("normal_", -15, 17),
+    ],
+)
+def test_drawn_numbers_can_be_replaced_by_their_extremes(name, least, greatest):
+    with Draws({}, "least") as draws:
+        assert DRAWS[name]().float().unique().tolist() == [least]
+    assert draws.replaceable
+    with Draws({}, "greatest"):
+        value = float(DRAWS[name]().float().unique())
+    half_open = name in ("rand", "uniform_")
+    assert value < greatest if half_open else value == greatest
+    assert value == pytest.approx(greatest, abs=1e-6)
+
+
+def test_extremes_of_a_certain_outcome_are_that_outcome():
+    for extreme in ("least", "greatest"):
+        with Draws({}, extreme):
+            assert torch.empty(3).bernoulli_(1.0).tolist() == [1, 1, 1]
+            assert torch.bernoulli(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_a_permutation_has_no_extremes():
+    with Draws({}) as draws:
+        torch.randperm(5)
+    assert not draws.replaceable
+
+
+class Inner(nn.Module):
+    def forward(self, x):
+        return x * torch.rand_like(x)
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x):
+        return self.inner(x) + Inner()(x)  # the second one is no module of the model
+
+
+def test_a_draw_is_named_by_the_innermost_module_of_the_model():
+    model = Outer()
+    with Draws(module_names(model)) as draws:
+        model(torch.ones(2))
+    assert [draw.module for draw in draws.seen] == ["inner", ""]
+    assert [str(draw) for draw in draws.seen] == [
+        "rand_like in module 'inner'",
+        "rand_like in the forward of the model itself",
+    ]
+    assert running_module(module_names(model)) is None
+
+
+def test_generators_of_python_and_numpy_that_were_drawn_from_are_named():
+    generators = [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
+    before = ForeignDraws(generators)
+    assert before.seen() == []
+    generators[1].random()
+    assert [draw.operation for draw in before.seen()] == ["a generator of type Generator"]
+    generators[0].random()
+    generators[2].rand()
+    random.random()
+    np.random.rand()  # noqa: NPY002
+    assert len(before.seen()) == 5
+
+
+def test_seeding_generators_again_repeats_their_numbers():
+    generators = [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
+
+    def numbers():
+        reseed(generators, 3)
+        return [generators[0].random(), generators[1].random(), generators[2].rand()]
+
+    assert numbers() == numbers()
+
+
+RNG = np.random.default_rng(0)
+
+
+def test_generators_of_the_file_that_defines_a_module_are_found():
+    assert any(generator is RNG for generator in global_generators(Outer()))
+    assert global_generators(nn.ReLU()) == []
