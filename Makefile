@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 # torchvision comes with a peer; it must match the build of torch, which a CPU build has no match for.
 $(PEERS): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers,hf]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 

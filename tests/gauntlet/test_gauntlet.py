@@ -1,0 +1,41 @@
+import pytest
+
+from tests.gauntlet.families import BY_NAME, FAMILIES, GROUPS
+from tests.gauntlet.hub import is_hub
+from tests.gauntlet.page import PAGE, published, section
+from tests.gauntlet.run import run
+
+SAMPLE = ["Residual network", "Modules made in `forward`", "`nn.TransformerEncoder` with a padding mask"]
+HUB_SAMPLE = ["BERT"]
+
+
+@pytest.mark.parametrize("names", [SAMPLE, HUB_SAMPLE], ids=["hand-written", "transformers"])
+def test_a_sample_of_families_is_cut_bit_for_bit_or_refused_by_name(names, tmp_path):
+    families = [BY_NAME[name] for name in names]
+    if any(map(is_hub, families)):
+        pytest.importorskip("transformers")
+    results = run(families, tmp_path)
+    assert not [fault for result in results for fault in result.faults]
+    assert [result.jobs["exits"].result for result in results] == ["bit for bit"] * len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_family_is_cut_bit_for_bit_or_refused_by_name_as_published(group, tmp_path):
+    families = [family for family in FAMILIES if family.group == group]
+    if any(map(is_hub, families)):
+        pytest.importorskip("transformers")
+    results = run(families, tmp_path)
+    faults = [fault for result in results for fault in result.faults]
+    assert not faults, "\n".join(faults)
+    assert section(group, results).strip() == published()[group].partition("\n*Written")[0].strip()
+
+
+def test_the_page_has_every_family_once_and_at_least_twenty_of_the_hub_are_cut():
+    rows = [line.split(" | ") for text in published().values() for line in text.splitlines() if line.startswith("| ")]
+    listed = {cells[0].removeprefix("| "): cells[1] for cells in rows if cells[0] not in ("| model", "| ---")}
+    assert list(listed) == [family.name for family in FAMILIES]
+    hub = [family for family in FAMILIES if is_hub(family)]
+    assert len(hub) >= 26
+    assert sum(listed[family.name] == "bit for bit" for family in hub) >= 20
+    assert PAGE.read_text().count("fault") == 0
