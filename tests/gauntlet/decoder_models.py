@@ -37,11 +37,13 @@ class MambaClassifier(nn.Module):
 
 
 DECODERS = [
-    _decoder("GPT-2", "GPT2", "transformer.h", {}, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=SPREAD),
+    _decoder(
+        "GPT-2", "GPT2", "transformer.h", {}, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=SPREAD,
+    ),
     _decoder(
         "GPT-Neo", "GPTNeo", "transformer.h", {}, hidden_size=32, num_layers=3, num_heads=4, intermediate_size=64,
         max_position_embeddings=64, attention_types=[[["global", "local", "global"], 1]], window_size=8,
-        initializer_range=SPREAD,
+        initializer_range=SPREAD, resid_dropout=0.1,
     ),
     _decoder("GPT-NeoX", "GPTNeoX", "gpt_neox.layers", SIZES, hidden_dropout=0.1),
     _decoder("Llama", "Llama"),
@@ -52,14 +54,25 @@ DECODERS = [
     _decoder("Gemma 2", "Gemma2", sliding_window=8),
     _decoder("Phi", "Phi"),
     _decoder("Phi-3", "Phi3", sizes={key: value for key, value in ROTARY.items() if key != "head_dim"}),
-    _decoder("OPT", "OPT", "model.decoder.layers", {}, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-             ffn_dim=64, max_position_embeddings=64, word_embed_proj_dim=32, init_std=0.5),
-    _decoder("BLOOM", "Bloom", "transformer.h", {}, hidden_size=32, n_layer=3, n_head=4, initializer_range=SPREAD,
-             hidden_dropout=0.1),
-    _decoder("Falcon", "Falcon", "transformer.h", {}, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-             initializer_range=SPREAD, hidden_dropout=0.1, new_decoder_architecture=False),
+    _decoder(
+        "OPT", "OPT", "model.decoder.layers", {}, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        ffn_dim=64, max_position_embeddings=64, word_embed_proj_dim=32, init_std=0.5,
+    ),
+    _decoder(
+        "BLOOM", "Bloom", "transformer.h", {}, hidden_size=32, n_layer=3, n_head=4, initializer_range=SPREAD,
+        hidden_dropout=0.1,
+    ),
+    _decoder(
+        "Falcon", "Falcon", "transformer.h", {}, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        initializer_range=SPREAD, hidden_dropout=0.1, new_decoder_architecture=False,
+    ),
     _decoder("Mixtral (mixture of experts)", "Mixtral", num_local_experts=4, num_experts_per_tok=2),
-    _decoder("Qwen2-MoE (mixture of experts)", "Qwen2Moe", num_experts=4, num_experts_per_tok=2,
-             moe_intermediate_size=32, shared_expert_intermediate_size=32),
-    Family("Mamba", "text, left to right", MambaClassifier, text, ("backbone.layers.0", "backbone.layers.1")),
+    _decoder(
+        "Qwen2-MoE (mixture of experts)", "Qwen2Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+    ),
+    Family(
+        "Mamba", "text, left to right", MambaClassifier, text, ("backbone.layers.0", "backbone.layers.1"),
+        layer="backbone.layers.1.mixer.in_proj",
+    ),
 ]  # fmt: skip

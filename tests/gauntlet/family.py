@@ -32,6 +32,7 @@ class Family:
         inputs: Its inputs.
         at: Modules to attach exits after.
         dropout: Arguments of the teacher; empty for the model's own dropout.
+        layer: Layer to read by its name; empty for the first linear one in the last of `at`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Family:
     inputs: Inputs
     at: tuple[str, ...]
     dropout: Mapping[str, Any] = field(default_factory=dict)
+    layer: str = ""
 
     def model(self) -> nn.Module:
         """Build the model in evaluation mode, with the same weights in every process.

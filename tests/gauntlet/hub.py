@@ -43,19 +43,32 @@ def builder(model: str, config: str, settings: Mapping[str, Any]) -> Callable[[]
 
 
 def text_family(
-    name: str, prefix: str, at: tuple[str, ...], group: str = "text", sizes: Mapping[str, Any] = SIZES, **settings: Any
+    name: str,
+    prefix: str,
+    at: tuple[str, ...],
+    group: str = "text",
+    sizes: Mapping[str, Any] = SIZES,
+    layer: str = "",
+    **settings: Any,
 ) -> Family:
     """Return a family of text classifiers, `{prefix}ForSequenceClassification`."""
     build = builder(f"{prefix}ForSequenceClassification", f"{prefix}Config", {**TOKENS, **sizes, **settings})
-    return Family(name, group, build, text, at)
+    return Family(name, group, build, text, at, layer=layer)
 
 
 def image_family(
-    name: str, prefix: str, at: tuple[str, ...], inputs: Inputs, *, dropout: Any = None, **settings: Any
+    name: str,
+    prefix: str,
+    at: tuple[str, ...],
+    inputs: Inputs,
+    *,
+    dropout: Mapping[str, Any] | None = None,
+    layer: str = "",
+    **settings: Any,
 ) -> Family:
     """Return a family of image classifiers, `{prefix}ForImageClassification`."""
     build = builder(f"{prefix}ForImageClassification", f"{prefix}Config", {"num_labels": CLASSES, **settings})
-    return Family(name, "images", build, inputs, at, dropout or {})
+    return Family(name, "images", build, inputs, at, dropout or {}, layer)
 
 
 def is_hub(family: Family) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from suffice.network import call
 from tests.gauntlet.family import Family, logits_of
 from tests.gauntlet.inputs import Example
-from tests.gauntlet.outcomes import Fault
+from tests.gauntlet.outcomes import WrongAnswerError
 
 PROBABILITIES = 1e-5
 POWER = 10
@@ -134,13 +134,13 @@ class Independence:
                 if bool(expected.near.any()):
                     continue
                 if int(expected.exit) != int(got.exit[row]):
-                    raise Fault(
+                    raise WrongAnswerError(
                         f"expected example {i} to stop at exit {int(expected.exit)} {company.name} as it does alone, "
                         f"got exit {int(got.exit[row])}"
                     )
             difference = float((got.values[row] - expected.values[0]).abs().max())
             if not difference <= tolerance:
-                raise Fault(
+                raise WrongAnswerError(
                     f"expected the same answer for example {i} {company.name} as alone, got {difference:.3g} off"
                 )
 

@@ -1,4 +1,4 @@
-"""Hand-written networks, each with one thing that makes cutting hard: skips, recurrence, routing, modules on the fly."""
+"""Hand-written networks, each with one thing that makes cutting hard: skips, recurrence, routing, modules made anew."""
 
 import torch
 from torch import Tensor, nn

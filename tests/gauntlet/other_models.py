@@ -7,7 +7,6 @@ from tests.gauntlet.inputs import audio, images, tensors
 PATCHES = {**SIZES, "image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.1}
 del PATCHES["max_position_embeddings"]
 
-HEAD = {"at": "classifier", "rate": 0.2}  # for models that train without dropout, the head's input cannot be named
 SMALL, LARGE = images(32), images(64)
 
 
@@ -21,12 +20,14 @@ IMAGES = [
     image_family("BEiT", "Beit", _layers("beit.layers"), SMALL, **PATCHES),
     image_family("DINOv2", "Dinov2", _layers("dinov2.encoder.layer"), SMALL, **PATCHES),
     image_family(
-        "Swin", "Swin", ("swin.encoder.layers.0", "swin.encoder.layers.1"), SMALL, image_size=32, patch_size=2,
+        "Swin", "Swin", ("swin.encoder.layers.0", "swin.encoder.layers.1"), SMALL,
+        layer="swin.encoder.layers.1.blocks.0.intermediate.dense", image_size=32, patch_size=2,
         embed_dim=16, depths=[1, 1, 1], num_heads=[2, 2, 4], window_size=4, initializer_range=SPREAD,
         hidden_dropout_prob=0.1,
     ),
     image_family(
-        "Swin v2", "Swinv2", ("swinv2.encoder.layers.0", "swinv2.encoder.layers.1"), SMALL, image_size=32, patch_size=2,
+        "Swin v2", "Swinv2", ("swinv2.encoder.layers.0", "swinv2.encoder.layers.1"), SMALL,
+        layer="swinv2.encoder.layers.1.blocks.0.intermediate.dense", image_size=32, patch_size=2,
         embed_dim=16, depths=[1, 1, 1], num_heads=[2, 2, 4], window_size=4, initializer_range=SPREAD,
         hidden_dropout_prob=0.1,
     ),
@@ -111,7 +112,9 @@ _SERIES = {
 
 SIGNALS = [
     _speech("wav2vec 2.0", "Wav2Vec2", "wav2vec2"),
-    _speech("wav2vec 2.0, stable layer norm", "Wav2Vec2", "wav2vec2", do_stable_layer_norm=True, feat_extract_norm="layer"),
+    _speech(
+        "wav2vec 2.0, stable layer norm", "Wav2Vec2", "wav2vec2", do_stable_layer_norm=True, feat_extract_norm="layer",
+    ),
     _speech("HuBERT", "Hubert", "hubert"),
     _speech("WavLM", "WavLM", "wavlm"),
     Family(

@@ -15,7 +15,7 @@ import suffice
 _SOURCE = Path(suffice.__file__).parent
 
 
-class Fault(Exception):
+class WrongAnswerError(Exception):
     """Wrong answer of the library."""
 
 
@@ -44,7 +44,7 @@ class Outcome:
         return self.text.partition("; ")[2]
 
 
-class _Stopped(Exception):
+class _StopError(Exception):
     """Signal that a step failed which the later ones need."""
 
 
@@ -64,14 +64,14 @@ class Job:
         with self.check(name):
             yield
         if self.errors and self.errors[-1][0] == name:
-            raise _Stopped
+            raise _StopError
 
     @contextmanager
     def check(self, name: str) -> Iterator[None]:
         """Run a step whose failure the later ones survive."""
         try:
             yield
-        except _Stopped:
+        except _StopError:
             raise
         except Exception as error:  # whatever comes out of the library is what is looked for
             self.errors.append((name, error))
@@ -79,7 +79,7 @@ class Job:
     @contextmanager
     def running(self) -> Iterator["Job"]:
         """Run the steps within."""
-        with warnings.catch_warnings(), torch.random.fork_rng(), suppress(_Stopped):
+        with warnings.catch_warnings(), torch.random.fork_rng(), suppress(_StopError):
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
             yield self
@@ -97,7 +97,7 @@ class Job:
 
 
 def _ending(error: Exception) -> str:
-    return str(error) if isinstance(error, Fault) else "".join(traceback.format_exception(error)[-4:])
+    return str(error) if isinstance(error, WrongAnswerError) else "".join(traceback.format_exception(error)[-4:])
 
 
 def is_refusal(error: Exception) -> bool:

@@ -25,7 +25,7 @@ from suffice.training.config import SGDConfig
 from tests.gauntlet.family import CLASSES, Family, logits_of
 from tests.gauntlet.independence import PROBABILITIES, Answers, Independence
 from tests.gauntlet.inputs import Example
-from tests.gauntlet.outcomes import Fault, Job, Outcome
+from tests.gauntlet.outcomes import Job, Outcome, WrongAnswerError
 
 JOBS = ("exits", "estimator", "named layers")
 
@@ -149,7 +149,7 @@ def run_estimator(family: Family, folder: Path, job: Job, named: bool = False) -
     with job.check("audit"):
         audit = estimator.audit(family.inputs.batch(data.tested), passes=PASSES, generator=generator)
         if audit.rows != len(data.tested):
-            raise Fault(f"expected an audit of {len(data.tested)} rows, got {audit.rows}")
+            raise WrongAnswerError(f"expected an audit of {len(data.tested)} rows, got {audit.rows}")
     with job.step("save"):
         suffice.save(estimator, folder / "estimator")
         torch.save(estimator_answers(family, estimator, data), folder / "answers.pt")
@@ -162,7 +162,7 @@ def attach(family: Family, model: nn.Module, data: Data) -> Any:
 
 @torch.no_grad()
 def check_last_exit(network: nn.Module, model: nn.Module, batches: Mapping[str, Any]) -> None:
-    """Raise a Fault unless the last exit equals the model bit for bit; both without gradients, which some kernels use."""
+    """Raise a WrongAnswerError unless the last exit equals the model bit for bit; both run without gradients."""
     for what, x in batches.items():
         _check_equal(network(x)[-1], model_logits(model, x), f"the last exit, for {what}")
 
@@ -194,11 +194,13 @@ def _without_labels(batch: Any) -> Any:
 def _check_equal(got: Tensor, expected: Tensor, what: str) -> None:
     if not torch.equal(got, expected):
         difference = float((got - expected).abs().max()) if got.shape == expected.shape else tuple(got.shape)
-        raise Fault(f"expected {what}, to equal the model bit for bit, got a difference of {difference}")
+        raise WrongAnswerError(f"expected {what}, to equal the model bit for bit, got a difference of {difference}")
 
 
 def named_layer(family: Family, model: nn.Module) -> str:
-    """Return the name of a layer whose output has every position: the first linear one in the last cut's module."""
+    """Return the name of a layer whose output has every position: the family's own, or one in the last cut's module."""
+    if family.layer:
+        return family.layer
     around = model.get_submodule(family.at[-1])
     inside = [name for name, module in around.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d))]
     return f"{family.at[-1]}.{inside[0]}".removesuffix(".") if inside else family.at[-1]

@@ -17,7 +17,7 @@ from torch import Tensor
 import suffice
 from tests.gauntlet.families import BY_NAME
 from tests.gauntlet.family import Family
-from tests.gauntlet.outcomes import Fault, Job, Outcome
+from tests.gauntlet.outcomes import Job, Outcome, WrongAnswerError
 from tests.gauntlet.pipeline import Data, attach, estimator_answers, exits_answers
 
 
@@ -51,7 +51,7 @@ def reload(family: Family, name: str, folder: Path) -> Outcome:
         answers, expected = LOAD[name](family, folder), torch.load(folder / "answers.pt")
         for key, value in expected.items():
             if not torch.equal(answers[key], value):
-                raise Fault(f"expected {key!r} of a loaded artifact to the byte, got {answers[key]}, not {value}")
+                raise WrongAnswerError(f"expected the same {key!r} after loading, got {answers[key]}, not {value}")
     return job.outcome
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from suffice.network import call
 from tests.gauntlet.families import BY_NAME
 from tests.gauntlet.independence import Answers, Independence
-from tests.gauntlet.outcomes import Fault, Job
+from tests.gauntlet.outcomes import Job, WrongAnswerError
 from tests.gauntlet.pipeline import Data, check_last_exit
 
 FAMILY = BY_NAME["`nn.TransformerEncoder` with a padding mask"]
@@ -50,7 +50,7 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_an_answer_that_depends_on_anything_else_is_a_fault(what, model, independence):
-    with pytest.raises(Fault, match="expected the same answer for example"):
+    with pytest.raises(WrongAnswerError, match="expected the same answer for example"):
         independence.check(lambda x: Answers(WRONG[what](_probs(model, x), x)))
 
 
@@ -59,7 +59,7 @@ def test_another_exit_in_company_is_a_fault_unless_the_score_is_at_its_threshold
         probs = _probs(model, x)
         return Answers(probs, torch.full((len(probs),), int(len(probs) > 1)), torch.full((len(probs),), near))
 
-    with pytest.raises(Fault, match="to stop at exit 0"):
+    with pytest.raises(WrongAnswerError, match="to stop at exit 0"):
         independence.check(lambda x: answers(x, near=False))
     independence.check(lambda x: answers(x, near=True))
 
@@ -72,7 +72,7 @@ def test_answers_that_cannot_show_a_dependence_are_no_evidence(model, independen
 def test_a_difference_in_the_last_bit_of_the_last_exit_is_a_fault():
     model, x = nn.Linear(3, 3), torch.randn(4, 3)
     nudged = lambda x: [model(x).nextafter(torch.tensor(torch.inf))]  # noqa: E731
-    with pytest.raises(Fault, match="bit for bit"):
+    with pytest.raises(WrongAnswerError, match="bit for bit"):
         check_last_exit(nudged, model, {"four": x})
     check_last_exit(lambda x: [model(x)], model, {"four": x})
 
@@ -117,5 +117,5 @@ def test_a_failed_check_does_not_end_a_job_and_a_fault_counts_more_than_a_refusa
         with job.check("first"):
             suffice.MCDropout(passes=1)
         with job.check("second"):
-            _raise(Fault("wrong"))
+            _raise(WrongAnswerError("wrong"))
     assert (job.outcome.result, job.outcome.step, job.outcome.text) == ("fault", "second", "[second] wrong")

@@ -36,7 +36,10 @@ ENCODERS = [
         "Funnel", "Funnel", ("funnel.encoder.blocks.0.0", "funnel.encoder.blocks.1.0"), sizes={},
         block_sizes=[1, 1, 1], d_model=32, n_head=4, d_head=8, d_inner=64, initializer_std=SPREAD,
     ),
-    text_family("Longformer", "Longformer", _layers("longformer.encoder.layer"), attention_window=8),
+    text_family(
+        "Longformer", "Longformer", _layers("longformer.encoder.layer"), attention_window=8,
+        layer="longformer.encoder.layer.1.intermediate.dense",
+    ),
     text_family("BigBird", "BigBird", _layers("bert.encoder.layer"), attention_type="original_full", sep_token_id=LAST),
     text_family("FNet", "FNet", _layers("fnet.encoder.layer"), use_tpu_fourier_optimizations=False),
     text_family("SqueezeBERT", "SqueezeBert", _layers("transformer.encoder.layers"), embedding_size=32),
@@ -44,9 +47,14 @@ ENCODERS = [
         "MobileBERT", "MobileBert", _layers("mobilebert.encoder.layer"), embedding_size=16, intra_bottleneck_size=16,
         num_feedforward_networks=2, initializer_range=0.5,
     ),
-    text_family("Nyströmformer", "Nystromformer", _layers("nystromformer.encoder.layer"), num_landmarks=64, segment_means_seq_len=64),
+    text_family(
+        "Nyströmformer", "Nystromformer", _layers("nystromformer.encoder.layer"), num_landmarks=64,
+        segment_means_seq_len=64,
+    ),
     text_family("RoFormer", "RoFormer", _layers("roformer.encoder.layer"), embedding_size=32),
-    text_family("RemBERT", "RemBert", _layers("rembert.encoder.layer"), input_embedding_size=16, output_embedding_size=16),
+    text_family(
+        "RemBERT", "RemBert", _layers("rembert.encoder.layer"), input_embedding_size=16, output_embedding_size=16,
+    ),
     text_family("ESM", "Esm", _layers("esm.encoder.layer"), mask_token_id=3, position_embedding_type="rotary"),
 ]  # fmt: skip
 
