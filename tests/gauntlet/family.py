@@ -65,6 +65,6 @@ class Family:
             norm.momentum = None
             norm.train()
         if norms:
-            call(model, self.inputs.batch(self.inputs.examples(16, seed=0)))
+            call(model, self.inputs.batch(self.inputs.examples(32, seed=0)))
         for norm in norms:
             norm.eval()

@@ -257,3 +257,39 @@ class SharedLayer(nn.Module):
         for _ in range(3):
             x = x + self.layer(x)
         return self.fc(x)
+
+
+class HeadProtocol(nn.Module):
+    """Network with the head protocol of timm: `forward_features`, `forward_head`, `get_classifier`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stages = _conv(3, 8, 2), nn.Sequential(_conv(8, 16, 2), Residual(16, 32, 2))
+        self.norm, self.drop_rate, self.head = nn.BatchNorm2d(32), 0.2, nn.Linear(32, CLASSES)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = functional.dropout(x.mean((2, 3)), self.drop_rate, self.training)
+        return x if pre_logits else self.head(x)
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class SequenceFirst(nn.Module):
+    """`nn.TransformerEncoder` on tokens (T, N, C), as older code has them: the examples are not first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 8, 8)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1), 3)
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).permute(2, 0, 1)
+        return self.head(self.encoder(tokens).mean(0))

@@ -53,7 +53,7 @@ IMAGES = [
         embedding_size=8, hidden_sizes=[8, 16, 32], depths=[1, 1, 1], groups_width=8, layer_type="y",
     ),
     image_family(
-        "MobileNet v2", "MobileNetV2", ("mobilenet_v2.layer.3", "mobilenet_v2.layer.8"), SMALL, image_size=32,
+        "MobileNet v2", "MobileNetV2", ("mobilenet_v2.layer.3", "mobilenet_v2.layer.8"), LARGE, image_size=64,
         depth_multiplier=0.35, initializer_range=SPREAD, classifier_dropout_prob=0.2, tf_padding=False,
     ),
     image_family(
@@ -82,7 +82,7 @@ IMAGES = [
     ),
     image_family(
         "PoolFormer", "PoolFormer", ("poolformer.encoder.block.0.0", "poolformer.encoder.block.1.0"), SMALL,
-        dropout={"at": "poolformer.encoder.block.2.0", "rate": 0.2},
+        dropout={"at": "poolformer.encoder.block.2.0.output", "rate": 0.2},
         hidden_sizes=[8, 16, 32], num_encoder_blocks=3, depths=[1, 1, 1], patch_sizes=[7, 3, 3], strides=[4, 2, 2],
         padding=[2, 1, 1], initializer_range=SPREAD, layer_scale_init_value=0.5,
     ),
@@ -97,7 +97,8 @@ _SPEECH = {
 
 def _speech(name: str, prefix: str, path: str, **settings: object) -> Family:
     build = builder(f"{prefix}ForSequenceClassification", f"{prefix}Config", {**_SPEECH, **settings})
-    return Family(name, "sound, video and series", build, audio, _layers(f"{path}.encoder.layers"))
+    at = _layers(f"{path}.encoder.layers")
+    return Family(name, "sound, video and series", build, audio, at, layer=f"{at[1]}.feed_forward.intermediate_dense")
 
 
 _AST = {
