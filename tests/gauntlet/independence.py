@@ -5,10 +5,10 @@ on the model first, and then on the library's answers where the model's own stay
 change nothing in any case.
 
 Tolerances. Kernels round differently for different batch sizes. Probabilities agree to 1e-5, the stated accuracy of
-`suffice.run`, or where a model is so deep that its own probabilities have a rounding error near that, to four times this
-error, which is measured against float64: two answers have one each, and temperatures below 1 amplify them. The logarithm
-of a variation agrees to half of the digits of float32, as its features are divided by their spread over the fitting
-rows, which amplifies rounding.
+`suffice.run`, or, where a model is so deep that its own probabilities have a rounding error near that, to four times
+this error, which is measured against float64: two answers have one each, and temperatures below 1 amplify them. The
+logarithm of a variation agrees to half of the digits of float32, as its features are divided by their spread over the
+fitting rows, which amplifies rounding.
 """
 
 import copy
@@ -152,8 +152,8 @@ class Independence:
         """Rounding error of the model's own probabilities."""
         company = Company("alone", (0,), padded=False)
         exact = Independence(self.family, copy.deepcopy(self.model).double(), self.tested)
-        rows = range(0, len(self.tested), len(self.family.inputs.lengths))
-        errors = [self._own(replace(company, rows=(i,))) - exact._own(replace(company, rows=(i,))) for i in rows]
+        alone = [replace(company, rows=(i,)) for i in range(len(self.tested))]
+        errors = [self._own(company) - exact._own(company) for company in alone]
         return float(torch.cat(errors).abs().max())
 
     def _compare(self, got: Answers, alone: Sequence[Answers], company: Company) -> None:

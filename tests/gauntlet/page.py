@@ -1,5 +1,6 @@
 """The published table, docs/models.md: what is cut, what is refused, and what to do."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
@@ -17,19 +18,30 @@ Each model below, small and with random weights, runs the whole way: `attach_exi
 `calibrate`, `allocate`, `run`, `run_stream`, `save`, and `load` in another process; then `fit_variation` with a dropout
 teacher, its estimates, `audit`, `save` and `load`.
 
-"Bit for bit" means that all of this worked, that the last exit and the estimator's output equal the model's own output
+"Bit for bit" means that all of this works, that the last exit and the estimator's output equal the model's own output
 bit for bit, that a loaded artifact answers the same bytes, and that every answer depends on its example alone: it is
 the same (probabilities to 1e-5) alone and in any batch, in any order, and with any padding that does not change the
-model's own answers. Other models are refused with an error that names the reason; no model gets a wrong answer. The
-reasons and what to do are below each table.
+model's own answers. "Refused" is an error that names the reason; the reasons and what to do are below each table.
 
 The third column is `fit_variation` with its default layers, the fourth with the name of a layer, `layers=["…"]`. The
 last column names the padding that changes the answers of the model itself, where no library can help: pad such inputs
 to one length, or answer each alone.
 """
 
-_HEADER = """\
-| model | exits | variation | variation, named layer | its own answers depend on |
+_FAULTY = """\
+**Where a cell says "fault", a step fails with an error that names no reason, or an answer is wrong.**
+"""
+
+_NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(e[+-]\d+)?(?![\w.])")
+"""Measured numbers in messages, which other processors round otherwise."""
+
+_LONG = re.compile(r"(['\[][^'\[\]]{70})[^'\[\]]*(['\]])")
+
+COLUMNS = {"exits": "exits", "estimator": "variation", "named layers": "variation, named layer"}
+"""Heading of each job."""
+
+_HEADER = f"""\
+| model | {" | ".join(COLUMNS.values())} | its own answers depend on |
 | --- | --- | --- | --- | --- |
 """
 
@@ -37,13 +49,14 @@ _HEADER = """\
 def page(results: Sequence[Result]) -> str:
     """Return the page for the results of all families."""
     sections = [section(group, [result for result in results if result.family.group == group]) for group in GROUPS]
-    return "\n".join([_INTRODUCTION, _summary(results), *sections, _footer()])
+    faulty = [_FAULTY] if any(result.faults for result in results) else []
+    return "\n".join([_INTRODUCTION, *faulty, _summary(results), *sections, _footer()])
 
 
 def section(group: str, results: Sequence[Result]) -> str:
     """Return the heading, the table and the refusals of one group."""
     rows = [_row(result) for result in results]
-    refusals = [line for result in results for line in _refusals(result)]
+    refusals = _refusals(results)
     below = ["", "Refused:", "", *refusals] if refusals else []
     return "\n".join([f"## {_title(group)}", "", _HEADER + "\n".join(rows), *below, ""])
 
@@ -67,16 +80,28 @@ def _cell(outcome: Outcome) -> str:
     return outcome.result
 
 
-def _refusals(result: Result) -> list[str]:
-    """Return one line for each different refusal of a family."""
-    messages: dict[tuple[str, str], list[str]] = {}
-    for job, outcome in result.jobs.items():
-        if outcome.result == "refused":
-            messages.setdefault((outcome.reason, outcome.remedy), []).append(job)
+def _refusals(results: Sequence[Result]) -> list[str]:
+    """Return one line for each different refusal, with the models and columns that it concerns."""
+    concerned: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for result in results:
+        for job, outcome in result.jobs.items():
+            if outcome.result == "refused":
+                columns = concerned.setdefault((_general(outcome.reason), _general(outcome.remedy)), {})
+                columns.setdefault(COLUMNS[job], []).append(result.family.name)
     return [
-        f"- **{result.family.name}**, {' and '.join(jobs)}: {reason}. *What to do:* {remedy or 'see the message'}."
-        for (reason, remedy), jobs in messages.items()
+        f"- {'; '.join(f'**{_listed(names)}** ({column})' for column, names in columns.items())}: {reason}. "
+        f"*What to do:* {remedy}."
+        for (reason, remedy), columns in concerned.items()
     ]
+
+
+def _general(text: str) -> str:
+    """Return a message without measured numbers, and without the ends of long lists of names."""
+    return _LONG.sub(r"\1…\2", _NUMBER.sub("…", text))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
 
 
 def _summary(results: Sequence[Result]) -> str:

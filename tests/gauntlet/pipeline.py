@@ -9,6 +9,7 @@ estimator's output equal the model bit for bit; answers are the same alone and w
 that do not change the model's own answers.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from suffice.training.config import SGDConfig
 from tests.gauntlet.family import CLASSES, Family, logits_of
 from tests.gauntlet.independence import PROBABILITIES, Answers, Independence
 from tests.gauntlet.inputs import Example
-from tests.gauntlet.outcomes import Job, Outcome, WrongAnswerError
+from tests.gauntlet.outcomes import Job, Outcome, WrongAnswerError, is_refusal
 
 JOBS = ("exits", "estimator", "named layers")
 
@@ -71,6 +72,7 @@ def bit_for_bit_batches(family: Family, tested: Sequence[Example]) -> dict[str, 
         "a single one": batch(tested[:1]),
         "two of one length": batch(tested[::step][:2]),
         "nine": batch(tested),
+        "thirty others": batch(family.inputs.examples(30, seed=4)),
     }
     if family.inputs.padding:
         batches["padded by nine more"] = batch(tested[:4], right=9)
@@ -88,6 +90,9 @@ def run_exits(family: Family, folder: Path, job: Job) -> None:
     with job.check("attach to an example without padding"):
         unpadded = family.inputs.batch(data.tested[:: len(family.inputs.lengths)][:2])
         check_last_exit(suffice.attach_exits(model, family.at, example=unpadded), model, compared)
+    for what, x in inputs_with_other_keys(model, unpadded).items():
+        with job.check(f"attach, then inputs {what}"):
+            check_keys(network, model, x)
     with job.step("train"):
         train(network, data.train, epochs=6, optimizer=SGDConfig(learning_rate=0.02))
         network.eval()
@@ -165,6 +170,30 @@ def check_last_exit(network: nn.Module, model: nn.Module, batches: Mapping[str, 
     """Raise a WrongAnswerError unless the last exit equals the model bit for bit; both run without gradients."""
     for what, x in batches.items():
         _check_equal(network(x)[-1], model_logits(model, x), f"the last exit, for {what}")
+
+
+@torch.no_grad()
+def check_keys(network: nn.Module, model: nn.Module, x: Any) -> None:
+    """Check a batch with other keys than the example: it is refused, or taken as the model takes it."""
+    try:
+        got = network(x)[-1]
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+    else:
+        _check_equal(got, model_logits(model, x), "the last exit")
+
+
+def inputs_with_other_keys(model: nn.Module, x: Any) -> dict[str, Any]:
+    """Return a batch of texts without its attention mask, and with what else the model takes."""
+    if not isinstance(x, dict) or "input_ids" not in x:
+        return {}
+    tokens, arguments = x["input_ids"], inspect.signature(model.forward).parameters
+    others = {"token_type_ids": tokens % 2, "position_ids": torch.arange(tokens.shape[1]).flip(0).expand(tokens.shape)}
+    batches = {f"with {key}": {**x, key: value} for key, value in others.items() if key in arguments}
+    if "attention_mask" in x:
+        batches["without an attention mask"] = {"input_ids": tokens}
+    return batches
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,12 @@ class Result:
 
 def run(families: Sequence[Family], folder: Path) -> list[Result]:
     """Run all jobs of some families in a folder."""
+    with warnings.catch_warnings():  # those of third parties
+        warnings.simplefilter("ignore")
+        return _run(families, folder)
+
+
+def _run(families: Sequence[Family], folder: Path) -> list[Result]:
     outcomes = {}
     for number, family in enumerate(families):
         for job in JOBS:
