@@ -21,7 +21,7 @@ IMAGES = [
     image_family("DINOv2", "Dinov2", _layers("dinov2.encoder.layer"), SMALL, **PATCHES),
     image_family(
         "Swin", "Swin", ("swin.encoder.layers.0", "swin.encoder.layers.1"), SMALL,
-        layer="swin.encoder.layers.1.blocks.0.intermediate.dense", image_size=32, patch_size=2,
+        layer="swin.encoder.layers.1.blocks.0.mlp.fc1", image_size=32, patch_size=2,
         embed_dim=16, depths=[1, 1, 1], num_heads=[2, 2, 4], window_size=4, initializer_range=SPREAD,
         hidden_dropout_prob=0.1,
     ),

@@ -32,7 +32,7 @@ _FAULTY = """\
 **Where a cell says "fault", a step fails with an error that names no reason, or an answer is wrong.**
 """
 
-_NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(e[+-]\d+)?(?![\w.])")
+_NUMBER = re.compile(r"\d+\.\d{3,}|\d+(\.\d+)?e-\d+")
 """Measured numbers in messages, which other processors round otherwise."""
 
 _LONG = re.compile(r"(['\[][^'\[\]]{70})[^'\[\]]*(['\]])")
@@ -89,8 +89,8 @@ def _refusals(results: Sequence[Result]) -> list[str]:
                 columns = concerned.setdefault((_general(outcome.reason), _general(outcome.remedy)), {})
                 columns.setdefault(COLUMNS[job], []).append(result.family.name)
     return [
-        f"- {'; '.join(f'**{_listed(names)}** ({column})' for column, names in columns.items())}: {reason}. "
-        f"*What to do:* {remedy}."
+        f"- {'; '.join(f'{_listed(names)} ({column})' for column, names in columns.items())}: {reason}."
+        + (f" *What to do:* {remedy}." if remedy else "")
         for (reason, remedy), columns in concerned.items()
     ]
 
@@ -101,7 +101,7 @@ def _general(text: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
+    return ", ".join(f"**{name}**" for name in names)
 
 
 def _summary(results: Sequence[Result]) -> str:
