@@ -8,7 +8,7 @@ ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-install lint format bench bench-data bench-dynamic bench-posterior \
-	bench-variation hardening check-all
+	bench-variation models hardening check-all
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 # torchvision comes with a peer; it must match the build of torch, which a CPU build has no match for.
 $(PEERS): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peers,hf]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
@@ -63,6 +63,9 @@ bench-variation: $(READY)  ## Measure estimates of the dropout variation beside 
 
 bench-data: $(READY)  ## Measure how fast data come, beside the training step that they feed
 	$(BIN)/python -m benchmarks.data
+
+models: $(PEERS)  ## Run every family of models, and write docs/models.md
+	$(BIN)/python -m tests.gauntlet
 
 hardening: $(HARDENING)  ## Attack the library: threads, faults, kills, power losses, edits, mutants
 	$(BIN)/python -m pytest -n auto -m slow $(ATTACKS)

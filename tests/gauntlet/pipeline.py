@@ -1,0 +1,246 @@
+"""The pipeline that every family runs, in three jobs.
+
+    exits           attach → train heads → calibrate → allocate → run → run_stream → save → load
+    estimator       of the dropout variation, with default layers: fit → audit → save → load
+    named layers    the same, with the strengths of a linear layer deep in the model
+
+Loading happens in another process, for many families at once (`reload`). Checked on the way: the last exit and the
+estimator's output equal the model bit for bit; answers are the same alone and with any companions, order and padding
+that do not change the model's own answers.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import suffice
+from suffice.network import call
+from suffice.training import train
+from suffice.training.config import SGDConfig
+from tests.gauntlet.family import CLASSES, Family, logits_of
+from tests.gauntlet.independence import PROBABILITIES, Answers, Independence
+from tests.gauntlet.inputs import Example
+from tests.gauntlet.outcomes import Job, Outcome, WrongAnswerError, is_refusal
+
+JOBS = ("exits", "estimator", "named layers")
+
+PASSES = 6
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data of a family: batches of texts of different lengths, as a loader pads them.
+
+    Attributes:
+        train: Labeled batches.
+        validation: Labeled batches.
+        tested: Examples to answer.
+    """
+
+    train: list[Any]
+    validation: list[Any]
+    tested: list[Example]
+
+    @classmethod
+    def of(cls, family: Family, model: nn.Module) -> "Data":
+        """Draw the data of a family, the same in every process; labels are drawn from the model's own predictions."""
+        train, validation = (_labeled(family, model, 24, seed) for seed in (1, 2))
+        return cls(train, validation, family.inputs.examples(9, 3))
+
+
+def _labeled(family: Family, model: nn.Module, count: int, seed: int, size: int = 8) -> list[Any]:
+    examples, generator = family.inputs.examples(count, seed), torch.Generator().manual_seed(seed)
+    batches = []
+    for start in range(0, count, size):
+        x = family.inputs.batch(examples[start : start + size])
+        y = model_logits(model, x).softmax(dim=1).multinomial(1, generator=generator)[:, 0]
+        batches.append((x, y) if isinstance(x, Tensor) else {**x, "labels": y})
+    return batches
+
+
+def bit_for_bit_batches(family: Family, tested: Sequence[Example]) -> dict[str, Any]:
+    """Return the batches on which a network has to equal its model: of several sizes, and with several paddings."""
+    batch, step = family.inputs.batch, len(family.inputs.lengths)
+    batches = {
+        "three of different lengths": batch(tested[:3]),
+        "a single one": batch(tested[:1]),
+        "two of one length": batch(tested[::step][:2]),
+        "nine": batch(tested),
+        "thirty others": batch(family.inputs.examples(30, seed=4)),
+    }
+    if family.inputs.padding:
+        batches["padded by nine more"] = batch(tested[:4], right=9)
+    return batches
+
+
+def run_exits(family: Family, folder: Path, job: Job) -> None:
+    """Run the job "exits", and save what the other process is to load."""
+    model = family.model()
+    data = Data.of(family, model)
+    compared = bit_for_bit_batches(family, data.tested)
+    with job.step("attach"):
+        network = attach(family, model, data)
+        check_last_exit(network, model, compared)
+    with job.check("attach to an example without padding"):
+        unpadded = family.inputs.batch(data.tested[:: len(family.inputs.lengths)][:2])
+        check_last_exit(suffice.attach_exits(model, family.at, example=unpadded), model, compared)
+    for what, x in inputs_with_other_keys(model, unpadded).items():
+        with job.check(f"attach, then inputs {what}"):
+            check_keys(network, model, x)
+    with job.step("train"):
+        train(network, data.train, epochs=6, optimizer=SGDConfig(learning_rate=0.02))
+        network.eval()
+    with job.step("calibrate"):
+        calibrated = suffice.calibrate(network, data.train, data.validation, generator=torch.Generator().manual_seed(0))
+    with job.step("allocate"):
+        first, *_, last = calibrated.costs.cumulative
+        policy = suffice.allocate(calibrated, data.validation, budget=(first + last) / 2, unit="macs")
+    check_exits(family, model, calibrated, policy, data, job)
+    with job.step("save"):
+        suffice.save(calibrated, folder / "calibrated")
+        suffice.save(policy, folder / "policy")
+        torch.save(network.exits[:-1].state_dict(), folder / "exits.pt")
+        torch.save(exits_answers(family, calibrated, policy, data), folder / "answers.pt")
+
+
+def check_exits(family: Family, model: nn.Module, calibrated: Any, policy: Any, data: Data, job: Job) -> None:
+    """Check that the answers of a calibrated network depend on their example alone."""
+    independence = Independence(family, model, data.tested)
+
+    def answers(answer: Any) -> Answers:
+        near = ((answer.scores - policy.thresholds).abs() < PROBABILITIES).any(dim=1)
+        return Answers(answer.probs, answer.exit, near)
+
+    def stream(batches: list[Any]) -> list[Answers]:
+        served = list(suffice.run_stream(calibrated, policy, batches, size=4, delay=2))
+        errors = [error for one in served for error in one.errors]
+        if errors:
+            raise errors[0].__cause__ or errors[0]
+        return [answers(one.answer) for one in served]
+
+    with job.check("calibrated"):
+        independence.check(lambda x: Answers(torch.cat([prediction.probs for prediction in calibrated(x)], dim=1)))
+    with job.check("run"):
+        independence.check(lambda x: answers(suffice.run(calibrated, policy, x)))
+    with job.check("run_stream"):
+        independence.check_stream(stream)
+
+
+def run_estimator(family: Family, folder: Path, job: Job, named: bool = False) -> None:
+    """Run the job "estimator" or "named layers", and save what the other process is to load."""
+    model = family.model()
+    data = Data.of(family, model)
+    teacher = suffice.MCDropout(passes=PASSES, **family.dropout)
+    generator = torch.Generator().manual_seed(0)
+    loaders = [[_without_labels(batch) for batch in loader] for loader in (data.train, data.validation)]
+    layers = [named_layer(family, model)] if named else None
+    with job.step("fit_variation"):
+        estimator = suffice.fit_variation(
+            model, *loaders, teacher=teacher, layers=layers, epochs=30, generator=generator
+        )
+    with job.check("estimator"):
+        for what, x in bit_for_bit_batches(family, data.tested).items():
+            output = logits_of(estimator.estimate(x).output)
+            _check_equal(output, model_logits(model, x), f"the estimator's output, for {what}")
+    with job.check("estimator's variation"):
+        independence = Independence(family, model, data.tested)
+        independence.check(lambda x: Answers(estimator.estimate(x).variation[:, None].log()))
+    with job.check("audit"):
+        audit = estimator.audit(family.inputs.batch(data.tested), passes=PASSES, generator=generator)
+        if audit.rows != len(data.tested):
+            raise WrongAnswerError(f"expected an audit of {len(data.tested)} rows, got {audit.rows}")
+    with job.step("save"):
+        suffice.save(estimator, folder / "estimator")
+        torch.save(estimator_answers(family, estimator, data), folder / "answers.pt")
+
+
+def attach(family: Family, model: nn.Module, data: Data) -> Any:
+    """Attach exits, with an example of different lengths."""
+    return suffice.attach_exits(model, family.at, example=family.inputs.batch(data.tested[:4]), num_classes=CLASSES)
+
+
+@torch.no_grad()
+def check_last_exit(network: nn.Module, model: nn.Module, batches: Mapping[str, Any]) -> None:
+    """Raise a WrongAnswerError unless the last exit equals the model bit for bit; both run without gradients."""
+    for what, x in batches.items():
+        _check_equal(network(x)[-1], model_logits(model, x), f"the last exit, for {what}")
+
+
+@torch.no_grad()
+def check_keys(network: nn.Module, model: nn.Module, x: Any) -> None:
+    """Check a batch with other keys than the example: it is refused, or taken as the model takes it."""
+    try:
+        got = network(x)[-1]
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+    else:
+        _check_equal(got, model_logits(model, x), "the last exit")
+
+
+def inputs_with_other_keys(model: nn.Module, x: Any) -> dict[str, Any]:
+    """Return a batch of texts without its attention mask, and with what else the model takes."""
+    if not isinstance(x, dict) or "input_ids" not in x:
+        return {}
+    tokens, arguments = x["input_ids"], inspect.signature(model.forward).parameters
+    others = {"token_type_ids": tokens % 2, "position_ids": torch.arange(tokens.shape[1]).flip(0).expand(tokens.shape)}
+    batches = {f"with {key}": {**x, key: value} for key, value in others.items() if key in arguments}
+    if "attention_mask" in x:
+        batches["without an attention mask"] = {"input_ids": tokens}
+    return batches
+
+
+@torch.no_grad()
+def model_logits(model: nn.Module, x: Any) -> Tensor:
+    """Return the logits of the model itself."""
+    return logits_of(call(model, x))
+
+
+def exits_answers(family: Family, calibrated: Any, policy: Any, data: Data) -> dict[str, Tensor]:
+    """Return what a loaded network has to answer too, to the byte."""
+    x = family.inputs.batch(data.tested)
+    answer = suffice.run(calibrated, policy, x)
+    probs = torch.stack([prediction.probs for prediction in calibrated(x)])
+    return {"calibrated": probs, "run": answer.probs, "exit": answer.exit, "macs": answer.macs}
+
+
+def estimator_answers(family: Family, estimator: Any, data: Data) -> dict[str, Tensor]:
+    """Return what a loaded estimator has to answer too, to the byte."""
+    estimate = estimator.estimate(family.inputs.batch(data.tested))
+    return {"output": logits_of(estimate.output), "variation": estimate.variation}
+
+
+def _without_labels(batch: Any) -> Any:
+    return {k: v for k, v in batch.items() if k != "labels"} if isinstance(batch, dict) else batch[0]
+
+
+def _check_equal(got: Tensor, expected: Tensor, what: str) -> None:
+    if not torch.equal(got, expected):
+        difference = float((got - expected).abs().max()) if got.shape == expected.shape else tuple(got.shape)
+        raise WrongAnswerError(f"expected {what}, to equal the model bit for bit, got a difference of {difference}")
+
+
+def named_layer(family: Family, model: nn.Module) -> str:
+    """Return the name of a layer whose output has every position: the family's own, or one in the last cut's module."""
+    if family.layer:
+        return family.layer
+    around = model.get_submodule(family.at[-1])
+    inside = [name for name, module in around.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d))]
+    return f"{family.at[-1]}.{inside[0]}".removesuffix(".") if inside else family.at[-1]
+
+
+_RUN = {"exits": run_exits, "estimator": run_estimator, "named layers": partial(run_estimator, named=True)}
+
+
+def attempt(family: Family, name: str, folder: Path) -> Outcome:
+    """Run one job of a family in a folder of its own, up to loading."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Job().running() as job:
+        _RUN[name](family, folder, job)
+    return job.outcome
