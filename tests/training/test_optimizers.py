@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import suffice
-from suffice.training import AdamWConfig, Checkpointing, SGDConfig, train
+from suffice.training import AdamWConfig, Checkpointing, Execution, SGDConfig, train
 from suffice.training.optimizers import FINE_TUNING, default
 from tests import builders
 
@@ -267,3 +267,51 @@ def test_a_checkpoint_with_another_optimizer_is_refused(other, tmp_path):
 
 def test_settings_of_plain_gradient_descent_are_those_of_earlier_checkpoints():
     assert SGDConfig(0.1).settings().keys() == {"learning_rate", "momentum", "weight_decay", "nesterov", "schedule"}
+
+
+@pytest.mark.parametrize("config", [SGDConfig, AdamWConfig])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": 0.0}, "expected a learning rate above 0, got 0.0"),
+        ({"learning_rate": float("nan")}, "expected a learning rate above 0, got nan"),
+        ({"learning_rate": "0.1"}, "expected a learning rate above 0, got '0.1'"),
+        ({"weight_decay": -1.0}, "expected a weight_decay of at least 0"),
+        ({"warmup": 1.5}, "expected a whole number of warmup steps"),
+    ],
+)
+def test_values_of_a_configuration_out_of_range_are_refused(config, values, message):
+    with pytest.raises(ValueError, match=message):
+        config(**values)
+    with pytest.raises(TypeError, match=r"expected a schedule as a function .* got 'cosine'"):
+        config(schedule="cosine")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": SGDConfig}, r"expected as optimizer SGDConfig\(…\), got the class itself"),
+        ({"optimizer": 0.1}, r"expected as optimizer SGDConfig\(…\) or AdamWConfig\(…\), .* got 0.1"),
+        ({"execution": {}}, r"expected execution=Execution\(compiled=True\) of suffice.training, or None, got {}"),
+        ({"execution": Execution}, "expected execution=Execution"),
+        ({"checkpoint": "folder"}, r"expected checkpoint=Checkpointing\(.*, got 'folder'"),
+        ({"epochs": 1.5}, "expected epochs as a whole number, got 1.5"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_by_name(settings, message):
+    network = suffice.models.tower([10, 10], num_classes=2, hidden=(8, 8), exits_after=(1,))
+    ids = torch.arange(100).reshape(50, 2) % 10
+    with pytest.raises(TypeError, match=message):
+        train(network, [(ids, ids[:, 0] % 2)], **{"epochs": 1, **settings})
+
+
+def test_epochs_below_zero_and_bad_folders_are_refused():
+    network = suffice.models.tower([10, 10], num_classes=2, hidden=(8, 8), exits_after=(1,))
+    with pytest.raises(ValueError, match="expected epochs of at least 0, got -1"):
+        train(network, [torch.zeros(1)], epochs=-1)
+    with pytest.raises(ValueError, match="expected a path as the folder of the checkpoint, got ''"):
+        Checkpointing("")
+    with pytest.raises(ValueError, match="expected a number of seconds of at least 0 between checkpoints, got nan"):
+        Checkpointing("x", every=float("nan"))
+    with pytest.raises(TypeError, match="expected a lightning_fabric"):
+        Execution(fabric="cuda")

@@ -35,6 +35,8 @@ def cosine(done: float) -> float:
 class SGDConfig:
     """Stochastic gradient descent with momentum, weight decay and a schedule of the learning rate.
 
+    Raises a ValueError for a value out of range, and a TypeError for a schedule that is no function.
+
     Attributes:
         learning_rate: Learning rate before the schedule.
         momentum: Factor on the accumulated gradient.
@@ -50,6 +52,10 @@ class SGDConfig:
     nesterov: bool = False
     schedule: Schedule = steps
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        _check_rates(self, self.learning_rate)
+        _require(0 <= self.momentum < 1, "a momentum in [0, 1)", self.momentum)
 
     def build(self, parameters: Iterable[nn.Parameter], backbone: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
         """Build the optimizer for some parameters, with one learning rate for all of them."""
@@ -74,6 +80,8 @@ class SGDConfig:
 class AdamWConfig:
     """Adam with decoupled weight decay, a warm-up and a schedule of the learning rate. Loshchilov and Hutter 2019.
 
+    Raises a ValueError for a value out of range, and a TypeError for a schedule that is no function.
+
     Attributes:
         learning_rate: Learning rate before the schedule.
         backbone_rate: Learning rate of a trained backbone, its stages and last exit; None for `learning_rate`.
@@ -91,6 +99,9 @@ class AdamWConfig:
     schedule: Schedule = cosine
     warmup: int = 20
 
+    def __post_init__(self) -> None:
+        _check_rates(self, self.learning_rate, *(() if self.backbone_rate is None else (self.backbone_rate,)))
+
     def build(self, parameters: Iterable[nn.Parameter], backbone: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
         """Build the optimizer for some parameters, with another learning rate for those of them in the backbone."""
         slow = set() if self.backbone_rate is None else set(backbone)
@@ -104,6 +115,35 @@ class AdamWConfig:
     def settings(self) -> dict[str, Any]:
         """Return the settings that a checkpoint stores."""
         return {"optimizer": "AdamW", **_plain(self), "betas": list(self.betas)}
+
+
+def _check_rates(config: SGDConfig | AdamWConfig, *rates: float) -> None:
+    """Raise an error unless learning rates, weight decay, warm-up and schedule of an optimizer are valid."""
+    for rate in rates:
+        _require(isinstance(rate, (int, float)) and 0 < rate < math.inf, "a learning rate above 0", rate)
+    _require(0 <= config.weight_decay < math.inf, "a weight_decay of at least 0", config.weight_decay)
+    _require(isinstance(config.warmup, int) and config.warmup >= 0, "a whole number of warmup steps", config.warmup)
+    if not callable(config.schedule):
+        raise TypeError(
+            f"expected a schedule as a function from the finished share to a factor, got {config.schedule!r}; pass "
+            "training.config.cosine or steps, or a function of your own"
+        )
+
+
+def _require(holds: bool, expected: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"expected {expected}, got {value!r}")
+
+
+def check_settings(epochs: object, execution: object, checkpoint: object) -> None:
+    """Raise a TypeError for settings of another kind, or a ValueError for a number of epochs below 0."""
+    if not isinstance(epochs, int) or isinstance(epochs, bool):
+        raise TypeError(f"expected epochs as a whole number, got {epochs!r}")
+    _require(epochs >= 0, "epochs of at least 0", epochs)
+    for name, value, kind in (("execution", execution, Execution), ("checkpoint", checkpoint, Checkpointing)):
+        if value is not None and not isinstance(value, kind):
+            example = "Execution(compiled=True)" if kind is Execution else 'Checkpointing("folder")'
+            raise TypeError(f"expected {name}={example} of suffice.training, or None, got {value!r}")
 
 
 def _plain(config: SGDConfig | AdamWConfig) -> dict[str, Any]:
@@ -137,6 +177,12 @@ class Checkpointing:
     every: float = 60.0
     generator: torch.Generator | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, (str, os.PathLike)):
+            raise TypeError(f"expected a path as the folder of the checkpoint, got {self.folder!r}")
+        _require(str(self.folder) != "", "a path as the folder of the checkpoint", self.folder)
+        _require(self.every >= 0, "a number of seconds of at least 0 between checkpoints", self.every)
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -154,3 +200,7 @@ class Execution:
     channels_last: bool = False
     compiled: bool = False
     fabric: "Fabric | None" = None
+
+    def __post_init__(self) -> None:
+        if self.fabric is not None and not hasattr(self.fabric, "setup_dataloaders"):
+            raise TypeError(f"expected a lightning_fabric.Fabric, got {self.fabric!r}; pass Fabric(accelerator=…)")

@@ -24,7 +24,7 @@ from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.network import ExitNetwork
 from suffice.training import losses, optimizers
 from suffice.training.checkpoint import Checkpointer
-from suffice.training.config import Checkpointing, Execution, stable_repr
+from suffice.training.config import Checkpointing, Execution, check_settings, stable_repr
 from suffice.training.first_epoch import FirstEpoch
 from suffice.training.losses import Loss
 from suffice.training.optimizers import Choice, Optimizer
@@ -87,6 +87,7 @@ def train(
         >>> len(history)
         3
     """
+    check_settings(epochs, execution, checkpoint)
     family = _likelihood_family(network, likelihood)
     minimized = _loss_function(loss, likelihood)
     trained = (network.exits if exits_only else network).parameters()

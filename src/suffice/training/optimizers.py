@@ -120,6 +120,8 @@ def _is_cut_from_a_model(network: ExitNetwork) -> bool:
 
 
 def _build(make: object, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if make in (SGDConfig, AdamWConfig):
+        raise TypeError(f"expected as optimizer {make.__name__}(…), got the class itself; add the brackets")
     built = make(parameters) if callable(make) else None
     if not isinstance(built, torch.optim.Optimizer):
         got = f"{make!r}" if not callable(make) else f"a function that returns {type(built).__name__}"

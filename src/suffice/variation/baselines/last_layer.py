@@ -69,7 +69,7 @@ def _last_layer(model: nn.Module, x: State, rate: float | None) -> PropagatedMom
     if len(probes) != 1 or probe.shape != h.shape or not torch.allclose(multiplied, h * probe, rtol=1e-3):
         raise ValueError(
             f"expected one dropout, on the inputs of the last linear layer, got {len(probes)} at {chosen.names}; use "
-            "MCDropout, or moments.propagate for a tower"
+            "MCDropout, or suffice.variation.baselines.moments.propagate for a tower"
         )
     scaled = classifier.weight.double().detach() * h[:, None, :] * (p / (1 - p)) ** 0.5
     return PropagatedMoments(mean, scaled @ scaled.mT)
