@@ -76,7 +76,8 @@ def _check_module(function: Any, state: State, name: str, output: str) -> State:
 def _check_containers(result: State, name: str, output: str) -> None:
     """Raise a ValueError for a container in which `select` finds no tensors."""
     for leaf in tree_leaves(result):
-        if isinstance(leaf, Mapping) or is_dataclass(leaf):
+        fields = dict(vars(leaf)) if is_dataclass(leaf) else leaf
+        if isinstance(fields, Mapping) and any(isinstance(value, Tensor) for value in tree_leaves(dict(fields))):
             raise ValueError(
                 f"expected {name} to return its {output} in dicts, lists and tuples, got {type(leaf).__name__}, of "
                 "which examples cannot be selected; return dict(…) of it"
