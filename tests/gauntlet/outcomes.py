@@ -24,12 +24,13 @@ class Outcome:
     """Outcome of one job of a family.
 
     Attributes:
-        result: What came out; only the first two are right.
+        result: What came out; all but a fault are right. "Up to rounding" is bit for bit but for the product with the
+            classifier, which the model computes for all positions and a network for those that are selected.
         step: First step that refused or failed; empty if all steps ran.
         text: Message of the refusal, or the ends of the tracebacks of all faults.
     """
 
-    result: Literal["bit for bit", "refused", "fault"]
+    result: Literal["bit for bit", "up to rounding", "refused", "fault"]
     step: str = ""
     text: str = ""
 
@@ -57,6 +58,7 @@ class Job:
 
     def __init__(self) -> None:
         self.errors: list[tuple[str, Exception]] = []
+        self.rounded = False
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -93,7 +95,7 @@ class Job:
         if self.errors:
             name, error = self.errors[0]
             return Outcome("refused", name, " ".join(str(error).split()))
-        return Outcome("bit for bit")
+        return Outcome("up to rounding" if self.rounded else "bit for bit")
 
 
 def _ending(error: Exception) -> str:

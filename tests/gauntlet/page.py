@@ -21,7 +21,9 @@ teacher, its estimates, `audit`, `save` and `load`.
 "Bit for bit" means that all of this works, that the last exit and the estimator's output equal the model's own output
 bit for bit, that a loaded artifact answers the same bytes, and that every answer depends on its example alone: it is
 the same (probabilities to 1e-5) alone and in any batch, in any order, and with any padding that does not change the
-model's own answers. "Refused" is an error that names the reason; the reasons and what to do are below each table.
+model's own answers. "Up to rounding" is the same but for the logits of the last exit: the model multiplies all tokens
+by its classifier and then selects one position, the network selects first. "Refused" is an error that names the reason;
+the reasons and what to do are below each table.
 
 The third column is `fit_variation` with its default layers, the fourth with the name of a layer, `layers=["…"]`. The
 last column names the padding that changes the answers of the model itself, where no library can help: pad such inputs
@@ -105,7 +107,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _summary(results: Sequence[Result]) -> str:
-    cut = [result for result in results if result.jobs["exits"].result == "bit for bit"]
+    cut = [result for result in results if result.jobs["exits"].result in ("bit for bit", "up to rounding")]
     hub = [result for result in results if is_hub(result.family)]
     return (
         f"{sum(map(cut.__contains__, hub))} of {len(hub)} families of `transformers` and "
