@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.attach.masks import TokenMask, last_index
+from suffice.attach.masks import TokenMask, WithMask, last_index
 from tests.robustness.lookalikes import CLASSES, TextModel, built
 
 T, WIDTH, PADDING = 7, 8, 0
@@ -114,7 +114,7 @@ def test_pooling_and_mask_are_those_of_the_model(kind, lengths):
     pooling, mask = KINDS[kind]
     features = network.exit(0).features
     assert (features.pool if mask else features[1]).pooling == pooling
-    found = next((module for module in network.modules() if isinstance(module, TokenMask)), None)
+    found = next((module.mask for module in network.modules() if isinstance(module, WithMask)), None)
     assert (found and (found.key, found.kind)) == mask
 
 

@@ -27,7 +27,10 @@ ENCODERS = [
         pos_att_type=["p2c", "c2p"], position_biased_input=False, norm_rel_ebd="layer_norm", share_att_key=True,
     ),
     text_family("MPNet", "MPNet", _layers("mpnet.encoder.layer")),
-    text_family("ConvBERT", "ConvBert", _layers("convbert.encoder.layer"), embedding_size=32, head_ratio=2),
+    text_family(
+        "ConvBERT", "ConvBert", _layers("convbert.encoder.layer"), embedding_size=32, head_ratio=2,
+        initializer_range=SPREAD,
+    ),
     text_family(
         "ModernBERT", "ModernBert", _layers("model.layers"), cls_token_id=0, sep_token_id=2, local_attention=8,
         initializer_range=0.5, embedding_dropout=0.1, attention_dropout=0.1, mlp_dropout=0.1,

@@ -10,14 +10,15 @@ their predictions depend on how far a text was padded for the longest one in its
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from suffice.attach.interception import intercepted, pass_through
-from suffice.attach.plain import UpToClassifier
+from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.network import State, batch_size, call, output_tensor, select
+from suffice.storage.parts import LARGEST, Parts
 from suffice.twin import inference
 from suffice.utils.nest import tree_flatten, tree_leaves, tree_unflatten
 
@@ -28,21 +29,25 @@ MASK = "token mask"
 """Key of the mask (N, T) in a state."""
 
 
-class TokenMask(nn.Module):
+MaskKind = Literal["true", "false", "other", "length"]
+
+
+@dataclass(frozen=True)
+class TokenMask:
     """Mask of the tokens that count, from the inputs of a model.
 
-    Args:
+    Attributes:
         key: Key of the input that marks them, None if the input is a tensor.
         kind: "true": where the input is not 0; "false": where it is 0; "other": where it differs from `value`;
             "length": up to a number of tokens, the input itself.
         value: Value that marks padding, for "other".
     """
 
-    def __init__(self, key: str | None, kind: Literal["true", "false", "other", "length"], value: int = 0) -> None:
-        super().__init__()
-        self.key, self.kind, self.value = key, kind, value
+    key: str | None
+    kind: MaskKind
+    value: int = 0
 
-    def forward(self, inputs: State, tokens: int) -> Tensor:
+    def __call__(self, inputs: State, tokens: int) -> Tensor:
         """Return the mask (N, T), bool, for `tokens` tokens T."""
         if self.key is not None and self.key not in inputs:  # an optional mask: all tokens count
             return torch.ones(batch_size(inputs), tokens, dtype=torch.bool)
@@ -56,9 +61,11 @@ class TokenMask(nn.Module):
                 return source != self.value
         return torch.arange(tokens, device=source.device) < source.reshape(-1, 1)
 
-    def extra_repr(self) -> str:
-        """Return the input and how it is read."""
-        return f"{self.key!r}, {self.kind!r}" + (f", {self.value}" if self.kind == "other" else "")
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "TokenMask":
+        """Read a mask from an artifact."""
+        key = None if parts.none("key") else parts.text("key")
+        return cls(key, parts.choice("kind", get_args(MaskKind)), parts.count("value", least=-LARGEST))
 
 
 class WithMask(nn.Module):
@@ -97,6 +104,28 @@ class Reading:
 
 class UnmarkedError(ValueError):
     """Error for a model that leaves out tokens by a rule that cannot be found."""
+
+
+def mask_of(model: nn.Module, example: State) -> TokenMask | None:
+    """Find the mask of the tokens that count for a model, by which features of its tokens have to be pooled.
+
+    Args:
+        model: Any model; one without a classifier, whose pooling cannot be observed, has the mask that is called so.
+        example: Batch of inputs.
+
+    Raises:
+        UnmarkedError: If some tokens are not read and no input explains which.
+    """
+    example = select(example, torch.arange(min(4, batch_size(example))))
+    if not any(_is_integral(source) or source.ndim == 2 for _, source in _sources(example)):
+        return None
+    try:
+        stage = as_exit_network(model, example).stages[0]
+    except (TypeError, ValueError):
+        stage = None
+    if not isinstance(stage, UpToClassifier):
+        return next(_named_masks(example), None)
+    return read_tokens(model, stage, example).mask
 
 
 def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Reading:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.masks import TokenMask
 from suffice.network import State
 from suffice.prediction import entropy
 from suffice.storage.parts import Parts
@@ -42,12 +43,14 @@ class Reader:
         kind: Kind of strengths.
         likelihood: Meaning of the model's output.
         delta: Delta rule as one more feature; None to leave it out.
+        mask: Mask of the tokens that count in layers of tokens (N, T, D); None if all do.
     """
 
     layers: tuple[str, ...]
     kind: Kind
     likelihood: LikelihoodName
     delta: DeltaRule | None = None
+    mask: TokenMask | None = None
 
     def read(self, model: nn.Module, x: State) -> tuple[Any, list[Tensor]]:
         """Run a model once and compute its features.
@@ -59,7 +62,7 @@ class Reader:
         Returns:
             The model's own output, and features (N, F) float32: those of the output, then those of each layer.
         """
-        output, strengths = read(model, x, self.layers, self.kind)
+        output, strengths = read(model, x, self.layers, self.kind, self.mask)
         features = output_features(output_matrix(output, self.likelihood), self.likelihood)
         if self.delta is not None:
             spread = delta_rule(model, x, self.delta.at, self.delta.rate, self.likelihood)
@@ -74,7 +77,8 @@ class Reader:
             parts.refuse("layers", "names of modules of the model, or of calls in their forward, in its order", layers)
         kind, likelihood = parts.choice("kind", get_args(Kind)), parts.choice("likelihood", get_args(LikelihoodName))
         delta = None if parts.none("delta") else DeltaRule(*read_names_and_rate(parts.inner("delta"), model))
-        return cls(layers, kind, likelihood, delta)
+        mask = None if "mask" not in parts or parts.none("mask") else TokenMask.from_parts(parts.inner("mask"))
+        return cls(layers, kind, likelihood, delta, mask)
 
 
 def output_features(outputs: Tensor, likelihood: LikelihoodName) -> Tensor:

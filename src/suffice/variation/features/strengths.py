@@ -1,7 +1,7 @@
 """Activation strengths of one deterministic forward pass: one row of numbers per example.
 
     (N, D)          the D values
-    (N, T, D)       mean and max of each of the D values over the T tokens
+    (N, T, D)       mean and max of each of the D values over the T tokens, without padding
     (N, C, H, W)    mean and max of each of the C channels over the positions (any number of dimensions)
 
 or, with kind "on", 1 for each value above zero, and the fraction of tokens or positions where it is above zero. Chen
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.masks import TokenMask, has_channels_first, mask_of
 from suffice.inputs import prepare
 from suffice.network import State, batch_size, call
 from suffice.twin import inference
@@ -47,11 +48,14 @@ def capture(model: nn.Module, x: State, layers: Sequence[str], kind: Kind = "val
         RuntimeError: If a layer did not run.
     """
     with inference(model) as twin:
-        return read(twin, prepare(x, model), layers, kind)
+        x = prepare(x, model)
+        return read(twin, x, layers, kind, mask_of(twin, x))
 
 
-def read(model: nn.Module, x: State, layers: Sequence[str], kind: Kind) -> tuple[Any, dict[str, Tensor]]:
-    """Read strengths as `capture` does, from a model that is a twin in evaluation mode already."""
+def read(
+    model: nn.Module, x: State, layers: Sequence[str], kind: Kind, mask: TokenMask | None = None
+) -> tuple[Any, dict[str, Tensor]]:
+    """Read strengths as `capture` does, from a model that is a twin in evaluation mode already, with a known mask."""
     rows = batch_size(x)
     calls = function_calls(model, layers)
     modules = by_name(model, [name for name in layers if name not in calls])
@@ -59,7 +63,9 @@ def read(model: nn.Module, x: State, layers: Sequence[str], kind: Kind) -> tuple
     strengths: dict[str, list[Tensor]] = {name: [] for name in (layers if calls else modules)}
 
     def record(name: str, output: Tensor) -> None:
-        strengths[name] += summary(name, output, rows, kind)
+        tokens = output.ndim == 3 and mask is not None and not has_channels_first(_module_of(model, name))
+        counted = mask(x, output.shape[1]) if tokens and mask is not None else None
+        strengths[name] += summary(name, output, rows, kind, counted)
 
     with hooked(modules, record), recorded_calls(model, calls, record):
         output = call(model, x)
@@ -133,7 +139,13 @@ def _in_order(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=place))
 
 
-def summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:
+def _module_of(model: nn.Module, name: str) -> nn.Module:
+    """Return the module of a layer, or the one that calls it."""
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    return modules[name] if name in modules else modules[caller_of(name) or ""]
+
+
+def summary(name: str, output: Tensor, rows: int, kind: Kind, counted: Tensor | None = None) -> list[Tensor]:
     """Return the strengths of one layer.
 
     They are copies, since a later in-place operation of the model may overwrite `output`.
@@ -143,12 +155,13 @@ def summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:
         output: Output of the layer, (N, D), (N, T, D) or (N, C, …).
         rows: Number N of examples.
         kind: Kind of strengths.
+        counted: Tokens (N, T) that count, bool; None if all do.
 
     Returns:
         Tensors (N, F) float32, to be concatenated.
 
     Raises:
-        ValueError: If the first dimension of the output is not N.
+        ValueError: If the first dimension of the output is not N, or it has another number of tokens than the mask.
     """
     if output.ndim < 2 or len(output) != rows:
         raise ValueError(
@@ -160,5 +173,22 @@ def summary(name: str, output: Tensor, rows: int, kind: Kind) -> list[Tensor]:
         on = (values > 0).float()
         return {"value": [values], "on": [on], "both": [values, on]}[kind]
     positions = values.mT if output.ndim == 3 else values.flatten(start_dim=2)
+    if counted is not None:
+        return _masked(name, positions, counted, kind)
     pooled = [positions.mean(dim=2), positions.amax(dim=2)] if kind != "on" else []
     return pooled if kind == "value" else [*pooled, (positions > 0).float().mean(dim=2)]
+
+
+def _masked(name: str, positions: Tensor, counted: Tensor, kind: Kind) -> list[Tensor]:
+    """Pool values (N, D, T) over the tokens that count; 0 where none does."""
+    if counted.shape != (len(positions), positions.shape[2]):
+        raise ValueError(
+            f"expected one token in the output of layer {name!r} for each of {tuple(counted.shape)} in the mask, got "
+            f"{positions.shape[2]}, some of which may be padding; leave that layer out"
+        )
+    counted = counted[:, None].to(positions.device)
+    number = counted.sum(dim=2).clamp_min(1)
+    mean = positions.masked_fill(~counted, 0).sum(dim=2) / number
+    greatest = positions.masked_fill(~counted, -torch.inf).amax(dim=2)
+    pooled = [mean, greatest.masked_fill(~counted.any(dim=2), 0)] if kind != "on" else []
+    return pooled if kind == "value" else [*pooled, ((positions > 0) & counted).sum(dim=2) / number]

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.masks import TokenMask, UnmarkedError, mask_of
 from suffice.network import State, check_finite
 from suffice.twin import inference
 from suffice.variation.features.reader import DeltaRule, Reader
@@ -55,16 +56,27 @@ def make_reader(
     """Return the reader of a model's features; arguments as for `fit_variation`, with a batch of inputs as example.
 
     Raises:
-        ValueError: For another kind of strengths, for layers that `layer_names` rejects, or for the delta rule with a
-            teacher that is not dropout.
+        ValueError: For another kind of strengths, for layers that `layer_names` rejects, for a model whose padding no
+            input marks, or for the delta rule with a teacher that is not dropout.
     """
     check_kind(kind)
     names = layer_names(model, example, "all" if layers == "auto" else layers)
+    mask = _mask(model, example) if names else None
     if not delta:
-        return Reader(names, kind, likelihood)
+        return Reader(names, kind, likelihood, mask=mask)
     if not isinstance(teacher, DropoutTeacher):
         raise ValueError(f"expected MCDropout as the teacher for delta=True, got {type(teacher).__name__}")
-    return Reader(names, kind, likelihood, DeltaRule(teacher.at, teacher.rate))
+    return Reader(names, kind, likelihood, DeltaRule(teacher.at, teacher.rate), mask)
+
+
+def _mask(model: nn.Module, example: State) -> TokenMask | None:
+    """Return the mask of the model's tokens, or raise a ValueError if padding cannot be told from them."""
+    try:
+        return mask_of(model, example)
+    except UnmarkedError as error:
+        raise ValueError(
+            f"expected a model whose padding an input marks, got {error}; pass layers=[] to read the output alone"
+        ) from error
 
 
 def check_kind(kind: str) -> None:
