@@ -29,7 +29,7 @@ ENCODERS = [
     text_family("MPNet", "MPNet", _layers("mpnet.encoder.layer")),
     text_family(
         "ConvBERT", "ConvBert", _layers("convbert.encoder.layer"), embedding_size=32, head_ratio=2,
-        initializer_range=SPREAD,
+        initializer_range=1.5,
     ),
     text_family(
         "ModernBERT", "ModernBert", _layers("model.layers"), cls_token_id=0, sep_token_id=2, local_attention=8,
