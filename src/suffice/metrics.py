@@ -159,7 +159,7 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
 
     Args:
         scores: Scores (N,), higher meaning more certain.
-        hits: Whether each prediction is correct, (N,) bool.
+        hits: Whether each prediction is correct, (N,) bool, or the share of it that is, in [0, 1].
 
     Example:
         >>> import torch
@@ -167,7 +167,7 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
         >>> float(aurc(torch.tensor([0.9, 0.8]), torch.tensor([True, False])))
         0.25
     """
-    hits = checks.flags(hits, "hits", scores)
+    hits = checks.shares(hits, "hits", scores)
     if not len(scores):
         return torch.tensor(float("nan"), dtype=torch.float64)
     _, inverse, counts = scores.double().unique(sorted=True, return_inverse=True, return_counts=True)

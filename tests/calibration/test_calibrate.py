@@ -76,7 +76,7 @@ def test_each_stage_runs_once_per_batch_and_more_often_only_on_few_examples(stru
     fit(net, train, val, structure=structure, tuning=tuning)
     for k in range(3):
         sizes = [size for stage, size in seen if stage == k]
-        tried, costs = [3, 2], [1]
+        tried, costs = [3, 2, 1], [1]
         expected = [len(x) for x, _ in val] + tried + costs
         if structure is not None:
             expected += [len(x) for x, _ in train] + tried
@@ -89,7 +89,9 @@ def test_without_a_validation_set_each_stage_runs_once_per_training_batch_and_mo
     seen = builders.watch_batch_sizes(net)
     calibrate(net, train, None, tuning="evidence")
     for k in range(3):
-        assert sorted(size for stage, size in seen if stage == k) == sorted([len(x) for x, _ in train] + [3, 2] + [1])
+        assert sorted(size for stage, size in seen if stage == k) == sorted(
+            [len(x) for x, _ in train] + [3, 2, 1] + [1]
+        )
 
 
 def test_without_a_structure_the_training_data_are_not_read():

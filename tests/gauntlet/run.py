@@ -1,12 +1,15 @@
 """Running families whole: both halves of every job, the second ones of all families in one other process."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from tests.gauntlet.family import Family
 from tests.gauntlet.independence import Independence
@@ -64,7 +67,9 @@ def _reload(families: Sequence[Family], folder: Path, outcomes: dict[tuple[int, 
     saved = [key for key, outcome in outcomes.items() if outcome.result in ("bit for bit", "up to rounding")]
     jobs = [(families[number].name, job, str(folder / str(number) / job)) for number, job in saved]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    subprocess.run([sys.executable, "-m", "tests.gauntlet.reload", str(folder)], cwd=ROOT, check=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are split by threads
+    command = [sys.executable, "-m", "tests.gauntlet.reload", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, env=environment)
     loaded = json.loads((folder / "outcomes.json").read_text())
     failed = {key: Outcome(**outcome) for key, outcome in zip(saved, loaded, strict=True)}
     outcomes.update({key: outcome for key, outcome in failed.items() if outcome.result != "bit for bit"})

@@ -273,9 +273,9 @@ def test_settings_of_plain_gradient_descent_are_those_of_earlier_checkpoints():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"learning_rate": 0.0}, "expected a learning rate above 0, got 0.0"),
-        ({"learning_rate": float("nan")}, "expected a learning rate above 0, got nan"),
-        ({"learning_rate": "0.1"}, "expected a learning rate above 0, got '0.1'"),
+        ({"learning_rate": -0.1}, "expected a learning rate of at least 0, got -0.1"),
+        ({"learning_rate": float("nan")}, "expected a learning rate of at least 0, got nan"),
+        ({"learning_rate": "0.1"}, "expected a learning rate of at least 0, got '0.1'"),
         ({"weight_decay": -1.0}, "expected a weight_decay of at least 0"),
         ({"warmup": 1.5}, "expected a whole number of warmup steps"),
     ],
@@ -311,7 +311,7 @@ def test_epochs_below_zero_and_bad_folders_are_refused():
         train(network, [torch.zeros(1)], epochs=-1)
     with pytest.raises(ValueError, match="expected a path as the folder of the checkpoint, got ''"):
         Checkpointing("")
-    with pytest.raises(ValueError, match="expected a number of seconds of at least 0 between checkpoints, got nan"):
+    with pytest.raises(ValueError, match="expected a number of seconds between checkpoints, got nan"):
         Checkpointing("x", every=float("nan"))
     with pytest.raises(TypeError, match="expected a lightning_fabric"):
         Execution(fabric="cuda")

@@ -1,4 +1,4 @@
-"""What a model does with the output of its classifier before it returns it.
+"""Operations of a model on the output of its classifier before it returns it.
 
 Predictions are made from the features and the classifier. They equal the model's own only if nothing but a selection
 lies behind the classifier: the logits as they are, or those of some positions, as of the last token of a text.

@@ -1,4 +1,4 @@
-"""Which tokens a model's own pooling reads, and which of its inputs says so.
+"""Tokens that a model's own pooling reads, and the input that marks them.
 
     used (N, T)   True where the features φ of an example depend on a token of the last sequence (N, T, C) of the pass
 
@@ -91,7 +91,7 @@ class WithMask(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model's own pooling reads its last tokens.
+    """Pooling of a model's last tokens by the model itself.
 
     Attributes:
         pooling: Pooling that reads the same tokens.

@@ -155,7 +155,7 @@ class Stage(nn.Module):
 
 
 @dataclass(frozen=True)
-class Pass:
+class PartialPass:
     """Part of a pass.
 
     Attributes:
@@ -174,7 +174,7 @@ class _Reached(BaseException):
         self.output = output
 
 
-def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None) -> Pass:
+def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None) -> PartialPass:
     """Run a model's pass with recorded outputs in place of modules.
 
     Args:
@@ -211,10 +211,10 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         output = reached.output
         if until is not None:
             records[key_of(until, 0)] = output
-        return Pass(output, records)
+        return PartialPass(output, records)
     if until is not None or not plan.selects:
         raise RuntimeError(f"expected a pass to reach {until or plan.classifier!r}, got one that did not")
-    return Pass(output, records)
+    return PartialPass(output, records)
 
 
 def input_values(inputs: State) -> dict[str, Any]:

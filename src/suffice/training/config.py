@@ -120,7 +120,7 @@ class AdamWConfig:
 def _check_rates(config: SGDConfig | AdamWConfig, *rates: float) -> None:
     """Raise an error unless learning rates, weight decay, warm-up and schedule of an optimizer are valid."""
     for rate in rates:
-        _require(isinstance(rate, (int, float)) and 0 < rate < math.inf, "a learning rate above 0", rate)
+        _require(isinstance(rate, (int, float)) and 0 <= rate < math.inf, "a learning rate of at least 0", rate)
     _require(0 <= config.weight_decay < math.inf, "a weight_decay of at least 0", config.weight_decay)
     _require(isinstance(config.warmup, int) and config.warmup >= 0, "a whole number of warmup steps", config.warmup)
     if not callable(config.schedule):
@@ -181,7 +181,7 @@ class Checkpointing:
         if not isinstance(self.folder, (str, os.PathLike)):
             raise TypeError(f"expected a path as the folder of the checkpoint, got {self.folder!r}")
         _require(str(self.folder) != "", "a path as the folder of the checkpoint", self.folder)
-        _require(self.every >= 0, "a number of seconds of at least 0 between checkpoints", self.every)
+        _require(not math.isnan(self.every), "a number of seconds between checkpoints", self.every)
 
 
 @dataclass(frozen=True)

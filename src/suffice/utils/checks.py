@@ -101,6 +101,17 @@ def flags(values: Tensor, what: str, like: Tensor | None = None) -> Tensor:
     return wide.bool()
 
 
+def shares(values: Tensor, what: str, like: Tensor) -> Tensor:
+    """Convert flags (N,), or fractions in [0, 1] in their place, to float64; arguments and errors as for `flags`."""
+    if not values.is_floating_point() or values.shape != like.shape or like.ndim != 1:
+        return flags(values, what, like).double()
+    outside = (~((values >= 0) & (values <= 1))).nonzero()
+    if len(outside):
+        first = int(outside[0])
+        raise ValueError(f"expected {what} in [0, 1], got {values[first].item():g} at position {first}")
+    return values.double()
+
+
 def _advice(labels: Tensor, num_classes: int) -> str:
     """Return what labels outside [0, C) may be, or nothing if it is unclear."""
     least, most = int(labels.min()), int(labels.max())

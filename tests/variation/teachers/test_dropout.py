@@ -254,7 +254,10 @@ def test_inputs_may_be_a_nest_of_tensors():
         ({"rate": 0.0}, r"rate in \(0, 1\), got 0.0"),
         ({"rate": 1.0}, r"rate in \(0, 1\), got 1.0"),
         ({"rate": float("nan")}, r"rate in \(0, 1\), got nan"),
-        ({"likelihood": "poisson"}, r"one of \('classification', 'binary', 'regression'\), got 'poisson'"),
+        (
+            {"likelihood": "poisson"},
+            r"one of \('classification', 'binary', 'multilabel', 'regression'\), got 'poisson'",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(choices, message):
