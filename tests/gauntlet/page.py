@@ -22,8 +22,9 @@ teacher, its estimates, `audit`, `save` and `load`.
 bit for bit, that a loaded artifact answers the same bytes, and that every answer depends on its example alone: it is
 the same (probabilities to 1e-5) alone and in any batch, in any order, and with any padding that does not change the
 model's own answers. "Up to rounding" is the same but for the logits of the last exit: the model multiplies all tokens
-by its classifier and then selects one position, the network selects first. "Refused" is an error that names the reason;
-the reasons and what to do are below each table.
+by its classifier and then selects one position, the network selects first; or for the output of an estimator that reads
+an `nn.TransformerEncoderLayer`, which then takes its plain path and not the fused one. "Refused" is an error that names
+the reason; the reasons and what to do are below each table.
 
 The third column is `fit_variation` with its default layers, the fourth with the name of a layer, `layers=["…"]`. The
 last column names the padding that changes the answers of the model itself, where no library can help: pad such inputs
