@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import suffice
 from suffice.data.store import lookup
 from suffice.data.store.dataset import StoredDataset
 from suffice.data.store.writer import create_dataset
