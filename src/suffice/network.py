@@ -5,6 +5,7 @@ The rest of the library relies only on `ExitNetwork.advance`, the classifiers of
 that ties an artifact to the network that it was fitted on.
 """
 
+import inspect
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -116,7 +117,23 @@ class ExitNetwork(nn.Module):
 
 def call(model: nn.Module, x: State) -> Any:
     """Return the output of a model for a batch; a plain model receives a mapping as keyword arguments."""
-    return model(**x) if isinstance(x, Mapping) and not isinstance(model, ExitNetwork) else model(x)
+    if not isinstance(x, Mapping) or isinstance(model, ExitNetwork):
+        return model(x)
+    try:
+        return model(**x)
+    except TypeError as error:
+        _check_arguments(model, x, error)
+        raise
+
+
+def _check_arguments(model: nn.Module, x: Mapping[str, Any], error: TypeError) -> None:
+    """Raise a TypeError that names the keys of a mapping if they are not arguments of the model."""
+    try:
+        inspect.signature(model.forward).bind(**x)
+    except TypeError as mismatch:
+        raise TypeError(
+            f"expected inputs with the arguments of {type(model).__name__}, got the keys {sorted(x)}: {mismatch}"
+        ) from error
 
 
 def output_tensor(output: Any) -> Tensor:

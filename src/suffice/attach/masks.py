@@ -125,7 +125,8 @@ def mask_of(model: nn.Module, example: State) -> TokenMask | None:
         stage = None
     if not isinstance(stage, UpToClassifier):
         return next(_named_masks(example), None)
-    return read_tokens(model, stage, example).mask
+    reading = read_tokens(model, stage, example)
+    return next(_named_masks(example), None) if reading.pooling == "class token" else reading.mask
 
 
 def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Reading:

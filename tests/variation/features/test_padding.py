@@ -42,8 +42,10 @@ def test_the_mean_and_the_greatest_value_are_those_of_the_tokens_that_count():
 
 
 def test_another_number_of_tokens_than_in_the_mask_is_refused_by_the_layer():
-    with pytest.raises(ValueError, match=r"output of layer 'a' for each of \(2, 3\) in the mask, got 2, some of which"):
+    with pytest.raises(ValueError, match=r"layer 'a' with the \(2, 3\) tokens of the mask, .* got shape \(2, 2"):
         summary("a", torch.zeros(2, 2, 4), 2, "value", torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"got shape \(2, 4, 3, 3\), in which some positions may be padding; leave"):
+        summary("a", torch.zeros(2, 4, 3, 3), 2, "value", torch.ones(2, 3, dtype=torch.bool))
 
 
 def test_an_estimator_keeps_the_mask_when_it_is_saved(tmp_path):

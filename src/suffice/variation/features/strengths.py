@@ -63,8 +63,9 @@ def read(
     strengths: dict[str, list[Tensor]] = {name: [] for name in (layers if calls else modules)}
 
     def record(name: str, output: Tensor) -> None:
-        tokens = output.ndim == 3 and mask is not None and not has_channels_first(_module_of(model, name))
-        counted = mask(x, output.shape[1]) if tokens and mask is not None else None
+        counted = None
+        if mask is not None and output.ndim > 2 and not has_channels_first(_module_of(model, name)):
+            counted = mask(x, output.shape[1])
         strengths[name] += summary(name, output, rows, kind, counted)
 
     with hooked(modules, record), recorded_calls(model, calls, record):
@@ -168,24 +169,24 @@ def summary(name: str, output: Tensor, rows: int, kind: Kind, counted: Tensor | 
             f"expected an output of layer {name!r} with the {rows} examples first, got shape "
             f"{tuple(output.shape)}; leave that layer out"
         )
+    if counted is not None and (output.ndim != 3 or counted.shape != output.shape[:2]):
+        raise ValueError(
+            f"expected an output of layer {name!r} with the {tuple(counted.shape)} tokens of the mask, (N, T, D), got "
+            f"shape {tuple(output.shape)}, in which some positions may be padding; leave that layer out"
+        )
     values = output.detach().to(torch.float32, copy=True)
     if output.ndim == 2:
         on = (values > 0).float()
         return {"value": [values], "on": [on], "both": [values, on]}[kind]
     positions = values.mT if output.ndim == 3 else values.flatten(start_dim=2)
     if counted is not None:
-        return _masked(name, positions, counted, kind)
+        return _masked(positions, counted, kind)
     pooled = [positions.mean(dim=2), positions.amax(dim=2)] if kind != "on" else []
     return pooled if kind == "value" else [*pooled, (positions > 0).float().mean(dim=2)]
 
 
-def _masked(name: str, positions: Tensor, counted: Tensor, kind: Kind) -> list[Tensor]:
+def _masked(positions: Tensor, counted: Tensor, kind: Kind) -> list[Tensor]:
     """Pool values (N, D, T) over the tokens that count; 0 where none does."""
-    if counted.shape != (len(positions), positions.shape[2]):
-        raise ValueError(
-            f"expected one token in the output of layer {name!r} for each of {tuple(counted.shape)} in the mask, got "
-            f"{positions.shape[2]}, some of which may be padding; leave that layer out"
-        )
     counted = counted[:, None].to(positions.device)
     number = counted.sum(dim=2).clamp_min(1)
     mean = positions.masked_fill(~counted, 0).sum(dim=2) / number
