@@ -207,3 +207,32 @@ def test_outputs_of_convolutions_over_time_are_no_tokens():
     network = suffice.attach_exits(model, "conv", example=torch.randn(4, 2, 16)).eval()
     assert network.exit(0).classifier.in_features == 5
     assert network(torch.randn(3, 2, 20))[0].shape == (3, CLASSES)
+
+
+def test_given_stages_of_a_model_that_leaves_out_padding_need_a_pooling():
+    class First(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.embed = model.embed
+
+        def forward(self, x):
+            return {"h": self.embed(x["ids"]), "valid": x["attention_mask"].bool()}
+
+    class Last(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.layer, self.fc = model.layer, model.fc
+
+        def forward(self, state):
+            h, valid = state["h"], state["valid"]
+            mean = (h * valid[..., None]).sum(1, keepdim=True) / valid.sum(1)[:, None, None].clamp_min(1)
+            h = self.layer(h + mean)
+            return self.fc(nn.Tanh()((h * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)))
+
+    model = ByMask().eval()
+    x = inputs(ByMask, texts([T, 4, 5, 2], T))
+    with pytest.raises(ValueError, match=r"pooling=… for given stages of a model that leaves out padding by its input"):
+        suffice.attach_exits(model, [First(model), Last(model)], example=x)
+    network = suffice.attach_exits(model, [First(model), Last(model)], example=x, pooling="class token")
+    with torch.no_grad():
+        assert torch.equal(network.eval()(x)[-1], model(**x))

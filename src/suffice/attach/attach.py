@@ -154,7 +154,7 @@ def _attached(
     if at and all(isinstance(place, str) for place in at):
         return _cut_in_turn(model, at, whole, example, pooling, freeze)
     if at and all(isinstance(place, nn.Module) for place in at):
-        reading = replace(_reading(model, stage, example, pooling), mask=None)
+        reading = _reading(model, stage, example, pooling)
         return _checked(cutting.as_given(at, head, stage.selects), whole, head, example, pooling, reading)
     raise TypeError(f"expected names of modules, or the stages as modules, got at={at!r}")
 
@@ -215,7 +215,7 @@ def _with_exits(
     stages, exits = [], []
     state = select(example, torch.arange(2) % batch_size(example))
     given = [*cut.stages]
-    if reading.mask is not None:
+    if reading.mask is not None and None not in cut.taps[:-1]:  # states of given stages are the user's own
         masks = [reading.mask, *(None for _ in given[2:])]
         given = [WithMask(*each) for each in zip(given[:-1], masks, cut.taps[:-1], strict=True)] + given[-1:]
     with inference(nn.ModuleList(given)) as twins:

@@ -7,6 +7,7 @@ suit all exits. W and b start at zero: logistic regression is convex, so no rand
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -113,6 +114,11 @@ def new_exit(
         by_dimensions: dict[int, Pooling] = {2: "none", 3: "positions" if channels_first else reading.pooling}
         pooling = by_dimensions.get(tensor.ndim, "positions")
     masked = reading.mask is not None and pooling in ("tokens", "last token")
+    if masked and not (isinstance(state, Mapping) and MASK in state):
+        raise ValueError(
+            f"expected pooling=… for given stages of a model that leaves out padding by its input {reading.mask}, got "
+            "none; pass a module that leaves out the same tokens, or names of modules to attach exits after"
+        )
     if masked and state[MASK].shape != tensor.shape[:2]:
         raise ValueError(
             f"expected one token at the exit for each in the mask, got {tuple(tensor.shape[:2])} and "
