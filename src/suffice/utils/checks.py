@@ -108,7 +108,10 @@ def shares(values: Tensor, what: str, like: Tensor) -> Tensor:
     outside = (~((values >= 0) & (values <= 1))).nonzero()
     if len(outside):
         first = int(outside[0])
-        raise ValueError(f"expected {what} in [0, 1], got {values[first].item():g} at position {first}")
+        raise ValueError(
+            f"expected {what} that are bool, or 0 or 1, got {values[first].item():g} at position {first}; a share may be "
+            "in between"
+        )
     return values.double()
 
 
