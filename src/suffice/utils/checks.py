@@ -109,8 +109,8 @@ def shares(values: Tensor, what: str, like: Tensor) -> Tensor:
     if len(outside):
         first = int(outside[0])
         raise ValueError(
-            f"expected {what} that are bool, or 0 or 1, got {values[first].item():g} at position {first}; a share may be "
-            "in between"
+            f"expected {what} that are bool, or 0 or 1, got {values[first].item():g} at position {first}; "
+            "a share may be in between"
         )
     return values.double()
 
