@@ -160,7 +160,7 @@ def _shape_remedy(labels: Tensor, size: int, num_classes: int) -> str:
             return "; of one-hot rows pass labels.argmax(dim=1)"
         return (
             "; in these rows none or several of the classes apply, which a softmax over classes does not model: "
-            "such a network has one sigmoid for each class"
+            "a network with one sigmoid for each class does: pass likelihood='multilabel'"
         )
     if labels.shape == (size,) and not labels.is_complex():
         if bool(labels.isnan().any()):

@@ -11,6 +11,17 @@ Handler = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], A
 """Function `(name, forward, args, kwargs) -> output` that replaces the forward pass of a module."""
 
 
+class Reached(BaseException):
+    """Signal that a pass has reached its end; not an `Exception`, which a model might catch.
+
+    Attributes:
+        output: Result of the pass.
+    """
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
 @contextmanager
 def intercepted(modules: Mapping[str, nn.Module], handler: Handler) -> Iterator[None]:
     """Replace the forward passes of modules in this thread; hooks on the modules run as in any pass.

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.interception import intercepted, pass_through
+from suffice.attach.interception import Reached, intercepted, pass_through
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.network import State, batch_size, call, output_tensor, select
 from suffice.storage.parts import LARGEST, Parts
@@ -107,10 +107,10 @@ class UnmarkedError(ValueError):
 
 
 def mask_of(model: nn.Module, example: State) -> TokenMask | None:
-    """Find the mask of the tokens that count for a model, by which features of its tokens have to be pooled.
+    """Find the mask of the tokens that count for a model, for features that are pooled over its tokens.
 
     Args:
-        model: Any model; one without a classifier, whose pooling cannot be observed, has the mask that is called so.
+        model: Any model. If its pooling cannot be observed, the mask is its input "attention_mask", if any.
         example: Batch of inputs.
 
     Raises:
@@ -232,9 +232,7 @@ def _padded(example: State, mask: TokenMask) -> State:
     def mark(source: Tensor) -> Tensor:
         source = source.clone()
         if mask.kind == "length":
-            source[0] = (
-                torch.div(3 * source[0] + 3, 4, rounding_mode="floor").clamp_max(int(source[0]) - 1).clamp_min(1)
-            )
+            source[0] = max(1, int(source[0]) * 3 // 4)
             return source
         count = max(1, source.shape[1] // 4)
         source[0, -count:] = {"true": 0, "false": 1, "other": mask.value}[mask.kind]
@@ -305,11 +303,6 @@ def _tokens(output: Any, examples: int) -> Tensor | None:
     return None
 
 
-class _Reached(BaseException):
-    def __init__(self, phi: Tensor) -> None:
-        self.phi = phi
-
-
 def _pass(
     model: nn.Module, whole: UpToClassifier, example: State, watch: Callable[[tuple[str, int], Any], Any]
 ) -> Tensor:
@@ -321,7 +314,7 @@ def _pass(
             phi = pass_through(name, forward, args, kwargs)
             if whole.selects:
                 return phi
-            raise _Reached(phi)
+            raise Reached(phi)
         counts[name] += 1
         key, output = (name, counts[name]), forward(*args, **kwargs)
         return output if has_channels_first(modules[name]) else watch(key, output)
@@ -330,8 +323,9 @@ def _pass(
     try:
         with intercepted(modules, handle):
             return output_tensor(call(model, select(example, torch.arange(batch_size(example)))))
-    except _Reached as reached:
-        return reached.phi
+    except Reached as reached:
+        phi: Tensor = reached.output
+        return phi
 
 
 def _explain(used: Tensor) -> str:

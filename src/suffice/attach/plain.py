@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from suffice import batches
 from suffice.attach.classifier import find_classifier
-from suffice.attach.interception import intercepted, pass_through
+from suffice.attach.interception import Reached, intercepted, pass_through
 from suffice.batches import Loader
 from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, call, output_tensor, select
@@ -192,16 +192,10 @@ def classifier_input(
     try:
         with intercepted({classifier: model.get_submodule(classifier)}, _stop):
             run(model)
-    except _Reached as reached:
-        return reached.phi
+    except Reached as reached:
+        phi: Tensor = reached.output
+        return phi
     raise RuntimeError(f"expected a pass to reach the classifier {classifier!r}, got one that did not")
-
-
-class _Reached(BaseException):
-    """Signal that a pass has reached the classifier; not an `Exception`, which a model might catch."""
-
-    def __init__(self, phi: Tensor) -> None:
-        self.phi = phi
 
 
 _SELECTED = "selected positions"
@@ -209,4 +203,4 @@ _SELECTED = "selected positions"
 
 
 def _stop(name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise _Reached(pass_through(name, forward, args, kwargs))
+    raise Reached(pass_through(name, forward, args, kwargs))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.attach.blank import Blank, BlankValueError, origins_of
-from suffice.attach.interception import intercepted
+from suffice.attach.interception import Reached, intercepted
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import Twin, is_twin
 from suffice.utils.nest import tree_flatten, tree_unflatten
@@ -167,13 +167,6 @@ class PartialPass:
     records: Mapping[str, Any]
 
 
-class _Reached(BaseException):
-    """Signal that a pass has reached its end; not an `Exception`, which a model might catch."""
-
-    def __init__(self, output: Any) -> None:
-        self.output = output
-
-
 def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None) -> PartialPass:
     """Run a model's pass with recorded outputs in place of modules.
 
@@ -195,10 +188,10 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
             phi = args[0] if args else kwargs["input"]
             if plan.selects:
                 return phi
-            raise _Reached(phi)
+            raise Reached(phi)
         output = forward(*args, **kwargs)
         if name == until:
-            raise _Reached(output)
+            raise Reached(output)
         records[key] = _own_copies(key, output, plan)
         return output
 
@@ -207,7 +200,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         with intercepted(modules, handle):
             inputs = {key: _own_copies(key, value, plan) for key, value in values.items() if is_input(key)}
             output = output_tensor(call(model, inputs_of(inputs)))
-    except _Reached as reached:
+    except Reached as reached:
         output = reached.output
         if until is not None:
             records[key_of(until, 0)] = output
