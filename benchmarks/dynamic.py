@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.budget.policy import Policy
-from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
+from suffice.budget.thresholds.families import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration.calibrated import Calibrated
 from suffice.evaluation import LADDER
 from suffice.network import ExitNetwork

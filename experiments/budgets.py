@@ -19,9 +19,9 @@ import torch
 
 import suffice
 from suffice.calibration.calibrated import Calibrated
-from suffice.data.images import Images
 from suffice.data.sources import digits
 from suffice.data.sources.digits import Digits
+from suffice.data.splits.images import Images
 from suffice.reproduce import ledger
 from suffice.training.config import SGDConfig
 from suffice.training.loop import train

@@ -22,8 +22,8 @@ import suffice
 from suffice.budget import drift
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
-from suffice.data.images import Images
 from suffice.data.sources import digits
+from suffice.data.splits.images import Images
 from suffice.reproduce import ledger, markdown
 from suffice.training.config import SGDConfig
 from suffice.training.loop import train

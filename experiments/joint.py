@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import suffice
+from suffice.data.splits.tables import TableSplit
 from suffice.data.store import lookup
-from suffice.data.tables import TableSplit
 from suffice.reproduce import ledger
 from suffice.reproduce.markdown import spread
 from suffice.variation.learning import agreement

@@ -27,7 +27,7 @@ import suffice
 from suffice import metrics
 from suffice.calibration import density
 from suffice.data.augment import Crop
-from suffice.data.images import Images
+from suffice.data.splits.images import Images
 from suffice.network import ExitNetwork
 from suffice.reproduce import ledger, markdown
 from suffice.training.config import SGDConfig

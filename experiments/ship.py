@@ -14,7 +14,7 @@ import torch
 import suffice
 from suffice import evaluation
 from suffice.calibration.calibrated import Calibrated
-from suffice.data.images import ImageBatches
+from suffice.data.splits.images import ImageBatches
 from suffice.models import zoo
 from suffice.models.zoo import Pretrained
 from suffice.network import ExitNetwork

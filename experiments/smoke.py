@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from suffice import data
-from suffice.data.images import Images
+from suffice.data.splits.images import Images
 
 IMAGES = {"train": 4, "val": 2}
 """Number of images per class of each part."""

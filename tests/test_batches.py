@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from suffice.batches import peek, read, read_labeled, read_targets
-from suffice.data.images import Images
+from suffice.data.splits.images import Images
 
 MODEL = nn.Linear(2, 3)
 X, Y = torch.arange(10.0).reshape(5, 2), torch.tensor([0, 1, 2, 1, 0])

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from suffice.budget.exit_variation import fit_exit_variation as fit_exit_variation
     from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
-    from suffice.budget.run import Answer as Answer
-    from suffice.budget.run import run as run
-    from suffice.budget.stream import run_stream as run_stream
+    from suffice.budget.running.run import Answer as Answer
+    from suffice.budget.running.run import run as run
+    from suffice.budget.running.stream import run_stream as run_stream
     from suffice.calibration.calibrate import calibrate as calibrate
     from suffice.calibration.calibrated import Calibrated as Calibrated
     from suffice.network import Exit as Exit
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from suffice.variation.teachers.spreads import Variation as Variation
 
 _MODULE_OF = {
-    "Answer": "suffice.budget.run",
+    "Answer": "suffice.budget.running.run",
     "Calibrated": "suffice.calibration.calibrated",
     "EnsembleTeacher": "suffice.variation.teachers.ensemble",
     "Exit": "suffice.network",
@@ -69,8 +69,8 @@ _MODULE_OF = {
     "fit_exit_variation": "suffice.budget.exit_variation",
     "fit_variation": "suffice.variation.fitting",
     "load": "suffice.storage.artifact",
-    "run": "suffice.budget.run",
-    "run_stream": "suffice.budget.stream",
+    "run": "suffice.budget.running.run",
+    "run_stream": "suffice.budget.running.stream",
     "save": "suffice.storage.artifact",
 }
 _MODULES = {

@@ -6,7 +6,7 @@ import torch
 
 from suffice import allocate, run
 from suffice.budget import scores
-from suffice.budget.thresholds import choose, shares_of
+from suffice.budget.thresholds.families import choose, shares_of
 from tests import builders
 from tests.budget.profiles import planted
 from tests.robustness.surroundings import anywhere

@@ -11,7 +11,7 @@ import suffice
 from suffice import control_risk, run
 from suffice.budget.guarantee import count_certified, examples_needed, losses_at_levels, p_values
 from suffice.budget.policy import Promise
-from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
+from suffice.budget.thresholds.families import STEEPEST, bracket, choose, geometric, rank
 from tests import builders
 from tests.robustness.surroundings import anywhere
 

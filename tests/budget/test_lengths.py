@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import suffice
 from suffice import allocate, control_risk, cost, evaluation, run, run_stream
 from suffice.budget import scores
-from suffice.budget.thresholds import shares_of
+from suffice.budget.thresholds.families import shares_of
 from suffice.network import batch_size, join, select
 from tests import builders
 from tests.budget import ragged

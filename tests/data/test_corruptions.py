@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from suffice.data.corruptions import KINDS, corrupt, corrupt_split
-from suffice.data.images import Images
+from suffice.data.splits.images import Images
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from suffice.data import folder, from_torch, import_set, load
-from suffice.data.categories import Hashed
+from suffice.data.splits.categories import Hashed
 from suffice.data.store.dataset import StoredDataset
 from tests.data import miniatures
 

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from suffice.data import ood
-from suffice.data.images import Images
 from suffice.data.sources import catalog
+from suffice.data.splits.images import Images
 
 
 def split(shape, seed=0, **facts):

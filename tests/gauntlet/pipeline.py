@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.attach.replay import Stage
+from suffice.attach.cutting.replay import Stage
 from suffice.network import call
 from suffice.training import train
 from suffice.training.config import SGDConfig

@@ -7,8 +7,8 @@ import torch
 
 import suffice
 from suffice import evaluation
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.reproduce.early_exit import msdnet_training
 from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment
 from suffice.storage.fingerprint import fingerprint

@@ -70,7 +70,7 @@ def test_the_correlation_is_that_of_the_analysis_of_variance():
 
 
 def test_a_training_split_that_is_stored_by_class_is_trained_in_random_order():
-    from suffice.data.images import Images
+    from suffice.data.splits.images import Images
 
     pixels = torch.rand(200, 1, 8, 8)
     split = Images(pixels, torch.arange(200) // 20, training=True)

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.attach import contract, cutting
-from suffice.attach.cutting import Cut
-from suffice.attach.masks import Reading, UnmarkedError, WithMask, has_channels_first, read_tokens
+from suffice.attach import contract
+from suffice.attach.cutting import ways
+from suffice.attach.cutting.ways import Cut
+from suffice.attach.masks import Reading, WithMask
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
+from suffice.attach.reading import UnmarkedError, has_channels_first, read_tokens
 from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
@@ -155,7 +157,7 @@ def _attached(
         return _cut_in_turn(model, at, whole, example, pooling, freeze)
     if at and all(isinstance(place, nn.Module) for place in at):
         reading = _reading(model, stage, example, pooling)
-        return _checked(cutting.as_given(at, head, stage.selects), whole, head, example, pooling, reading)
+        return _checked(ways.as_given(at, head, stage.selects), whole, head, example, pooling, reading)
     raise TypeError(f"expected names of modules, or the stages as modules, got at={at!r}")
 
 
@@ -166,11 +168,11 @@ def _cut_in_turn(
     """Return the first network that reproduces the model: from a trace, or by running its code again."""
     stage = whole.stages[0]
     assert isinstance(stage, UpToClassifier)
-    cutting.check_names(model, at)
+    ways.check_names(model, at)
     head, reading = whole.exit(0).classifier, _reading(model, stage, example, pooling)
     if not stage.selects:
         try:
-            cut = cutting.by_trace(model, at, stage, example, freeze)
+            cut = ways.by_trace(model, at, stage, example, freeze)
             keys = example if isinstance(example, Mapping) else None
             cut = replace(cut, stages=[SameInputs(cut.stages[0], keys), *cut.stages[1:]])
             return _checked(cut, whole, head, example, pooling, reading)
@@ -180,9 +182,9 @@ def _cut_in_turn(
     elif not freeze:
         raise ValueError(
             "expected freeze=True for a model that selects positions from its classifier's output, got False; train "
-            f"the exits alone, or {cutting.PASS_STAGES}"
+            f"the exits alone, or {ways.PASS_STAGES}"
         )
-    return _checked(cutting.by_replay(model, at, stage, example), whole, head, example, pooling, reading)
+    return _checked(ways.by_replay(model, at, stage, example), whole, head, example, pooling, reading)
 
 
 def _reading(model: nn.Module, whole: UpToClassifier, example: State, pooling: object) -> Reading:

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from suffice import batches
 from suffice.batches import Loader
-from suffice.budget import optimal, thresholds, walk
 from suffice.budget import scores as scoring
+from suffice.budget import walk
 from suffice.budget.coin import hash_to_unit
-from suffice.budget.mixture import TOLERANCE, mix
 from suffice.budget.policy import Policy
 from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
-from suffice.budget.thresholds import choose, shares_of
+from suffice.budget.thresholds import families, optimal
+from suffice.budget.thresholds.families import choose, shares_of
+from suffice.budget.thresholds.mixture import TOLERANCE, mix
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
 from suffice.utils.modes import default_modes
@@ -188,10 +189,10 @@ def _score_examples(calibrated: Calibrated, loader: Loader, score: AnyScore) -> 
 
 def _bracketing_thresholds(scored: ScoredExamples, method: Method, mean_cost: MeanCost, budget: float) -> list[Tensor]:
     """Return the thresholds on either side of the budget, the cheaper ones first."""
-    ranked = thresholds.rank(scored.scores)
+    ranked = families.rank(scored.scores)
     num_exits = len(ranked)
     if method == "geometric":
-        family, ends = thresholds.geometric(ranked, num_exits), (-thresholds.STEEPEST, thresholds.STEEPEST)
+        family, ends = families.geometric(ranked, num_exits), (-families.STEEPEST, families.STEEPEST)
     else:
         chances = torch.stack(scored.chances)
         if bool(chances.isnan().any()):
@@ -202,7 +203,7 @@ def _bracketing_thresholds(scored: ScoredExamples, method: Method, mean_cost: Me
     def realized_cost(values: Tensor) -> float:
         return mean_cost(choose(scored.scores, values))
 
-    return thresholds.bracket(family, realized_cost, budget, ends)
+    return families.bracket(family, realized_cost, budget, ends)
 
 
 def _per_example(mean_cost: MeanCost, scored: ScoredExamples) -> Tensor:

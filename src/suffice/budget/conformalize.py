@@ -10,7 +10,7 @@ from torch import Tensor
 from suffice.batches import Loader
 from suffice.budget.coin import hash_to_unit
 from suffice.budget.policy import Policy
-from suffice.budget.run import check_policy, run
+from suffice.budget.running.run import check_policy, run
 from suffice.budget.sets import METHODS, Method, SetRule, check_coverage, check_method, examples_needed, quantile
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from suffice.budget.policy import Policy
-from suffice.budget.run import Answer
-from suffice.budget.thresholds import cut, nearest_cut, rank
+from suffice.budget.running.run import Answer
+from suffice.budget.thresholds.families import cut, nearest_cut, rank
 
 
 @dataclass(frozen=True)

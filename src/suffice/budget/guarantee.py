@@ -29,7 +29,7 @@ from suffice.budget import walk
 from suffice.budget.policy import Policy, Promise
 from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
-from suffice.budget.thresholds import choose, shares_of
+from suffice.budget.thresholds.families import choose, shares_of
 from suffice.budget.walk import Visit
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated

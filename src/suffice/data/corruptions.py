@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from suffice.data import augment
-from suffice.data.images import Images
+from suffice.data.splits.images import Images
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
 

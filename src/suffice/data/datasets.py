@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from suffice.data import splits, tables
 from suffice.data.augment import Augment
-from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.encoded import EncodedImages
 from suffice.data.formats.images import folders, packing
 from suffice.data.formats.images.encoded_files import EncodedSource, ImageFiles
-from suffice.data.images import Images, moments
 from suffice.data.sources import catalog, cifar, digits, tiny_imagenet
-from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
+from suffice.data.splits import assignment
+from suffice.data.splits.assignment import TEST, TRAIN, VALIDATION, DataSet, Size
+from suffice.data.splits.categories import Hashed, Vocabulary
+from suffice.data.splits.encoded import EncodedImages
+from suffice.data.splits.images import Images, moments
+from suffice.data.splits.tables import Columns, TableSplit, learn_vocabulary
 from suffice.data.store import lookup
 from suffice.data.store.bad_records import BadRecords
 from suffice.data.store.dataset import Array, StoredDataset
-from suffice.data.tables import Columns, TableSplit
 
 _AUGMENT: dict[str, Augment] = {
     "cifar10": cifar.AUGMENT,
@@ -139,8 +139,8 @@ def folder(
     parts = {part: _encoded_part(ImageFiles(images.paths), images.labels, choices) for part, images in listings.items()}
     labels = listings[_part_to_split(listings)].labels
     sizes = _checked_sizes(str(path), "test" in listings, {}, validation, test)
-    split = splits.random_split(labels, len(labels), *sizes, seed)
-    return _make_splits(str(path), parts, split, splits.fingerprint(split), tuple(classes))
+    split = assignment.random_split(labels, len(labels), *sizes, seed)
+    return _make_splits(str(path), parts, split, assignment.fingerprint(split), tuple(classes))
 
 
 def _check_choices(name: str, choices: Iterable[str], allowed: Sequence[str]) -> None:
@@ -172,8 +172,8 @@ def _assign_rows(
     rows = stored.manifest["parts"][_part_to_split(stored.manifest["parts"])]
     if stored.manifest.get("order") == "time":
         key = f"time-{sizes[0]}-{sizes[1]}"
-        return splits.load_or_compute(stored, key, lambda: splits.time_ordered_split(rows, *sizes))
-    return splits.load_or_compute(stored, key, lambda: splits.random_split(labels(), rows, *sizes, seed))
+        return assignment.load_or_compute(stored, key, lambda: assignment.time_ordered_split(rows, *sizes))
+    return assignment.load_or_compute(stored, key, lambda: assignment.random_split(labels(), rows, *sizes, seed))
 
 
 def _load_images(
@@ -241,7 +241,7 @@ def _load_table(
     encoding: Hashed | Vocabulary = hashed
     if categories == "vocabulary":
         cache_key = f"vocabulary-{min_frequency}-{digest[:16]}"
-        arrays = stored.derived(cache_key, lambda: tables.learn_vocabulary(train, min_frequency).arrays())
+        arrays = stored.derived(cache_key, lambda: learn_vocabulary(train, min_frequency).arrays())
         encoding = Vocabulary.from_arrays(arrays)
     train = replace(train, encoding=encoding, refuse=unknown == "refuse")
     validation, test = (replace(train, which=which) for which in (VALIDATION, TEST))

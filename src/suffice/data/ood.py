@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from suffice.data.images import Images
+from suffice.data.splits.images import Images
 
 PAIRS = {
     "cifar10": ("cifar100", "tiny-imagenet", "emnist-letters"),

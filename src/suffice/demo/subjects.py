@@ -9,8 +9,8 @@ from torch import Tensor
 
 import suffice
 from suffice import data
-from suffice.data.images import Images
 from suffice.data.sources import digits as handwritten
+from suffice.data.splits.images import Images
 from suffice.network import ExitNetwork
 from suffice.training.config import SGDConfig
 from suffice.training.loop import train

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from suffice.batches import Loader
 from suffice.budget.policy import Policy
-from suffice.budget.run import run
+from suffice.budget.running.run import run
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from suffice import metrics
-from suffice.budget.thresholds import choose, geometric_shares, rank, thresholds_for
+from suffice.budget.thresholds.families import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration.calibrated import Calibrated
 from suffice.evaluation.outcomes import Outcome
 from suffice.prediction import concatenate

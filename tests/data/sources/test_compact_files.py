@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from suffice.data import import_set, load
-from suffice.data.images import Images, moments
+from suffice.data.splits.images import Images, moments
 
 FOLDER = os.environ.get("SUFFICE_COMPACT_DATA")
 

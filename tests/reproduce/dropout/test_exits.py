@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.reproduce.dropout import exits
 from suffice.reproduce.ledger import Ledger
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 
 
 def images(count, seed):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from suffice import cost
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.evaluation import cached
 from suffice.reproduce.early_exit import lite0, measurements
 from suffice.reproduce.early_exit.measurements import AblationStudy

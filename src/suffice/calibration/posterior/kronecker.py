@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from suffice.calibration.posterior.basis import leading_directions
-from suffice.calibration.posterior.compression import widest_window
+from suffice.calibration.posterior.compression import leading_directions, widest_window
 from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, root, standard_normal_like

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from suffice.calibration.posterior import sketch as sketches
-from suffice.calibration.posterior.basis import leading_directions
+from suffice.calibration.posterior.compression import leading_directions
 from suffice.calibration.posterior.curvature import CurvatureFn, softmax
 from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, root, standard_normal_like

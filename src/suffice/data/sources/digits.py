@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.data import splits
 from suffice.data.augment import Crop, shift
-from suffice.data.images import Images
-from suffice.data.splits import DataSet, Size
+from suffice.data.splits import assignment
+from suffice.data.splits.assignment import DataSet, Size
+from suffice.data.splits.images import Images
 
 NAME = "digits"
 """Name by which the set is loaded; it is in every installation, and never stored."""
@@ -54,7 +54,7 @@ def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 /
 
     images, labels = all_images()
     index = torch.arange(len(labels)).numpy()
-    validation, test = (splits.row_count(len(labels), size) for size in (validation, test))
+    validation, test = (assignment.row_count(len(labels), size) for size in (validation, test))
     train_rows, held_out = train_test_split(
         index, test_size=validation + test, stratify=labels, random_state=seed, shuffle=True
     )
@@ -67,14 +67,14 @@ def load(seed: int, validation: Size = 400, test: Size = 600, share: float = 1 /
         return Images(perturb(images[rows], perturbed, generator=generator), labels[rows])
 
     assigned = np.zeros(len(labels), dtype=np.uint8)
-    assigned[validation_rows], assigned[test_rows] = splits.VALIDATION, splits.TEST
+    assigned[validation_rows], assigned[test_rows] = assignment.VALIDATION, assignment.TEST
     return DataSet(
         name=NAME,
         train=replace(make_split(train_rows, 0.0), augment=Crop(padding=1), training=True),
         validation=make_split(validation_rows, share),
         test=make_split(test_rows, share),
         classes=tuple("0123456789"),
-        split=splits.fingerprint(assigned),
+        split=assignment.fingerprint(assigned),
     )
 
 

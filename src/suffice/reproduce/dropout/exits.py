@@ -14,8 +14,8 @@ import torch
 
 import suffice
 from suffice import data, evaluation, metrics
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.evaluation import ranking
 from suffice.reproduce import ledger
 from suffice.reproduce.dropout.letters import CLASSES, SOURCE

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from suffice import data, metrics
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.reproduce.dropout import measurements
 from suffice.reproduce.dropout.measurements import DropoutRates, Task
 from suffice.utils.progress import ProgressCallback

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 import suffice
 from suffice import data, metrics
-from suffice.data.tables import TableSplit
+from suffice.data.splits.tables import TableSplit
 from suffice.network import ExitNetwork, State, select
 from suffice.reproduce.dropout import measurements
 from suffice.reproduce.dropout.measurements import ROWS, DropoutRates, Task

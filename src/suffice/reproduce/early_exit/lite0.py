@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate
 
 import suffice
 from suffice import cost, data
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.evaluation import cached
 from suffice.evaluation.ablation import AblationStudy
 from suffice.network import ExitNetwork

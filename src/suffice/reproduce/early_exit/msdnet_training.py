@@ -16,9 +16,9 @@ import torch
 
 import suffice
 from suffice import data
-from suffice.data.encoded import EncodedImages
-from suffice.data.images import Images
-from suffice.data.splits import DataSet
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.encoded import EncodedImages
+from suffice.data.splits.images import Images
 from suffice.network import ExitNetwork
 from suffice.reproduce.ledger import check_match, write
 from suffice.storage import reading

@@ -15,9 +15,9 @@ import torch
 import suffice
 from suffice import cost, data
 from suffice.data import corruptions
-from suffice.data.encoded import EncodedImages
-from suffice.data.images import Images
 from suffice.data.ood import PAIRS, match_format
+from suffice.data.splits.encoded import EncodedImages
+from suffice.data.splits.images import Images
 from suffice.data.store import lookup
 from suffice.evaluation import ablation, cached
 from suffice.evaluation.ablation import AblationStudy

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from suffice.attach.blank import Blank, BlankValueError, origins_of
+from suffice.attach.cutting.blank import Blank, BlankValueError, origins_of
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from suffice.budget.policy import Policy
-from suffice.budget.pool import Pool
 from suffice.budget.prices import price
-from suffice.budget.run import Answer, advance, bucket_for, check_policy, enter, in_order
+from suffice.budget.running.pool import Pool
+from suffice.budget.running.run import Answer, advance, bucket_for, check_policy, enter, in_order
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.inputs import prepare

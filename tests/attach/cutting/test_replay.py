@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import suffice
-from suffice.attach.replay import Stage
+from suffice.attach.cutting.replay import Stage
 from suffice.network import select
 from suffice.training import train
 from tests.robustness.lookalikes import CLASSES

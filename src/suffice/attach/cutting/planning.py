@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.blank import Blank, BlankValueError, origins_of
+from suffice.attach.cutting.blank import Blank, BlankValueError, origins_of
+from suffice.attach.cutting.plan import Layout, Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key
+from suffice.attach.cutting.replay import run
 from suffice.attach.interception import intercepted
-from suffice.attach.replay import Layout, Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key, run
 from suffice.network import State, call
 from suffice.twin import inference
 from suffice.utils.nest import tree_flatten, tree_leaves, tree_map_only, tree_unflatten

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suffice.budget.thresholds import (
+from suffice.budget.thresholds.families import (
     STEEPEST,
     bracket,
     choose,

@@ -2,7 +2,7 @@ import torch
 
 from suffice.batches import read_labeled
 from suffice.data import augment
-from suffice.data.images import Images, moments
+from suffice.data.splits.images import Images, moments
 from tests.builders import identity_network
 
 

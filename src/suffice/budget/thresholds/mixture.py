@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from suffice.budget.thresholds import choose
+from suffice.budget.thresholds.families import choose
 
 TOLERANCE = 0.005
 """Relative distance of the mean validation cost from the budget up to which no mixture and no warning is made."""

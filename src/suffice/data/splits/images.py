@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from suffice.data import order
 from suffice.data.augment import Augment
+from suffice.data.splits import order
 from suffice.data.store.dataset import Array
 
 
@@ -110,7 +110,7 @@ class ImageBatches:
         split: The images.
         size: Images in a batch.
         device: Device of the batches.
-        shuffle: Whether the order is random (`suffice.data.order`), not that of the split.
+        shuffle: Whether the order is random (`suffice.data.splits.order`), not that of the split.
     """
 
     split: Images

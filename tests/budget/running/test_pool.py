@@ -1,7 +1,7 @@
 import torch
 
 from suffice.budget import walk
-from suffice.budget.pool import Pool
+from suffice.budget.running.pool import Pool
 from tests import builders
 
 CALIBRATED = builders.untuned(builders.network(), builders.inputs(20))

@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from suffice.data import folder, from_torch, order
-from suffice.data.categories import Hashed
-from suffice.data.images import Images
+from suffice.data import folder, from_torch
 from suffice.data.sources import digits
-from suffice.data.tables import Columns, TableSplit
+from suffice.data.splits import order
+from suffice.data.splits.categories import Hashed
+from suffice.data.splits.images import Images
+from suffice.data.splits.tables import Columns, TableSplit
 from tests.data import miniatures
 
 

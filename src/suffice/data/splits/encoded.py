@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.data import order
 from suffice.data.formats.images import crops
 from suffice.data.formats.images.encoded_files import EncodedSource
+from suffice.data.splits import order
 from suffice.data.store.dataset import Array
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -86,7 +86,7 @@ class EncodedBatches:
         size: Images in a batch.
         device: Device of the batches.
         shuffle: Whether the order is random, not that of the split.
-        generator: Randomness of order and augmentation; None: the order of `suffice.data.order`, not augmented.
+        generator: Randomness of order and augmentation; None: the order of `suffice.data.splits.order`, not augmented.
     """
 
     split: EncodedImages

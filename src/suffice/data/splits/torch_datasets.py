@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from suffice.data import order, splits
-from suffice.data.splits import TEST, TRAIN, VALIDATION, DataSet, Size
+from suffice.data.splits import assignment, order
+from suffice.data.splits.assignment import TEST, TRAIN, VALIDATION, DataSet, Size
 from suffice.data.store.dataset import Array
 
 
@@ -98,13 +98,13 @@ def from_torch(
     held_out = 0 if test is not None else 0.1 if test_size is None else test_size
     count = len(train)  # type: ignore[arg-type]
     classes = None if labels is None else _classes(labels, count)
-    split = splits.random_split(classes, count, validation, held_out, seed)
+    split = assignment.random_split(classes, count, validation, held_out, seed)
 
     def select(which: int) -> Examples:
         return Examples(train, np.flatnonzero(split == which).tolist(), workers, training=which == TRAIN)
 
     tested = select(TEST) if test is None else Examples(test, range(len(test)), workers)  # type: ignore[arg-type]
-    return DataSet("torch", select(TRAIN), select(VALIDATION), tested, (), splits.fingerprint(split))
+    return DataSet("torch", select(TRAIN), select(VALIDATION), tested, (), assignment.fingerprint(split))
 
 
 def _classes(labels: Tensor | Array | Sequence[Any], count: int) -> Array:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suffice.budget.optimal import best_thresholds, most_accurate, price_range
-from suffice.budget.thresholds import STEEPEST, bracket, choose, geometric, rank
+from suffice.budget.thresholds.families import STEEPEST, bracket, choose, geometric, rank
+from suffice.budget.thresholds.optimal import best_thresholds, most_accurate, price_range
 
 PRICES = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from suffice.budget.mixture import TOLERANCE, mix
-from suffice.budget.thresholds import choose
+from suffice.budget.thresholds.families import choose
+from suffice.budget.thresholds.mixture import TOLERANCE, mix
 
 COSTS = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
 

@@ -1,7 +1,7 @@
 """Ways to cut a model's pass into stages: from a trace of it, by running it again, or as given by the user.
 
 A trace is tried first. It cannot follow all Python code, and then each stage runs the model's own code again
-(`suffice.attach.replay`), which costs what lies between the modules.
+(`suffice.attach.cutting.replay`), which costs what lies between the modules.
 """
 
 import difflib
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from suffice.attach import planning, replay
+from suffice.attach.cutting import planning, replay
+from suffice.attach.cutting.tracer import SIZES, Call, describe
+from suffice.attach.cutting.tracing import CutError, Trace, is_batched
 from suffice.attach.plain import UpToClassifier, classifier_input
-from suffice.attach.tracer import SIZES, Call, describe
-from suffice.attach.tracing import CutError, Trace, is_batched
 from suffice.network import State, batch_size, select
 from suffice.utils.nest import tree_leaves
 from suffice.utils.randomness import draw_from

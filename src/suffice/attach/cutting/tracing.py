@@ -1,8 +1,8 @@
 """The graph of a model's forward pass, cut into stages.
 
-The graph is traced with two batches, of two and of three examples (`suffice.attach.tracer`). Comparing their shapes
-separates the values that have the examples as their first dimension, which travel in the state, from those that do not
-depend on the batch, which each stage computes again.
+The graph is traced with two batches, of two and of three examples (`suffice.attach.cutting.tracer`). Comparing their
+shapes separates the values that have the examples as their first dimension, which travel in the state, from those that
+do not depend on the batch, which each stage computes again.
 """
 
 import random
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from suffice.attach.tracer import (
+from suffice.attach.cutting.tracer import (
     SIZES,
     Call,
     RandomNumbers,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from suffice.data import encoded, folder, import_set, load
+from suffice.data import folder, import_set, load
 from suffice.data.formats.images import decoding
+from suffice.data.splits import encoded
 from tests.data import miniatures
 
 

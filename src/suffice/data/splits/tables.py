@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.data import categories, order
-from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.splits import TRAIN
+from suffice.data.splits import categories, order
+from suffice.data.splits.assignment import TRAIN
+from suffice.data.splits.categories import Hashed, Vocabulary
 from suffice.data.store.dataset import Array, StoredParquet
 
 Batch = dict[str, Tensor]
@@ -167,7 +167,7 @@ class TableBatches:
         size: Rows in a batch.
         device: Device of the batches.
         generator: Randomness of the order, new in each pass; "fixed" for the same order in each pass
-            (`suffice.data.order`); None: in order.
+            (`suffice.data.splits.order`); None: in order.
         block: Number of row groups that are shuffled together.
     """
 

@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from suffice.data import categories
-from suffice.data.categories import Hashed, Vocabulary
-from suffice.data.tables import Columns, TableSplit
+from suffice.data.splits import categories
+from suffice.data.splits.categories import Hashed, Vocabulary
+from suffice.data.splits.tables import Columns, TableSplit
 
 
 @pytest.fixture

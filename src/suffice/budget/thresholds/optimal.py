@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from suffice.budget.thresholds import Family, Ranked, cut
+from suffice.budget.thresholds.families import Family, Ranked, cut
 
 _SWEEPS = 20
 """Greatest number of rounds over the thresholds; a few are usual."""

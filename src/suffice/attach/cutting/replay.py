@@ -1,0 +1,144 @@
+"""Stages without a trace: the model's own forward pass runs again, with outputs recorded earlier in place of modules.
+
+    stage k   the pass from its beginning; modules that ran before cut k − 1 return what they returned then, for the
+              rows that are still in flight; the pass ends behind cut k, or before the classifier
+    state     the outputs that later stages read, and the shapes of all others (`suffice.attach.cutting.blank`)
+
+What lies between modules (masks, shapes, conditions) is computed again by each stage, and is cheap. So a model may use
+any control flow of Python, caches, plain values, and modules made in its forward pass.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from suffice.attach.cutting.blank import BlankValueError, origins_of
+from suffice.attach.cutting.packing import pack, raise_missing, unpack
+from suffice.attach.cutting.plan import Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key
+from suffice.attach.interception import Reached, intercepted
+from suffice.network import State, batch_size, call, output_tensor
+from suffice.twin import Twin, is_twin
+from suffice.utils.nest import tree_flatten, tree_unflatten
+
+TAP = "output"
+"""Key in a state of the tensor that its exit reads."""
+
+
+class Stage(nn.Module):
+    """Part of a model's pass, between two cuts.
+
+    The first stage holds the model as a submodule; the others refer to the same one, so that a network has each weight
+    once.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, k: int) -> None:
+        super().__init__()
+        self.plan, self.k = plan, k
+        self._reference: tuple[nn.Module, ...] = ()
+        if k == 0:
+            self.model = model
+        else:
+            self._reference = (model,)
+
+    def forward(self, state: State) -> State:
+        """Return the state behind the stage, or the features φ (N, D) of the last one."""
+        model = self._reference[0] if self._reference else self.model
+        if is_twin(model):
+            return self._run(model, state)
+        with Twin(model, evaluation=False).running() as twin:
+            return self._run(twin, state)
+
+    def _run(self, model: nn.Module, state: State) -> State:
+        if self.k == 0:
+            values = input_values(state)
+            examples = batch_size(state)
+        else:
+            examples, device = len(state[TAP]), state[TAP].device
+            values = unpack(state["kept"], state["outlines"], self.plan.layouts, examples, device)
+        until = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else None
+        try:
+            result = run(model, self.plan, values, until)
+        except BlankValueError as error:
+            raise_missing(error.origins)
+        if until is None:
+            missing = origins_of(result.output)
+            if missing:
+                raise_missing(missing)
+            return result.output
+        kept, outlines = pack({**values, **result.records}, self.plan, self.k, examples)
+        return {TAP: first_tensor(result.output), "kept": kept, "outlines": outlines}
+
+    def extra_repr(self) -> str:
+        """Return the modules between which the stage lies."""
+        begin = self.plan.cuts[self.k - 1] if self.k else "inputs"
+        end = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else self.plan.classifier
+        return f"from {begin!r} to {end!r}"
+
+
+@dataclass(frozen=True)
+class PartialPass:
+    """Part of a pass.
+
+    Attributes:
+        output: Output of the module at its end, or the features φ (N, D).
+        records: Outputs of the watched modules by key, in order of completion.
+    """
+
+    output: Any
+    records: Mapping[str, Any]
+
+
+def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None) -> PartialPass:
+    """Run a model's pass with recorded outputs in place of modules.
+
+    Args:
+        model: Twin of the model.
+        plan: Places to watch.
+        values: Inputs and outputs by key; a module whose output is among them does not run.
+        until: Name of the module behind which the pass ends; None ends it before the classifier.
+    """
+    records: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
+
+    def handle(name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = key_of(name, counts[name])
+        counts[name] += 1
+        if key in values:
+            return _own_copies(key, values[key], plan)
+        if name == plan.classifier:
+            phi = args[0] if args else kwargs["input"]
+            if plan.selects:
+                return phi
+            raise Reached(phi)
+        output = forward(*args, **kwargs)
+        if name == until:
+            raise Reached(output)
+        records[key] = _own_copies(key, output, plan)
+        return output
+
+    modules = {name: model.get_submodule(name) for name in plan.watched}
+    try:
+        with intercepted(modules, handle):
+            inputs = {key: _own_copies(key, value, plan) for key, value in values.items() if is_input(key)}
+            output = output_tensor(call(model, inputs_of(inputs)))
+    except Reached as reached:
+        output = reached.output
+        if until is not None:
+            records[key_of(until, 0)] = output
+        return PartialPass(output, records)
+    if until is not None or not plan.selects:
+        raise RuntimeError(f"expected a pass to reach {until or plan.classifier!r}, got one that did not")
+    return PartialPass(output, records)
+
+
+def _own_copies(key: str, nest: Any, plan: Plan) -> Any:
+    """Return a nest with copies of the tensors that the model writes into, so that a state keeps the first values."""
+    leaves, structure = tree_flatten(nest)
+    copies = [
+        leaf.clone() if isinstance(leaf, Tensor) and leaf_key(key, i) in plan.written else leaf
+        for i, leaf in enumerate(leaves)
+    ]
+    return tree_unflatten(copies, structure)

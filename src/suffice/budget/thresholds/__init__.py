@@ -1,0 +1,1 @@
+"""Thresholds per exit from the scores of validation data, as pure functions."""
