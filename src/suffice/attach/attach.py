@@ -25,6 +25,7 @@ from suffice.attach.reading import UnmarkedError, has_channels_first, read_token
 from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
+from suffice.utils.arguments import flag
 from suffice.utils.modes import default_modes
 from suffice.utils.nest import tree_map_only
 
@@ -151,8 +152,11 @@ def _attached(
     freeze: bool,
 ) -> ExitNetwork:  # fmt: skip
     """Cut the model at the named modules, or take the given stages, and add exits."""
+    flag("freeze", freeze)
     stage, head = whole.stages[0], whole.exit(0).classifier
     assert isinstance(stage, UpToClassifier)
+    if not isinstance(at, Iterable):
+        raise TypeError(f"expected names of modules, or the stages as modules, got at={at!r}")
     if at and all(isinstance(place, str) for place in at):
         return _cut_in_turn(model, at, whole, example, pooling, freeze)
     if at and all(isinstance(place, nn.Module) for place in at):

@@ -21,6 +21,7 @@ from suffice.budget.thresholds.families import choose, shares_of
 from suffice.budget.thresholds.mixture import TOLERANCE, mix
 from suffice.calibration.calibrated import Calibrated
 from suffice.cost import Profile
+from suffice.utils import arguments
 from suffice.utils.modes import default_modes
 
 Unit = Literal["fraction", "macs", "ms"]
@@ -123,7 +124,10 @@ class ScoredExamples:
 
 
 def _check(budget: float, unit: str, method: str, profile: Profile | None) -> None:
-    """Raise a ValueError for arguments that are invalid for any data."""
+    """Raise an error for arguments that are invalid for any data."""
+    arguments.number("budget", budget)
+    if profile is not None and not isinstance(profile, Profile):
+        raise TypeError(f"expected a profile of suffice.cost.profile, got {profile!r}")
     if unit not in get_args(Unit):
         raise ValueError(f"expected unit to be one of {get_args(Unit)}, got {unit!r}")
     if unit == "ms" and profile is None:

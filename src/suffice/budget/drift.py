@@ -16,6 +16,7 @@ from torch import Tensor
 from suffice.budget.policy import Policy
 from suffice.budget.running.run import Answer
 from suffice.budget.thresholds.families import cut, nearest_cut, rank
+from suffice.utils import arguments
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,12 @@ def track(policy: Policy, window: int = 500, min_scores: int = 50) -> Tracker:
         min_scores: Number of scores from which the running threshold of an exit is used, at most W.
 
     Raises:
+        TypeError: If the arguments are not a policy and whole numbers.
         ValueError: Unless 1 ≤ min_scores ≤ window, and for a policy with a guaranteed loss, which would no longer hold.
     """
-    if not 1 <= min_scores <= window:
+    if not isinstance(policy, Policy):
+        raise TypeError(f"expected a policy of suffice.allocate, got {type(policy).__name__}")
+    if not 1 <= arguments.whole("min_scores", min_scores, least=0) <= arguments.whole("window", window):
         raise ValueError(f"expected 1 ≤ min_scores ≤ window, got min_scores={min_scores} and window={window}")
     if policy.promise is not None:
         raise ValueError(

@@ -33,6 +33,7 @@ from suffice.budget.thresholds.families import choose, shares_of
 from suffice.budget.walk import Visit
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
+from suffice.utils import arguments
 from suffice.utils.modes import default_modes
 
 RiskLoss = Literal["accuracy", "brier", "agreement"]
@@ -268,10 +269,10 @@ def _candidate_levels(
 
 
 def _check(max_loss: float, confidence: float | None, loss: str) -> None:
-    """Raise a ValueError for a choice outside its range."""
+    """Raise a TypeError for a choice of another kind, and a ValueError for one outside its range."""
     if loss not in get_args(RiskLoss):
         raise ValueError(f"expected loss to be one of {get_args(RiskLoss)}, got {loss!r}")
-    if not 0 < max_loss < 1:
+    if not 0 < arguments.number("max_loss", max_loss) < 1:
         raise ValueError(f"expected a max_loss between 0 and 1, got {max_loss}")
-    if confidence is not None and not 0 < confidence < 1:
+    if confidence is not None and not 0 < arguments.number("confidence", confidence, "a number or None") < 1:
         raise ValueError(f"expected a confidence between 0 and 1, or None, got {confidence}")

@@ -25,7 +25,7 @@ from torch import Tensor
 from suffice.budget.coin import redraw
 from suffice.storage.parts import INSIDE, NOT_NEGATIVE, Parts
 from suffice.storage.serializable import Serializable
-from suffice.utils import checks
+from suffice.utils import arguments, checks
 
 Method = Literal["lac", "aps", "raps", "interval"]
 
@@ -230,8 +230,8 @@ def _scale(prediction: Any) -> Tensor:
 
 
 def check_coverage(coverage: float) -> None:
-    """Raise a ValueError unless a coverage is between 0 and 1."""
-    if isinstance(coverage, str) or not 0 < coverage < 1:
+    """Raise an error unless a coverage is a number between 0 and 1."""
+    if not 0 < arguments.number("a coverage", coverage, "a number between 0 and 1") < 1:
         raise ValueError(f"expected a coverage between 0 and 1, got {coverage!r}; 0.9 is 90 %")
 
 

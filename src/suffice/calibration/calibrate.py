@@ -28,6 +28,7 @@ from suffice.calibration.tuning.ranges import warn_at_edges
 from suffice.cost import Costs
 from suffice.network import ExitNetwork
 from suffice.storage.fingerprint import fingerprint
+from suffice.utils.arguments import optional_generator
 from suffice.utils.modes import default_modes
 
 _TUNE = {"validation": validation.tune, "evidence": evidence.tune, "grid": grid.tune}
@@ -99,7 +100,7 @@ def calibrate(
         A `Calibrated`, whose call returns one `Prediction` (or `Multilabel`, or `Regression`) per exit.
 
     Raises:
-        TypeError: If the network is not a module, or a loader does not iterate batches.
+        TypeError: If the network is not a module, a loader does not iterate batches, or an argument is of another kind.
         ValueError: If a loader is empty, labels are invalid for the likelihood, or inputs or features are not finite;
             if the output of a plain classifier is not that of a linear layer, or the number of outputs does not fit
             the likelihood; if a precision is not above 0; if stages or exits do not process examples independently
@@ -131,7 +132,9 @@ def calibrate(
         class_precision=class_precision,
         samples=samples,
     )
-    costs = costs and replace(costs, fixed=True)
+    optional_generator(generator)
+    if costs is not None:
+        costs = _given(costs)
     exit_network, train_batches, val_batches = _read_first(network, train_loader, val_loader, choices)
     choices.check_outputs(exit_network.num_classes)
     if val_batches is None and costs is None:
@@ -173,6 +176,13 @@ def _read_first(
             "with structure=None and a val_loader"
         )
     return *from_loader(network, train_loader), val_loader
+
+
+def _given(costs: Costs) -> Costs:
+    """Return costs that the user gives, which hold for inputs of all shapes."""
+    if not isinstance(costs, Costs):
+        raise TypeError(f"expected costs as suffice.cost.Costs, got {costs!r}; omit them, and they are counted")
+    return replace(costs, fixed=True)
 
 
 def _count_costs(network: ExitNetwork, loader: Loader) -> tuple[Costs, Loader]:

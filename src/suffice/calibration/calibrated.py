@@ -25,6 +25,7 @@ from suffice.network import ExitNetwork, State, placement
 from suffice.prediction import AnyPrediction
 from suffice.storage.fingerprint import fingerprint
 from suffice.storage.parts import INVERTIBLE, Parts, numbered
+from suffice.utils import arguments
 from suffice.utils.modes import default_modes, full_precision
 
 
@@ -119,7 +120,7 @@ class Calibrated:
         Raises:
             ValueError: If the deadline is not a positive number.
         """
-        if deadline_ms is not None and not deadline_ms > 0:
+        if deadline_ms is not None and not arguments.number("deadline_ms", deadline_ms) > 0:
             raise ValueError(f"expected a deadline above 0 milliseconds, got {deadline_ms}; omit it for no deadline")
         predictions = self._predictor.predictions(x)
         if deadline_ms is None:
@@ -261,6 +262,7 @@ class Calibrated:
             ValueError: If it has no additional class, other weights differ, or outputs are not one logit per class.
             MemoryError: If the structure would not fit.
         """
+        arguments.optional_generator(generator)
         if not self.likelihood.widens:
             raise ValueError(
                 "expected likelihood 'classification' or 'multilabel', which can add outputs, got "

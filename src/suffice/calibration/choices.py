@@ -1,6 +1,5 @@
 """Checked choices of a calibration: what is fitted, how exits predict, and what is tuned."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,6 +12,7 @@ from suffice.calibration.links import Link
 from suffice.calibration.posterior import STRUCTURES, Structure
 from suffice.calibration.posterior.kronecker import Prior
 from suffice.calibration.posterior.moments import check_samples
+from suffice.utils import arguments
 
 Tuning = Literal["validation", "evidence", "grid"]
 
@@ -22,6 +22,7 @@ class Choices:
     """Choices of one calibration. The attributes are arguments of `calibrate`, which documents them.
 
     Raises:
+        TypeError: If a choice is of another kind, such as temperature="no".
         ValueError: If a choice is unknown or does not go with the others.
     """
 
@@ -42,6 +43,8 @@ class Choices:
         self._check_prior()
         self._check_ensemble()
         check_samples(self.samples)
+        arguments.flag("temperature", self.temperature)
+        self._check_precisions()
 
     @property
     def family(self) -> type[Likelihood]:
@@ -84,12 +87,8 @@ class Choices:
             raise ValueError("expected a val_loader for ensemble_weights='tuned', got None; pass one, or 'cost'")
 
     def check_outputs(self, outputs: int) -> None:
-        """Raise a ValueError unless the likelihood and the relative precisions fit the number of outputs."""
+        """Raise a ValueError unless the likelihood and the precisions of the classes fit the number of outputs."""
         self.family.check_outputs(outputs)
-        if not 0 < self.bias_precision < math.inf:
-            raise ValueError(
-                f"expected a bias_precision above 0, relative to that of the weights, got {self.bias_precision}"
-            )
         if self.class_precision is not None:
             _check_class_precision(self.class_precision, self.family.latents(outputs))
 
@@ -120,6 +119,11 @@ class Choices:
                 f"has exactly this form, got {self.structure!r} and {self.prior!r}; omit both, or pass structure=None "
                 "for no posterior"
             )
+
+    def _check_precisions(self) -> None:
+        arguments.positive("bias_precision", self.bias_precision, "a number above 0, relative to that of the weights")
+        if self.class_precision is not None and not isinstance(self.class_precision, Tensor):
+            raise TypeError(f"expected class_precision as a tensor, got {self.class_precision!r}; pass torch.tensor(…)")
 
     def _check_ensemble(self) -> None:
         if self.ensemble == "product" and not self.family.discrete:

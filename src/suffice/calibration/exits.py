@@ -16,6 +16,7 @@ from suffice.calibration.posterior.moments import Offsets, standard_normals
 from suffice.prediction import AnyPrediction
 from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.storage.serializable import Serializable
+from suffice.utils import arguments
 
 _FLOAT32 = torch.finfo(torch.float32)
 TEMPERATURES = Range(_FLOAT32.tiny**0.5, _FLOAT32.max**0.5)
@@ -234,9 +235,11 @@ def one_per_exit(name: str, value: float | Sequence[float], num_exits: int, with
         within: Range of valid values.
 
     Raises:
+        TypeError: If a value is no number.
         ValueError: If the number of values is wrong or one is out of range.
     """
-    values = list(value) if isinstance(value, Sequence) else [value] * num_exits
-    if len(values) != num_exits or not all(within.holds(float(each)) for each in values):
+    given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value] * num_exits
+    values = [arguments.number(name, each) for each in given]
+    if len(values) != num_exits or not all(map(within.holds, values)):
         raise ValueError(f"expected a {name} above 0, or {num_exits} of them, one for each exit, {within}, got {value}")
     return values

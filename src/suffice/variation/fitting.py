@@ -25,6 +25,7 @@ from torch import nn
 from suffice import cost
 from suffice.batches import Loader
 from suffice.storage.fingerprint import fingerprint
+from suffice.utils import arguments
 from suffice.utils.modes import default_modes
 from suffice.variation import conformal
 from suffice.variation.estimator import VariationEstimator
@@ -49,6 +50,7 @@ class FitOptions:
     """Choices of a fit; each is described at `fit_variation`.
 
     Raises:
+        TypeError: For widths or epochs that are no whole numbers.
         ValueError: For another method, or for the ridge regression with `layers="auto"`.
     """
 
@@ -61,6 +63,12 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         method, layers = self.method, self.layers
+        if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
+            raise TypeError(f"expected hidden as a sequence of widths, such as (64, 64), got {self.hidden!r}")
+        for width in self.hidden:
+            arguments.whole("a width in hidden", width)
+        arguments.whole("epochs", self.epochs, least=0)
+        arguments.flag("delta", self.delta)
         if method not in ("network", "ridge") or (method == "ridge" and layers == "auto"):
             raise ValueError(f"expected method='network', or 'ridge' with named layers, got {method!r}, {layers=}")
 
@@ -120,8 +128,9 @@ def fit_variation(
         >>> output.shape, variation.shape
         (torch.Size([5, 4]), torch.Size([5]))
     """
+    options = FitOptions(layers, strengths, delta, method, hidden, epochs)
     labels = label(model, train_loader, val_loader, teacher=teacher, target=target, generator=generator)
-    return _fit(model, labels, FitOptions(layers, strengths, delta, method, hidden, epochs), generator)
+    return _fit(model, labels, options, generator)
 
 
 @default_modes()

@@ -23,6 +23,7 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.inputs import prepare
 from suffice.network import State
 from suffice.prediction import concatenate
+from suffice.utils import arguments
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
             all of them stays as it is. By default batches are not padded.
 
     Raises:
-        TypeError: If the arguments are not a calibrated network and a policy.
+        TypeError: If the arguments are not a calibrated network, a policy and batch sizes.
         ValueError: If the policy was made for another calibrated network, or logits are not finite; the message names
             their position in x.
         RuntimeError: If the multiply-adds of inputs of a new shape cannot be counted.
@@ -142,7 +143,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
     """
     check_policy(calibrated, policy)
     x = prepare(x, calibrated.network)
-    sizes, finished = sorted(buckets or ()), list[Finished]()
+    sizes, finished = check_buckets(buckets), list[Finished]()
     in_flight = enter(calibrated, policy, x)
     if len(in_flight) < (size := bucket_for(len(in_flight), sizes)) and len(in_flight):
         in_flight = in_flight.padded_to(torch.arange(len(in_flight), device=in_flight.positions.device), size)
@@ -179,6 +180,18 @@ def advance(
 def bucket_for(size: int, buckets: Sequence[int]) -> int:
     """Return the smallest of the rising `buckets` that holds `size` examples, or `size` itself if none does."""
     return next((bucket for bucket in buckets if bucket >= size), size)
+
+
+def check_buckets(buckets: Sequence[int] | None) -> list[int]:
+    """Return the sizes of padded batches in rising order.
+
+    Raises:
+        TypeError: If they are no sequence of whole numbers.
+        ValueError: If one is below 1.
+    """
+    if buckets is not None and (isinstance(buckets, str) or not isinstance(buckets, Sequence)):
+        raise TypeError(f"expected buckets as a sequence of batch sizes, such as (8, 32), got {buckets!r}")
+    return sorted(arguments.whole("a size in buckets", size) for size in buckets or ())
 
 
 def check_policy(calibrated: Calibrated, policy: Policy) -> None:

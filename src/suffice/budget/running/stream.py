@@ -6,7 +6,7 @@ Batches are returned in order, each at most a given number of batches late.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -16,11 +16,12 @@ from torch import Tensor
 from suffice.budget.policy import Policy
 from suffice.budget.prices import price
 from suffice.budget.running.pool import Pool
-from suffice.budget.running.run import Answer, advance, bucket_for, check_policy, enter, in_order
+from suffice.budget.running.run import Answer, advance, bucket_for, check_buckets, check_policy, enter, in_order
 from suffice.budget.walk import Finished, InFlight
 from suffice.calibration.calibrated import Calibrated
 from suffice.inputs import prepare
 from suffice.network import State, select
+from suffice.utils import arguments
 
 
 class StageError(RuntimeError):
@@ -88,7 +89,7 @@ def run_stream(
         An iterator of one `Served` for each batch, in order.
 
     Raises:
-        TypeError: If the arguments are not a calibrated network and a policy.
+        TypeError: If the arguments are not a calibrated network, a policy, batches and whole numbers.
         ValueError: If the policy was made for another calibrated network, or size or delay are out of range.
         RuntimeError: While iterating, if the multiply-adds of inputs of a new shape cannot be counted.
 
@@ -103,10 +104,14 @@ def run_stream(
         [60, 60, 60, 20]
     """
     check_policy(calibrated, policy)
-    if size < 1 or delay < 0:
-        raise ValueError(f"expected size of at least 1 and delay of at least 0, got {size} and {delay}")
-    pools = [Pool() for _ in calibrated.exits]
-    stream = _Stream(calibrated, policy, size, sorted({*buckets, size}) if buckets else (), pools)
+    size, delay = arguments.whole("size", size), arguments.whole("delay", delay, least=0)
+    sizes = sorted({*check_buckets(buckets), size}) if buckets else ()
+    if isinstance(batches, (Tensor, Mapping)) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"expected an iterable of batches, such as a DataLoader, got {type(batches).__name__}; pass one batch as "
+            "[x], or call suffice.run"
+        )
+    stream = _Stream(calibrated, policy, size, sizes, [Pool() for _ in calibrated.exits])
     return _serve(stream, batches, delay)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from suffice.storage.parts import Parts
 from suffice.storage.serializable import Serializable
+from suffice.utils import arguments
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def standard_normal_like(tensor: Tensor, generator: torch.Generator | None) -> T
 
 
 def check_samples(count: int) -> None:
-    """Raise a ValueError unless the number of samples is even and at least 2."""
-    if count < 2 or count % 2:
+    """Raise an error unless the number of samples is a whole number, even and at least 2."""
+    if arguments.whole("samples", count, least=0) < 2 or count % 2:
         raise ValueError(f"expected an even number of samples of at least 2, got {count}")
 
 

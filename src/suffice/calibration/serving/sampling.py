@@ -8,6 +8,7 @@ from torch import Tensor
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.posterior.moments import Moments
 from suffice.network import check_finite
+from suffice.utils import arguments
 
 ExitFeatures = tuple[CalibratedExit, Tensor, Tensor]
 """An exit with its features φ (N, D), the constant of a bias included, and its outputs (N, C) with a posterior."""
@@ -23,8 +24,8 @@ def moments(features: Iterable[ExitFeatures]) -> list[Moments]:
 
 def joint_samples(features: Iterable[ExitFeatures], samples: int, generator: torch.Generator | None) -> list[Tensor]:
     """Sample logits (N, S, C) of every exit, joint over the batch; raises a ValueError if one is not finite."""
-    if samples < 1:
-        raise ValueError(f"expected at least 1 sample, got {samples}")
+    arguments.whole("samples", samples)
+    arguments.optional_generator(generator)
     results: list[Tensor] = []
     for exit_, phi, outputs in features:
         deviations = exit_.require_posterior().joint_samples(phi, samples, generator=generator)

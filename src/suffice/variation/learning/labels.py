@@ -10,6 +10,7 @@ from suffice import batches
 from suffice.attach.determinism import check_deterministic
 from suffice.batches import Batch, Loader
 from suffice.network import State, check_finite
+from suffice.utils.arguments import optional_generator
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.spreads import LikelihoodName
 from suffice.variation.teachers.teacher import Teacher
@@ -72,6 +73,7 @@ def label(
             mode; on reading, for an empty validation loader and for a label that is not finite.
     """
     check_model_and_teacher(model, teacher)
+    optional_generator(generator)
     batches.check_loader(train_loader)
     batches.check_loader(val_loader)
     spread = Target(target)

@@ -25,7 +25,8 @@ class Target:
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in ("std", "disagreement") and not self.name.startswith("std_"):
+        named = isinstance(self.name, str)
+        if not named or (self.name not in ("std", "disagreement") and not self.name.startswith("std_")):
             raise ValueError(
                 f"expected target to be 'std', another deviation or 'disagreement', got {self.name!r}; the mutual "
                 "information of a few passes is biased, so it cannot be learned from them"

@@ -21,7 +21,7 @@ from suffice.inputs import prepare
 from suffice.network import State, batch_size, check_finite
 from suffice.storage.parts import Parts
 from suffice.twin import inference
-from suffice.utils import threads
+from suffice.utils import arguments, threads
 from suffice.utils.nest import tree_leaves, tree_map_only
 from suffice.utils.randomness import draw_from
 from suffice.variation.teachers import masks, sites, spreads
@@ -63,11 +63,10 @@ class MCDropout:
 
     def __post_init__(self) -> None:
         if self.at is not None and not isinstance(self.at, str):
-            object.__setattr__(self, "at", tuple(self.at))
+            object.__setattr__(self, "at", sites.name_patterns(self.at))
         if self.rate is not None:
             sites.check_rate(self.rate)
-        if self.passes < 2:
-            raise ValueError(f"expected at least 2 passes, got {self.passes}; a spread needs two")
+        arguments.whole("passes", self.passes, least=2)
         spreads.check_likelihood(self.likelihood)
 
     def with_passes(self, passes: int) -> "MCDropout":

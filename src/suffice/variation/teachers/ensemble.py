@@ -38,6 +38,9 @@ class EnsembleTeacher:
     likelihood: LikelihoodName = "classification"
 
     def __post_init__(self) -> None:
+        listed = isinstance(self.models, Sequence) and all(isinstance(model, nn.Module) for model in self.models)
+        if not listed and not isinstance(self.models, nn.ModuleList):
+            raise TypeError(f"expected a list of models, got {type(self.models).__name__}; pass [first, second, …]")
         if len(self.models) < 2:
             raise ValueError(f"expected at least 2 models, got {len(self.models)}; a spread needs two")
         spreads.check_likelihood(self.likelihood)

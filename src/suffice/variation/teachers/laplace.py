@@ -37,6 +37,10 @@ class LaplaceTeacher:
     likelihood: LikelihoodName = "classification"
 
     def __post_init__(self) -> None:
+        if not callable(self.samples):
+            raise TypeError(
+                f"expected a function from a batch to samples, got {self.samples!r}; pass calibrated.logit_samples"
+            )
         spreads.check_likelihood(self.likelihood)
 
     def __call__(self, model: nn.Module, x: State, *, generator: torch.Generator | None = None) -> Variation:
@@ -51,6 +55,10 @@ class LaplaceTeacher:
             check_deterministic(model, x)
             deterministic = spreads.finite_outputs(call(model, x), self.likelihood)
             samples = self.samples(x)
+        if not isinstance(samples, Tensor):
+            raise TypeError(
+                f"expected samples (S, N, C) as a tensor, got {type(samples).__name__}; pass calibrated.logit_samples"
+            )
         if samples.ndim != 3 or len(samples) < 2 or samples.shape[1:] != deterministic.shape:
             raise ValueError(
                 f"expected samples (S, {', '.join(map(str, deterministic.shape))}) with S of at least 2, got shape "

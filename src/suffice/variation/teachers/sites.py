@@ -21,6 +21,7 @@ from suffice.network import State, batch_size, call, select
 from suffice.storage.parts import INSIDE, Parts
 from suffice.twin import copy_parameters
 from suffice.twin.hooks import hooked, matching
+from suffice.utils import arguments
 from suffice.utils.draws import Draw
 from suffice.utils.nest import tree_map_only
 from suffice.variation.teachers.dropping import ATTENTION, REFUSED, Dropout, Dropping
@@ -108,14 +109,17 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
 
 def check_rate(rate: float, of: str = "") -> float:
     """Return the rate if it is in (0, 1), else raise a ValueError."""
-    if not 0 < rate < 1:
+    if not 0 < arguments.number("a dropout rate", rate) < 1:
         raise ValueError(f"expected a dropout rate in (0, 1){of}, got {rate}")
     return rate
 
 
 def name_patterns(at: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the names or patterns in the argument `at` of `MCDropout`; none for None."""
-    return () if at is None else (at,) if isinstance(at, str) else tuple(at)
+    names = () if at is None else (at,) if isinstance(at, str) else at
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"expected at as names of modules, or patterns such as 'block.*', got {at!r}")
+    return tuple(names)
 
 
 def read_names_and_rate(parts: Parts, model: nn.Module) -> tuple[str | tuple[str, ...] | None, float | None]:
