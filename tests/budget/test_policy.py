@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,35 @@ from tests.budget.profiles import planted
 
 NET = builders.network()
 X = builders.inputs(400)
+
+
+def test_a_policy_shows_costs_and_what_stops_at_each_exit():
+    calibrated = builders.untuned(NET, X)
+    policy = allocate(calibrated, [X], 0.6)
+    first, *rules = repr(policy).split("\n")
+    expected = f"{policy.expected:,.0f} multiply-adds"
+    assert first == f"Policy(confidence, budget {policy.budget:,.0f} multiply-adds, expected {expected})"
+    assert rules[0] == (
+        f"  exit 0: confidence from {float(policy.thresholds[0].sigmoid()):.4g}; "
+        f"{float(policy.shares[0]):.1%} of the validation data"
+    )
+    assert rules[-1] == f"  exit 2: what is left; {float(policy.shares[-1]):.1%} of the validation data"
+
+
+def test_a_mixed_policy_shows_both_rules_of_an_exit():
+    calibrated = builders.untuned(NET, X)
+    policy = replace(
+        allocate(calibrated, [X], 0.6, score="patience"),
+        thresholds=torch.tensor([2.0, torch.inf]),
+        alternative=torch.tensor([1.0, -torch.inf]),
+        portion=0.25,
+    )
+    rules = [line.split(";")[0] for line in repr(policy).split("\n")[1:]]
+    assert rules == [
+        "  exit 0: scores from 1 for 25.0% of the inputs, else scores from 2",
+        "  exit 1: everything for 25.0% of the inputs, else nothing",
+        "  exit 2: what is left",
+    ]
 
 
 def test_a_profile_travels_with_the_policy(tmp_path):

@@ -1,7 +1,7 @@
 """Policies: a score and a threshold per exit that decide where an example stops."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -40,7 +40,7 @@ class Promise:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy(Serializable):
     """Rule by which an example stops at the first exit whose score reaches its threshold, or at the last exit.
 
@@ -66,13 +66,42 @@ class Policy(Serializable):
     budget: float
     expected: float
     shares: Tensor
-    made_for: str = field(repr=False)
+    made_for: str
     unit: Literal["macs", "ms"] = "macs"
     alternative: Tensor | None = None
     portion: float = 0.0
     profile: Profile | None = None
     promise: Promise | None = None
     sets: SetRule | None = None
+
+    def __repr__(self) -> str:
+        """Show the costs, the guarantee, and at each exit what stops there and how much of the validation data did."""
+        score = self.score if isinstance(self.score, str) else type(self.score).__name__
+        bound = f"budget {self._cost(self.budget)}" if self.promise is None else repr(self.promise)
+        sets = "" if self.sets is None else f", sets {self.sets.method!r} with coverage {self.sets.coverage:g}"
+        lines = [f"Policy({score}, {bound}, expected {self._cost(self.expected)}{sets})"]
+        for k, share in enumerate(self.shares.tolist()):
+            rule = self._rule(k) if k < len(self.thresholds) else "what is left"
+            lines.append(f"  exit {k}: {rule}; {share:.1%} of the validation data")
+        return "\n".join(lines)
+
+    def _cost(self, cost: float) -> str:
+        return f"{cost:,.0f} multiply-adds" if self.unit == "macs" else f"{cost:.4g} ms"
+
+    def _rule(self, k: int) -> str:
+        """Describe which examples stop at exit k."""
+        if self.alternative is None or self.alternative[k] == self.thresholds[k]:
+            return self._threshold(float(self.thresholds[k]))
+        other, usual = self._threshold(float(self.alternative[k])), self._threshold(float(self.thresholds[k]))
+        return f"{other} for {self.portion:.1%} of the inputs, else {usual}"
+
+    def _threshold(self, value: float) -> str:
+        """Describe a threshold; that of the confidence as a probability, as its log-odds are hard to read."""
+        if math.isinf(value):
+            return "nothing" if value > 0 else "everything"
+        if self.score == "confidence":
+            return f"confidence from {torch.tensor(value, dtype=torch.float64).sigmoid():.4g}"
+        return f"scores from {value:.4g}"
 
     @property
     def needs_coin(self) -> bool:
