@@ -340,7 +340,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
     def test_a_precision_of_the_bias_that_is_not_above_zero_is_refused(self, beta):
-        with pytest.raises(ValueError, match=rf"a bias_precision above 0, .* got {beta}"):
+        with pytest.raises(ValueError, match=rf"expected bias_precision as a number above 0, .* got {beta}"):
             fit(builders.network(), bias_precision=beta)
 
     def test_precisions_of_classes_are_one_for_each_and_above_zero(self):

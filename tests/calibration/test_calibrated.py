@@ -79,7 +79,7 @@ def test_its_repr_has_the_choices_and_what_was_tuned_of_each_exit():
 
 
 def test_no_joint_sample_is_refused():
-    with pytest.raises(ValueError, match="at least 1 sample, got 0"):
+    with pytest.raises(ValueError, match="samples of at least 1, got 0"):
         fit().joint_samples(X, 0)
 
 

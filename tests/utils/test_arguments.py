@@ -73,6 +73,7 @@ REFUSED = [
     ("run_stream", {"delay": 1.5}, "delay as a whole number"),
     ("control_risk", {"max_loss": "x"}, "max_loss as a number"),
     ("control_risk", {"confidence": "x"}, "confidence as a number or None"),
+    ("conformalize", {"coverage": True}, "a coverage as a number between 0 and 1"),
     ("conformalize", {"coverage": "x"}, "a coverage as a number between 0 and 1"),
     ("attach_exits", {"at": 3}, "names of modules"),
     ("attach_exits", {"freeze": "no"}, "freeze=True or freeze=False"),

@@ -67,7 +67,7 @@ def track(policy: Policy, window: int = 500, min_scores: int = 50) -> Tracker:
     """
     if not isinstance(policy, Policy):
         raise TypeError(f"expected a policy of suffice.allocate, got {type(policy).__name__}")
-    if not 1 <= arguments.whole("min_scores", min_scores, least=0) <= arguments.whole("window", window):
+    if not 1 <= arguments.whole("min_scores", min_scores, None) <= arguments.whole("window", window, None):
         raise ValueError(f"expected 1 ≤ min_scores ≤ window, got min_scores={min_scores} and window={window}")
     if policy.promise is not None:
         raise ValueError(

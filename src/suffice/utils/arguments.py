@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 
-def whole(name: str, value: object, least: int = 1) -> int:
-    """Return a whole number of at least `least`.
+def whole(name: str, value: object, least: int | None = 1) -> int:
+    """Return a whole number of at least `least`, or any for None.
 
     Raises:
         TypeError: For a value that is no whole number, such as 10.0 or True.
@@ -22,7 +22,7 @@ def whole(name: str, value: object, least: int = 1) -> int:
         number = None
     if number is None or isinstance(value, bool):
         raise TypeError(f"expected {name} as a whole number, got {value!r}")
-    if number < least:
+    if least is not None and number < least:
         raise ValueError(f"expected {name} of at least {least}, got {number}")
     return number
 

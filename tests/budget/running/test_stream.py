@@ -171,8 +171,8 @@ def test_a_policy_of_another_network_and_sizes_out_of_range_are_refused_at_the_c
     with pytest.raises(ValueError, match="policy for this calibrated network"):
         run_stream(calibrated, allocate(other, [X], 0.6), [X])
     policy = allocate(calibrated, [X], 0.6)
-    for options in ({"size": 0}, {"delay": -1}):
-        with pytest.raises(ValueError, match="expected size of at least 1 and delay of at least 0"):
+    for options, expected in (({"size": 0}, "size of at least 1"), ({"delay": -1}, "delay of at least 0")):
+        with pytest.raises(ValueError, match=f"expected {expected}, got"):
             run_stream(calibrated, policy, [X], **options)
 
 

@@ -250,7 +250,7 @@ def test_inputs_may_be_a_nest_of_tensors():
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"passes": 1}, "at least 2 passes, got 1"),
+        ({"passes": 1}, "passes of at least 2, got 1"),
         ({"rate": 0.0}, r"rate in \(0, 1\), got 0.0"),
         ({"rate": 1.0}, r"rate in \(0, 1\), got 1.0"),
         ({"rate": float("nan")}, r"rate in \(0, 1\), got nan"),

@@ -72,7 +72,7 @@ def standard_normal_like(tensor: Tensor, generator: torch.Generator | None) -> T
 
 def check_samples(count: int) -> None:
     """Raise an error unless the number of samples is a whole number, even and at least 2."""
-    if arguments.whole("samples", count, least=0) < 2 or count % 2:
+    if arguments.whole("samples", count, least=None) < 2 or count % 2:
         raise ValueError(f"expected an even number of samples of at least 2, got {count}")
 
 
