@@ -177,7 +177,9 @@ def test_arrays_of_any_strides_byte_order_and_writability_are_inputs():
             [X["x"], torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)],
             r"a nested tensor at \[1\]; pad it",
         ),
-        ({"ids": [[1, 2], [3, 4]]}, "got dict"),
+        ({"ids": [[1, 2], [3, 4]]}, "got a list at 'ids'; pass torch.tensor"),
+        (X["x"].tolist(), "got a list; pass torch.tensor"),
+        ("text", "got a str; pass torch.tensor"),
     ],
 )
 def test_inputs_whose_examples_cannot_be_selected_are_refused_by_name(x, message):

@@ -97,7 +97,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_MODULE_OF[name]), name)
     if name in _MODULES:
         return import_module(f"suffice.{name}")
-    raise AttributeError(f"module 'suffice' has no attribute {name!r}")
+    hint = "; train exits with suffice.training.train" if name in ("train", "fit") else ""
+    raise AttributeError(f"module 'suffice' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from suffice.network import State, batch_size, placement
-from suffice.utils.nest import named_leaves
+from suffice.utils.nest import named_leaves, tree_leaves
 
 _SIGNED = {torch.uint16: torch.int64, torch.uint32: torch.int64}
 
@@ -81,6 +81,13 @@ def _plain(x: Any, convert: Callable[[Tensor], Tensor]) -> Any:
 
 def _check_rows(inputs: State) -> None:
     """Raise an error that names the first tensor of a nest that has not one row for each example."""
+    for name, part in inputs.items() if isinstance(inputs, dict) else [("", inputs)]:
+        if isinstance(part, (str, list, tuple)) and len(part) and not any(map(torch.is_tensor, tree_leaves(part))):
+            where = f" at {name!r}" if name else ""
+            raise TypeError(
+                f"expected tensors, batch first, got a {type(part).__name__}{where}; pass torch.tensor(…), or "
+                "tokenizer(…, padding=True, return_tensors='pt')"
+            )
     size = batch_size(inputs)
     for name, leaf in named_leaves(inputs):
         if not isinstance(leaf, Tensor):
@@ -98,7 +105,8 @@ def _check_rows(inputs: State) -> None:
         if len(leaf) != size:
             raise ValueError(
                 f"expected inputs with one row for each of {size} examples, got {len(leaf)} rows{_at(name)}, of shape "
-                f"{tuple(leaf.shape)}; repeat what all examples share, such as with .expand({size}, …)"
+                f"{tuple(leaf.shape)}; repeat what all examples share, such as with .expand({size}, …), or "
+                "pad examples of different lengths and stack them"
             )
 
 

@@ -108,7 +108,7 @@ class ExitNetwork(nn.Module):
     def forward(self, x: State) -> list[Tensor]:
         """Return the logits (N, C) of every exit, first to last."""
         outputs = []
-        state = x
+        state = dict(x) if isinstance(x, Mapping) and not isinstance(x, dict) else x
         for k in range(len(self.exits)):
             state, phi = self.advance(k, state)
             outputs.append(self.exit(k).classifier(phi))
@@ -133,6 +133,7 @@ def _check_arguments(model: nn.Module, x: Mapping[str, Any], error: TypeError) -
     except TypeError as mismatch:
         raise TypeError(
             f"expected inputs with the arguments of {type(model).__name__}, got the keys {sorted(x)}: {mismatch}"
+            + ("; rename 'label' to 'labels', which is no input" if "label" in x else "")
         ) from error
 
 

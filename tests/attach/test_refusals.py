@@ -77,11 +77,12 @@ class TestRefused:
         self.refused(ResNet, ["layer1.0.relu"], "expected 'layer1.0.relu' to run once in a pass, got 2 runs")
         self.refused(Unused, ["auxiliary"], "expected 'auxiliary' to run once in a pass, got 0 runs")
 
-    @pytest.mark.parametrize("at", [["layer3", "layer3.0"], ["layer1", "layer1"], ["fc"]])
+    @pytest.mark.parametrize("at", [["layer3", "layer3.0"], ["layer1", "layer1"]])
     def test_nothing_between_two_exits(self, at):
         self.refused(
             ResNet, at, rf"distinct modules before the classifier, got '{at[0]}.*' and '.*' with nothing between"
         )
+        self.refused(ResNet, ["fc"], "modules before the classifier, got the classifier 'fc' itself")
 
     def test_a_pass_that_depends_on_self_training_unless_frozen(self):
         self.refused(FunctionalDropout, ["layer1"], "got one that depends on self.training", freeze=False)

@@ -227,6 +227,7 @@ def test_classifiers_without_a_bias_have_a_posterior_over_their_weights_alone():
 
 
 @pytest.mark.parametrize("structure", ["kronecker", "full", "blocks", "diagonal", "lowrank"])
+@pytest.mark.filterwarnings("ignore:expected outputs that differ between inputs")
 def test_precisions_of_bias_and_classes_are_those_of_the_dense_prior(structure):
     """The data carry no information, so the covariance is that of the prior: ‖φ‖²/(δγ_c) + 1/(δβγ_c)."""
     net = builders.network(widths=(6,)).double()
@@ -422,6 +423,7 @@ class TestBadInput:
             calibrate(builders.network(classes=1), [(X, X[:, 0])], [])
 
     @pytest.mark.parametrize("likelihood", OUTPUTS)
+    @pytest.mark.filterwarnings("ignore:expected labels that the outputs predict")
     def test_fewer_examples_than_features_and_constant_features_calibrate(self, likelihood):
         net = builders.network(widths=(12,), classes=OUTPUTS[likelihood])
         with torch.no_grad():
@@ -542,6 +544,7 @@ def test_tuned_weights_are_no_worse_than_those_by_cost(ensemble):
     assert loss(ensemble_weights="tuned") < loss() - 0.01
 
 
+@pytest.mark.filterwarnings("ignore:expected labels that the outputs predict")
 def test_tuned_weights_are_used_by_the_call_and_run_and_are_saved(tmp_path):
     net, x = builders.network(), builders.inputs(300)
     loader = builders.batched(x, builders.sampled_labels(net(x)[1]))

@@ -3,6 +3,7 @@
 mask (N, T)   True where a token counts, False for padding
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -75,6 +76,15 @@ class WithMask(nn.Module):
         tensor = result[self.tokens]
         mask = state[MASK] if self.mask is None else self.mask(state, tensor.shape[1]).to(tensor.device)
         return {**result, MASK: mask}
+
+
+def mask_in(network: nn.Module, x: State) -> TokenMask | None:
+    """Return the mask by which the exits of a network leave out padding, or else the input "attention_mask" (N, T)."""
+    for module in network.modules():
+        if isinstance(module, WithMask) and module.mask is not None:
+            return module.mask if module.mask.key is None or module.mask.key in x else None
+    named = x.get("attention_mask") if isinstance(x, Mapping) else None
+    return TokenMask("attention_mask", "true") if isinstance(named, Tensor) and named.ndim == 2 else None
 
 
 @dataclass(frozen=True)

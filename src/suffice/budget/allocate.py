@@ -12,7 +12,7 @@ from suffice import batches
 from suffice.batches import Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
-from suffice.budget.coin import hash_to_unit
+from suffice.budget.coin import coin_of
 from suffice.budget.policy import Policy
 from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
@@ -184,7 +184,7 @@ def _score_examples(calibrated: Calibrated, loader: Loader, score: AnyScore) -> 
         scores[visit.exit].append(visit.scores[0])
         chances[visit.exit].append(visit.prediction.chance_correct)
         if visit.exit == 0:
-            coins.append(hash_to_unit(visit.batch.inputs))
+            coins.append(coin_of(calibrated.network, visit.batch.inputs))
             costs.append(price(calibrated, visit.batch.inputs, score))
             sizes.append(visit.batch.size)
     prices = Prices.of_batches(costs, sizes)

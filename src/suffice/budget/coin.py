@@ -9,10 +9,17 @@ import math
 import torch
 from torch import Tensor
 
-from suffice.network import State
-from suffice.utils.nest import named_leaves
+from suffice.attach.masks import TokenMask, mask_in
+from suffice.network import ExitNetwork, State
+from suffice.utils.nest import named_leaves, tree_leaves, tree_map_only
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def coin_of(network: ExitNetwork, x: State) -> Tensor:
+    """Hash the examples of a batch of a network's inputs to numbers (N,) in [0, 1), float64; padding does not count."""
+    mask = mask_in(network, x)
+    return hash_to_unit(x if mask is None else _without_padding(x, mask))
 
 
 def hash_to_unit(x: State) -> Tensor:
@@ -26,6 +33,24 @@ def hash_to_unit(x: State) -> Tensor:
         total = _mixed(hashed if total is None else hashed + total)
     assert total is not None
     return _unit(total)
+
+
+def _without_padding(x: State, mask: TokenMask) -> State:
+    """Return inputs whose tensors (N, T, …) have the tokens that count first, and zeros, which add nothing, behind."""
+    tokens = next((leaf.shape[1] for leaf in tree_leaves(x) if isinstance(leaf, Tensor) and leaf.ndim > 1), 0)
+    counted = mask(x, tokens)
+    order = (~counted).long().argsort(dim=1, stable=True)
+    kept = counted.gather(1, order)
+
+    def packed(leaf: Tensor) -> Tensor:
+        if leaf.shape[:2] != counted.shape:
+            return leaf
+        wide = (slice(None), slice(None)) + (None,) * (leaf.ndim - 2)
+        moved = leaf.gather(1, order[wide].expand_as(leaf))
+        return moved.masked_fill(~kept[wide], 0)
+
+    source = x[mask.key] if mask.key is not None and mask.kind in ("true", "false") else None
+    return tree_map_only(Tensor, lambda leaf: kept.long() if leaf is source else packed(leaf), x)
 
 
 def redraw(coin: Tensor) -> Tensor:

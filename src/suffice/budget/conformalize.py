@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from suffice.batches import Loader
-from suffice.budget.coin import hash_to_unit
+from suffice.budget.coin import coin_of
 from suffice.budget.policy import Policy
 from suffice.budget.running.run import check_policy, run
 from suffice.budget.sets import METHODS, Method, SetRule, check_coverage, check_method, examples_needed, quantile
@@ -112,7 +112,7 @@ def _score_answers(calibrated: Calibrated, policy: Policy, loader: Loader, rule:
     scores, exits = [], []
     for batch, targets in likelihoods.read(loader, calibrated.network, calibrated.likelihood):
         answer = run(calibrated, policy, batch.inputs)
-        coin = hash_to_unit(batch.inputs) if rule.randomized else None
+        coin = coin_of(calibrated.network, batch.inputs) if rule.randomized else None
         scores.append(rule.scores(answer.prediction, targets, coin).cpu())
         exits.append(answer.exit.cpu())
     return torch.cat(scores), torch.cat(exits)

@@ -42,7 +42,10 @@ METHODS: dict[str, tuple[Method, ...]] = {
 def check_method(method: str, likelihood: str) -> None:
     """Raise a ValueError unless a method applies to the predictions of a likelihood."""
     if likelihood not in METHODS:
-        raise ValueError(f"expected a likelihood with prediction sets, one of {list(METHODS)}, got {likelihood!r}")
+        raise ValueError(
+            f"expected a likelihood with prediction sets, one of {list(METHODS)}, got {likelihood!r}; "
+            "suffice.control_risk bounds the loss of several labels"
+        )
     if method not in METHODS[likelihood]:
         raise ValueError(f"expected method to be one of {METHODS[likelihood]} for a {likelihood}, got {method!r}")
 

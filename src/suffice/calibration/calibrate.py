@@ -24,6 +24,7 @@ from suffice.calibration.posterior.kronecker import Prior
 from suffice.calibration.serving.served import serving_placement
 from suffice.calibration.tuning import evidence, grid, validation
 from suffice.calibration.tuning.objective import Objective, read_validation
+from suffice.calibration.tuning.plausibility import warn_if_implausible
 from suffice.calibration.tuning.ranges import warn_at_edges
 from suffice.cost import Costs
 from suffice.network import ExitNetwork
@@ -149,7 +150,8 @@ def calibrate(
         objective = Objective(caches, targets, weights, ensemble == "product", classifiers)
     assert costs is not None
     exits, values = _TUNE[tuning](exits, objective, choices)
-    warn_at_edges(values)
+    if not warn_at_edges(values):
+        warn_if_implausible(exits, objective)
     return Calibrated(exit_network, exits, ensemble, costs, fingerprint(exit_network))
 
 

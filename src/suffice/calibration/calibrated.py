@@ -288,7 +288,13 @@ class Calibrated:
         return sampling.fixed_samples(list(self._predictor.features(x)))
 
     def to(self, device: torch.device | str) -> "Calibrated":
-        """Return the calibration on another device; the network is moved in place, as `nn.Module.to` does."""
+        """Return the calibration on another device; the network is moved in place, as `nn.Module.to` does.
+
+        Raises:
+            TypeError: For a floating type, which would change the calibrated weights.
+        """
+        if isinstance(device, torch.dtype):
+            raise TypeError(f"expected a device, got {device}; cast the network, and calibrate the cast one")
         self.network.to(device)
         return self._with(self.exits)
 

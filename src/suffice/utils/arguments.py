@@ -9,6 +9,12 @@ import numpy as np
 import torch
 
 
+def shown(value: object) -> str:
+    """Return a value as an error message shows it, at most a few dozen characters long."""
+    text = repr(value) if isinstance(value, (str, int, float, type(None))) else f"a {type(value).__name__}"
+    return text if len(text) < 60 else f"{text[:57]}…"
+
+
 def whole(name: str, value: object, least: int | None = 1) -> int:
     """Return a whole number of at least `least`, or any for None.
 
@@ -21,7 +27,7 @@ def whole(name: str, value: object, least: int | None = 1) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise TypeError(f"expected {name} as a whole number, got {value!r}")
+        raise TypeError(f"expected {name} as a whole number, got {shown(value)}")
     if least is not None and number < least:
         raise ValueError(f"expected {name} of at least {least}, got {number}")
     return number
@@ -35,7 +41,7 @@ def number(name: str, value: object, what: str = "a number") -> float:
     """
     scalar = isinstance(value, torch.Tensor) and value.ndim == 0 and value.dtype != torch.bool
     if not scalar and (not isinstance(value, Real) or isinstance(value, bool)):
-        raise TypeError(f"expected {name} as {what}, got {value!r}")
+        raise TypeError(f"expected {name} as {what}, got {shown(value)}")
     return float(cast(float, value))
 
 
@@ -59,7 +65,7 @@ def flag(name: str, value: object) -> bool:
         TypeError: For any other value, such as "no" or 2.0, which would count as true.
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"expected {name}=True or {name}=False, got {value!r}")
+        raise TypeError(f"expected {name}=True or {name}=False, got {shown(value)}")
     return bool(value)
 
 
@@ -67,5 +73,5 @@ def optional_generator(value: object) -> None:
     """Raise a TypeError unless the value is a generator or None."""
     if value is not None and not isinstance(value, torch.Generator):
         raise TypeError(
-            f"expected a torch.Generator or None, got {value!r}; pass generator=torch.Generator().manual_seed(…)"
+            f"expected a torch.Generator or None, got {shown(value)}; pass generator=torch.Generator().manual_seed(…)"
         )

@@ -36,7 +36,7 @@ def labeled(values: Tensor, labels: Tensor) -> Tensor:
         ValueError: For other shapes, or labels that are not integers in [0, C).
     """
     if values.ndim != 2 or labels.shape != values.shape[:1]:
-        several = "; for several labels of 0 and 1 take hamming_loss, or a function label_…"
+        several = "; for several labels of 0 and 1 take metrics.hamming_loss or a function label_…, such as label_nll"
         raise ValueError(
             f"expected (N, C), one number per class, and labels (N,), got {tuple(values.shape)} and "
             f"{tuple(labels.shape)}{several if labels.shape == values.shape else ''}"

@@ -110,7 +110,9 @@ def _ordered(outputs: Mapping[str, Any], at: Sequence[str], classifier: str) -> 
         first, second = key_of(before, 0), key_of(after, 0)
         if keys.index(first) >= keys.index(second) or _same_tensor(outputs[first], outputs[second]):
             raise PlanError(
-                f"distinct modules before the classifier, got {before!r} and {after!r} with nothing between"
+                f"modules before the classifier, got the classifier {classifier!r} itself"
+                if before == classifier
+                else f"distinct modules before the classifier, got {before!r} and {after!r} with nothing between"
             )
     return ordered
 

@@ -55,10 +55,11 @@ def check_names(model: nn.Module, at: Sequence[str]) -> None:
     """Raise a ValueError for a name that no module has; the nearest names are listed."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in at:
-        if name not in modules:
-            nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
+        if not name or name not in modules:
+            nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
             raise ValueError(
-                f"expected names of modules, got {name!r}, which is not the name of a module; nearest: {nearest}"
+                f"expected names of modules, got {name!r}, which is not the name of a module; "
+                + (f"nearest: {nearest}" if nearest else "model.named_modules() lists them")
             )
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from suffice.budget import scores as scoring
 from suffice.budget import walk
-from suffice.budget.coin import hash_to_unit
+from suffice.budget.coin import coin_of
 from suffice.budget.policy import Policy
 from suffice.budget.prices import price
 from suffice.budget.sets import Intervals, LabelSets, SetRule
@@ -161,7 +161,7 @@ def run(calibrated: Calibrated, policy: Policy, x: State, *, buckets: Sequence[i
 def enter(calibrated: Calibrated, policy: Policy, x: State, start: int = 0) -> InFlight:
     """Return the rows of a batch before the first exit, each with its coin if the policy needs it."""
     x = prepare(x, calibrated.network)
-    return walk.begin(calibrated, x, hash_to_unit(x) if policy.needs_coin else None, start)
+    return walk.begin(calibrated, x, coin_of(calibrated.network, x) if policy.needs_coin else None, start)
 
 
 def advance(

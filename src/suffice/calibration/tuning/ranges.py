@@ -67,10 +67,13 @@ class TunedValue:
         return next((limit for limit in self.limits if abs(math.log(self.value / limit)) < 1e-3), None)
 
 
-def warn_at_edges(values: Sequence[TunedValue]) -> None:
+def warn_at_edges(values: Sequence[TunedValue]) -> bool:
     """Warn once for each edge that values ended at, with the numbers of their exits, if a wider range would gain.
 
     The warning is attributed to the caller of a decorated public function that calls this one.
+
+    Returns:
+        Whether there was a warning.
     """
     ended: dict[tuple[str, float, str], list[int]] = {}
     for tuned in values:
@@ -80,3 +83,4 @@ def warn_at_edges(values: Sequence[TunedValue]) -> None:
     for (name, edge, meaning), exits in ended.items():
         where = f"exit{'s' if len(exits) > 1 else ''} {', '.join(map(str, exits))}"
         warnings.warn(f"the {name} of {where} ended at the edge of its range, {edge:g}{meaning}", stacklevel=4)
+    return bool(ended)

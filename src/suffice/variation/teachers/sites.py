@@ -110,7 +110,8 @@ def find(model: nn.Module, x: State, rate: float | None, at: str | Sequence[str]
 def check_rate(rate: float, of: str = "") -> float:
     """Return the rate if it is in (0, 1), else raise a ValueError."""
     if not 0 < arguments.number("a dropout rate", rate) < 1:
-        raise ValueError(f"expected a dropout rate in (0, 1){of}, got {rate}")
+        passes = "; MCDropout(passes=…) sets the number of passes" if rate >= 2 else ""
+        raise ValueError(f"expected a dropout rate in (0, 1){of}, got {rate}{passes}")
     return rate
 
 
@@ -258,10 +259,11 @@ def _check_draws(draws: Sequence[Draw], native: Sequence[str] | None) -> None:
     unseen = [draw for draw in draws if native is None or draw.module is None or draw.module in native]
     if native == [] or not unseen:
         return
-    remedy = "name the modules that drop in at=[…] to leave it out on purpose, or call" if native is None else "call"
+    remedy = "name the dropout to follow, MCDropout(at=[…]), to leave it out on purpose, or " if native is None else ""
     raise ValueError(
         f"expected dropout as the only randomness in training mode, got random numbers from {listed(unseen)}, whose "
-        f"variation would be missing; {remedy} torch.nn.functional.dropout there, whose masks can be replaced"
+        f"variation would be missing; {remedy}call torch.nn.functional.dropout there, whose masks can be "
+        "replaced"
     )
 
 
