@@ -98,8 +98,7 @@ def train(
         first_epoch = FirstEpoch(network, likelihood) if checkpointer.start is None and epochs > 0 else None
         examples = None
         if first_epoch is not None:
-            checkpointer.begin_epoch()
-            examples = first_epoch.measure(likelihoods.read(step.loader, network, family))
+            examples = first_epoch.measure(_read_epoch(step, checkpointer, network, family))
             checkpointer.start = step.processes.broadcast(first_epoch.start)
         start = checkpointer.start or Start()
         choice = optimizers.choose(optimizer, network, parameters, likelihood=likelihood, start=start)
@@ -108,11 +107,9 @@ def train(
         checkpointer.resume(step.optimizer, settings, own_rates=choice.config is None)
         choice.units.reload()
         reporter = ProgressReporter(epochs, checkpointer.position.epoch, on_step, on_epoch)
-        step.start_at_epoch(checkpointer.position.epoch)
         while checkpointer.position.epoch < epochs:
             if examples is None:
-                checkpointer.begin_epoch()
-                examples = likelihoods.read(step.loader, network, family)
+                examples = _read_epoch(step, checkpointer, network, family)
             _run_epoch(examples, step, choice, checkpointer, reporter)
             if first_epoch is not None and step.processes.is_global_zero:
                 first_epoch.warn()
@@ -145,6 +142,15 @@ def _loss_function(loss: Loss | None, likelihood: likelihoods.Name) -> Loss:
 def _settings(epochs: int, likelihood: likelihoods.Name, loss: Loss | None, exits_only: bool) -> dict[str, Any]:
     """Return the settings that a checkpoint stores besides the optimizer's, and with which a training resumes."""
     return {"epochs": epochs, "likelihood": likelihood, "loss": stable_repr(loss), "exits_only": exits_only}
+
+
+def _read_epoch(
+    step: TrainingStep, checkpointer: Checkpointer, network: ExitNetwork, family: likelihoods.Likelihood
+) -> Iterator[tuple[batches.Batch, Tensor]]:
+    """Return an iterator over the examples of the current epoch, in the order that this epoch has in any process."""
+    checkpointer.begin_epoch()
+    step.start_at_epoch(checkpointer.position.epoch)
+    return likelihoods.read(step.loader, network, family)
 
 
 def _run_epoch(
