@@ -151,7 +151,7 @@ def calibrate(
     assert costs is not None
     exits, values = _TUNE[tuning](exits, objective, choices)
     if not warn_at_edges(values):
-        warn_if_implausible(exits, objective)
+        warn_if_implausible(exits, objective, values)
     return Calibrated(exit_network, exits, ensemble, costs, fingerprint(exit_network))
 
 

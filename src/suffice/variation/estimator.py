@@ -44,8 +44,13 @@ class Estimate:
     clipped: Tensor
     outside: Tensor
 
+    def __repr__(self) -> str:
+        """Describe the estimate in one line."""
+        mean = f", mean variation {float(self.variation.mean()):.3g}" if len(self.variation) else ""
+        return f"Estimate({len(self.variation):,} examples{mean}, {int(self.outside.sum())} outside)"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class VariationEstimator(Serializable):
     """Model with an estimate of the variation of each prediction. Made by `fit_variation`.
 
@@ -72,18 +77,26 @@ class VariationEstimator(Serializable):
         (200, 6)
     """
 
-    model: nn.Module = field(repr=False)
+    model: nn.Module
     reader: Reader
     fitted_mlp: FittedMLP
     quality: Quality
     network_hash: str
-    residuals: Tensor = field(repr=False)
+    residuals: Tensor
     teacher: Teacher | None = None
-    _seal: Seal[nn.Module] = field(init=False, repr=False)
+    _seal: Seal[nn.Module] = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "_seal", Seal(self.model, self.network_hash))
+
+    def __repr__(self) -> str:
+        """Describe the teacher, what is read, and the quality in one line."""
+        teacher = "" if self.teacher is None else f"{type(self.teacher).__name__}, "
+        return (
+            f"VariationEstimator({teacher}{self.fitted_mlp.target.name}, {len(self.layers)} layers, {self.macs:,} "
+            f"multiply-adds, R² {self.quality.r_squared:.3f})"
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:

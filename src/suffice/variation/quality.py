@@ -29,6 +29,11 @@ class Audit:
     clipped: float
     outside: float
 
+    def __repr__(self) -> str:
+        """Show the numbers to three digits."""
+        numbers = ", ".join(f"{name}={value:.3g}" for name, value in list(vars(self).items())[2:])
+        return f"Audit(rows={self.rows}, passes={self.passes}, {numbers})"
+
 
 @dataclass(frozen=True)
 class Quality:

@@ -53,6 +53,10 @@ class Served:
     positions: Tensor
     errors: tuple[StageError, ...] = ()
 
+    def __repr__(self) -> str:
+        """Describe the batch in one line."""
+        return f"Served({self.answer!r}, {len(self.errors)} errors)"
+
 
 def run_stream(
     calibrated: Calibrated,

@@ -27,6 +27,10 @@ class Moments:
     mean: Tensor
     variance: Tensor
 
+    def __repr__(self) -> str:
+        """Describe the moments in one line."""
+        return f"Moments({self.mean.shape[0]:,} examples, {self.mean.shape[1]:,} outputs)"
+
 
 @dataclass(frozen=True)
 class Offsets(Serializable):

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.objective import Objective
+from suffice.calibration.tuning.ranges import TunedValue
 
 _LARGE = 10.0
 """Temperature that no trained network had here, in the unit of the outputs: the most overconfident ones had about 4."""
 
 
-def warn_if_implausible(exits: Sequence[CalibratedExit], objective: Objective) -> None:
+def warn_if_implausible(exits: Sequence[CalibratedExit], objective: Objective, tuned: Sequence[TunedValue]) -> None:
     """Warn of exits with the same outputs for all inputs, and of labels that the outputs predict no better than chance.
 
     The warnings are attributed to the caller of a decorated public function that calls this one.
@@ -21,6 +22,7 @@ def warn_if_implausible(exits: Sequence[CalibratedExit], objective: Objective) -
     Args:
         exits: Tuned exits.
         objective: Validation data at each exit; nothing is checked without them.
+        tuned: Values that were tuned; labels are checked by a tuned temperature alone.
     """
     constant = [k for k, cache in enumerate(objective.caches) if _is_constant(cache.logits)]
     if constant:
@@ -29,10 +31,11 @@ def warn_if_implausible(exits: Sequence[CalibratedExit], objective: Objective) -
             f"examples at exit {', '.join(map(str, constant))}; train new exits first, with suffice.training.train",
             stacklevel=4,
         )
-    if not objective.caches or len(exits) - 1 in constant or exits[-1].likelihood.name != "classification":
+    last = len(exits) - 1
+    temperature = next((value.value for value in tuned if (value.exit, value.name) == (last, "temperature")), None)
+    if temperature is None or last in constant or exits[-1].likelihood.name != "classification":
         return
     logits, targets = objective.caches[-1].logits.double(), objective.targets
-    temperature = float(exits[-1].temperature)
     unit = exits[-1].likelihood.output_unit(logits)
     nll = torch.nn.functional.cross_entropy(logits / temperature, targets)
     if temperature > _LARGE * unit and nll > _entropy(targets) - 1 / len(targets) ** 0.5:
