@@ -211,6 +211,8 @@ def test_intervals_of_constant_deviation_agree_with_mapie(coverage):
     class Passing:
         """Regression whose inputs are its predictions."""
 
+        n_features_in_ = 1  # by which the peer sees that it is fitted
+
         def fit(self, x, y):
             return self
 
