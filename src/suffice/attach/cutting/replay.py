@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from suffice.attach.cutting.blank import BlankValueError, origins_of
 from suffice.attach.cutting.packing import pack, raise_missing, unpack
 from suffice.attach.cutting.plan import Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key
-from suffice.attach.interception import Reached, intercepted
+from suffice.attach.interception import Handler, Reached, intercepted
+from suffice.attach.whole import WholePass
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import Twin, is_twin
 from suffice.utils.nest import tree_flatten, tree_unflatten
@@ -59,6 +60,8 @@ class Stage(nn.Module):
             examples, device = len(state[TAP]), state[TAP].device
             values = unpack(state["kept"], state["outlines"], self.plan.layouts, examples, device)
         until = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else None
+        if until is None and (phi := self._whole(model, values)) is not None:
+            return phi
         try:
             result = run(model, self.plan, values, until)
         except BlankValueError as error:
@@ -70,6 +73,28 @@ class Stage(nn.Module):
             return result.output
         kept, outlines = pack({**values, **result.records}, self.plan, self.k, examples)
         return {TAP: first_tensor(result.output), "kept": kept, "outlines": outlines}
+
+    def _whole(self, model: nn.Module, values: Mapping[str, Any]) -> Tensor | None:
+        """Return φ from a pass to the model's end within `suffice.attach.whole.compared`, else None.
+
+        It is None as well if what lies behind the classifier reads outputs that the state left out.
+        """
+        plan, whole = self.plan, WholePass.wanted(self.plan.classifier)
+        if whole is None:
+            return None
+        try:
+            output = run(model, plan, values, None, whole.handle).output
+            if origins_of(output):
+                return None
+            if not plan.selects:
+                return whole.features(output)
+            selected: Tensor = run(model, plan, values, None).output
+        except BlankValueError:
+            return None
+        layer = model.get_submodule(plan.classifier)
+        assert isinstance(layer, nn.Linear)
+        whole.check_selected(selected, layer, output)
+        return selected
 
     def extra_repr(self) -> str:
         """Return the modules between which the stage lies."""
@@ -91,7 +116,9 @@ class PartialPass:
     records: Mapping[str, Any]
 
 
-def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None) -> PartialPass:
+def run(
+    model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None, at_classifier: Handler | None = None
+) -> PartialPass:
     """Run a model's pass with recorded outputs in place of modules.
 
     Args:
@@ -99,6 +126,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         plan: Places to watch.
         values: Inputs and outputs by key; a module whose output is among them does not run.
         until: Name of the module behind which the pass ends; None ends it before the classifier.
+        at_classifier: Function that answers the classifier in place of this end; the pass runs on.
     """
     records: dict[str, Any] = {}
     counts: Counter[str] = Counter()
@@ -108,6 +136,8 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         counts[name] += 1
         if key in values:
             return _own_copies(key, values[key], plan)
+        if name == plan.classifier and at_classifier is not None:
+            return at_classifier(name, forward, args, kwargs)
         if name == plan.classifier:
             phi = args[0] if args else kwargs["input"]
             if plan.selects:
@@ -129,7 +159,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         if until is not None:
             records[key_of(until, 0)] = output
         return PartialPass(output, records)
-    if until is not None or not plan.selects:
+    if until is not None or not (plan.selects or at_classifier):
         raise RuntimeError(f"expected a pass to reach {until or plan.classifier!r}, got one that did not")
     return PartialPass(output, records)
 
