@@ -8,30 +8,47 @@ it. Passes of a model that selects positions run once more, as their features ar
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from suffice.attach.interception import pass_through
+from suffice.attach.interception import Handler, pass_through
 from suffice.network import output_tensor
 
-_START: ContextVar[int | None] = ContextVar("start", default=None)
+
+@dataclass
+class Batch:
+    """Batch whose outputs are compared.
+
+    Attributes:
+        start: Position of its first example in the whole data.
+        run: Whole pass of the model from the inputs of the batch, given a handler for the classifier, if a later part
+            of the pass may need it.
+    """
+
+    start: int
+    run: Callable[[Handler], Any] | None = None
+
+
+_BATCH: ContextVar[Batch | None] = ContextVar("batch", default=None)
 
 
 @contextmanager
-def compared(start: int) -> Iterator[None]:
-    """Compare the output of models with that of their classifiers in all passes of this thread.
-
-    Args:
-        start: Position of the first example of the batch in the whole data.
-    """
-    token = _START.set(start)
+def compared(batch: Batch) -> Iterator[None]:
+    """Compare the output of models with that of their classifiers in all passes of this thread."""
+    token = _BATCH.set(batch)
     try:
         yield
     finally:
-        _START.reset(token)
+        _BATCH.reset(token)
+
+
+def current_batch() -> Batch | None:
+    """Return the batch that is compared, or None."""
+    return None if torch.compiler.is_compiling() else _BATCH.get()
 
 
 class WholePass:
@@ -53,9 +70,7 @@ class WholePass:
     @classmethod
     def wanted(cls, name: str) -> "WholePass | None":
         """Return a new pass within `compared`, else None."""
-        if torch.compiler.is_compiling() or _START.get() is None:
-            return None
-        return cls(name)
+        return None if current_batch() is None else cls(name)
 
     def handle(self, name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the classifier; a handler for `suffice.attach.interception`."""
@@ -102,8 +117,9 @@ def check_same(name: str, logits: Tensor, output: Tensor, bound: Tensor | float 
             return
         row = int((~same).flatten(start_dim=1).any(dim=1).nonzero()[0])
         found = f"another, by up to {float((output[row] - logits[row]).abs().max()):.3g}"
+    batch = current_batch()
     raise ValueError(
         f"expected the output of the classifier {name!r} as the model's, got {found} at position "
-        f"{(_START.get() or 0) + row}: the model changes its logits behind the classifier for some inputs; let it "
+        f"{(batch.start if batch else 0) + row}: the model changes its logits behind the classifier for some inputs; let it "
         "return the logits of its nn.Linear, and apply the rest to the predictions"
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from suffice import batches
 from suffice.attach import contract
-from suffice.attach.whole import compared
+from suffice.attach.whole import Batch, compared
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.exits import CalibratedExit, with_bias
@@ -89,9 +89,9 @@ def exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple
     """
     if start == 0:
         contract.check(network, inputs)
-    state = inputs
+    state, compared_batch = inputs, Batch(start)
     for k in range(len(network.exits)):
-        with compared(start):
+        with compared(compared_batch):
             state, phi = network.advance(k, state)
         check_finite(phi, f"features at exit {k}", start)
         logits = network.exit(k).classifier(phi)

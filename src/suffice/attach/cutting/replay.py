@@ -19,7 +19,7 @@ from suffice.attach.cutting.blank import BlankValueError, origins_of
 from suffice.attach.cutting.packing import pack, raise_missing, unpack
 from suffice.attach.cutting.plan import Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key
 from suffice.attach.interception import Handler, Reached, intercepted
-from suffice.attach.whole import WholePass
+from suffice.attach.whole import Batch, WholePass, current_batch
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import Twin, is_twin
 from suffice.utils.nest import tree_flatten, tree_unflatten
@@ -60,8 +60,9 @@ class Stage(nn.Module):
             examples, device = len(state[TAP]), state[TAP].device
             values = unpack(state["kept"], state["outlines"], self.plan.layouts, examples, device)
         until = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else None
-        if until is None and (phi := self._whole(model, values)) is not None:
-            return phi
+        batch = current_batch()
+        if self.k == 0 and batch is not None:
+            batch.run = lambda handle: run(model, self.plan, values, None, handle).output
         try:
             result = run(model, self.plan, values, until)
         except BlankValueError as error:
@@ -70,31 +71,33 @@ class Stage(nn.Module):
             missing = origins_of(result.output)
             if missing:
                 raise_missing(missing)
+            if batch is not None:
+                self._compare(model, values, result.output, batch)
             return result.output
         kept, outlines = pack({**values, **result.records}, self.plan, self.k, examples)
         return {TAP: first_tensor(result.output), "kept": kept, "outlines": outlines}
 
-    def _whole(self, model: nn.Module, values: Mapping[str, Any]) -> Tensor | None:
-        """Return φ from a pass to the model's end within `suffice.attach.whole.compared`, else None.
+    def _compare(self, model: nn.Module, values: Mapping[str, Any], phi: Tensor, batch: Batch) -> None:
+        """Compare the last exit with what the model returns if its last part runs on to the end.
 
-        It is None as well if what lies behind the classifier reads outputs that the state left out.
+        If that reads outputs that the state left out, the model's whole pass runs.
         """
-        plan, whole = self.plan, WholePass.wanted(self.plan.classifier)
-        if whole is None:
-            return None
+        plan, whole = self.plan, WholePass(self.plan.classifier)
         try:
             output = run(model, plan, values, None, whole.handle).output
-            if origins_of(output):
-                return None
-            if not plan.selects:
-                return whole.features(output)
-            selected: Tensor = run(model, plan, values, None).output
+            missing = bool(origins_of(output))
         except BlankValueError:
-            return None
+            missing = True
+        if missing:
+            assert batch.run is not None
+            whole = WholePass(plan.classifier)
+            output = batch.run(whole.handle)
         layer = model.get_submodule(plan.classifier)
         assert isinstance(layer, nn.Linear)
-        whole.check_selected(selected, layer, output)
-        return selected
+        if plan.selects or missing:  # in another pass, kernels may round otherwise
+            whole.check_selected(phi, layer, output)
+        else:
+            whole.features(output)
 
     def extra_repr(self) -> str:
         """Return the modules between which the stage lies."""
