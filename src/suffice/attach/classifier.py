@@ -109,7 +109,6 @@ def _has_row(logits: Tensor, output: Tensor) -> bool:
 
 def _selects(model: nn.Module, classifier: _Run, example: State, logits: Tensor) -> bool:
     """Return whether a twin selects from its classifier's output; refuse one that changes the values."""
-
     given: list[tuple[Tensor, Tensor]] = []
 
     def watch(_name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -169,8 +168,8 @@ def _check_alone(classifier: _Run, runs: Iterable[_Run], output: Any) -> None:
         for run in others:
             if isinstance(entry, Tensor) and run.produces(entry):
                 raise ValueError(
-                    f"expected logits as the only output of a linear layer, got a tuple with that of {classifier} first "
-                    f"and that of {run} at position {i}: either may be the logits; wrap the model so that it returns "
+                    f"expected logits as the only output of a linear layer, got a tuple with that of {classifier} "
+                    f"first and that of {run} at position {i}: either may be the logits; wrap the model so that it returns "
                     "its logits alone"
                 )
 

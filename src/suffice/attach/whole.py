@@ -120,6 +120,6 @@ def check_same(name: str, logits: Tensor, output: Tensor, bound: Tensor | float 
     batch = current_batch()
     raise ValueError(
         f"expected the output of the classifier {name!r} as the model's, got {found} at position "
-        f"{(batch.start if batch else 0) + row}: the model changes its logits behind the classifier for some inputs; let it "
-        "return the logits of its nn.Linear, and apply the rest to the predictions"
+        f"{(batch.start if batch else 0) + row}: the model changes its logits behind the classifier for some inputs; "
+        "let it return the logits of its nn.Linear, and apply the rest to the predictions"
     )

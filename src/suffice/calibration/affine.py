@@ -1,7 +1,7 @@
 """Weights that a classifier applies: those of the layer, or those read off from a subclass with a forward of its own.
 
-A subclass of `nn.Linear` may add to its weight, as low-rank adaptations do, or scale it. Its affine map is then read off
-from its outputs: b = f(0), and column i of W is f(eᵢ) − b.
+A subclass of `nn.Linear` may add to its weight, as low-rank adaptations do, or scale it. Its affine map is then read
+off from its outputs: b = f(0), and column i of W is f(eᵢ) − b.
 """
 
 import torch
@@ -46,8 +46,8 @@ def _read_off(classifier: nn.Linear) -> tuple[Tensor, Tensor]:
     size = phi.abs() @ weight.abs().T + constant.abs()
     if not bool(((got - expected).abs() <= torch.finfo(got.dtype).eps ** 0.5 * size).all()):
         raise ValueError(
-            f"expected a classifier that computes W φ + b, got {type(classifier).__name__}, whose outputs are no affine "
-            "map of φ; move what it does before the linear layer into the exit's features, or pass structure=None for "
+            f"expected a classifier that computes W φ + b, got {type(classifier).__name__}, whose outputs are no "
+            "affine map of φ; move what it does before the linear layer into the exit's features, or pass structure=None for "
             "no posterior"
         )
     return weight, constant

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice.calibration.ensemble import Weight
 from suffice.calibration.affine import weight_and_bias
+from suffice.calibration.ensemble import Weight
 from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classification
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import STRUCTURES, Posterior

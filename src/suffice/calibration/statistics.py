@@ -78,7 +78,8 @@ def exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple
     """Run a batch through the network and check features and outputs.
 
     The last exit's outputs are compared with what the model returns, where its pass can run on behind the classifier
-    (`suffice.attach.whole`). The first batch (`start` = 0) also checks the contract of stages and exits (`suffice.attach.contract`).
+    (`suffice.attach.whole`). The first batch (`start` = 0) also checks the contract of stages and exits
+    (`suffice.attach.contract`).
 
     Yields:
         Number of the exit, its features φ (N, D) and its outputs (N, C).
