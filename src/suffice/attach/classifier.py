@@ -169,8 +169,8 @@ def _check_alone(classifier: _Run, runs: Iterable[_Run], output: Any) -> None:
             if isinstance(entry, Tensor) and run.produces(entry):
                 raise ValueError(
                     f"expected logits as the only output of a linear layer, got a tuple with that of {classifier} "
-                    f"first and that of {run} at position {i}: either may be the logits; wrap the model so that it returns "
-                    "its logits alone"
+                    f"first and that of {run} at position {i}: either may be the logits; wrap the model so "
+                    "that it returns its logits alone"
                 )
 
 
