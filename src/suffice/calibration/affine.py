@@ -47,7 +47,7 @@ def _read_off(classifier: nn.Linear) -> tuple[Tensor, Tensor]:
     if not bool(((got - expected).abs() <= torch.finfo(got.dtype).eps ** 0.5 * size).all()):
         raise ValueError(
             f"expected a classifier that computes W φ + b, got {type(classifier).__name__}, whose outputs are no "
-            "affine map of φ; move what it does before the linear layer into the exit's features, or pass structure=None "
-            "for no posterior"
+            "affine map of φ; move what it does before the linear layer into the exit's features, or pass "
+            "structure=None for no posterior"
         )
     return weight, constant
