@@ -42,6 +42,52 @@ def test_a_change_that_the_example_does_not_show_is_refused_by_its_operation(aft
         suffice.attach_exits(model, "body", example=x)
 
 
+def replaced(z, _):
+    z.data = z.data.clamp(-1e3, 1e3)
+    return z
+
+
+def written(write):
+    def after(z, x):
+        write(z)
+        return z.clone()
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("after", "operation"),
+    [
+        (written(lambda z: z[:, 0].clamp_(max=1e3)), "clamp_"),
+        (written(lambda z: z.data.clamp_(-1e3, 1e3)), "clamp_"),
+        (written(lambda z: z.detach().view(-1)[::2].t().mul_(1)), "mul_"),
+        (written(lambda z: z[:, 1:].masked_fill_(z[:, :1] > 1e3, -1e4)), "masked_fill_"),
+        (written(lambda z: [row.clamp_(-1e3, 1e3) for row in z.unbind(0)]), "clamp_"),
+        (written(lambda z: z.split(2, 1)[1].clamp_(-1e3, 1e3)), "clamp_"),
+        (written(lambda z: torch._foreach_clamp_max_([z], 1e3)), "_foreach_clamp_max_"),
+        (written(lambda z: torch._foreach_mul_(list(z.unbind(1)), 1.0)), "_foreach_mul_"),
+        (written(lambda z: torch.clamp(z[:, 0], -1e3, 1e3, out=z[:, 0])), "clamp"),
+        (written(lambda z: z.as_strided((4,), (1,)).mul_(1)), "mul_"),
+        (replaced, "an assignment to .data"),
+    ],
+)
+def test_a_write_through_a_view_or_a_list_is_refused_by_its_operation(after, operation):
+    model, x = Ending(after).eval(), torch.randn(4, 8)
+    with pytest.raises(ValueError, match=rf"got (aten::)?{operation} behind it"):
+        as_exit_network(model, x)
+
+
+def test_a_write_to_a_copy_is_not_one_to_the_logits():
+    def after(z, _):
+        copy = z.clone()
+        copy[:, 0].mul_(0.5)
+        z.softmax(1).mul_(2)
+        return z
+
+    model, x = Ending(after).eval(), torch.randn(4, 8)
+    assert torch.equal(as_exit_network(model, x)(x)[0], model(x))
+
+
 @pytest.mark.parametrize(
     "after",
     [

@@ -128,3 +128,25 @@ def test_a_model_with_a_prediction_for_each_position_is_refused_as_such():
         ValueError, match=r"one prediction for each example.* shape \(2, 3, 8, 8\), one for each position"
     ):
         as_exit_network(segmentation, torch.zeros(2, 1, 8, 8))
+
+
+class Embedded(nn.Module):
+    """Model that returns an embedding of some width, and its logits."""
+
+    def __init__(self, width, kind=tuple):
+        super().__init__()
+        self.embed, self.fc, self.kind = nn.Linear(8, width), nn.Linear(width, 4), kind
+
+    def forward(self, x):
+        embedding = self.embed(x)
+        return self.kind([embedding, self.fc(embedding.relu())])
+
+
+def test_a_tuple_of_an_embedding_and_logits_is_refused():
+    with pytest.raises(ValueError, match=r"'embed' \(8 → 6\) first and that of 'fc' \(6 → 4\) at position 1"):
+        as_exit_network(Embedded(6).eval(), torch.randn(2, 8))
+
+
+def test_the_last_entry_of_a_list_of_exits_is_the_logits():
+    model, x = Embedded(4, list).eval(), torch.randn(2, 8)
+    assert torch.equal(as_exit_network(model, x)(x)[0], model(x)[1])

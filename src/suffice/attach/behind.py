@@ -3,7 +3,8 @@
 Predictions are made from the features and the classifier. They equal the model's own only if nothing but a selection
 lies behind the classifier: the logits as they are, or those of some positions, as of the last token of a text.
 A mask, a clamp or a scaling there changes the logits of some inputs and may leave those of an example unchanged, so
-the operations are watched, and not their results alone.
+the operations are watched, and not their results alone. Views share the memory of the classifier's output, so a write
+through any of them counts for all. A branch that no example takes shows only in later passes (`suffice.attach.whole`).
 """
 
 from dataclasses import dataclass
@@ -39,24 +40,41 @@ class Watched(Tensor):
     Attributes:
         value: The tensor itself.
         operations: Names of the operations between the classifier's output and this tensor, in order.
+        written: Names of the operations that wrote into its memory, a list for all tensors in this memory.
     """
 
     value: Tensor
     operations: tuple[str, ...]
+    written: list[str]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def of(value: Tensor, operations: tuple[str, ...] = ()) -> "Watched":
+    def of(value: Tensor, operations: tuple[str, ...] = (), written: list[str] | None = None) -> "Watched":
         """Return a watched tensor with the values of another."""
         watched: Watched = Tensor._make_wrapper_subclass(
             Watched, value.size(), strides=value.stride(), dtype=value.dtype, device=value.device
         )
         watched.value, watched.operations = value, operations
+        watched.written = [] if written is None else written
         return watched
 
     def __repr__(self) -> str:  # type: ignore[override]
         """Return the shape and the operations."""
-        return f"Watched({tuple(self.shape)}, {self.operations})"
+        return f"Watched({tuple(self.shape)}, {self.history})"
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """All operations that may have changed the values, each once."""
+        return tuple(dict.fromkeys((*self.operations, *self.written)))
+
+    @property
+    def data(self) -> Tensor:
+        """The same values without a history of gradients; assigned values replace them."""
+        return self.detach()
+
+    @data.setter
+    def data(self, values: Tensor) -> None:
+        self.written.append("an assignment to .data")
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -64,18 +82,37 @@ class Watched(Tensor):
     ) -> Any:
         """Run an operation on the values, and record it."""
         del types
-        kwargs = kwargs or {}
+        kwargs, name = kwargs or {}, str(func._schema.name)
         watched = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Watched)]
-        operations = (*max((each.operations for each in watched), key=len), str(func._schema.name))
         result = func(
             *tree_map_only(Watched, lambda leaf: leaf.value, args),
             **tree_map_only(Watched, lambda leaf: leaf.value, kwargs),
         )
-        written = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Watched) and leaf.value is result]
-        if written:
-            written[0].operations = operations
-            return written[0]
-        return tree_map_only(Tensor, lambda tensor: Watched.of(tensor, operations), result)
+        for leaf in _written(func, args, kwargs):
+            leaf.written.append(name)
+        operations = (*dict.fromkeys(operation for leaf in watched for operation in leaf.history), name)
+
+        def wrap(tensor: Tensor) -> Watched:
+            for leaf in watched:
+                if leaf.value is tensor:
+                    return leaf
+            shared = (leaf.written for leaf in watched if _memory(leaf.value) == _memory(tensor))
+            return Watched.of(tensor, operations, next(shared, None))
+
+        return tree_map_only(Tensor, wrap, result)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Watched]:
+    """Return the watched tensors that an operation writes into, those in lists included."""
+    schema = func._schema.arguments
+    given = [*zip(schema, args, strict=False), *((each, kwargs[each.name]) for each in schema if each.name in kwargs)]
+    into = [value for argument, value in given if argument.alias_info is not None and argument.alias_info.is_write]
+    return [leaf for leaf in tree_leaves(into) if isinstance(leaf, Watched)]
+
+
+def _memory(tensor: Tensor) -> int:
+    memory: int = tensor.untyped_storage()._cdata
+    return memory
 
 
 @dataclass(frozen=True)
@@ -95,6 +132,6 @@ class Behind:
         """Return the operations between the classifier and the logits of a model."""
         if not isinstance(logits, Watched):
             return cls(False, "an operation that returns new values")
-        names = [name for name in logits.operations if name not in _ALIASES]
+        names = [name for name in logits.history if name not in _ALIASES]
         changes = next((name for name in names if name not in _SELECTIONS), None)
         return cls(bool(names), changes)

@@ -37,7 +37,7 @@ def find_classifier(model: nn.Module, example: State) -> tuple[str, bool]:
     Raises:
         TypeError: If the output is not a tensor.
         ValueError: If the logits are not the output of a single linear layer, or a selection of its positions, or are
-            not finite.
+            not finite; if other entries of a tuple may be the logits as well.
     """
     runs: list[_Run] = []
     given: dict[nn.Module, Any] = {}
@@ -56,12 +56,14 @@ def find_classifier(model: nn.Module, example: State) -> tuple[str, bool]:
         with ExitStack() as hooks, intercepted(layers, record):
             for layer in layers.values():
                 hooks.callback(layer.register_forward_pre_hook(note, prepend=True, with_kwargs=True).remove)
-            logits = output_tensor(call(twin, example))
+            output = call(twin, example)
+        logits = output_tensor(output)
         check_finite(logits, "logits")
         matching = [run for run in runs if run.produces(logits)]
         if not matching:
             raise ValueError(_no_classifier_message(model, runs, logits))
         _check_used_once(twin, matching[-1], runs)
+        _check_alone(matching[-1], runs, output)
         return matching[-1].name, _selects(twin, matching[-1], example, logits)
 
 
@@ -107,12 +109,18 @@ def _has_row(logits: Tensor, output: Tensor) -> bool:
 
 def _selects(model: nn.Module, classifier: _Run, example: State, logits: Tensor) -> bool:
     """Return whether a twin selects from its classifier's output; refuse one that changes the values."""
+    given: list[tuple[Tensor, Tensor]] = []
 
     def watch(_name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        return Watched.of(forward(*args, **kwargs))
+        output = forward(*args, **kwargs)
+        given.append((output, output.clone()))
+        return Watched.of(output)
 
     with intercepted({classifier.name: classifier.layer}, watch):
         behind = Behind.of(output_tensor(call(model, example)))
+    for output, before in given:  # written into by code that torch does not see
+        if not torch.allclose(output, before, rtol=0, atol=0, equal_nan=True):
+            behind = Behind(behind.selects, behind.changes or "a write into its memory")
     if behind.changes:
         raise ValueError(
             f"expected the output of {classifier} as the model's, got {behind.changes} behind it, which may change the "
@@ -146,6 +154,24 @@ def _check_used_once(model: nn.Module, classifier: _Run, runs: Iterable[_Run]) -
         raise ValueError(
             f"expected the classifier {classifier} to be used once in a pass, got {uses}; use a separate layer"
         )
+
+
+def _check_alone(classifier: _Run, runs: Iterable[_Run], output: Any) -> None:
+    """Raise a ValueError if a tuple has outputs (N, C) of two linear layers of different C: either may be the logits.
+
+    With the same C, as of an auxiliary classifier, the first entry is the logits.
+    """
+    if not isinstance(output, tuple) or hasattr(output, "logits"):
+        return
+    others = [run for run in runs if run.layer.out_features != classifier.layer.out_features]
+    for i, entry in enumerate(output):
+        for run in others:
+            if isinstance(entry, Tensor) and run.produces(entry):
+                raise ValueError(
+                    f"expected logits as the only output of a linear layer, got a tuple with that of {classifier} "
+                    f"first and that of {run} at position {i}: either may be the logits; wrap the model so "
+                    "that it returns its logits alone"
+                )
 
 
 def _no_classifier_message(model: nn.Module, runs: list[_Run], logits: Tensor) -> str:

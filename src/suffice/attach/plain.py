@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.attach.classifier import find_classifier
 from suffice.attach.interception import Reached, intercepted, pass_through
+from suffice.attach.whole import WholePass
 from suffice.batches import Loader
 from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, call, output_tensor, select
@@ -170,7 +171,7 @@ def cut_at_entries(network: nn.Module | None, entries: Mapping[str, Any]) -> Exi
 def classifier_input(
     model: nn.Module, classifier: str, run: Callable[[nn.Module], object], selects: bool = False
 ) -> Tensor:
-    """Run a model up to its classifier and return the classifier's input φ.
+    """Run a model up to its classifier, or to its end within `suffice.attach.whole.compared`, and return φ.
 
     The pass runs on a twin, except in training mode, where it has to update the model's own buffers and attributes.
 
@@ -182,15 +183,26 @@ def classifier_input(
 
     Raises:
         RuntimeError: If the pass does not reach the classifier.
+        ValueError: If the pass is compared, and returns other logits than the classifier's.
     """
     if not (is_twin(model) or model.training or torch.compiler.is_compiling()):
         with Twin(model, evaluation=False).running() as twin:
             return classifier_input(twin, classifier, run, selects)
+    layer, whole = model.get_submodule(classifier), WholePass.wanted(classifier)
+    if whole is not None:
+        with intercepted({classifier: layer}, whole.handle):
+            output = run(model)
+        if not selects:
+            return whole.features(output)
     if selects:
-        with intercepted({classifier: model.get_submodule(classifier)}, pass_through):
-            return output_tensor(run(model))
+        with intercepted({classifier: layer}, pass_through):
+            selected = output_tensor(run(model))
+        if whole is not None:
+            assert isinstance(layer, nn.Linear)
+            whole.check_selected(selected, layer, output)
+        return selected
     try:
-        with intercepted({classifier: model.get_submodule(classifier)}, _stop):
+        with intercepted({classifier: layer}, _stop):
             run(model)
     except Reached as reached:
         phi: Tensor = reached.output

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from suffice.calibration.affine import weight_and_bias
 from suffice.calibration.ensemble import Weight
 from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood, classification
 from suffice.calibration.links import Link
@@ -220,9 +221,15 @@ def with_bias(phi: Tensor, bias: float | None) -> Tensor:
 
 
 def weights_with_bias(classifier: nn.Linear, bias: float | None) -> Tensor:
-    """Return the weights W (C, D) for φ from `with_bias`: the last column is the bias over the constant."""
-    weight: Tensor = classifier.weight.detach()
-    return weight if bias is None else torch.cat([weight, classifier.bias.detach()[:, None] / bias], dim=1)
+    """Return the weights W (C, D) for φ from `with_bias`: the last column is the bias over the constant.
+
+    Raises:
+        ValueError: If the classifier is a subclass that computes no affine map.
+    """
+    weight, own = weight_and_bias(classifier)
+    if bias is None or own is None:
+        return weight
+    return torch.cat([weight, own[:, None] / bias], dim=1)
 
 
 def one_per_exit(name: str, value: float | Sequence[float], num_exits: int, within: Range) -> list[float]:

@@ -42,7 +42,11 @@ def fit_exits(
 
 
 def classifier_weights(network: ExitNetwork, exits: Sequence[CalibratedExit]) -> list[Tensor]:
-    """Return the weights W of the outputs with a posterior, for each exit; the bias, if any, is the last column."""
+    """Return the weights W of the outputs with a posterior, for each exit; the bias, if any, is the last column.
+
+    Raises:
+        ValueError: If a classifier is a subclass that computes no affine map.
+    """
     latents = exits[0].likelihood.latents(network.num_classes)
     with inference(network) as network:  # a parametrization may compute other weights in training mode
         classifiers = [network.exit(k).classifier for k in range(len(exits))]
@@ -57,10 +61,10 @@ def _fit_posteriors(
     structure = choices.resolved_structure(network.num_classes)
     assert structure is not None
     likelihood = exits[0].likelihood
+    deltas = [likelihood.prior_precision(weights) for weights in classifier_weights(network, exits)]
     options = {"prior": choices.prior} if structure == "kronecker" else {}
     empty = empty_statistics(network, structure, likelihood.latents(network.num_classes))
     statistics = add_examples(network, loader, structure, exits, empty)
-    deltas = [likelihood.prior_precision(weights) for weights in classifier_weights(network, exits)]
     fit = STRUCTURES[structure].Posterior.fit
     pairs = zip(statistics, deltas, strict=True)
     return [fit(sums, delta, class_precision=choices.class_precision, **options) for sums, delta in pairs]
@@ -72,8 +76,9 @@ def _fit_noise(
     """Return the exits with the noise of maximum evidence, and their posteriors at the δ of maximum evidence."""
     noisy_exits: list[CalibratedExit] = []
     posteriors: list[Posterior] = []
+    trained = classifier_weights(network, exits)
     residuals = residual_statistics(network, loader, exits)
-    for exit_, sums, weights in zip(exits, residuals, classifier_weights(network, exits), strict=True):
+    for exit_, sums, weights in zip(exits, residuals, trained, strict=True):
         start = exit_.likelihood.prior_precision(weights)
         noise, delta = linear.maximize(sums, weights, start, class_precision)
         noisy_exits.append(replace(exit_, likelihood=regression.Likelihood(noise)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from suffice import batches
 from suffice.attach import contract
+from suffice.attach.whole import Batch, compared
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.exits import CalibratedExit, with_bias
@@ -76,19 +77,23 @@ def _widths(network: ExitNetwork) -> list[int]:
 def exit_pass(network: ExitNetwork, inputs: State, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Run a batch through the network and check features and outputs.
 
-    The first batch (`start` = 0) also checks the contract of stages and exits (`suffice.attach.contract`).
+    The last exit's outputs are compared with what the model returns, where its pass can run on behind the classifier
+    (`suffice.attach.whole`). The first batch (`start` = 0) also checks the contract of stages and exits
+    (`suffice.attach.contract`).
 
     Yields:
         Number of the exit, its features φ (N, D) and its outputs (N, C).
 
     Raises:
-        ValueError: If features or outputs are not finite, or the network violates the contract.
+        ValueError: If features or outputs are not finite, the network violates the contract, or the model changes its
+            logits behind the classifier.
     """
     if start == 0:
         contract.check(network, inputs)
-    state = inputs
+    state, compared_batch = inputs, Batch(start)
     for k in range(len(network.exits)):
-        state, phi = network.advance(k, state)
+        with compared(compared_batch):
+            state, phi = network.advance(k, state)
         check_finite(phi, f"features at exit {k}", start)
         logits = network.exit(k).classifier(phi)
         check_finite(logits, f"logits at exit {k}", start)

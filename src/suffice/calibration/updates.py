@@ -42,7 +42,8 @@ def check_wider(network: ExitNetwork, classes: int, network_hash: str) -> None:
     """
     if network.num_classes <= classes:
         raise ValueError(f"expected a network for more than {classes} classes, got one for {network.num_classes}")
-    rows = [p for k in range(len(network.exits)) for p in network.exit(k).classifier.parameters()]
+    classifiers = [network.exit(k).classifier for k in range(len(network.exits))]
+    rows = [p for each in classifiers for p in each.parameters() if p.ndim and len(p) == each.out_features]
     if fingerprint_of_rows(network, rows, classes) != network_hash:
         raise ValueError(
             f"expected the calibrated weights except for rows from {classes} on of every classifier, got others; "

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from suffice.attach.cutting.blank import BlankValueError, origins_of
 from suffice.attach.cutting.packing import pack, raise_missing, unpack
 from suffice.attach.cutting.plan import Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key
-from suffice.attach.interception import Reached, intercepted
+from suffice.attach.interception import Handler, Reached, intercepted
+from suffice.attach.whole import Batch, WholePass, current_batch
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import Twin, is_twin
 from suffice.utils.nest import tree_flatten, tree_unflatten
@@ -59,6 +60,9 @@ class Stage(nn.Module):
             examples, device = len(state[TAP]), state[TAP].device
             values = unpack(state["kept"], state["outlines"], self.plan.layouts, examples, device)
         until = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else None
+        batch = current_batch()
+        if self.k == 0 and batch is not None:
+            batch.run = lambda handle: run(model, self.plan, values, None, handle).output
         try:
             result = run(model, self.plan, values, until)
         except BlankValueError as error:
@@ -67,9 +71,33 @@ class Stage(nn.Module):
             missing = origins_of(result.output)
             if missing:
                 raise_missing(missing)
+            if batch is not None:
+                self._compare(model, values, result.output, batch)
             return result.output
         kept, outlines = pack({**values, **result.records}, self.plan, self.k, examples)
         return {TAP: first_tensor(result.output), "kept": kept, "outlines": outlines}
+
+    def _compare(self, model: nn.Module, values: Mapping[str, Any], phi: Tensor, batch: Batch) -> None:
+        """Compare the last exit with what the model returns if its last part runs on to the end.
+
+        If that reads outputs that the state left out, the model's whole pass runs.
+        """
+        plan, whole = self.plan, WholePass(self.plan.classifier)
+        try:
+            output = run(model, plan, values, None, whole.handle).output
+            missing = bool(origins_of(output))
+        except BlankValueError:
+            missing = True
+        if missing:
+            assert batch.run is not None
+            whole = WholePass(plan.classifier)
+            output = batch.run(whole.handle)
+        layer = model.get_submodule(plan.classifier)
+        assert isinstance(layer, nn.Linear)
+        if plan.selects or missing:  # in another pass, kernels may round otherwise
+            whole.check_selected(phi, layer, output)
+        else:
+            whole.features(output)
 
     def extra_repr(self) -> str:
         """Return the modules between which the stage lies."""
@@ -91,7 +119,9 @@ class PartialPass:
     records: Mapping[str, Any]
 
 
-def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None) -> PartialPass:
+def run(
+    model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | None, at_classifier: Handler | None = None
+) -> PartialPass:
     """Run a model's pass with recorded outputs in place of modules.
 
     Args:
@@ -99,6 +129,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         plan: Places to watch.
         values: Inputs and outputs by key; a module whose output is among them does not run.
         until: Name of the module behind which the pass ends; None ends it before the classifier.
+        at_classifier: Function that answers the classifier in place of this end; the pass runs on.
     """
     records: dict[str, Any] = {}
     counts: Counter[str] = Counter()
@@ -108,6 +139,8 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         counts[name] += 1
         if key in values:
             return _own_copies(key, values[key], plan)
+        if name == plan.classifier and at_classifier is not None:
+            return at_classifier(name, forward, args, kwargs)
         if name == plan.classifier:
             phi = args[0] if args else kwargs["input"]
             if plan.selects:
@@ -129,7 +162,7 @@ def run(model: nn.Module, plan: Plan, values: Mapping[str, Any], until: str | No
         if until is not None:
             records[key_of(until, 0)] = output
         return PartialPass(output, records)
-    if until is not None or not plan.selects:
+    if until is not None or not (plan.selects or at_classifier):
         raise RuntimeError(f"expected a pass to reach {until or plan.classifier!r}, got one that did not")
     return PartialPass(output, records)
 
