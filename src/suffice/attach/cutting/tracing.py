@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from suffice.attach.cutting.guards import is_guard, sources
+from suffice.attach.cutting.sizes import may_fail
 from suffice.attach.cutting.tracer import (
     SIZES,
     Call,
@@ -70,6 +72,11 @@ class Trace:
         *self.nodes, self.output = graph.nodes
         self.calls = tracer.calls
 
+    @property
+    def fixes(self) -> bool:
+        """Whether the graph holds only for inputs of the example's sizes and plain values, as its guards check."""
+        return may_fail(self.root, self.nodes)
+
     def __str__(self) -> str:
         """Return the operations that the output depends on, in order; equal passes have equal strings."""
         live = ancestors(self.output)
@@ -99,6 +106,8 @@ class Trace:
                     "between"
                 )
         stage_of = {node: bisect_left(ends, i) for node, i in position.items()}
+        for node in filter(is_guard, self.nodes):  # checked as early as what it reads is there
+            stage_of[node] = max((stage_of[source] for source in sources(node)), default=0)
         stages: list[fx.GraphModule] = []
         inputs: list[fx.Node] = []
         for k in reversed(range(len(calls))):
