@@ -101,7 +101,9 @@ def chain(node: fx.Node) -> tuple[set[fx.Node], set[fx.Node]]:
     return plain, tensors
 
 
-_SAME = frozenset(("ndim", "dim", "dtype", "device", "is_cuda", "is_cpu", "is_nested", "is_floating_point", "is_complex", "layout"))
+_SAME = frozenset(
+    ("ndim", "dim", "dtype", "device", "is_cuda", "is_cpu", "is_nested", "is_floating_point", "is_complex", "layout")
+)
 """Names of what is read from a tensor and is the same for all inputs of a model."""
 
 _OF_VALUES = frozenset(("item", "tolist", "equal", "allclose", "is_nonzero", "numpy", "__contains__", "contains"))

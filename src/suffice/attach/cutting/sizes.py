@@ -1,13 +1,14 @@
 """Which guards of a trace other inputs may violate: those that read a plain input, or a size that inputs may change.
 
-Sizes are compared with those of the example at half and at double size. What cannot be computed at either is taken to
-have one size, that of the example.
+The sizes are those that differ for the first half of the example (its tokens, or its rows and columns), if the model
+accepts it. Half an input is within all tables of positions, whereas an index that is out of range stops a GPU.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Size, Tensor, fx, nn
 
 from suffice.attach.cutting.guards import chain, decision, is_guard, is_same, outcome
@@ -34,34 +35,31 @@ def may_fail(root: nn.Module, nodes: Sequence[fx.Node]) -> bool:
 
 
 def _resized(root: nn.Module, path: Sequence[fx.Node]) -> Iterator[Values]:
-    """Yield the values of nodes for inputs in which all dimensions of one size have another one."""
+    """Yield the values of nodes for inputs of other sizes that the model accepts: one size halved at a time."""
     inputs = next((node.meta["values"][0] for node in path if node.op == "placeholder"), None)
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     for size in sorted({size for tensor in tensors for size in tensor.shape[1:] if size > 1}):
-        for other in (-(-size // 2), 2 * size):
-            values = _evaluated(root, path, tree_map_only(Tensor, lambda x, s=size, o=other: _resize(x, s, o), inputs))
-            yield values
-            if len(values) == len(path):
-                break
+        try:
+            root(tree_map_only(Tensor, partial(_half, size=size), inputs))
+        except Exception:  # the model does not accept this size
+            continue
+        yield _evaluated(root, path, tree_map_only(Tensor, partial(_half, size=size), inputs))
 
 
-def _resize(tensor: Tensor, size: int, other: int) -> Tensor:
-    """Return a copy of a tensor (N, …) with entries repeated or left out in all dimensions of one size but the first."""
+def _half(tensor: Tensor, size: int) -> Tensor:
+    """Return a copy of a tensor (N, …) with the first half of all dimensions of one size but the first."""
     for dim in range(1, tensor.ndim):
         if tensor.shape[dim] == size:
-            tensor = tensor.index_select(dim, torch.arange(other, device=tensor.device) % size)
+            tensor = tensor.narrow(dim, 0, (size + 1) // 2)
     return tensor.clone()
 
 
 def _evaluated(root: nn.Module, path: Sequence[fx.Node], inputs: State) -> dict[fx.Node, Any]:
-    """Return the values of the nodes that can be computed for inputs."""
+    """Return the values of the nodes that can be computed for inputs; others follow a branch that is not theirs."""
     values: dict[fx.Node, Any] = {}
     for node in path:
-        try:
-            with torch.no_grad():
-                values[node] = inputs if node.op == "placeholder" else evaluate(root, node, values.__getitem__)
-        except Exception:  # noqa: S112 - the model does not accept this size here
-            continue
+        with suppress(Exception):
+            values[node] = inputs if node.op == "placeholder" else evaluate(root, node, values.__getitem__)
     return values
 
 
@@ -79,5 +77,10 @@ def _unequal(a: Any, b: Any) -> bool:
 
 
 def _reads_plain_input(node: fx.Node) -> bool:
-    plain, _ = chain(node)
-    return any(argument.op == "placeholder" for each in plain for argument in each.all_input_nodes)
+    plain, tensors = chain(node)
+    nests = [source for source in tensors if source.op == "placeholder" and not _is_tensor(source)]
+    return any(nest in each.all_input_nodes for nest in nests for each in plain)
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta["values"][0], Tensor)

@@ -50,6 +50,9 @@ class Trace:
         batches: Inputs of 2 and of 3 examples.
         training: Put the modules that are traced into, and only them, into training mode.
 
+    Attributes:
+        fixes: Whether the graph holds only for inputs of the example's sizes and plain values, as its guards check.
+
     Raises:
         Exception: If the model or `torch.fx` raises one because the pass cannot be traced.
     """
@@ -69,13 +72,10 @@ class Trace:
                 graph = tracer.trace(self.root)
             if _states_elsewhere() != before:
                 raise TypeError("random numbers of Python or NumPy in the forward pass, which a graph would not draw")
-        *self.nodes, self.output = graph.nodes
+            *self.nodes, self.output = graph.nodes
+            with torch.no_grad():
+                self.fixes = not training and may_fail(self.root, self.nodes)
         self.calls = tracer.calls
-
-    @property
-    def fixes(self) -> bool:
-        """Whether the graph holds only for inputs of the example's sizes and plain values, as its guards check."""
-        return may_fail(self.root, self.nodes)
 
     def __str__(self) -> str:
         """Return the operations that the output depends on, in order; equal passes have equal strings."""
