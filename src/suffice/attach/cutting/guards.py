@@ -26,9 +26,9 @@ def guard(value: Any, kind: str, expected: str) -> None:
     got = outcome(value, kind)
     if got != expected:
         raise ValueError(
-            f"expected inputs of the same sizes, plain values and structure as in the example of "
-            f"suffice.attach_exits, got a {kind} in the model's forward pass that is {got} instead of {expected}, which "
-            "a traced network cannot follow; attach the exits with an example like these inputs, or pass the stages, "
+            "expected inputs of the same sizes, plain values and structure as in the example of "
+            f"suffice.attach_exits, got a {kind} in the model's forward pass that is {got} instead of {expected}, "
+            "which a traced network cannot follow; attach the exits with an example like these inputs, or pass the stages, "
             "at=[first, second, …]"
         )
 
@@ -102,7 +102,7 @@ def chain(node: fx.Node) -> tuple[set[fx.Node], set[fx.Node]]:
 
 
 _SAME = frozenset(
-    ("ndim", "dim", "dtype", "device", "is_cuda", "is_cpu", "is_nested", "is_floating_point", "is_complex", "layout")
+    ("ndim", "dim", "dtype", "device", "is_cuda", "is_nested", "is_floating_point", "is_complex", "layout")
 )
 """Names of what is read from a tensor and is the same for all inputs of a model."""
 
