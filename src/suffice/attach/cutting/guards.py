@@ -28,8 +28,8 @@ def guard(value: Any, kind: str, expected: str) -> None:
         raise ValueError(
             "expected inputs of the same sizes, plain values and structure as in the example of "
             f"suffice.attach_exits, got a {kind} in the model's forward pass that is {got} instead of {expected}, "
-            "which a traced network cannot follow; attach the exits with an example like these inputs, or pass the stages, "
-            "at=[first, second, …]"
+            "which a traced network cannot follow; attach the exits with an example like these inputs, or pass the "
+            "stages, at=[first, second, …]"
         )
 
 
