@@ -169,17 +169,23 @@ def _cut_in_turn(
     model: nn.Module, at: Sequence[str], whole: ExitNetwork, example: State, pooling: Pooling | nn.Module | None,
     freeze: bool,
 ) -> ExitNetwork:  # fmt: skip
-    """Return the first network that reproduces the model: from a trace, or by running its code again."""
+    """Return the first network that reproduces the model: from a trace, or by running its code again.
+
+    A trace that fixes decisions of the pass is taken only if the code cannot run again.
+    """
     stage = whole.stages[0]
     assert isinstance(stage, UpToClassifier)
     ways.check_names(model, at)
     head, reading = whole.exit(0).classifier, _reading(model, stage, example, pooling)
+    traced = None
     if not stage.selects:
         try:
             cut = ways.by_trace(model, at, stage, example, freeze)
             keys = example if isinstance(example, Mapping) else None
             cut = replace(cut, stages=[SameInputs(cut.stages[0], keys), *cut.stages[1:]])
-            return _checked(cut, whole, head, example, pooling, reading)
+            traced = _checked(cut, whole, head, example, pooling, reading)
+            if not (freeze and cut.fixes):
+                return traced
         except ValueError:
             if not freeze:
                 raise
@@ -188,7 +194,12 @@ def _cut_in_turn(
             "expected freeze=True for a model that selects positions from its classifier's output, got False; train "
             f"the exits alone, or {ways.PASS_STAGES}"
         )
-    return _checked(ways.by_replay(model, at, stage, example), whole, head, example, pooling, reading)
+    try:
+        return _checked(ways.by_replay(model, at, stage, example), whole, head, example, pooling, reading)
+    except ValueError:
+        if traced is None:
+            raise
+        return traced
 
 
 def _reading(model: nn.Module, whole: UpToClassifier, example: State, pooling: object) -> Reading:

@@ -1,19 +1,21 @@
 """A `torch.fx` tracer that evaluates every node while it is recorded.
 
 The tracer runs the model on two batches of different size. With concrete values at hand, a condition on shapes takes
-the branch that the examples take, and a tuple is unpacked as it is. Modules stay whole unless a watched module is
+the branch that the examples take, and a tuple is unpacked as it is; a guard in the graph checks at each call that other
+inputs lead to the same decision (`suffice.attach.cutting.guards`). Modules stay whole unless a watched module is
 inside them, so the code of all others need not be traceable.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, setitem
+from operator import attrgetter, getitem, setitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from suffice.attach.cutting.guards import guard, outcome, reads_values
 from suffice.network import State
 from suffice.utils.nest import tree_leaves, tree_map_only
 
@@ -138,7 +140,7 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Return the truth value of a proxy, if it is the same for both batches."""
-        return bool(self._batch_free(obj, bool, "a condition"))
+        return self._decided(obj, "condition") == str(True)
 
     def iter(self, obj: Any) -> Iterator[Any]:
         """Iterate over the entries of a proxy."""
@@ -146,12 +148,18 @@ class Tracer(fx.Tracer):
 
     def length(self, obj: fx.Proxy) -> int:
         """Return the length of a proxy, if it is the same for both batches."""
-        return int(self._batch_free(obj, len, "a length"))
+        return int(self._decided(obj, "length"))
 
     def _unpack(self, proxy: Any) -> Any:
         first, second = self._values(proxy.node)
         if first is None and second is None:
+            if proxy.node.op == "call_module" or proxy.node.target is getitem:
+                self._guard(proxy, "structure", outcome(None, "structure"))
             return None
+        if type(first) in (tuple, list, dict):
+            if reads_values(proxy.node):
+                raise TypeError(f"a list of the values of a tensor, {describe(proxy.node)}")
+            self._guard(proxy, "structure", outcome(first, "structure"))
         if type(first) in (tuple, list):
             return type(first)(proxy[i] for i in range(len(first)))
         if type(first) is dict:
@@ -174,17 +182,23 @@ class Tracer(fx.Tracer):
             return self.batches[i]
         return evaluate(self.root, node, lambda argument: self._values(argument)[i])
 
-    def _batch_free(self, obj: fx.Proxy, function: Callable[[Any], Any], what: str) -> Any:
-        """Apply a function to the values of a proxy, and return the result if it is the same for both batches."""
+    def _decided(self, obj: fx.Proxy, kind: str) -> str:
+        """Return the outcome of a decision on a proxy if it is the same for both batches, and record a guard."""
         values = self._values(obj.node)
         if any(isinstance(value, Tensor) for value in values):
-            raise TypeError(f"{what} on the values of a tensor, {describe(obj.node)}")
-        if any(_has_shape_of_values(node) for node in ancestors(obj.node)):
-            raise TypeError(f"{what} that depends on the values of a tensor, {describe(obj.node)}")
-        results = [function(value) for value in values]
-        if results[0] != results[1]:
-            raise TypeError(f"{what} that depends on the number of examples, {describe(obj.node)}")
-        return results[0]
+            raise TypeError(f"a {kind} on the values of a tensor, {describe(obj.node)}")
+        if reads_values(obj.node) or any(_has_shape_of_values(node) for node in ancestors(obj.node)):
+            raise TypeError(f"a {kind} that depends on the values of a tensor, {describe(obj.node)}")
+        first, second = (outcome(value, kind) for value in values)
+        if first != second:
+            raise TypeError(f"a {kind} that depends on the number of examples, {describe(obj.node)}")
+        self._guard(obj, kind, first)
+        return first
+
+    def _guard(self, obj: fx.Proxy, kind: str, expected: str) -> None:
+        """Record a check that other inputs lead to the same decision."""
+        if not self.evaluating:
+            self.create_proxy("call_function", guard, (obj, kind, expected), {})
 
 
 class RandomNumbers(TorchFunctionMode):

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from suffice.attach.cutting.guards import is_guard, sources
+from suffice.attach.cutting.sizes import may_fail
 from suffice.attach.cutting.tracer import (
     SIZES,
     Call,
@@ -48,6 +50,9 @@ class Trace:
         batches: Inputs of 2 and of 3 examples.
         training: Put the modules that are traced into, and only them, into training mode.
 
+    Attributes:
+        fixes: Whether the graph holds only for inputs of the example's sizes and plain values, as its guards check.
+
     Raises:
         Exception: If the model or `torch.fx` raises one because the pass cannot be traced.
     """
@@ -67,7 +72,9 @@ class Trace:
                 graph = tracer.trace(self.root)
             if _states_elsewhere() != before:
                 raise TypeError("random numbers of Python or NumPy in the forward pass, which a graph would not draw")
-        *self.nodes, self.output = graph.nodes
+            *self.nodes, self.output = graph.nodes
+            with torch.no_grad():
+                self.fixes = not training and may_fail(self.root, self.nodes)
         self.calls = tracer.calls
 
     def __str__(self) -> str:
@@ -99,6 +106,8 @@ class Trace:
                     "between"
                 )
         stage_of = {node: bisect_left(ends, i) for node, i in position.items()}
+        for node in filter(is_guard, self.nodes):  # checked as early as what it reads is there
+            stage_of[node] = max((stage_of[source] for source in sources(node)), default=0)
         stages: list[fx.GraphModule] = []
         inputs: list[fx.Node] = []
         for k in reversed(range(len(calls))):

@@ -1,7 +1,7 @@
 """Ways to cut a model's pass into stages: from a trace of it, by running it again, or as given by the user.
 
-A trace is tried first. It cannot follow all Python code, and then each stage runs the model's own code again
-(`suffice.attach.cutting.replay`), which costs what lies between the modules.
+A trace is tried first. It cannot follow all Python code, or fixes decisions that other inputs change, and then each
+stage runs the model's own code again (`suffice.attach.cutting.replay`), which costs what lies between the modules.
 """
 
 import difflib
@@ -30,11 +30,13 @@ class Cut:
         stages: K modules from state to state.
         taps: Name of the tensor that each exit reads from its state; None for the first floating one.
         ends: Module at the end of each stage but the last.
+        fixes: Whether the cut holds only for inputs of the example's sizes and plain values; others are refused.
     """
 
     stages: Sequence[nn.Module]
     taps: Sequence[str | None]
     ends: Sequence[nn.Module]
+    fixes: bool = False
 
 
 class UpToHead(nn.Module):
@@ -112,7 +114,8 @@ def by_trace(model: nn.Module, at: Sequence[str], whole: UpToClassifier, example
         stages = trace.stages([*calls, last], taps)
     except CutError as error:
         raise ValueError(f"expected {error}; choose other places, or {PASS_STAGES}") from error
-    return Cut(stages, [node.name for node in taps], [model.get_submodule(call.name) for call in calls])
+    ends = [model.get_submodule(call.name) for call in calls]
+    return Cut(stages, [node.name for node in taps], ends, trace.fixes)
 
 
 def _trace(model: nn.Module, watched: Sequence[str], example: State, freeze: bool) -> Trace:
