@@ -82,9 +82,8 @@ def read_tokens(model: nn.Module, whole: UpToClassifier, example: State) -> Read
             raise UnmarkedError(_explain(unexplained))
         unnamed = find_unnamed(twin, whole, example, used)
     if len(unnamed) > 1:
-        raise UnmarkedError(
-            f"a pooling that does not read tokens by a rule of several values, {', '.join(map(str, unnamed[:4]))}"
-        )
+        values = ", ".join(str(mask.value) for mask in unnamed[:4])
+        raise UnmarkedError(f"a pooling that does not read tokens by a rule of several values, such as {values}")
     return Reading("tokens" if bool(used[:, 0].any()) else "last token", unnamed[0]) if unnamed else _without_mask(used)
 
 
