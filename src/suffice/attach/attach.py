@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from suffice.attach import contract
 from suffice.attach.cutting import ways
 from suffice.attach.cutting.ways import Cut
-from suffice.attach.masks import Reading, WithMask
+from suffice.attach.layout import Layouts
+from suffice.attach.masks import MASK, Reading, WithMask
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
-from suffice.attach.reading import UnmarkedError, has_channels_first, read_tokens
+from suffice.attach.reading import UnmarkedError, read_tokens
 from suffice.inputs import prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
@@ -230,21 +231,27 @@ def _with_exits(
 ) -> ExitNetwork:
     """Build the network: a new exit after each stage but the last; stages that write into their input run on a copy."""
     stages, exits = [], []
-    state = select(example, torch.arange(2) % batch_size(example))
+    state, layouts = select(example, torch.arange(2) % batch_size(example)), Layouts(2)
     given = [*cut.stages]
     if reading.mask is not None and None not in cut.taps[:-1]:  # states of given stages are the user's own
         masks = [reading.mask, *(None for _ in given[2:])]
         given = [WithMask(*each) for each in zip(given[:-1], masks, cut.taps[:-1], strict=True)] + given[-1:]
     with inference(nn.ModuleList(given)) as twins:
         for stage, twin, name in zip(given, twins, cut.taps, strict=True):
-            state, wrote = contract.run_and_detect_write(twin, state)
+            inputs = state
+            with layouts.recording(twin):
+                state, wrote = contract.run_and_detect_write(twin, state)
             stages.append(OnCopy(stage) if wrote else stage)
             tap = Tap(name)
             if len(stages) == len(given):
                 exits.append(Exit(tap, head))
                 break
-            channels_first = has_channels_first(cut.ends[len(exits)])
-            exits.append(new_exit(tap, state, pooling, reading, head, channels_first))
+            tensor = tap(state)
+            layout = layouts.of(tensor, cut.ends[len(exits)]) if tensor.ndim == 3 else "tokens"
+            if layout == "channels first" and isinstance(stage, WithMask) and stage.mask is not None:
+                stage.dimension = 2
+                state = {**state, MASK: stage.mask(inputs, tensor.shape[2]).to(tensor.device)}
+            exits.append(new_exit(tap, state, pooling, reading, head, layout))
     return ExitNetwork(stages, exits)
 
 

@@ -3,7 +3,7 @@
 mask (N, T)   True where a token counts, False for padding
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from suffice.network import State, batch_size
 from suffice.storage.parts import LARGEST, Parts
+from suffice.utils.nest import named_leaves
 
 Tokens = Literal["tokens", "class token", "last token"]
 
 MASK = "token mask"
 """Key of the mask (N, T) in a state."""
 
-MaskKind = Literal["true", "false", "other", "length"]
+MaskKind = Literal["true", "false", "nonnegative", "other", "length", "fraction"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class TokenMask:
     """Mask of the tokens that count, from the inputs of a model.
 
     Attributes:
-        key: Key of the input that marks them, None if the input is a tensor.
-        kind: "true": where the input is not 0; "false": where it is 0; "other": where it differs from `value`;
-            "length": up to a number of tokens, the input itself.
-        value: Value that marks padding, for "other".
+        key: Key of the input that marks them, or its place in a nest, such as "['text']['mask']" or "[1]"; None if the
+            input is a tensor.
+        kind: "true": where the input is not 0; "false": where it is 0; "nonnegative": where it is not below 0, as in
+            masks that are added to scores; "other": where it differs from `value`; "length": up to a number of tokens,
+            the input plus `value`; "fraction": up to a fraction of the tokens.
+        value: Value that marks padding, for "other"; number that is added to a length.
     """
 
     key: str | None
@@ -38,23 +41,48 @@ class TokenMask:
 
     def __call__(self, inputs: State, tokens: int) -> Tensor:
         """Return the mask (N, T), bool, for `tokens` tokens T."""
-        if self.key is not None and self.key not in inputs:  # an optional mask: all tokens count
+        source = self.source(inputs)
+        if source is None:  # an optional mask: all tokens count
             return torch.ones(batch_size(inputs), tokens, dtype=torch.bool)
-        source: Tensor = inputs if self.key is None else inputs[self.key]
         match self.kind:
             case "true":
-                return source.bool()
+                return _by_token(source.bool())
             case "false":
-                return ~source.bool()
+                return _by_token(~source.bool())
+            case "nonnegative":
+                return _by_token(source >= 0)
             case "other":
-                return source != self.value
-        return torch.arange(tokens, device=source.device) < source.reshape(-1, 1)
+                return (source != self.value).flatten(2).any(dim=2) if source.ndim > 2 else source != self.value
+            case "fraction":
+                lengths = (source * tokens).round()
+            case "length":
+                lengths = source + self.value
+        return torch.arange(tokens, device=source.device) < lengths.reshape(-1, 1)
+
+    def source(self, inputs: State) -> Tensor | None:
+        """Return the input that marks the tokens, or None if the inputs have none."""
+        return next((tensor for key, tensor in keyed_tensors(inputs) if key == self.key), None)
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "TokenMask":
         """Read a mask from an artifact."""
         key = None if parts.none("key") else parts.text("key")
         return cls(key, parts.choice("kind", get_args(MaskKind)), parts.count("value", least=-LARGEST))
+
+
+def keyed_tensors(inputs: State) -> Iterator[tuple[str | None, Tensor]]:
+    """Yield the tensors of a nest by the `key` of a mask: a plain key of a mapping, or a place in a nest."""
+    plain = {f"[{key!r}]": key for key in inputs if isinstance(key, str)} if isinstance(inputs, Mapping) else {}
+    for place, leaf in named_leaves(inputs):
+        if isinstance(leaf, Tensor):
+            yield plain.get(place, place) or None, leaf
+
+
+def _by_token(flags: Tensor) -> Tensor:
+    """Reduce flags (N, T), (N, T, 1) or, for keys of attention, (N, …, T), to (N, T)."""
+    if flags.shape[-1] == 1 and flags.ndim > 2:
+        return flags.flatten(1)
+    return flags.reshape(len(flags), -1, flags.shape[-1]).any(dim=1)
 
 
 class WithMask(nn.Module):
@@ -64,17 +92,21 @@ class WithMask(nn.Module):
         stage: Stage whose states are dicts.
         mask: Mask that the first stage makes from the inputs; None passes it on.
         tokens: Number of tokens T, for a mask of lengths, by the tensor of this key in the state behind the stage.
+
+    Attributes:
+        dimension: Dimension of the tokens in that tensor, 2 for (N, C, T).
     """
 
     def __init__(self, stage: nn.Module, mask: TokenMask | None, tokens: str | None) -> None:
         super().__init__()
         self.stage, self.mask, self.tokens = stage, mask, tokens
+        self.dimension = 1
 
     def forward(self, state: State) -> State:
         """Return the state behind the stage, with the mask."""
         result = self.stage(state)
         tensor = result[self.tokens]
-        mask = state[MASK] if self.mask is None else self.mask(state, tensor.shape[1]).to(tensor.device)
+        mask = state[MASK] if self.mask is None else self.mask(state, tensor.shape[self.dimension]).to(tensor.device)
         return {**result, MASK: mask}
 
 
@@ -82,7 +114,7 @@ def mask_in(network: nn.Module, x: State) -> TokenMask | None:
     """Return the mask by which the exits of a network leave out padding, or else the input "attention_mask" (N, T)."""
     for module in network.modules():
         if isinstance(module, WithMask) and module.mask is not None:
-            return module.mask if module.mask.key is None or module.mask.key in x else None
+            return None if module.mask.source(x) is None else module.mask
     named = x.get("attention_mask") if isinstance(x, Mapping) else None
     return TokenMask("attention_mask", "true") if isinstance(named, Tensor) and named.ndim == 2 else None
 

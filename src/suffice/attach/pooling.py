@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from suffice.attach.layout import Layout
 from suffice.attach.masks import MASK, Reading, last_index
 from suffice.network import Exit, State
 from suffice.utils.nest import tree_leaves
@@ -58,7 +59,7 @@ class Pool(nn.Module):
         """Pool the tensor of a batch, over the tokens that count in `mask` (N, T) if there is one."""
         match self.pooling:
             case "positions":
-                return x.flatten(2).mean(dim=2)
+                return x.flatten(2).mean(dim=2) if mask is None else _masked_mean(x.mT, mask)
             case "tokens":
                 return x.mean(dim=1) if mask is None else _masked_mean(x, mask)
             case "class token":
@@ -91,7 +92,7 @@ def new_exit(
     pooling: Pooling | nn.Module | None,
     reading: Reading,
     head: nn.Linear,
-    channels_first: bool = False,
+    layout: Layout = "tokens",
 ) -> Exit:
     """Build an exit for a state, with the number of classes, device and type of an existing classifier.
 
@@ -101,27 +102,37 @@ def new_exit(
         pooling: Name of a pooling; a module, which is copied; or None, to choose by the number of dimensions.
         reading: Pooling of (N, T, C) if `pooling` is None, and its mask.
         head: Classifier that sets the number of classes, the device and the type.
-        channels_first: Whether a tensor of three dimensions is (N, C, T), and no sequence of tokens (N, T, C).
+        layout: Layout of a tensor of three dimensions.
 
     Raises:
-        ValueError: If the pooling does not return (N, D), or the mask has another number of tokens.
+        ValueError: If the pooling does not return (N, D), the mask has another number of tokens, or the layout is
+            unclear.
     """
     tensor = tap(state)
     if tensor.dtype != head.weight.dtype:
         tap = Tap(tap.name, head.weight.dtype)
         tensor = tap(state)
     if pooling is None:
+        if tensor.ndim == 3 and layout == "unclear":
+            raise ValueError(
+                "expected a state that is tokens (N, T, C) or channels first (N, C, T), got shape "
+                f"{tuple(tensor.shape)}, which may be either; pass pooling='tokens' or pooling='positions', or an "
+                "example of another length"
+            )
+        channels_first = layout == "channels first"
         by_dimensions: dict[int, Pooling] = {2: "none", 3: "positions" if channels_first else reading.pooling}
         pooling = by_dimensions.get(tensor.ndim, "positions")
-    masked = reading.mask is not None and pooling in ("tokens", "last token")
+    positions = pooling == "positions" and tensor.ndim == 3
+    masked = reading.mask is not None and (positions or pooling in ("tokens", "last token"))
     if masked and not (isinstance(state, Mapping) and MASK in state):
         raise ValueError(
             f"expected pooling=… for given stages of a model that leaves out padding by its input {reading.mask}, got "
             "none; pass a module that leaves out the same tokens, or names of modules to attach exits after"
         )
-    if masked and state[MASK].shape != tensor.shape[:2]:
+    tokens = (tensor.mT if positions else tensor).shape[:2]
+    if masked and state[MASK].shape != tokens:
         raise ValueError(
-            f"expected one token at the exit for each in the mask, got {tuple(tensor.shape[:2])} and "
+            f"expected one token at the exit for each in the mask, got {tuple(tokens)} and "
             f"{tuple(state[MASK].shape)} of the input {reading.mask}; pass pooling=…, a module that leaves padding out"
         )
     pool = copy.deepcopy(pooling) if isinstance(pooling, nn.Module) else Pool(pooling)

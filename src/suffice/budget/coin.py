@@ -49,8 +49,9 @@ def _without_padding(x: State, mask: TokenMask) -> State:
         moved = leaf.gather(1, order[wide].expand_as(leaf))
         return moved.masked_fill(~kept[wide], 0)
 
-    source = x[mask.key] if mask.key is not None and mask.kind in ("true", "false") else None
-    return tree_map_only(Tensor, lambda leaf: kept.long() if leaf is source else packed(leaf), x)
+    source = mask.source(x)
+    marks = mask.kind == "fraction" or (source is not None and (mask.kind in ("true", "false") or source.ndim > 3))
+    return tree_map_only(Tensor, lambda leaf: kept.long() if leaf is source and marks else packed(leaf), x)
 
 
 def redraw(coin: Tensor) -> Tensor:
