@@ -6,6 +6,7 @@ from torch import nn
 
 import suffice
 from suffice import Exit, ExitNetwork, calibrate, metrics
+from suffice.attach.determinism import check_deterministic
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
@@ -72,6 +73,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
 def test_each_stage_runs_once_per_batch_and_more_often_only_on_few_examples(structure, tuning):
     net = builders.network()
     train, val = data(net), data(net, 100)
+    check_deterministic(net, train[0][0])  # the first one in a process imports parts of torch, which draw
     seen = builders.watch_batch_sizes(net)
     fit(net, train, val, structure=structure, tuning=tuning)
     for k in range(3):

@@ -23,7 +23,7 @@ from suffice.attach.masks import Reading, WithMask
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
 from suffice.attach.reading import UnmarkedError, has_channels_first, read_tokens
-from suffice.inputs import prepare
+from suffice.inputs import noted, prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
 from suffice.utils.arguments import flag
@@ -80,7 +80,8 @@ def attach_exits(
     if isinstance(model, ExitNetwork):
         raise TypeError("expected a model without exits, got an ExitNetwork; attach them to the model itself")
     at, example = [at] if isinstance(at, str) else at, prepare(example, model)
-    whole = as_exit_network(model, example)
+    with noted(example):
+        whole = as_exit_network(model, example)
     check_deterministic(model, example)
     head = whole.exit(0).classifier
     if num_classes not in (None, head.out_features):

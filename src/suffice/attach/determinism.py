@@ -100,7 +100,7 @@ def observe(prepare: Callable[[], Pass]) -> Observation:
     """
     output, draws, foreign = _observed(prepare())
     if foreign:
-        again = _observed(prepare())[2]  # what only one pass draws may come from another thread
+        again = _observed(prepare())[2]  # another thread, or an import, draws in one pass only
         foreign = [draw for draw in foreign if draw in again]
     seen = list(dict.fromkeys([*draws.seen, *foreign]))
     effective = seen if _matter(draws, output, prepare) else foreign
