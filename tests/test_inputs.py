@@ -185,3 +185,15 @@ def test_arrays_of_any_strides_byte_order_and_writability_are_inputs():
 def test_inputs_whose_examples_cannot_be_selected_are_refused_by_name(x, message):
     with pytest.raises(TypeError, match=message):
         prepare(x, Model())
+
+
+def test_an_error_of_a_model_names_the_shapes_of_its_inputs_and_a_pair():
+    model, x, y = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval(), torch.randn(4, 3), torch.arange(4) % 2
+    calibrated = suffice.calibrate(model, [(x, y)], [(x, y)], structure=None)
+    for run in (calibrated, lambda x: suffice.attach_exits(model, at=["0"], example=x)):
+        with pytest.raises(RuntimeError) as wrong_width:
+            run(torch.zeros(4, 5))
+        assert "of shape (4, 5) torch.float32" in wrong_width.value.__notes__[0]
+        with pytest.raises(TypeError) as pair:
+            run((x, y))
+        assert "pass x alone, if this is a pair (x, y)" in pair.value.__notes__[0]

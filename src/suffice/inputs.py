@@ -4,7 +4,8 @@ A tokenizer returns a `UserDict`, a data frame float64 arrays, a loader tensors 
 its inputs by `prepare`, so that the same values give the same answers in any container, floating type or device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,24 @@ def prepare(x: object, model: nn.Module) -> State:
     inputs = _plain(inputs, lambda tensor: place(tensor, device, dtype))
     _check_rows(inputs)
     return inputs
+
+
+@contextmanager
+def noted(x: State) -> Iterator[None]:
+    """Add the shapes of inputs to an error that a model raises on them in the body."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        shapes = ", ".join(
+            f"{tuple(leaf.shape)} {leaf.dtype}{_at(name)}" for name, leaf in named_leaves(x) if isinstance(leaf, Tensor)
+        )
+        pair = isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[1], Tensor) and x[1].ndim == 1
+        labels = pair and not x[1].is_floating_point()
+        error.add_note(
+            f"raised while the model ran on inputs (or a few examples of them) of shape {shapes}"
+            + ("; pass x alone, if this is a pair (x, y)" if labels else "")
+        )
+        raise
 
 
 def place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

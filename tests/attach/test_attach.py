@@ -312,3 +312,13 @@ def test_ambient_modes_change_nothing(surrounding):
     assert net.exit(0).classifier.weight.dtype == expected.exit(0).classifier.weight.dtype
     sum(logits.sum() for logits in net(x)).backward()
     assert net.exit(0).classifier.weight.grad is not None
+
+
+def test_random_numbers_in_evaluation_mode_are_refused_by_name_however_rare_their_effect():
+    class Rarely(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 1e-4)
+
+    model = nn.Sequential(nn.Linear(4, 4), Rarely(), nn.Linear(4, 3)).eval()
+    with pytest.raises(ValueError, match="evaluation mode, got random numbers from bernoulli_ in module '1'"):
+        suffice.attach_exits(model, at=["0"], example=torch.randn(4, 4))

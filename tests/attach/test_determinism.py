@@ -1,4 +1,6 @@
+import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch.nn import functional
 from suffice.attach.determinism import check_deterministic
 
 GENERATOR = np.random.default_rng(0)
+ONCE = [True]
 
 
 class Model(nn.Module):
@@ -23,6 +26,11 @@ class Model(nn.Module):
         return self.last(self.between(self, self.first(x)))
 
 
+def rarely(generator):
+    """Return an event that next to no pass shows, from a generator that only this closure holds."""
+    return lambda m, h: h * 0 if generator.random_sample() < 1e-6 else h
+
+
 ALWAYS_ON = {
     "bernoulli_": lambda m, h: functional.dropout(h, 0.3),
     "randn_like": lambda m, h: h + 0.01 * torch.randn_like(h),
@@ -31,12 +39,15 @@ ALWAYS_ON = {
     "numpy.random": lambda m, h: h * np.random.rand(),  # noqa: NPY002
     "a generator of type Random": lambda m, h: h * m.own.random(),
     "a generator of type Generator": lambda m, h: h * GENERATOR.random(),
+    "a generator of type RandomState": rarely(np.random.RandomState(0)),
+    "os.urandom": lambda m, h: h * 0 if os.urandom(2) == b"aa" else h,
+    "rand": lambda m, h: h if abs(float(torch.rand(())) - 0.5) < 0.25 else 2 * h,
 }
 HARMLESS = {
     "dropout in training mode": lambda m, h: functional.dropout(h, 0.3, m.training),
     "a threshold that nothing reaches": lambda m, h: 2 * h if float(torch.rand(())) < 0.0 else h,
     "a mask that keeps everything": lambda m, h: h * torch.empty(len(h), 1).bernoulli_(1.0),
-    "a number that is not used": lambda m, h: (m.own.random(), torch.rand(3), h)[2],
+    "a number that is not used": lambda m, h: (torch.rand(3), h)[1],
     "a state": lambda m, h: setattr(m, "seen", getattr(m, "seen", 0) + 1) or h,
 }
 
@@ -59,8 +70,8 @@ def test_the_module_that_draws_is_named():
 
 
 def test_random_numbers_of_another_library_are_found_by_the_output():
-    generator = iter(np.random.default_rng(0).random, None)  # an iterator that no copy of the model has
-    model = Model(lambda m, h, draw=generator.__next__: h * draw())
+    numbers = iter(np.random.default_rng(0).random(100).tolist())
+    model = Model(lambda m, h, draw=numbers.__next__: h * draw())
     with pytest.raises(ValueError, match="same at each call, got two outputs for the same inputs"):
         check_deterministic(model, torch.randn(5, 4))
 
@@ -72,3 +83,20 @@ def test_a_check_leaves_modes_and_default_generators_as_they_are():
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert model.own.getstate() == own
+
+
+def test_draws_of_another_thread_in_one_pass_only_are_not_those_of_the_model():
+    model = Model(lambda m, h: (ONCE and ONCE.pop() and GENERATOR.random(), h)[1])
+    check_deterministic(model, torch.randn(5, 4))
+
+
+def test_a_profiler_of_the_caller_stays():
+    def profile(*_):
+        return None
+
+    sys.setprofile(profile)
+    try:
+        check_deterministic(Model(HARMLESS["a state"]), torch.randn(5, 4))
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(None)

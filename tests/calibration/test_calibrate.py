@@ -6,6 +6,7 @@ from torch import nn
 
 import suffice
 from suffice import Exit, ExitNetwork, calibrate, metrics
+from suffice.attach.determinism import check_deterministic
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.ensemble import shares_of_cost
 from suffice.calibration.exits import with_bias
@@ -72,12 +73,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
 def test_each_stage_runs_once_per_batch_and_more_often_only_on_few_examples(structure, tuning):
     net = builders.network()
     train, val = data(net), data(net, 100)
+    check_deterministic(net, train[0][0])  # the first one in a process imports parts of torch, which draw
     seen = builders.watch_batch_sizes(net)
     fit(net, train, val, structure=structure, tuning=tuning)
     for k in range(3):
         sizes = [size for stage, size in seen if stage == k]
-        tried, costs = [3, 2, 1], [1]
-        expected = [len(x) for x, _ in val] + tried + costs
+        checked, tried, costs = [2, 2], [3, 2, 1], [1]
+        expected = [len(x) for x, _ in val] + checked + tried + costs
         if structure is not None:
             expected += [len(x) for x, _ in train] + tried
         assert sorted(sizes) == sorted(expected)
@@ -90,7 +92,7 @@ def test_without_a_validation_set_each_stage_runs_once_per_training_batch_and_mo
     calibrate(net, train, None, tuning="evidence")
     for k in range(3):
         assert sorted(size for stage, size in seen if stage == k) == sorted(
-            [len(x) for x, _ in train] + [3, 2, 1] + [1]
+            [len(x) for x, _ in train] + [2, 2] + [3, 2, 1] + [1]
         )
 
 
@@ -603,3 +605,16 @@ def test_ambient_modes_change_nothing(surrounding, tuning):
         assert same(result, expected)
     assert result.digest == expected.digest
     assert same(result.with_temperature(2.0), expected.with_temperature(2.0))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_random_numbers_in_evaluation_mode_are_refused_by_name_however_rare_their_effect(plain):
+    class Rarely(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 1e-4)
+
+    stage, head = nn.Sequential(nn.Linear(4, 4), Rarely()), nn.Linear(4, 3)
+    model = nn.Sequential(stage, head) if plain else ExitNetwork([stage], [Exit(nn.Identity(), head)])
+    batches = [(torch.randn(9, 4), torch.arange(9) % 3)]
+    with pytest.raises(ValueError, match="deterministic in evaluation mode, got random numbers from bernoulli_ in mod"):
+        calibrate(model.eval(), batches, batches, structure=None)

@@ -26,3 +26,10 @@ def test_an_unsigned_label_beyond_int64_is_out_of_range():
 
 def test_no_labels_are_in_range():
     assert checks.class_labels(torch.zeros(0, dtype=torch.uint8), 3).shape == (0,)
+
+
+def test_bool_labels_are_those_of_two_classes_only():
+    labels = torch.tensor([True, False])
+    assert checks.class_labels(labels, 2).tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"integer labels of 3 classes, got torch.bool from position 4, which"):
+        checks.class_labels(labels, 3, 4)

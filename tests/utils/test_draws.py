@@ -1,4 +1,6 @@
+import os
 import random
+import secrets
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from suffice.utils.draws import Draw, Draws, ForeignDraws, global_generators, module_names, reseed, running_module
+from suffice.utils.draws import Draw, Draws, ForeignDraws, module_names, running_module
 
 DRAWS = {
     "rand": lambda: torch.rand(5),
@@ -104,32 +106,41 @@ def test_a_draw_is_named_by_the_innermost_module_of_the_model():
     assert running_module(module_names(model)) is None
 
 
-def test_generators_of_python_and_numpy_that_were_drawn_from_are_named():
-    generators = [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
-    before = ForeignDraws(generators)
-    assert before.seen() == []
-    generators[1].random()
-    assert [draw.operation for draw in before.seen()] == ["a generator of type Generator"]
-    generators[0].random()
-    generators[2].rand()
-    random.random()
-    np.random.rand()  # noqa: NPY002
-    assert len(before.seen()) == 5
+class Holder:
+    """Object without a dictionary that holds a generator."""
+
+    __slots__ = ("generator",)
 
 
-def test_seeding_generators_again_repeats_their_numbers():
-    generators = [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
+def test_generators_of_python_and_numpy_that_are_drawn_from_are_named_wherever_they_are_kept():
+    holder = Holder()
+    holder.generator, others = random.Random(0), [np.random.default_rng(0), np.random.RandomState(0)]
+    with ForeignDraws() as draws:
+        pass
+    assert draws.seen == []
+    with ForeignDraws() as draws:
+        others[0].random()
+    assert [draw.operation for draw in draws.seen] == ["a generator of type Generator"]
+    with ForeignDraws() as draws:
+        holder.generator.random()
+        others[1].rand()
+        random.random()
+        np.random.rand()  # noqa: NPY002
+    assert {draw.operation for draw in draws.seen} == {
+        "a generator of type Random", "a generator of type RandomState", "Python's random", "numpy.random",
+    }  # fmt: skip
 
-    def numbers():
-        reseed(generators, 3)
-        return [generators[0].random(), generators[1].random(), generators[2].rand()]
 
-    assert numbers() == numbers()
-
-
-RNG = np.random.default_rng(0)
+@pytest.mark.parametrize("draw", [lambda: os.urandom(1), lambda: secrets.randbelow(3), random.SystemRandom().random])
+def test_numbers_of_the_operating_system_are_seen(draw):
+    with ForeignDraws() as draws:
+        draw()
+    assert draws.seen == [Draw("os.urandom", None)]
 
 
-def test_generators_of_the_file_that_defines_a_module_are_found():
-    assert any(generator is RNG for generator in global_generators(Outer()))
-    assert global_generators(nn.ReLU()) == []
+def test_a_generator_without_a_state_does_not_prevent_the_check():
+    generator = random.SystemRandom()
+    with ForeignDraws() as draws:
+        pass
+    assert draws.seen == []
+    del generator

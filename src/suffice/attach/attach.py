@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from suffice.attach import contract
 from suffice.attach.cutting import ways
 from suffice.attach.cutting.ways import Cut
+from suffice.attach.determinism import check_deterministic
 from suffice.attach.layout import Layouts
 from suffice.attach.masks import MASK, Reading, WithMask
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
 from suffice.attach.reading import UnmarkedError, read_tokens
-from suffice.inputs import prepare
+from suffice.inputs import noted, prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference
 from suffice.utils.arguments import flag
@@ -64,8 +65,9 @@ def attach_exits(
 
     Raises:
         TypeError: If `model` has exits already, or `at` holds neither names nor modules.
-        ValueError: If a name is unknown, the pass cannot be cut (the message names the tensor or module that prevents
-            it, and a remedy), the number of classes differs, or the pooling does not fit.
+        ValueError: If the model draws random numbers in evaluation mode, a name is unknown, the pass cannot be cut (the
+            message names the tensor or module that prevents it, and a remedy), the number of classes differs, or the
+            pooling does not fit.
 
     Example:
         >>> import torch
@@ -79,7 +81,9 @@ def attach_exits(
     if isinstance(model, ExitNetwork):
         raise TypeError("expected a model without exits, got an ExitNetwork; attach them to the model itself")
     at, example = [at] if isinstance(at, str) else at, prepare(example, model)
-    whole = as_exit_network(model, example)
+    with noted(example):
+        whole = as_exit_network(model, example)
+    check_deterministic(model, example)
     head = whole.exit(0).classifier
     if num_classes not in (None, head.out_features):
         raise ValueError(f"expected the {head.out_features} classes of the model's own classifier, got {num_classes}")

@@ -67,8 +67,10 @@ def _check_module(function: Any, state: State, name: str, output: str) -> State:
             continue
         raise ValueError(
             f"expected {name} to process each example independently, got {output} that changes when other examples "
-            "leave the batch; look for batch statistics, for a number of examples stored in the state, and for tensors "
-            "in the state that share memory and are written into"
+            "leave the batch; look for squeeze() or reshape with a fixed number of rows, for values computed from the "
+            "whole batch (a mean, a maximum, normalization without running statistics), for random numbers, for a "
+            "number of examples stored in the state, and for tensors in the state that share memory and are written "
+            "into"
         )
     return result
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice import batches, cost
+from suffice.attach.determinism import check_deterministic
 from suffice.attach.plain import from_loader
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
@@ -104,7 +105,8 @@ def calibrate(
         TypeError: If the network is not a module, a loader does not iterate batches, or an argument is of another kind.
         ValueError: If a loader is empty, labels are invalid for the likelihood, or inputs or features are not finite;
             if the output of a plain classifier is not that of a linear layer, or the number of outputs does not fit
-            the likelihood; if a precision is not above 0; if stages or exits do not process examples independently
+            the likelihood; if a precision is not above 0; if the network draws random numbers in evaluation mode
+            (`suffice.attach.determinism`); if stages or exits do not process examples independently
             (`suffice.attach.contract`).
         MemoryError: If the structure would not fit, before it is allocated.
 
@@ -137,6 +139,7 @@ def calibrate(
     if costs is not None:
         costs = _given(costs)
     exit_network, train_batches, val_batches = _read_first(network, train_loader, val_loader, choices)
+    train_batches, val_batches = _check_deterministic(network, train_batches, val_batches, choices)
     choices.check_outputs(exit_network.num_classes)
     if val_batches is None and costs is None:
         costs, train_batches = _count_costs(exit_network, train_batches)
@@ -178,6 +181,19 @@ def _read_first(
             "with structure=None and a val_loader"
         )
     return *from_loader(network, train_loader), val_loader
+
+
+def _check_deterministic(
+    network: nn.Module, train_batches: Loader, val_batches: Loader | None, choices: Choices
+) -> tuple[Loader, Loader | None]:
+    """Check a network or plain model on the first batch that is read; return loaders that still yield it."""
+    if choices.uses_training_data:
+        first, train_batches = batches.peek(train_batches, network)
+    else:
+        assert val_batches is not None
+        first, val_batches = batches.peek(val_batches, network)
+    check_deterministic(network, first.inputs)
+    return train_batches, val_batches
 
 
 def _given(costs: Costs) -> Costs:

@@ -59,7 +59,6 @@ class Copier:
         tensors: Copied tensors.
         compiled: Whether the model has a compiled or scripted part, which is shared.
         trackable: Whether all changes of what was copied can be detected from these records.
-        generators: Copied random generators of Python and NumPy.
 
     Raises:
         TypeError: If something cannot be copied, or a module can be reached through an object that is shared.
@@ -75,7 +74,6 @@ class Copier:
         self._copies: dict[int, Any] = {}  # by the id of the original
         self._originals: list[Any] = []  # referenced, so that no id is used again
         self._deferred: list[Callable[[], None]] = []
-        self.generators: list[Any] = []
         self._shared: list[tuple[Any, _Location]] = []
         self._location: _Location = "", model
         for parameter in copied_parameters:
@@ -208,10 +206,7 @@ class Copier:
 
     def _copy_untracked(self, value: Any) -> Any:
         self.trackable = False
-        copied = copy.deepcopy(value)
-        if isinstance(value, FOREIGN):
-            self.generators.append(copied)
-        return copied
+        return copy.deepcopy(value)
 
     def _copy_generator(self, generator: torch.Generator) -> torch.Generator:
         self.trackable = False

@@ -56,12 +56,18 @@ def class_labels(labels: Tensor, num_classes: int, start: int = 0) -> Tensor:
         start: Position of the first label in the whole pass.
 
     Raises:
-        ValueError: Unless they are integers in [0, num_classes); the message names the first other one.
+        ValueError: Unless they are integers in [0, num_classes), or bool of two classes; the message names the first
+            other one.
     """
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"expected integer labels, got {labels.dtype} from position {start}; leave out examples without a "
             "label, and pass labels.long() if the others are whole numbers"
+        )
+    if labels.dtype == torch.bool and num_classes > 2:
+        raise ValueError(
+            f"expected integer labels of {num_classes} classes, got torch.bool from position {start}, which has two "
+            "values; pass labels.long() if only classes 0 and 1 occur"
         )
     widened = labels.long()
     outside = ((widened < 0) | (widened >= num_classes)).nonzero()

@@ -1,19 +1,22 @@
 """Random numbers that a pass draws: the operations that draw them, and the modules in which they run.
 
 A dispatch mode sees every operation of torch that draws random numbers, whoever calls it: dropout, masks of one's own,
-noise, also within a scripted function. Generators of Python and of NumPy are compared before and after the pass.
+noise, also within a scripted function. Generators of Python and of NumPy are compared before and after the pass,
+wherever they are kept.
 
 A number that is drawn need not matter: `torch.rand(()) < rate` does nothing at a rate of 0. So a pass can be repeated
 with every drawn number replaced by its least or greatest value, which shows any threshold that it is compared with.
 """
 
+import gc
+import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +27,10 @@ Extreme = Literal["least", "greatest"]
 
 FOREIGN = (np.random.Generator, np.random.RandomState, random.Random)
 """Types of generators of other libraries, which a model may hold."""
+
+_STATEFUL = (*FOREIGN, np.random.BitGenerator)
+_SYSTEM = frozenset(getattr(os, name) for name in ("urandom", "getrandom") if hasattr(os, name))
+"""Functions that return random numbers of the operating system."""
 
 _CALL = nn.Module._call_impl.__code__
 _FAR = 8.0
@@ -108,49 +115,59 @@ def running_module(names: Mapping[int, str]) -> str | None:
 
 
 class ForeignDraws:
-    """States of the generators of Python and NumPy, to be compared with later ones.
+    """Draws from generators of Python and NumPy, and from the operating system, within a body.
 
-    Args:
-        generators: Generators besides the global ones.
+    The states of all generators that are alive are compared, so it does not matter where one is kept. Numbers of the
+    operating system (`os.urandom`, `secrets`) leave no state: calls for them in this thread are observed by a profile
+    function, unless another profiler runs.
+
+    Attributes:
+        seen: Draws, each once, after the body.
     """
 
-    def __init__(self, generators: Iterable[Any] = ()) -> None:
-        self._sources: list[tuple[str, Callable[[], Any]]] = [
-            ("Python's random", random.getstate),
-            ("numpy.random", lambda: np.random.get_state(legacy=False)),  # noqa: NPY002 (a model may draw from it)
-            *((f"a generator of type {type(g).__name__}", lambda g=g: _state(g)) for g in generators),
-        ]
-        self._before = [_text(state()) for _, state in self._sources]
+    def __init__(self) -> None:
+        self.seen: list[Draw] = []
 
-    def seen(self) -> list[Draw]:
-        """Return the generators that have been drawn from since."""
-        return [
-            Draw(name, None)
-            for (name, state), before in zip(self._sources, self._before, strict=True)
-            if _text(state()) != before
-        ]
+    def __enter__(self) -> Self:
+        self._before = [(source, _text(_state(source))) for source in generators()]
+        self._profiles = sys.getprofile() is None
+        if self._profiles:
+            sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._profiles:
+            sys.setprofile(None)
+        changed = [source for source, before in self._before if _text(_state(source)) != before]
+        used = {id(getattr(source, name, None)) for source in changed for name in ("bit_generator", "_bit_generator")}
+        self.seen += [Draw(_name(source), None) for source in changed if id(source) not in used]
+        self.seen = list(dict.fromkeys(self.seen))
+
+    def _note(self, _frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and function in _SYSTEM:
+            self.seen.append(Draw(f"os.{function.__name__}", None))
 
 
-def global_generators(model: nn.Module) -> list[Any]:
-    """Return the generators of Python and NumPy among the globals of the files that define a model's modules."""
-    files = {type(module).__module__ for module in model.modules()}
-    globals_ = [vars(sys.modules[name]) for name in files if name in sys.modules and not name.startswith("torch.")]
-    return [value for values in globals_ for value in list(values.values()) if isinstance(value, FOREIGN)]
+def generators() -> list[Any]:
+    """Return the generators of Python and NumPy that are alive and have a state, the global ones included."""
+    alive = gc.get_objects()
+    kinds = {kind for kind in set(map(type, alive)) if issubclass(kind, _STATEFUL)}
+    return [value for value in alive if type(value) in kinds and not issubclass(type(value), random.SystemRandom)]
 
 
-def reseed(generators: Sequence[Any], seed: int) -> None:
-    """Seed generators of Python and NumPy in place."""
-    for generator in generators:
-        if isinstance(generator, np.random.Generator):
-            bits = generator.bit_generator
-            bits.state = type(bits)(seed).state
-        else:
-            generator.seed(seed)
+def _name(source: Any) -> str:
+    """Return the name of a generator in messages."""
+    if source is getattr(random.getstate, "__self__", None):
+        return "Python's random"
+    global_ = getattr(np.random.get_state, "__self__", None)
+    return "numpy.random" if source is global_ else f"a generator of type {type(source).__name__}"
 
 
 def _state(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
+    if isinstance(generator, np.random.BitGenerator):
+        return generator.state
     return generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
 
 

@@ -8,7 +8,7 @@ finite and are returned in float32 or a wider type.
 import torch
 from torch import Tensor, nn
 
-from suffice.inputs import prepare
+from suffice.inputs import noted, prepare
 from suffice.network import Exit, ExitNetwork, State, check_finite, placement
 from suffice.storage.seal import Seal
 from suffice.utils.modes import full_precision
@@ -43,7 +43,7 @@ class Served:
             ValueError: If weights have changed, or outputs are not finite or not one row for each example.
         """
         state = state if k else prepare(state, self.network)
-        with full_precision(), self.seal.twin(k) as stage:
+        with full_precision(), self.seal.twin(k) as stage, noted(state):
             state, phi, outputs = stage(state)
         if outputs.ndim != 2:
             raise ValueError(

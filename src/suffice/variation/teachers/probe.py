@@ -7,6 +7,7 @@ that are still drawn belong to something else: masks of one's own (stochastic de
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -15,6 +16,7 @@ from suffice.network import State, call
 from suffice.twin import Twin, copy_parameters
 from suffice.twin.hooks import check_hookable
 from suffice.utils.draws import Draw, module_names, running_module
+from suffice.utils.nest import tree_map_only
 from suffice.variation.teachers.dropping import Dropout, Dropping
 
 
@@ -72,7 +74,7 @@ def probe(model: nn.Module, x: State) -> Probe:
 
         def run() -> Any:
             with Dropping(keep, record):
-                return call(twin.model, x)
+                return call(twin.model, tree_map_only(Tensor, torch.clone, x))
 
         return Pass(twin, run, [x, *model.parameters()])
 
