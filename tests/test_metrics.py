@@ -464,7 +464,9 @@ class TestSeveralLabels:
 
 def test_several_labels_for_a_measure_of_classes_are_refused_with_the_remedy():
     probs, y = labels_problem()
-    with pytest.raises(ValueError, match=r"for several labels of 0 and 1 take hamming_loss, or a function label_"):
+    with pytest.raises(
+        ValueError, match=r"for several labels of 0 and 1 take metrics.hamming_loss or a function label_"
+    ):
         metrics.accuracy(probs, y)
 
 

@@ -1,5 +1,7 @@
 """The checks of the gauntlet find what they look for: an answer that depends on companions, order or padding."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -102,11 +104,12 @@ def test_an_error_of_the_library_is_a_refusal_with_its_reason_and_remedy_and_end
     reached = False
     with Job().running() as job:
         with job.step("attach"):
-            suffice.attach_exits(nn.Sequential(nn.Linear(3, 3)), ["1"], example=torch.zeros(2, 3))
+            model = nn.Sequential(OrderedDict(layer=nn.Linear(3, 3)))
+            suffice.attach_exits(model, ["lyer"], example=torch.zeros(2, 3))
         reached = True
     assert not reached
     assert job.outcome.result == "refused"
-    assert job.outcome.reason.startswith("expected names of modules, got '1'")
+    assert job.outcome.reason.startswith("expected names of modules, got 'lyer'")
     assert job.outcome.remedy.startswith("nearest")
 
 

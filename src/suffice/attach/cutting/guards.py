@@ -43,7 +43,7 @@ def outcome(value: Any, kind: str) -> str:
         return "None"
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"a dict of {list(value)}" if isinstance(value, dict) else "a value"
+    return f"a dict of {sorted(map(str, value))}" if isinstance(value, dict) else "a value"
 
 
 def is_guard(node: fx.Node) -> bool:
