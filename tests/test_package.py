@@ -10,8 +10,7 @@ from torch import nn
 from tests import signatures
 
 MUTABLE = {
-    "Batch",
-    "BadRecords", "DatasetWriter", "Observation", "Pass", "Plan", "_Batch", "_Observed", "_Pixels", "_Stream",
+    "BadRecords", "Batch", "DatasetWriter", "Observation", "Pass", "Plan", "_Batch", "_Observed", "_Pixels", "_Stream",
 }  # fmt: skip
 """Data classes with mutable fields: objects under construction, or in progress."""
 

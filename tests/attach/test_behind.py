@@ -8,7 +8,7 @@ from torch.nn import functional
 import suffice
 from suffice.attach.behind import Behind, Watched
 from suffice.attach.plain import as_exit_network
-from tests.attach.test_masks import Decoder, texts
+from tests.attach.tokens.test_masks import Decoder, texts
 
 
 class Ending(nn.Module):

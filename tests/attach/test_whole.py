@@ -7,7 +7,7 @@ import suffice
 from suffice.attach.cutting.replay import Stage
 from suffice.attach.whole import check_same
 from tests.attach.test_behind import Ending
-from tests.attach.test_masks import Decoder, texts
+from tests.attach.tokens.test_masks import Decoder, texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of untrained exits
 X = torch.cat([torch.linspace(-0.1, 0.1, 72).view(9, 8), torch.full((3, 8), 5.0)])

@@ -19,11 +19,11 @@ from suffice.attach import contract
 from suffice.attach.cutting import ways
 from suffice.attach.cutting.ways import Cut
 from suffice.attach.determinism import check_deterministic
-from suffice.attach.layout import Layouts
-from suffice.attach.masks import MASK, Reading, WithMask
 from suffice.attach.plain import UpToClassifier, as_exit_network
 from suffice.attach.pooling import Pooling, Tap, new_exit
-from suffice.attach.reading import UnmarkedError, read_tokens
+from suffice.attach.tokens.layout import Layouts
+from suffice.attach.tokens.masks import MASK, Reading, WithMask
+from suffice.attach.tokens.reading import UnmarkedError, read_tokens
 from suffice.inputs import noted, prepare
 from suffice.network import Exit, ExitNetwork, State, batch_size, select
 from suffice.twin import inference

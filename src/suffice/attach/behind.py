@@ -69,7 +69,7 @@ class Watched(Tensor):
 
     @property
     def data(self) -> Tensor:
-        """The same values without a history of gradients; assigned values replace them."""
+        """Return the same values without a history of gradients; assigned values replace them."""
         return self.detach()
 
     @data.setter

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.layout import Layout
-from suffice.attach.masks import MASK, Reading, last_index
+from suffice.attach.tokens.layout import Layout
+from suffice.attach.tokens.masks import MASK, Reading, last_index
 from suffice.network import Exit, State
 from suffice.utils.nest import tree_leaves
 

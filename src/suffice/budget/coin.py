@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from suffice.attach.masks import TokenMask, mask_in
+from suffice.attach.tokens.masks import TokenMask, mask_in
 from suffice.network import ExitNetwork, State
 from suffice.utils.nest import named_leaves, tree_leaves, tree_map_only
 

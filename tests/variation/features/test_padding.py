@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.attach.masks import TokenMask
+from suffice.attach.tokens.masks import TokenMask
 from suffice.variation.features.strengths import capture, summary
-from tests.attach.test_masks import ByComplement, ByIds, ByLengths, ByMask, Decoder, Tokens, inputs, texts
+from tests.attach.tokens.test_masks import ByComplement, ByIds, ByLengths, ByMask, Decoder, Tokens, inputs, texts
 
 KINDS = [ByMask, ByComplement, ByIds, ByLengths, Decoder]
 

@@ -1,4 +1,4 @@
-"""Which guards of a trace other inputs may violate: those that read a plain input, or a size that inputs may change.
+"""Search for guards of a trace that other inputs may violate: those that read a plain input or a size that may change.
 
 The sizes are those that differ for the first half of the example (its tokens, or its rows and columns), if the model
 accepts it. Half an input is within all tables of positions, whereas an index that is out of range stops a GPU.

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.masks import TokenMask
+from suffice.attach.tokens.masks import TokenMask
 from suffice.network import State
 from suffice.prediction import entropy
 from suffice.storage.parts import Parts

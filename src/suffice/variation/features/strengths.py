@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.layout import has_channels_first
-from suffice.attach.masks import TokenMask
-from suffice.attach.reading import mask_of
+from suffice.attach.tokens.layout import has_channels_first
+from suffice.attach.tokens.masks import TokenMask
+from suffice.attach.tokens.reading import mask_of
 from suffice.inputs import prepare
 from suffice.network import State, batch_size, call
 from suffice.twin import inference

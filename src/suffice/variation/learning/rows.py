@@ -7,8 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.masks import TokenMask
-from suffice.attach.reading import UnmarkedError, mask_of
+from suffice.attach.tokens.masks import TokenMask
+from suffice.attach.tokens.reading import UnmarkedError, mask_of
 from suffice.network import State, check_finite
 from suffice.twin import inference
 from suffice.variation.features.reader import DeltaRule, Reader

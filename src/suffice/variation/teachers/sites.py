@@ -259,7 +259,8 @@ def _check_draws(draws: Sequence[Draw], native: Sequence[str] | None) -> None:
     unseen = [draw for draw in draws if native is None or draw.module is None or draw.module in native]
     if native == [] or not unseen:
         return
-    remedy = "name the dropout to follow, MCDropout(at=[…]), to leave it out on purpose, or " if native is None else ""
+    named = native is None and all(draw.module is not None for draw in unseen)  # others would be refused again
+    remedy = "name the dropout to follow, MCDropout(at=[…]), to leave it out on purpose, or " if named else ""
     raise ValueError(
         f"expected dropout as the only randomness in training mode, got random numbers from {listed(unseen)}, whose "
         f"variation would be missing; {remedy}call torch.nn.functional.dropout there, whose masks can be "

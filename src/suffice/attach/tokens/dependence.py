@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from suffice.attach.interception import Reached, intercepted, pass_through
-from suffice.attach.layout import Layouts
 from suffice.attach.plain import UpToClassifier
+from suffice.attach.tokens.layout import Layouts
 from suffice.network import State, batch_size, call, output_tensor, select
 from suffice.utils.nest import tree_flatten, tree_leaves, tree_unflatten
 

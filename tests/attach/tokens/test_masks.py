@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.attach.masks import TokenMask, WithMask, last_index
+from suffice.attach.tokens.masks import TokenMask, WithMask, last_index
 from tests.robustness.lookalikes import CLASSES, TextModel, built
 
 T, WIDTH, PADDING = 7, 8, 0

@@ -10,11 +10,11 @@ their predictions depend on how far a text was padded for the longest one in its
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.dependence import find_used, find_used_if_valid
-from suffice.attach.markings import candidates, named_masks, padded
-from suffice.attach.masks import Reading, TokenMask, last_index
 from suffice.attach.plain import UpToClassifier, as_exit_network
-from suffice.attach.unnamed import find_unnamed
+from suffice.attach.tokens.dependence import find_used, find_used_if_valid
+from suffice.attach.tokens.markings import candidates, named_masks, padded
+from suffice.attach.tokens.masks import Reading, TokenMask, last_index
+from suffice.attach.tokens.unnamed import find_unnamed
 from suffice.network import State, batch_size, select
 from suffice.twin import inference
 

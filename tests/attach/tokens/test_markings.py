@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import suffice
-from tests.attach.test_masks import T, Tokens, texts
+from tests.attach.tokens.test_masks import T, Tokens, texts
 
 N, MORE = 4, 5
 IDS = texts([T] * N, T) % 18 + 1

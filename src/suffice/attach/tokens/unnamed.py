@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.dependence import find_used_if_valid
 from suffice.attach.interception import intercepted
-from suffice.attach.markings import is_integral, padded, replaced
-from suffice.attach.masks import TokenMask, keyed_tensors, last_index
 from suffice.attach.plain import UpToClassifier
+from suffice.attach.tokens.dependence import find_used_if_valid
+from suffice.attach.tokens.markings import is_integral, padded, replaced
+from suffice.attach.tokens.masks import TokenMask, keyed_tensors, last_index
 from suffice.network import State, call, select
 
 ENDS = 1024

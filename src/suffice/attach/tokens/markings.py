@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from suffice.attach.masks import TokenMask, keyed_tensors
+from suffice.attach.tokens.masks import TokenMask, keyed_tensors
 from suffice.network import State
 from suffice.utils.nest import tree_flatten, tree_unflatten
 
