@@ -1,6 +1,7 @@
 import os
 import random
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -100,3 +101,22 @@ def test_a_profiler_of_the_caller_stays():
         assert sys.getprofile() is profile
     finally:
         sys.setprofile(None)
+
+
+def test_draws_of_another_thread_are_not_those_of_the_model():
+    stopped = threading.Event()
+
+    def draw():
+        own = random.Random(0)
+        while not stopped.is_set():
+            own.random()
+            random.random()
+            GENERATOR.random()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        check_deterministic(nn.Linear(3, 3), torch.zeros(4, 3))
+    finally:
+        stopped.set()
+        thread.join()

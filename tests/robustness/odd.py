@@ -210,7 +210,6 @@ class Equipped(Odd):
 
     def between(self, h):
         with self.lock:
-            self.draws.random()
             torch.rand(1, generator=self.generator)
             return self.middle(h)
 

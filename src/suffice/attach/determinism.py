@@ -7,6 +7,7 @@ Numbers of Python, NumPy and the operating system cannot be replaced, and an eve
 drawing them at all counts.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from suffice.utils.randomness import draw_from
 
 _SEEDS = 16
 """Number of passes with other seeds, for numbers that matter neither at their least nor at their greatest value."""
+
+_ROUNDS = 3
+"""Number of times that draws of Python and NumPy are told from those of other threads."""
 
 
 @dataclass
@@ -98,13 +102,30 @@ def observe(prepare: Callable[[], Pass]) -> Observation:
     Args:
         prepare: Function that returns a pass of a fresh twin; further passes run only if the first one draws.
     """
+    started = time.perf_counter()
     output, draws, foreign = _observed(prepare())
-    if foreign:
-        again = _observed(prepare())[2]  # another thread, or an import, draws in one pass only
-        foreign = [draw for draw in foreign if draw in again]
+    foreign = _repeated(foreign, prepare, time.perf_counter() - started)
     seen = list(dict.fromkeys([*draws.seen, *foreign]))
     effective = seen if _matter(draws, output, prepare) else foreign
     return Observation(output, seen, effective)
+
+
+def _repeated(foreign: list[Draw], prepare: Callable[[], Pass], seconds: float) -> list[Draw]:
+    """Return the draws from generators of other libraries that every pass repeats, and that other threads do not make.
+
+    Args:
+        foreign: Draws of a first pass; an import may draw in that one only.
+        prepare: Function that returns a pass of a fresh twin.
+        seconds: Duration of a pass, for which the draws of other threads are observed without a pass.
+    """
+    for _ in range(_ROUNDS):
+        if not foreign:
+            break
+        with ForeignDraws() as others:
+            time.sleep(seconds)
+        again = _observed(prepare())[2]
+        foreign = [draw for draw in foreign if draw in again and draw not in others.seen]
+    return foreign
 
 
 def _matter(draws: Draws, output: Any, prepare: Callable[[], Pass]) -> bool:
