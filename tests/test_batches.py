@@ -118,13 +118,20 @@ def test_labels_of_a_wrong_type_or_shape_are_refused(labels):
         list(read_labeled([(X, labels)], MODEL, 3))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "uint32", "uint64", "int32", "bool"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "uint32", "uint64", "int32"])
 @pytest.mark.parametrize("num_classes", [3, 300])
 def test_small_integer_labels_become_int64(dtype, num_classes):
-    y = Y.clamp(max=1) if dtype == "bool" else Y
-    ((_, labels),) = read_labeled([(X, y.to(getattr(torch, dtype)))], MODEL, num_classes)
+    ((_, labels),) = read_labeled([(X, Y.to(getattr(torch, dtype)))], MODEL, num_classes)
     assert labels.dtype == torch.int64
+    assert labels.tolist() == Y.tolist()
+
+
+def test_labels_of_type_bool_are_those_of_two_classes():
+    y = Y.clamp(max=1)
+    ((_, labels),) = read_labeled([(X, y.bool())], MODEL, 2)
     assert labels.tolist() == y.tolist()
+    with pytest.raises(ValueError, match="bool"):
+        list(read_labeled([(X, y.bool())], MODEL, 3))
 
 
 @pytest.mark.parametrize("y", [Y.numpy(), Y.numpy().astype(">i2")[::-1][::-1], Y.tolist(), list(Y)])
