@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import secrets
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from suffice.utils.draws import Draw, Draws, ForeignDraws, module_names, running_module
+from suffice.utils.draws import Draw, Draws, ForeignDraws, generators, module_names, running_module
 
 DRAWS = {
     "rand": lambda: torch.rand(5),
@@ -144,3 +145,14 @@ def test_a_generator_without_a_state_does_not_prevent_the_check():
         pass
     assert draws.seen == []
     del generator
+
+
+@pytest.mark.parametrize("collect", [False, True])
+def test_a_generator_is_found_whether_or_not_garbage_was_collected_since_the_last_search(collect):
+    before = generators()
+    made = [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
+    if collect:
+        gc.collect()
+    found = {id(source) for source in generators()}
+    assert found >= {id(source) for source in (*made, *before)}
+    assert len(found) == len(generators())

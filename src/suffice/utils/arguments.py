@@ -23,14 +23,14 @@ def whole(name: str, value: object, least: int | None = 1) -> int:
         ValueError: For a smaller one.
     """
     try:
-        number = operator.index(cast(SupportsIndex, value))
+        count = operator.index(cast(SupportsIndex, value))
     except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+        count = None
+    if count is None or isinstance(value, bool):
         raise TypeError(f"expected {name} as a whole number, got {shown(value)}")
-    if least is not None and number < least:
-        raise ValueError(f"expected {name} of at least {least}, got {number}")
-    return number
+    if least is not None and count < least:
+        raise ValueError(f"expected {name} of at least {least}, got {count}")
+    return count
 
 
 def number(name: str, value: object, what: str = "a number") -> float:

@@ -12,9 +12,10 @@ import gc
 import os
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from types import FrameType
 from typing import Any, Literal, Self
 
@@ -148,11 +149,45 @@ class ForeignDraws:
             self.seen.append(Draw(f"os.{function.__name__}", None))
 
 
+class _Scan:
+    """Search for generators among all objects, of which only new ones are looked at again.
+
+    As long as no collection of garbage has run, all objects that were made since the last search are in the youngest
+    generation. A search of all takes tens of milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[list[int], list[Any]] = [], []
+
+    def find(self) -> list[Any]:
+        """Return the generators that are alive."""
+        collections = [generation["collections"] for generation in gc.get_stats()]
+        before, known = self._last
+        found = (
+            [*known, *_stateful(gc.get_objects(generation=0))] if before == collections else _stateful(gc.get_objects())
+        )
+        found = list({id(source): source for source in found}.values())
+        self._last = collections, found
+        return found
+
+
+_SCAN = _Scan()
+
+
 def generators() -> list[Any]:
     """Return the generators of Python and NumPy that are alive and have a state, the global ones included."""
-    alive = gc.get_objects()
-    kinds = {kind for kind in set(map(type, alive)) if issubclass(kind, _STATEFUL)}
-    return [value for value in alive if type(value) in kinds and not issubclass(type(value), random.SystemRandom)]
+    return _SCAN.find()
+
+
+def _stateful(objects: list[Any]) -> list[Any]:
+    """Select the generators that have a state, without Python code for each object."""
+    kinds = _kinds(_STATEFUL) - _kinds((random.SystemRandom,))
+    return list(compress(objects, map(kinds.__contains__, map(type, objects))))
+
+
+def _kinds(types: Iterable[type]) -> set[type]:
+    """Return types with all their subclasses."""
+    return set(types).union(*(_kinds(kind.__subclasses__()) for kind in types))
 
 
 def _name(source: Any) -> str:
