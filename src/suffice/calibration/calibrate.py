@@ -187,10 +187,9 @@ def _check_deterministic(
     network: nn.Module, train_batches: Loader, val_batches: Loader | None, choices: Choices
 ) -> tuple[Loader, Loader | None]:
     """Check a network or plain model on the first batch that is read; return loaders that still yield it."""
-    if choices.uses_training_data:
+    if val_batches is None or choices.uses_training_data:
         first, train_batches = batches.peek(train_batches, network)
     else:
-        assert val_batches is not None
         first, val_batches = batches.peek(val_batches, network)
     check_deterministic(network, first.inputs)
     return train_batches, val_batches

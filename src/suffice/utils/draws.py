@@ -163,12 +163,11 @@ class _Scan:
         """Return the generators that are alive."""
         collections = [generation["collections"] for generation in gc.get_stats()]
         before, known = self._last
-        found = (
-            [*known, *_stateful(gc.get_objects(generation=0))] if before == collections else _stateful(gc.get_objects())
-        )
-        found = list({id(source): source for source in found}.values())
-        self._last = collections, found
-        return found
+        if collections != before:
+            known = _stateful(gc.get_objects())
+        found = {id(source): source for source in [*known, *_stateful(gc.get_objects(generation=0))]}
+        self._last = collections, list(found.values())
+        return self._last[1]
 
 
 _SCAN = _Scan()
