@@ -11,7 +11,7 @@ from suffice.calibration.tuning.objective import Objective
 from suffice.calibration.tuning.ranges import TunedValue
 
 _LARGE = 10.0
-"""Temperature that no trained network had here, in the unit of the outputs: the most overconfident ones had about 4."""
+"""Temperature, in the unit of the outputs, above which labels are compared with chance."""
 
 
 def warn_if_implausible(exits: Sequence[CalibratedExit], objective: Objective, tuned: Sequence[TunedValue]) -> None:
@@ -35,10 +35,11 @@ def warn_if_implausible(exits: Sequence[CalibratedExit], objective: Objective, t
     temperature = next((value.value for value in tuned if (value.exit, value.name) == (last, "temperature")), None)
     if temperature is None or last in constant or exits[-1].likelihood.name != "classification":
         return
-    logits, targets = objective.caches[-1].logits.double(), objective.targets
-    unit = exits[-1].likelihood.output_unit(logits)
-    nll = torch.nn.functional.cross_entropy(logits / temperature, targets)
-    if temperature > _LARGE * unit and nll > _entropy(targets) - 1 / len(targets) ** 0.5:
+    logits, targets = objective.caches[-1].logits, objective.targets
+    if temperature <= _LARGE * exits[-1].likelihood.output_unit(logits):
+        return
+    nll = torch.nn.functional.cross_entropy(logits.double() / temperature, targets)
+    if nll > _entropy(targets) - 1 / len(targets) ** 0.5:
         warnings.warn(
             f"expected labels that the outputs predict, got a temperature of {temperature:.3g} at the last exit, with "
             "which it predicts no better than the frequencies of the labels; check that inputs and labels belong "
