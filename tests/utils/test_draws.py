@@ -2,6 +2,9 @@ import gc
 import os
 import random
 import secrets
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -156,3 +159,28 @@ def test_a_generator_is_found_whether_or_not_garbage_was_collected_since_the_las
     found = {id(source) for source in generators()}
     assert found >= {id(source) for source in (*made, *before)}
     assert len(found) == len(generators())
+
+
+def test_a_search_for_generators_does_not_disturb_tuples_that_other_threads_fill():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 100)
+    stop = threading.Event()
+
+    def fill():
+        count = 0
+        while not stop.is_set():
+            assert tuple(i for i in range(50)) == tuple(range(50))
+            count += 1
+        return count
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            runs = [pool.submit(fill) for _ in range(4)]
+            for _ in range(20):
+                gc.collect(0)
+                generators()
+            stop.set()
+            assert all(run.result() for run in runs)
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)

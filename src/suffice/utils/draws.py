@@ -12,10 +12,10 @@ import gc
 import os
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import compress
+from itertools import chain, compress, tee
 from types import FrameType
 from typing import Any, Literal, Self
 
@@ -164,8 +164,8 @@ class _Scan:
         collections = [generation["collections"] for generation in gc.get_stats()]
         before, known = self._last
         if collections != before:
-            known = _stateful(gc.get_objects())
-        found = {id(source): source for source in [*known, *_stateful(gc.get_objects(generation=0))]}
+            known = _stateful()
+        found = {id(source): source for source in [*known, *_stateful(generation=0)]}
         self._last = collections, list(found.values())
         return self._last[1]
 
@@ -178,10 +178,27 @@ def generators() -> list[Any]:
     return _SCAN.find()
 
 
-def _stateful(objects: list[Any]) -> list[Any]:
-    """Select the generators that have a state, without Python code for each object."""
-    kinds = _kinds(_STATEFUL) - _kinds((random.SystemRandom,))
-    return list(compress(objects, map(kinds.__contains__, map(type, objects))))
+def _stateful(generation: int | None = None) -> list[Any]:
+    """Return the generators that have a state among all objects, or among those of a generation of the collector.
+
+    A tuple that another thread is filling must not be held when that thread goes on: CPython resizes it only while
+    nothing else refers to it, and raises a SystemError otherwise. So objects are listed, selected and let go of within
+    one call of a C function, during which no other thread runs.
+    """
+    kinds = set(map(id, _kinds(_STATEFUL) - _kinds((random.SystemRandom,))))
+    return list(_select(kinds, *tee(map(gc.get_objects, (generation,)), 3)))
+
+
+def _select(
+    kinds: set[int], lists: Iterator[list[Any]], same: Iterator[list[Any]], used: Iterator[list[Any]]
+) -> Iterator[Any]:
+    """Select lazily the objects whose type has its `id` in `kinds`, and empty their list at the end.
+
+    Three iterators over the same lists are given, one for each step.
+    """
+    ids = map(id, map(type, chain.from_iterable(same)))
+    selected = compress(chain.from_iterable(lists), map(kinds.__contains__, ids))
+    return chain(selected, filter(None, map(list.clear, used)))
 
 
 def _kinds(types: Iterable[type]) -> set[type]:
