@@ -130,7 +130,7 @@ class ForeignDraws:
         self.seen: list[Draw] = []
 
     def __enter__(self) -> Self:
-        self._before = [(source, _text(_state(source))) for source in generators()]
+        self._before = [(source, _state(source)) for source in generators()]
         self._profiles = sys.getprofile() is None
         if self._profiles:
             sys.setprofile(self._note)
@@ -139,7 +139,7 @@ class ForeignDraws:
     def __exit__(self, *_: object) -> None:
         if self._profiles:
             sys.setprofile(None)
-        changed = [source for source, before in self._before if _text(_state(source)) != before]
+        changed = [source for source, before in self._before if before not in (None, _state(source))]
         used = {id(getattr(source, name, None)) for source in changed for name in ("bit_generator", "_bit_generator")}
         self.seen += [Draw(_name(source), None) for source in changed if id(source) not in used]
         self.seen = list(dict.fromkeys(self.seen))
@@ -214,16 +214,30 @@ def _name(source: Any) -> str:
     return "numpy.random" if source is global_ else f"a generator of type {type(source).__name__}"
 
 
-def _state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    if isinstance(generator, np.random.BitGenerator):
-        return generator.state
-    return generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
+def _state(generator: Any) -> str | None:
+    """Return the text of a generator's state, or None for one that has none yet because another thread is making it."""
+    try:
+        if isinstance(generator, np.random.Generator):
+            return _state(generator.bit_generator)
+        if isinstance(generator, np.random.BitGenerator):
+            return _text(generator.state) if _is_made(generator) else None
+        if isinstance(generator, np.random.RandomState):
+            return _text(generator.get_state(legacy=False))
+        return _text(generator.getstate())
+    except Exception:
+        return None
+
+
+def _is_made(generator: np.random.BitGenerator) -> bool:
+    """Return whether the state of a bit generator can be read; that of an unfinished one may be a null pointer.
+
+    The state is set right after `seed_seq`. `RandomState` sets that to None, but uses MT19937, which holds its state.
+    """
+    return isinstance(generator, np.random.MT19937) or generator.seed_seq is not None
 
 
 def _text(state: Any) -> str:
-    """Return the text of a generator's state, arrays of NumPy in full."""
+    """Return a state as text, arrays of NumPy in full."""
     if isinstance(state, Mapping):
         return str({key: _text(value) for key, value in state.items()})
     return str(state.tobytes()) if isinstance(state, np.ndarray) else str(state)
