@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from suffice.utils import draws as module
 from suffice.utils.draws import Draw, Draws, ForeignDraws, generators, module_names, running_module
 
 DRAWS = {
@@ -162,15 +163,31 @@ def test_a_generator_that_another_thread_is_making_does_not_prevent_the_check(na
     assert any(source is unfinished for source in generators())
 
 
-@pytest.mark.parametrize("collect", [False, True])
-def test_a_generator_is_found_whether_or_not_garbage_was_collected_since_the_last_search(collect):
+@pytest.mark.parametrize("generation", [None, 0, 1, 2])
+def test_a_generator_is_found_whether_or_not_garbage_was_collected_since_the_last_search(generation):
     before = generators()
     made = [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)]
-    if collect:
-        gc.collect()
+    if generation is not None:
+        gc.collect(generation)
     found = {id(source) for source in generators()}
     assert found >= {id(source) for source in (*made, *before)}
     assert len(found) == len(generators())
+
+
+def test_a_generator_is_found_if_a_collection_runs_during_the_search(monkeypatch):
+    generators()
+    search = module._stateful
+
+    def collect_before_the_second_generation(generation=None):
+        if generation == 1:
+            gc.collect(0)
+            gc.collect(1)
+        return search(generation)
+
+    monkeypatch.setattr(module, "_stateful", collect_before_the_second_generation)
+    made = random.Random(0)
+    gc.collect(0)
+    assert any(source is made for source in generators())
 
 
 def test_a_search_for_generators_does_not_disturb_tuples_that_other_threads_fill():

@@ -152,8 +152,8 @@ class ForeignDraws:
 class _Scan:
     """Search for generators among all objects, of which only new ones are looked at again.
 
-    As long as no collection of garbage has run, all objects that were made since the last search are in the youngest
-    generation. A search of all takes tens of milliseconds.
+    Until a collection moves objects to the oldest generation of the garbage collector, all that were made since the
+    last search are in the other two. A search of all objects takes tens of milliseconds.
     """
 
     def __init__(self) -> None:
@@ -161,13 +161,19 @@ class _Scan:
 
     def find(self) -> list[Any]:
         """Return the generators that are alive."""
-        collections = [generation["collections"] for generation in gc.get_stats()]
         before, known = self._last
-        if collections != before:
-            known = _stateful()
-        found = {id(source): source for source in [*known, *_stateful(generation=0)]}
-        self._last = collections, list(found.values())
+        now = _moves()
+        found = _stateful() if now != before else [*known, *_stateful(0), *_stateful(1)]
+        if _moves() != now:
+            found += _stateful()
+        self._last = now, list({id(source): source for source in found}.values())
         return self._last[1]
+
+
+def _moves() -> list[int]:
+    """Return how often collections of each kind that moves objects to the oldest generation have run."""
+    collections = [generation["collections"] for generation in gc.get_stats()]
+    return collections[1:] if sys.version_info < (3, 14) else collections  # 3.14 has two generations
 
 
 _SCAN = _Scan()
