@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from suffice import data
+from suffice.data.splits.assignment import DataSet
+from suffice.data.splits.images import Images
 from suffice.demo import program, subjects
 
 
@@ -19,9 +21,9 @@ def test_missing_images_are_an_error_of_the_store(tmp_path, monkeypatch):
 def test_the_demo_runs_on_the_pretrained_network(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (60, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    split = data.images.Images(pixels, torch.randint(100, (60,), generator=generator))
+    split = Images(pixels, torch.randint(100, (60,), generator=generator))
     names = tuple(str(label) for label in range(100))
-    sets = data.splits.DataSet("cifar100", split, split, split, names, "abc")
+    sets = DataSet("cifar100", split, split, split, names, "abc")
     monkeypatch.setattr(data, "load", lambda name, seed: sets)
     monkeypatch.setattr(subjects, "TRUTH", 20)
     monkeypatch.setattr(program, "TRUTH_PASSES", 20)
