@@ -4,7 +4,7 @@ The caches are computed once, so that the network does not run again while value
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +13,15 @@ from torch import Tensor
 from suffice import cost
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
+from suffice.calibration.ensemble import extend
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.statistics import exit_pass
 from suffice.cost import Costs
 from suffice.network import ExitNetwork, check_finite
 from suffice.twin import inference
+
+_TERMS = 1 << 23
+"""Exponentials in memory at once, over all exits: about 200 MB in float32 with the tensors of their gradient."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,26 @@ class Objective:
         examples = [len(cache.logits) for cache in self.caches]
         if any(number != len(self.targets) for number in examples):
             raise ValueError(f"expected one target per example, got {len(self.targets)} for {examples} examples")
+
+    def nll(self, exits: Sequence[CalibratedExit], rows: Tensor) -> Tensor:
+        """Return the NLL (M,) of the targets of the examples `rows` (M,), summed over the predictions at all exits."""
+        targets = self.targets[rows]
+        total = torch.zeros(len(rows), dtype=torch.float64, device=targets.device)
+        running = None
+        for k, (exit_, cache) in enumerate(zip(exits, self.caches, strict=True)):
+            spectrum = None if cache.spectrum is None else cache.spectrum[rows]
+            prediction = exit_.member(cache.logits[rows], spectrum)
+            if self.weights is not None:
+                weight = self.weights[k] if exit_.weight is None else exit_.weight
+                running = extend(running, prediction, weight, self.product)
+                prediction = running.prediction()
+            total = total + exit_.likelihood.nll(prediction, targets).double()
+        return total
+
+    def chunks(self, exits: Sequence[CalibratedExit]) -> Iterator[Tensor]:
+        """Yield the indices of the examples, in chunks that fit in memory with the tensors of their gradient."""
+        terms = (exit_.terms(cache.logits.shape[1]) for exit_, cache in zip(exits, self.caches, strict=True))
+        yield from torch.arange(len(self.targets)).split(max(1, _TERMS // sum(terms)))
 
     def largest_operation(self, exits: Sequence[CalibratedExit]) -> float:
         """Return the number of elements of the largest operation of tuning; infinite on a GPU."""

@@ -20,16 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.calibration import ensemble
 from suffice.calibration.choices import Choices
 from suffice.calibration.ensemble import Weight
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.objective import Objective
 from suffice.calibration.tuning.ranges import ODDS, TunedValue, prior_range, temperature_range
 from suffice.utils import threads
-
-_TERMS = 1 << 23
-"""Exponentials in memory at once, over all exits: about 200 MB in float32 with the tensors of their gradient."""
 
 SPREAD = 0.5
 """Standard deviation of the normal prior of log T."""
@@ -141,12 +137,6 @@ class _Problem:
         """Search ranges of the logarithms."""
         return [(math.log(low), math.log(high)) for low, high in (coordinate.limits for coordinate in self.coordinates)]
 
-    @property
-    def rows(self) -> int:
-        """Number of examples in memory at once."""
-        pairs = zip(self.exits, self.objective.caches, strict=True)
-        return max(1, _TERMS // sum(exit_.terms(cache.logits.shape[1]) for exit_, cache in pairs))
-
     def start(self) -> np.ndarray:
         """Return the best of a few multiples common to all exits, most with δ below the plateau of the objective."""
         coordinates = self.coordinates
@@ -178,8 +168,8 @@ class _Problem:
     def value(self, x: Tensor, backward: bool = False) -> float:
         """Return the mean NLL summed over exits plus the prior; with `backward`, add the gradient to x.grad."""
         total, exits = 0.0, self.exits_at(x)
-        for rows in torch.arange(len(self.objective.targets)).split(self.rows):
-            loss = self._summed_nll(exits, rows) / len(self.objective.targets)
+        for rows in self.objective.chunks(exits):
+            loss = self.objective.nll(exits, rows).sum() / len(self.objective.targets)
             if backward:
                 loss.backward(retain_graph=True)  # all chunks share the graph of the offsets
             total += float(loss.detach())
@@ -200,18 +190,3 @@ class _Problem:
         value = self.value(point, backward=True)
         assert point.grad is not None
         return value, point.grad.numpy()
-
-    def _summed_nll(self, exits: Sequence[CalibratedExit], rows: Tensor) -> Tensor:
-        """Return the NLL of the predictions for some examples, summed over examples and exits."""
-        targets, weights = self.objective.targets[rows], self.objective.weights
-        total = torch.zeros((), dtype=torch.float64, device=targets.device)
-        running = None
-        for k, (exit_, cache) in enumerate(zip(exits, self.objective.caches, strict=True)):
-            spectrum = None if cache.spectrum is None else cache.spectrum[rows]
-            prediction = exit_.member(cache.logits[rows], spectrum)
-            if weights is not None:
-                weight = weights[k] if exit_.weight is None else exit_.weight
-                running = ensemble.extend(running, prediction, weight, self.objective.product)
-                prediction = running.prediction()
-            total = total + exit_.likelihood.nll(prediction, targets).double().sum()
-        return total
