@@ -21,7 +21,8 @@ import suffice
 from suffice.budget.policy import Policy
 from suffice.budget.thresholds.families import choose, geometric_shares, rank, thresholds_for
 from suffice.calibration.calibrated import Calibrated
-from suffice.evaluation import LADDER
+from suffice.evaluation import ABLATION, LADDER
+from suffice.evaluation.ablation import AVERAGE
 from suffice.network import ExitNetwork
 from suffice.utils.timing import interleaved
 
@@ -36,13 +37,14 @@ def network() -> ExitNetwork:
 
 
 def calibrate(net: ExitNetwork, batch: int = 256) -> tuple[Calibrated, list[tuple[Tensor, Tensor]]]:
-    """Calibrate the network with the default settings, and return it with its calibration batches."""
+    """Calibrate the network with a posterior and the average of its exits; return it with its calibration batches."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4 * batch, 3, 32, 32, generator=generator)
     loader = list(zip(images.split(batch), torch.randint(CLASSES, (4, batch), generator=generator), strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # with random weights, priors end at the edge of their range
-        return suffice.calibrate(net, loader, loader, temperature=False, generator=generator), loader
+        choices = {**ABLATION["all"], "temperature": False}
+        return suffice.calibrate(net, loader, loader, generator=generator, **choices), loader
 
 
 def full(net: ExitNetwork, x: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ def uncertainty_cost(profile: suffice.cost.Profile) -> Row:
 def one_at_a_time(calibrated: Calibrated, loader: list[tuple[Tensor, Tensor]]) -> list[Row]:
     """Measure `run` at batch size 1 with and without a posterior."""
     net = calibrated.network
-    plain = suffice.calibrate(net, None, loader, structure=None, temperature=False)
+    plain = suffice.calibrate(net, None, loader, structure=None, temperature=False, **AVERAGE)
     rows = single_rows(calibrated, loader[0][0][:1], "all on")
     return rows + single_rows(plain, loader[0][0][:1], "no posterior")
 

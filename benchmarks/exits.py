@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import suffice
+from suffice.evaluation import ABLATION
 from suffice.utils.timing import interleaved
 
 BATCH = 256
@@ -22,7 +23,8 @@ def main() -> None:
     images, labels = torch.rand(4 * BATCH, 3, 32, 32), torch.randint(100, (4 * BATCH,))
     loader = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     plain = suffice.calibrate(network, None, loader, structure=None, temperature=False, ensemble=False)
-    exits = suffice.calibrate(network, loader, loader, temperature=False, generator=torch.Generator().manual_seed(0))
+    choices = {**ABLATION["all"], "temperature": False, "generator": torch.Generator().manual_seed(0)}
+    exits = suffice.calibrate(network, loader, loader, **choices)
     policy = suffice.allocate(exits, loader, 0.5)
     x = images[:BATCH]
     with torch.no_grad():

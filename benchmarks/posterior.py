@@ -32,6 +32,7 @@ from suffice.calibration.statistics import exit_pass
 from suffice.calibration.tuning import grid, validation
 from suffice.calibration.tuning.objective import Cache, Objective
 from suffice.cost import count
+from suffice.evaluation.ablation import AVERAGE
 from suffice.utils.timing import interleaved
 
 EXAMPLES = 1000
@@ -180,7 +181,7 @@ def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
     network = suffice.models.msdnet("cifar-small", num_classes=100).eval()
     images, labels = torch.rand(examples, 3, 32, 32), torch.randint(100, (examples,))
     loader = list(zip(images.split(100), labels.split(100), strict=True))
-    options = {"temperature": False, "link": "plugin", "ensemble": True}
+    options = {"temperature": False, "link": "plugin", **AVERAGE}
     calibrated = suffice.calibrate(network, loader, loader, **options)
     exits = [exit_.with_posterior(exit_.posterior, "sampled", SAMPLES, None) for exit_ in calibrated.exits]
     with torch.no_grad():
@@ -190,8 +191,8 @@ def tuning(points: int = 100, examples: int = 1000) -> list[Row]:
         one_pass = interleaved({"pass": lambda: [network(x) for x, _ in loader]}, repeats=1)["pass"]
     objective = Objective(caches, labels, shares_of_cost(calibrated.costs))
     ways = {
-        "gradient": lambda: validation.tune(exits, objective, Choices()),
-        "grid": lambda: grid.tune(exits, objective, Choices()),
+        "gradient": lambda: validation.tune(exits, objective, Choices(**AVERAGE)),
+        "grid": lambda: grid.tune(exits, objective, Choices(**AVERAGE)),
     }
     times = interleaved(ways, repeats=1)
     name = f"tune 4 exits of MSDNet small, {examples:,} examples"

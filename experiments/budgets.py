@@ -22,6 +22,7 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.data.sources import digits
 from suffice.data.sources.digits import Digits
 from suffice.data.splits.images import Images
+from suffice.evaluation import ABLATION
 from suffice.reproduce import ledger
 from suffice.training.config import SGDConfig
 from suffice.training.loop import train
@@ -58,9 +59,8 @@ def run_seed(seed: int) -> list[dict[str, object]]:
     train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS, optimizer=SGDConfig())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
-        calibrated = suffice.calibrate(
-            network, data.train.batches(shuffle=False), data.validation.batches(), generator=generator
-        )
+        loaders = data.train.batches(shuffle=False), data.validation.batches()
+        calibrated = suffice.calibrate(network, *loaders, generator=generator, **ABLATION["all"])
     rows = torch.randint(len(data.test.labels), (TEST,), generator=generator)
     test = Images(digits.perturb(data.test.images[rows], 1 / 3, generator=generator), data.test.labels[rows])
     return [

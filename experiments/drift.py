@@ -24,6 +24,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.data.sources import digits
 from suffice.data.splits.images import Images
+from suffice.evaluation import ABLATION
 from suffice.reproduce import ledger, markdown
 from suffice.training.config import SGDConfig
 from suffice.training.loop import train
@@ -70,9 +71,8 @@ def run_seed(seed: int) -> dict[str, dict[str, dict[str, float]]]:
     train(network, data.train.shuffled(64, generator=generator), epochs=EPOCHS, optimizer=SGDConfig())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prior at the edge of its range does not affect the comparison
-        calibrated = suffice.calibrate(
-            network, data.train.batches(shuffle=False), data.validation.batches(), generator=generator
-        )
+        loaders = data.train.batches(shuffle=False), data.validation.batches()
+        calibrated = suffice.calibrate(network, *loaders, generator=generator, **ABLATION["all"])
     policy = suffice.allocate(calibrated, data.validation.batches(), BUDGET)
     measured = {}
     for name, corrupt in CORRUPTIONS.items():

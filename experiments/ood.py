@@ -28,6 +28,7 @@ from suffice import metrics
 from suffice.calibration import density
 from suffice.data.augment import Crop
 from suffice.data.splits.images import Images
+from suffice.evaluation import ABLATION
 from suffice.network import ExitNetwork
 from suffice.reproduce import ledger, markdown
 from suffice.training.config import SGDConfig
@@ -108,8 +109,9 @@ def fit_scores(network: ExitNetwork, training: Images, validation: Images, gener
     """Return all scores of the last exit, fitted on the training and validation digits."""
     loaders = training.batches(shuffle=False), validation.batches()
     vanilla = suffice.calibrate(network, *loaders, structure=None, temperature=False, ensemble=False)
-    calibrated = suffice.calibrate(network, *loaders, generator=generator)
-    untempered = suffice.calibrate(network, *loaders, temperature=False, generator=generator)
+    choices = ABLATION["all"]
+    calibrated = suffice.calibrate(network, *loaders, generator=generator, **choices)
+    untempered = suffice.calibrate(network, *loaders, generator=generator, **{**choices, "temperature": False})
     return {
         "max-probability": lambda x: vanilla(x)[-1].log_probs.amax(dim=1),
         "entropy": lambda x: -vanilla(x)[-1].entropy,

@@ -78,9 +78,9 @@ def _calibrate(
     """
     by_nll = {}
     for ensemble in ("average", "product"):
-        calibrated = suffice.calibrate(
-            network, train, validation, ensemble=ensemble, generator=torch.Generator().manual_seed(seed)
-        )
+        choices = {**evaluation.ABLATION["all"], "ensemble": ensemble}
+        generator = torch.Generator().manual_seed(seed)
+        calibrated = suffice.calibrate(network, train, validation, generator=generator, **choices)
         exits = evaluation.per_exit(evaluation.predict(calibrated, validation))
         by_nll[sum(at["nll"] for at in exits)] = calibrated, ensemble
     return by_nll[min(by_nll)]

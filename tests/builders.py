@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from suffice import cost
 from suffice.calibration.calibrated import Calibrated
+from suffice.calibration.ensemble import Combination
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.posterior import kronecker
 from suffice.calibration.serving.served import serving_placement
@@ -33,6 +34,10 @@ class Hidden(nn.Module):
 
     def forward(self, state):
         return state["h"] + sum(state["past"])[:, None] * 0.1 + state["age"][:, None]
+
+
+PAPER = {"link": "sampled", "ensemble": "average", "ensemble_weights": "cost"}
+"""Link and ensemble of the paper, as arguments of `calibrate`."""
 
 
 def network(
@@ -96,7 +101,7 @@ def untuned(
     net: ExitNetwork,
     x: Tensor,
     structure: str | None = "kronecker",
-    ensemble: bool = True,
+    ensemble: Combination = "average",
     samples: int = 8,
     temperature: float = 1.0,
 ) -> Calibrated:

@@ -64,7 +64,7 @@ def test_taking_and_joining_reach_the_members():
 def test_an_ensemble_splits_its_entropy_by_the_weights_of_its_members(structure):
     """Aleatoric is the mean of the members' expected entropies, weighted by cumulative multiply-adds."""
     net, x = builders.network(), builders.inputs(40)
-    calibrated = builders.untuned(net, x, structure, ensemble=True)
+    calibrated = builders.untuned(net, x, structure)
     alone = builders.untuned(net, x, structure, ensemble=False)(x)
     weights = torch.tensor(calibrated.costs.network, dtype=torch.float32)
     for k, answer in enumerate(calibrated(x)):

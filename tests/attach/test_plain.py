@@ -41,7 +41,7 @@ def test_without_posterior_and_temperature_the_probabilities_equal_the_models(ki
 def test_a_plain_model_is_calibrated_saved_loaded_and_run(kind, tmp_path):
     model, x = built(kind)
     loader = batches_of(model, x)
-    calibrated = calibrate(model, loader)
+    calibrated = calibrate(model, loader, link="sampled")
     assert calibrated.exits[0].posterior.count == 90
     (answer,) = calibrated(x)
     assert answer.epistemic.mean() > 0

@@ -23,13 +23,13 @@ KINDS = pytest.mark.parametrize("kind", ragged.KINDS)
 
 
 @cache
-def calibrated_for(kind, ensemble=True):
+def calibrated_for(kind, ensemble="average"):
     """Return a network of a kind, calibrated with inputs of a single shape."""
     return builders.untuned(ragged.network(kind), ragged.batch(kind, 60, (3, 3), seed=9), ensemble=ensemble)
 
 
 @cache
-def policy_for(kind, ensemble=True, score="confidence"):
+def policy_for(kind, ensemble="average", score="confidence"):
     return allocate(calibrated_for(kind, ensemble), ragged.batches(kind), 0.7, score=score)
 
 
@@ -49,7 +49,7 @@ def one_of(x, i):
     shapes=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8),
     size=st.integers(1, 30),
     delay=st.integers(0, 5),
-    ensemble=st.booleans(),
+    ensemble=st.sampled_from(["average", "product", False]),
     score=st.sampled_from(["confidence", "patience"]),
     seed=st.integers(0, 1000),
 )

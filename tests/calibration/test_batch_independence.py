@@ -9,6 +9,7 @@ from torch import nn
 import suffice
 from suffice.data.sources import digits
 from suffice.network import ExitNetwork
+from tests import builders
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def calibrated_on(model, inputs, labels, **choices):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the (prior precision|temperature|weight) of exit")
         half = len(inputs) // 2
-        return suffice.calibrate(model, [(inputs[:half], labels[:half])], [(inputs[half:], labels[half:])], **choices)
+        options = {**builders.PAPER, **choices}
+        loaders = [(inputs[:half], labels[:half])], [(inputs[half:], labels[half:])]
+        return suffice.calibrate(model, *loaders, **options)
 
 
 def largest_difference(calibrated, inputs):

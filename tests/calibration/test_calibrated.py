@@ -11,7 +11,7 @@ X = builders.inputs(80)
 
 
 def fit(net=None, **options):
-    options = {"tuning": "evidence", "temperature": False} | options
+    options = {"tuning": "evidence", "temperature": False, "ensemble": "average"} | options
     generator = torch.Generator().manual_seed(0)
     return calibrate(net or builders.network(), builders.batched(X), None, samples=8, generator=generator, **options)
 

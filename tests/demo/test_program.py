@@ -18,19 +18,17 @@ def test_the_same_seed_gives_the_same_results_twice_timings_aside(tmp_path):
 
 
 def test_the_summary_states_the_calibration_errors_even_if_one_increased():
-    rows = zip(("vanilla", "temperature", "all"), (0.02, 0.03, 0.04), strict=True)
+    rows = zip(("vanilla", "temperature", "default"), (0.02, 0.03, 0.04), strict=True)
     results = {
         "ablation": [{"name": name, "averaged": {"ece": ece, "accuracy": 0.9}} for name, ece in rows],
         "budget": {"realised_macs": 1, "full_macs": 2, "accuracy": 0.9, "full_accuracy": 0.9},
-        "timing": {"run_ms": 1.0, "full_ms": 2.0},
+        "timing": {"run_ms": 1.0, "network_ms": 2.0},
         "variation": {
             "rows": [{"name": name, "r2": 0.5} for name in ("estimator", "dropout, T = 10", "dropout, T = 100")]
         },
     }
     text = program._closing(results)
-    assert (
-        "was 0.020 without calibration, 0.040 with all its parts, and 0.030 with a temperature per exit alone" in text
-    )
+    assert "was 0.020 without calibration, 0.040 with it, and 0.030 with a temperature per exit alone" in text
     assert "fell" not in text
 
 

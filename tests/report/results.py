@@ -35,6 +35,7 @@ RESULTS = {
             "Laplace",
             "Laplace + temperature",
             "all",
+            "default",
         )
     ],
     "budget": {

@@ -10,6 +10,7 @@ import suffice
 from suffice import cost
 from suffice.calibration import density
 from suffice.variation.features import strengths
+from tests import builders
 from tests.robustness import odd
 
 TEACHER = suffice.MCDropout(passes=4)
@@ -37,7 +38,7 @@ def last(model: nn.Module) -> str:
 
 
 def calibrated(model: nn.Module) -> suffice.Calibrated:
-    return suffice.calibrate(model, labeled(), labeled(1), generator=seeded())
+    return suffice.calibrate(model, labeled(), labeled(1), generator=seeded(), **builders.PAPER)
 
 
 def estimator(model: nn.Module) -> suffice.VariationEstimator:

@@ -26,7 +26,8 @@ def calibrated(data):
     torch.manual_seed(0)
     network = suffice.models.convnet(num_classes=10, widths=(4, 8))
     generator = torch.Generator().manual_seed(0)
-    return suffice.calibrate(network, data.train.batches(), data.validation.batches(), generator=generator)
+    loaders = data.train.batches(), data.validation.batches()
+    return suffice.calibrate(network, *loaders, generator=generator, **builders.PAPER)
 
 
 @pytest.fixture(scope="module")

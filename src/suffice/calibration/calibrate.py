@@ -16,14 +16,14 @@ from suffice.attach.plain import from_loader
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.calibration.choices import Choices, Tuning
+from suffice.calibration.choices import Choices, Preset, Tuning
 from suffice.calibration.ensemble import Ensemble, Weights, shares_of_cost
 from suffice.calibration.fitting import classifier_weights, fit_exits
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import Structure
 from suffice.calibration.posterior.kronecker import Prior
 from suffice.calibration.serving.served import serving_placement
-from suffice.calibration.tuning import evidence, grid, validation
+from suffice.calibration.tuning import evidence, grid, support, validation
 from suffice.calibration.tuning.objective import Objective, read_validation
 from suffice.calibration.tuning.plausibility import warn_if_implausible
 from suffice.calibration.tuning.ranges import warn_at_edges
@@ -43,12 +43,13 @@ def calibrate(
     val_loader: Loader | None,
     *,
     likelihood: likelihoods.Name = "classification",
+    preset: Preset | None = None,
     structure: Structure | Literal["auto"] | None = "auto",
     prior: Prior = "exact",
-    link: Link = "sampled",
+    link: Link | Literal["auto"] = "auto",
     temperature: bool = True,
     ensemble: Ensemble = True,
-    ensemble_weights: Weights = "cost",
+    ensemble_weights: Weights | Literal["auto"] = "auto",
     tuning: Tuning = "validation",
     bias_precision: float = 1.0,
     class_precision: Tensor | None = None,
@@ -70,6 +71,8 @@ def calibrate(
             "binary": one logit, of class 1, labels 0 or 1, (N,) or (N, 1). "multilabel": one logit for each of K labels
             that are present or absent, labels 0 or 1, (N, K). "regression": C means, targets (N, C), or
             (N,) where C = 1. "heteroscedastic": M means and then M log-variances, targets (N, M), or (N,).
+        preset: "paper" makes the choices of Meronen et al. 2024, whole: a factored prior, the grid, 50 samples, and the
+            average by cost. These arguments are then omitted.
         structure: Form of the posterior over an exit's classifier: "kronecker", "full", "blocks" (independent outputs,
             as those of "multilabel" exactly are), "diagonal", "lowrank" (like "kronecker", for tens of thousands of
             classes), or None for no posterior. "auto" is "full" where that is equally cheap, for a binary or
@@ -78,14 +81,18 @@ def calibrate(
         prior: Form of the prior precision δ in a Kronecker posterior: "exact" is U⊗A + δI, "factored" the paper's.
         link: "sampled" averages the softmax over `samples` fixed joint samples. "meanfield" and "probit" are closed
             forms of the variances, equal to each other for "binary" and "multilabel". "plugin" predicts without the
-            posterior, which is still available; its δ is tuned only by evidence. For regressions all links but "plugin"
-            are equal.
+            posterior, which is still available; its δ is tuned only by evidence, and the epistemic part of every exit
+            alone is 0. For regressions all links but "plugin" are equal. For classes and labels, "auto" is "sampled"
+            if that lowers the NLL on the `val_loader` by more than two standard errors of the difference, else
+            "plugin". For regressions, whose variances are exact, and with another `tuning` it is "sampled".
         temperature: Tune a temperature per exit; otherwise, and without a `val_loader`, it is 1. It divides logits,
             and multiplies the standard deviations of a regression.
-        ensemble: Prediction at exit k from the exits up to k: the "average" of their distributions (also True), or the
-            normalized "product" of their probabilities (of each label by itself). False predicts with exit k alone.
+        ensemble: Prediction at exit k from the exits up to k: the "average" of their distributions, or the normalized
+            "product" of their probabilities (of each label by itself). False predicts with exit k alone. True is
+            "product" for classes and labels, and "average" for regressions.
         ensemble_weights: Weights of these exits: "cost" for their multiply-adds, as in the paper, or "tuned" for the
-            best predictions on the `val_loader`, where an exit much better than the earlier ones can dominate.
+            best predictions on the `val_loader`, where an exit much better than the earlier ones can dominate. "auto"
+            is "tuned" where that is possible: with a `val_loader` and a `tuning` other than "grid".
         tuning: "validation" tunes δ and T of all exits jointly, by gradient on the NLL of the predictions. "evidence"
             maximizes each exit's marginal likelihood over δ, for every link, and then tunes T on the `val_loader` if
             there is one. "grid" is the paper's search, exit by exit. The noise of a "regression" and its initial δ
@@ -122,7 +129,8 @@ def calibrate(
         >>> [tuple(prediction.probs.shape) for prediction in calibrated(x)]
         [(400, 3)]
     """
-    choices = Choices(
+    choices = Choices.of(
+        preset,
         likelihood=likelihood,
         structure=structure,
         prior=prior,
@@ -145,17 +153,18 @@ def calibrate(
         costs, train_batches = _count_costs(exit_network, train_batches)
     exits = fit_exits(exit_network, train_batches, choices, generator)
     exits = [exit_.to(*serving_placement(exit_network)) for exit_ in exits]
-    classifiers = classifier_weights(exit_network, exits) if tuning == "evidence" else ()
+    classifiers = classifier_weights(exit_network, exits) if choices.tuning == "evidence" else ()
     objective = Objective(classifiers=classifiers)
     if val_batches is not None:
         caches, targets, costs = read_validation(exit_network, exits, val_batches, costs)
-        weights = shares_of_cost(costs) if ensemble else None
-        objective = Objective(caches, targets, weights, ensemble == "product", classifiers)
+        weights = shares_of_cost(costs) if choices.combination else None
+        objective = Objective(caches, targets, weights, choices.combination == "product", classifiers)
     assert costs is not None
-    exits, values = _TUNE[tuning](exits, objective, choices)
+    tune = support.tune if choices.selects_posterior else _TUNE[choices.tuning]
+    exits, values = tune(exits, objective, choices)
     if not warn_at_edges(values):
         warn_if_implausible(exits, objective, values)
-    return Calibrated(exit_network, exits, ensemble, costs, fingerprint(exit_network))
+    return Calibrated(exit_network, exits, choices.combination, costs, fingerprint(exit_network))
 
 
 def _read_first(

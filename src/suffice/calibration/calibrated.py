@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from suffice.attach.plain import cut_at_entries, network_entries, restore_network
 from suffice.batches import Loader
 from suffice.calibration import ensemble as mie
-from suffice.calibration.exit_parts import check_consistent, digest, read_exits
+from suffice.calibration.exit_parts import ENSEMBLES, check_consistent, digest, read_exits
 from suffice.calibration.exits import TEMPERATURES, CalibratedExit, one_per_exit
 from suffice.calibration.likelihoods import Likelihood
 from suffice.calibration.posterior.moments import Moments
@@ -38,7 +38,7 @@ class Calibrated:
     Attributes:
         network: Network with unchanged weights.
         exits: Calibrated exits, each with `posterior`, `prior_precision` and `temperature`.
-        ensemble: How exit k combines the exits up to k: True for their average, "product", or False for exit k alone.
+        ensemble: How exit k combines the exits up to k: "average", "product", or False for exit k alone.
         costs: Multiply-adds per example, including those of the uncertainty, for inputs of the shape of the first that
             were used in `calibrate`; `costs_for` returns those of others.
         weights: Weights w of the exits in the ensemble, K numbers; only their ratios matter.
@@ -63,13 +63,13 @@ class Calibrated:
         self,
         network: ExitNetwork,
         exits: Sequence[CalibratedExit],
-        ensemble: mie.Ensemble,
+        ensemble: mie.Combination,
         costs: Costs,
         network_hash: str,
     ) -> None:
         self.network = network
         self.exits = tuple(exit_.to(*serving_placement(network)) for exit_ in exits)
-        self.ensemble = True if ensemble == "average" else ensemble
+        self.ensemble: mie.Combination = ensemble
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in self.exits))
         self.weights = [
             share if exit_.weight is None else float(exit_.weight)
@@ -83,11 +83,9 @@ class Calibrated:
 
     def __repr__(self) -> str:
         """Show the choices, and the tuned values and cumulative multiply-adds of each exit."""
-        ensemble = "average" if self.ensemble is True else self.ensemble
-        lines = [f"Calibrated({self.likelihood.name}, {self.num_classes} outputs, ensemble={ensemble!r})"]
+        lines = [f"Calibrated({self.likelihood.name}, {self.num_classes} outputs, ensemble={self.ensemble!r})"]
         for k, (exit_, macs) in enumerate(zip(self.exits, self.costs.cumulative, strict=True)):
-            posterior = "" if exit_.prior_precision is None else f", δ {exit_.prior_precision:.3g} ({exit_.link})"
-            lines.append(f"  exit {k}: {macs:,} multiply-adds, T {float(exit_.temperature):.3g}{posterior}")
+            lines.append(f"  exit {k}: {macs:,} multiply-adds, {exit_.summary}")
         return "\n".join(lines)
 
     def __call__(self, x: State) -> list[Any]:
@@ -317,7 +315,7 @@ class Calibrated:
         return {
             "network_hash": self.network_hash,
             **network_entries(self.network),
-            "ensemble": self.ensemble,
+            "ensemble": next(stored for stored, ensemble in ENSEMBLES.items() if ensemble == self.ensemble),
             "multiply_adds_per_example": self.costs.parts(),
             "exits": exits,
             "structure": self._predictor.served.seal.structure,
@@ -334,7 +332,7 @@ class Calibrated:
         network, network_hash = restore_network(network, parts)
         parts.floating = serving_placement(network)[1]
         exits = read_exits(parts, network)
-        ensemble: mie.Ensemble = parts.choice("ensemble", (True, False, "product"))
+        ensemble = ENSEMBLES[parts.choice("ensemble", tuple(ENSEMBLES))]
         costs = Costs.from_parts(parts.inner("multiply_adds_per_example"), len(exits))
         check_consistent(parts, exits, ensemble)
         return cls(network, exits, ensemble, costs, network_hash)

@@ -1,12 +1,12 @@
 """Checked choices of a calibration: what is fitted, how exits predict, and what is tuned."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from suffice.calibration import likelihoods
-from suffice.calibration.ensemble import Ensemble, Weights
+from suffice.calibration.ensemble import Combination, Ensemble, Weights
 from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import STRUCTURES, Structure
@@ -15,6 +15,22 @@ from suffice.calibration.posterior.moments import check_samples
 from suffice.utils import arguments
 
 Tuning = Literal["validation", "evidence", "grid"]
+
+Preset = Literal["paper"]
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "paper": {
+        "structure": "kronecker",
+        "prior": "factored",
+        "link": "sampled",
+        "temperature": True,
+        "ensemble": "average",
+        "ensemble_weights": "cost",
+        "tuning": "grid",
+        "samples": 50,
+    }
+}
+"""Choices of a published method by its name. "paper": Meronen et al. 2024."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +45,10 @@ class Choices:
     likelihood: likelihoods.Name = "classification"
     structure: Structure | Literal["auto"] | None = "auto"
     prior: Prior = "exact"
-    link: Link = "sampled"
+    link: Link | Literal["auto"] = "auto"
     temperature: bool = True
     ensemble: Ensemble = True
-    ensemble_weights: Weights = "cost"
+    ensemble_weights: Weights | Literal["auto"] = "auto"
     tuning: Tuning = "validation"
     bias_precision: float = 1.0
     class_precision: Tensor | None = None
@@ -45,6 +61,25 @@ class Choices:
         check_samples(self.samples)
         arguments.flag("temperature", self.temperature)
         self._check_precisions()
+
+    @classmethod
+    def of(cls, preset: Preset | None, **given: Any) -> "Choices":
+        """Return the choices that are given, or those of a preset, which sets some of them.
+
+        Raises:
+            ValueError: If the preset is unknown, or a choice that it sets is given with another value than its default.
+        """
+        if preset is None:
+            return cls(**given)
+        if preset not in PRESETS:
+            raise ValueError(f"expected preset to be None or one of {tuple(PRESETS)}, got {preset!r}")
+        defaults = {field.name: field.default for field in fields(cls)}
+        also = [name for name in PRESETS[preset] if given.get(name, defaults[name]) != defaults[name]]
+        if also:
+            raise ValueError(
+                f"expected preset={preset!r} without {' and '.join(also)}, which it sets, got both; omit one of them"
+            )
+        return cls(**{**given, **PRESETS[preset]})
 
     @property
     def family(self) -> type[Likelihood]:
@@ -62,9 +97,27 @@ class Choices:
         return self.tuning != "evidence"
 
     @property
+    def combination(self) -> Combination:
+        """Combination of the exits: "average", "product", or False for each alone."""
+        if self.ensemble is True:
+            return "product" if self.family.discrete else "average"
+        return self.ensemble
+
+    @property
     def tunes_weights(self) -> bool:
-        """True if the weights of the ensemble are tuned."""
-        return self.ensemble_weights == "tuned"
+        """True if the weights of the ensemble are tuned on the validation data, if there are any."""
+        automatic = self.ensemble_weights == "auto" and self.combination and self.tuning != "grid"
+        return self.ensemble_weights == "tuned" or bool(automatic)
+
+    @property
+    def fitted_link(self) -> Link:
+        """Link that predictions have while they are tuned."""
+        return "sampled" if self.link == "auto" else self.link
+
+    @property
+    def selects_posterior(self) -> bool:
+        """True if predictions use the posterior only where the validation data support it."""
+        return self.link == "auto" and self.tuning == "validation" and self.family.discrete
 
     @property
     def uses_validation_data(self) -> bool:
@@ -83,7 +136,7 @@ class Choices:
             raise ValueError(
                 f"expected a val_loader for tuning={self.tuning!r}, got None; pass one, or tuning='evidence'"
             )
-        if self.tunes_weights:
+        if self.ensemble_weights == "tuned":
             raise ValueError("expected a val_loader for ensemble_weights='tuned', got None; pass one, or 'cost'")
 
     def check_outputs(self, outputs: int) -> None:
@@ -97,10 +150,10 @@ class Choices:
             "likelihood": tuple(LIKELIHOODS),
             "structure": ("auto", *STRUCTURES, None),
             "prior": get_args(Prior),
-            "link": get_args(Link),
+            "link": ("auto", *get_args(Link)),
             "tuning": get_args(Tuning),
             "ensemble": (True, False, "average", "product"),
-            "ensemble_weights": get_args(Weights),
+            "ensemble_weights": ("auto", *get_args(Weights)),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -128,7 +181,7 @@ class Choices:
     def _check_ensemble(self) -> None:
         if self.ensemble == "product" and not self.family.discrete:
             raise ValueError(f"expected ensemble 'average' or False with likelihood {self.likelihood!r}, got 'product'")
-        if self.tunes_weights and (not self.ensemble or self.tuning == "grid"):
+        if self.ensemble_weights == "tuned" and (not self.ensemble or self.tuning == "grid"):
             raise ValueError(
                 f"expected ensemble_weights 'cost' with ensemble={self.ensemble!r} and tuning={self.tuning!r}, got "
                 "'tuned', which needs an ensemble and tuning by gradient"

@@ -27,8 +27,11 @@ from torch import Tensor
 from suffice.cost import Costs
 from suffice.prediction import AnyPrediction, Kind, Multilabel, Prediction, Regression, entropy
 
-Ensemble = bool | Literal["average", "product"]
-"""How exits predict together: True is "average", False disables the ensemble."""
+Combination = Literal["average", "product", False]
+"""How exits predict together; False is each alone."""
+
+Ensemble = Combination | Literal[True]
+"""Choice of a combination: True is "product" for classes and labels, and "average" for regressions."""
 
 Weights = Literal["cost", "tuned"]
 """Choice of the ensemble's weights."""

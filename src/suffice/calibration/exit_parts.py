@@ -5,10 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suffice.calibration.ensemble import Ensemble
+from suffice.calibration.ensemble import Combination
 from suffice.calibration.exits import CalibratedExit
 from suffice.network import ExitNetwork
 from suffice.storage.parts import Parts
+
+ENSEMBLES: dict[bool | str, Combination] = {True: "average", "product": "product", False: False}
+"""Ensembles by their value in an artifact."""
 
 
 def read_exits(parts: Parts, network: ExitNetwork) -> list[CalibratedExit]:
@@ -24,7 +27,7 @@ def read_exits(parts: Parts, network: ExitNetwork) -> list[CalibratedExit]:
     return [CalibratedExit.from_parts(*pair) for pair in zip(exit_parts, classifiers, strict=True)]
 
 
-def check_consistent(parts: Parts, exits: Sequence[CalibratedExit], ensemble: Ensemble) -> None:
+def check_consistent(parts: Parts, exits: Sequence[CalibratedExit], ensemble: Combination) -> None:
     """Raise a ValueError for exits that cannot come from one calibration or cannot form the ensemble."""
     kinds = {
         (exit_.likelihood.name, exit_.link, exit_.posterior and exit_.posterior.structure, exit_.weight is not None)

@@ -84,6 +84,14 @@ class CalibratedExit(Serializable):
         """True if predictions depend on the posterior."""
         return self.posterior is not None and self.link != "plugin"
 
+    @property
+    def summary(self) -> str:
+        """Tuned values in words."""
+        text = f"T {float(self.temperature):.3g}"
+        if self.posterior is None:
+            return text
+        return f"{text}, δ {self.prior_precision:.3g} ({self.link})" if self.uses_posterior else f"{text}, no posterior"
+
     def terms(self, classes: int) -> int:
         """Count the exponentials per example that a prediction computes and its gradient stores."""
         if self.offsets is not None:
@@ -94,6 +102,10 @@ class CalibratedExit(Serializable):
     def with_temperature(self, temperature: float | Tensor) -> "CalibratedExit":
         """Return the exit with another temperature."""
         return replace(self, temperature=temperature)
+
+    def without_posterior(self) -> "CalibratedExit":
+        """Return the exit with predictions from its outputs alone; it keeps the posterior for other uses."""
+        return replace(self, link="plugin", normals=None, offsets=None)
 
     def with_weight(self, weight: Weight) -> "CalibratedExit":
         """Return the exit with another weight in the ensemble."""
@@ -210,7 +222,7 @@ class CalibratedExit(Serializable):
 
     def member(self, outputs: Tensor, spectrum: Tensor | None) -> AnyPrediction:
         """Predict from outputs (N, C) and, if the link uses the posterior, the spectrum of φ."""
-        if self.posterior is None or spectrum is None:
+        if self.posterior is None or spectrum is None or not self.uses_posterior:
             return self.likelihood.plugin(outputs, self.temperature)
         return self.likelihood.predict(outputs, self.temperature, self.posterior, spectrum, self.link, self.offsets)
 

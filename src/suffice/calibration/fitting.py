@@ -38,7 +38,8 @@ def fit_exits(
     if choices.structure is None:
         return exits
     pairs = zip(exits, posteriors, strict=True)
-    return [exit_.with_posterior(posterior, choices.link, choices.samples, generator) for exit_, posterior in pairs]
+    link = choices.fitted_link
+    return [exit_.with_posterior(posterior, link, choices.samples, generator) for exit_, posterior in pairs]
 
 
 def classifier_weights(network: ExitNetwork, exits: Sequence[CalibratedExit]) -> list[Tensor]:

@@ -17,16 +17,19 @@ from suffice.evaluation.ladder import averaged, over_budgets
 from suffice.evaluation.outcomes import Outcome, measure, per_exit, predict
 from suffice.network import ExitNetwork
 
+AVERAGE = {"ensemble": "average", "ensemble_weights": "cost"}
+"""Ensemble of the paper, as arguments of `calibrate`."""
+
 ABLATION: dict[str, dict[str, Any]] = {
     "vanilla": {"structure": None, "temperature": False, "ensemble": False},
     "temperature": {"structure": None, "temperature": True, "ensemble": False},
-    "ensemble": {"structure": None, "temperature": False, "ensemble": True},
-    "ensemble + temperature": {"structure": None, "temperature": True, "ensemble": True},
-    "Laplace": {"temperature": False, "ensemble": False},
-    "Laplace + temperature": {"temperature": True, "ensemble": False},
-    "all": {"temperature": True, "ensemble": True},
+    "ensemble": {"structure": None, "temperature": False, **AVERAGE},
+    "ensemble + temperature": {"structure": None, "temperature": True, **AVERAGE},
+    "Laplace": {"link": "sampled", "temperature": False, "ensemble": False},
+    "Laplace + temperature": {"link": "sampled", "temperature": True, "ensemble": False},
+    "all": {"link": "sampled", "temperature": True, **AVERAGE},
 }
-"""Rows of every table, as arguments of `calibrate`: each part alone, and all together."""
+"""Rows of every table, as arguments of `calibrate`: each part of the paper alone, and all together."""
 
 
 def summary(

@@ -15,7 +15,8 @@ COLORS = {
     "ensemble + temperature": "#0d9488",
     "Laplace": "#db2777",
     "Laplace + temperature": "#7c3aed",
-    "all": "#1d4ed8",
+    "all": "#0891b2",
+    "default": "#1d4ed8",
 }
 EXITS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#f59e0b", "#b45309", "#78350f", "#10b981", "#065f46")
 
@@ -34,7 +35,7 @@ def cost_curves(results: Results) -> go.Figure:
                 mode="lines",
                 line={
                     "color": COLORS[row["name"]],
-                    "width": 3 if row["name"] in ("vanilla", "all") else 1.5,
+                    "width": 3 if row["name"] in ("vanilla", "default") else 1.5,
                 },
                 row=1,
                 col=column,
@@ -49,7 +50,7 @@ def reliability(results: Results) -> go.Figure:
     num_exits = len(rows["vanilla"]["reliability"])
     titles = [f"exit {k}" for k in range(num_exits)]
     figure = make_subplots(1, num_exits, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
-    for name in ("vanilla", "all"):
+    for name in ("vanilla", "default"):
         for k, table in enumerate(rows[name]["reliability"]):
             filled = [(n, confidence / n, hits / n) for n, confidence, hits in table if n]
             figure.add_scatter(
@@ -73,7 +74,7 @@ def reliability(results: Results) -> go.Figure:
 
 def exit_shares(results: Results) -> go.Figure:
     """Plot the share of the test images that stop at each exit against mean cost, with the chosen budget as a line."""
-    curve = next(row["curve"] for row in results["ablation"] if row["name"] == "all")
+    curve = next(row["curve"] for row in results["ablation"] if row["name"] == "default")
     figure = go.Figure()
     for k in range(len(curve[0]["shares"])):
         figure.add_scatter(

@@ -48,7 +48,8 @@ def test_running_gives_what_computing_every_exit_and_picking_gives(data, n, seed
     )
     x = builders.inputs(n, seed=seed)
     structure = data.draw(st.sampled_from(["kronecker", None]), label="structure")
-    calibrated = builders.untuned(net, x, structure, data.draw(st.booleans(), label="ensemble"), samples=4)
+    ensemble = data.draw(st.sampled_from(["average", "product", False]), label="ensemble")
+    calibrated = builders.untuned(net, x, structure, ensemble, samples=4)
     thresholds = data.draw(st.lists(threshold, min_size=len(widths) - 1, max_size=len(widths) - 1), label="thresholds")
     score = data.draw(st.sampled_from(["confidence", "margin", "entropy"]), label="score")
     policy = policy_for(calibrated, thresholds, score)
@@ -69,7 +70,7 @@ X = builders.inputs(50)
 
 
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("ensemble", [False, "average"])
 def test_finished_examples_leave_the_batch(ensemble, nested):
     net = builders.network(nested=nested)
     calibrated = builders.untuned(net, X, ensemble=ensemble)

@@ -23,7 +23,7 @@ def served(calibrated, policy, parts, **options):
     size=st.integers(1, 50),
     delay=st.integers(0, 5),
     nested=st.booleans(),
-    ensemble=st.booleans(),
+    ensemble=st.sampled_from(["average", "product", False]),
     score=st.sampled_from(["confidence", "patience"]),
 )
 def test_a_stream_gives_the_answers_of_each_batch_alone_in_order(sizes, size, delay, nested, ensemble, score):

@@ -38,7 +38,7 @@ def fit(likelihood, train=X, net=None, **options):
     loaders = builders.batched(train, y[: len(train)]), builders.batched(X, y)
     generator = torch.Generator().manual_seed(0)
     net = network(likelihood) if net is None else net
-    return calibrate(net, *loaders, likelihood=likelihood, generator=generator, **options)
+    return calibrate(net, *loaders, likelihood=likelihood, generator=generator, **{**builders.PAPER, **options})
 
 
 def assert_same(a, b, x=X, **tolerance):

@@ -41,7 +41,8 @@ def loaders():
 
 @pytest.fixture(scope="module")
 def calibrated(net, loaders):
-    return calibrate(net, *loaders, likelihood="binary", generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    return calibrate(net, *loaders, likelihood="binary", generator=generator, **builders.PAPER)
 
 
 def exit_at(link, mean, variance, temperature=1.3, samples=32):
@@ -141,7 +142,7 @@ def test_policies_run_and_the_measures_of_two_classes_apply(net, loaders, calibr
 
 
 def test_the_cost_of_the_uncertainty_is_a_form_in_the_features_and_a_product_a_sample(net, loaders):
-    sampled = calibrate(net, *loaders, likelihood="binary", samples=8)
+    sampled = calibrate(net, *loaders, likelihood="binary", link="sampled", samples=8)
     closed = calibrate(net, *loaders, likelihood="binary", link="probit")
     assert [exit_.macs for exit_ in closed.exits] == [7 * 7, 6 * 6, 8 * 8]
     assert [exit_.macs for exit_ in sampled.exits] == [7 * 7 + 8, 6 * 6 + 8, 8 * 8 + 8]

@@ -40,7 +40,8 @@ def network(labels=LABELS, **options):
 
 def fit(net, y=Y, likelihood="multilabel", x=X, **options):
     loaders = builders.batched(x[:80], y[:80]), builders.batched(x[80:], y[80:])
-    return calibrate(net, *loaders, likelihood=likelihood, generator=torch.Generator().manual_seed(0), **options)
+    options = {**builders.PAPER, "generator": torch.Generator().manual_seed(0), **options}
+    return calibrate(net, *loaders, likelihood=likelihood, **options)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ class TestOneLabelIsBinary:
         assert several.costs == one.costs
         if options.get("ensemble_weights") == "tuned":
             exits = [a.with_weight(b.weight) for a, b in zip(several.exits, one.exits, strict=True)]
-            several = suffice.Calibrated(several.network, exits, True, several.costs, several.network_hash)
+            several = suffice.Calibrated(several.network, exits, "average", several.costs, several.network_hash)
         again = [one.with_temperature([1.3, 0.8, 1.0]) for one in (several, one)]
         if one.exits[0].posterior is not None:
             again = [each.with_prior([0.3, 1.0, 2.0]) for each in again]

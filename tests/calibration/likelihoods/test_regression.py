@@ -32,7 +32,7 @@ def problem(outputs):
 @pytest.fixture(scope="module", params=[1, 2])
 def setting(request):
     net, train, val = problem(request.param)
-    return net, train, val, calibrate(net, train, val, likelihood="regression")
+    return net, train, val, calibrate(net, train, val, likelihood="regression", ensemble_weights="cost")
 
 
 def features_of(net, k, x):

@@ -51,4 +51,5 @@ def moved(exit_, temperature, variance):
 def tuned(tune, exits, caches, labels, weights, **choices):
     """Exits after tuning, for weights of an ensemble or None."""
     objective = Objective(caches, labels, weights)
-    return tune(exits, objective, Choices(ensemble=weights is not None, **choices))[0]
+    choices = {"ensemble_weights": "cost", **choices}
+    return tune(exits, objective, Choices(ensemble=weights is not None and "average", **choices))[0]

@@ -69,7 +69,7 @@ def test_a_validation_set_with_nothing_to_tune_is_not_read():
         def __iter__(self):
             raise AssertionError("read")
 
-    assert fit(network(), Untouchable(), temperature=False).exits[0].temperature == 1
+    assert fit(network(), Untouchable(), temperature=False, ensemble=False).exits[0].temperature == 1
     bare = fit(network(), None, structure=None)
     assert bare.exits[0].prior_precision is None
 

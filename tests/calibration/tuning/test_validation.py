@@ -11,6 +11,7 @@ from suffice import calibrate, metrics
 from suffice.calibration.choices import Choices
 from suffice.calibration.likelihoods import classification
 from suffice.calibration.tuning import grid, validation
+from suffice.calibration.tuning import objective as module
 from suffice.calibration.tuning.objective import Cache, Objective
 from suffice.calibration.tuning.ranges import PRIOR_PRECISION
 from tests import builders, tolerances
@@ -79,10 +80,10 @@ def test_at_the_values_that_exits_come_with_it_is_the_nll_of_the_ensemble_that_w
 def test_rows_taken_at_once_change_neither_value_nor_gradient(monkeypatch):
     exits, *data = setting()
     problem = validation._Problem(exits, Objective(*data), Choices())
-    point = np.zeros(6)
+    point = np.zeros(8)
     value, gradient = problem.value_and_gradient(point)
-    monkeypatch.setattr(validation, "_TERMS", 50 * 3 * 16 * 4)
-    assert problem.rows == 50
+    monkeypatch.setattr(module, "_TERMS", 50 * 3 * 16 * 4)
+    assert [len(rows) for rows in problem.objective.chunks(exits)] == [50, 50, 50, 50, 40]
     again, gradient_again = problem.value_and_gradient(point)
     assert again == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient_again, gradient, rtol=1e-9, atol=1e-12)
@@ -138,7 +139,7 @@ def test_few_correct_examples_do_not_make_the_network_overconfident(count):
 def test_a_posterior_that_only_harms_ends_at_the_edge_without_a_warning_as_more_would_gain_nothing():
     logits = builders.inputs(200, 4)
     loader = builders.batched(logits, logits.argmax(dim=1))
-    exit_ = calibrate(builders.identity_network(4), loader, loader, temperature=False).exits[0]
+    exit_ = calibrate(builders.identity_network(4), loader, loader, link="sampled", temperature=False).exits[0]
     assert exit_.prior_precision == pytest.approx(PRIOR_PRECISION[1], rel=1e-3)
 
 
@@ -147,7 +148,7 @@ def test_a_posterior_that_would_harm_beyond_the_edge_of_its_range_is_a_warning_t
     logits = builders.inputs(200, 4)
     loader = builders.batched(logits, logits.argmax(dim=1))
     with pytest.warns(UserWarning, match=r"prior precision of exit 0 .* the posterior adds nothing"):
-        calibrate(builders.identity_network(4), loader, loader, temperature=False)
+        calibrate(builders.identity_network(4), loader, loader, link="sampled", temperature=False)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e-2, 1e2, 1e3, 1e5])

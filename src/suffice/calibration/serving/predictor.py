@@ -23,13 +23,13 @@ class Predictor:
     Attributes:
         served: Served network.
         exits: Calibrated exits, K of them.
-        ensemble: How exit k combines the exits up to k: True for their average, "product", or False for exit k alone.
+        ensemble: How exit k combines the exits up to k: "average", "product", or False for exit k alone.
         weights: Weights of the exits in the ensemble, K numbers.
     """
 
     served: Served
     exits: Sequence[CalibratedExit]
-    ensemble: mie.Ensemble
+    ensemble: mie.Combination
     weights: Sequence[float]
 
     @torch.no_grad()

@@ -70,7 +70,8 @@ def measure(sets: DataSet[Images], seed: int) -> dict[str, Any]:
     validation, test = (split.batches(500) for split in (sets.validation, sets.test))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        calibrated = suffice.calibrate(network, sets.train.batches(500, shuffle=False), validation, generator=generator)
+        training = sets.train.batches(500, shuffle=False)
+        calibrated = suffice.calibrate(network, training, validation, generator=generator, **evaluation.ABLATION["all"])
     unlabeled = sets.train.subset(sample_rows(ROWS, len(sets.train), generator)).batches(500, shuffle=False)
     teacher = suffice.MCDropout(passes=PASSES)
     variation = suffice.fit_exit_variation(calibrated, unlabeled, validation, teacher=teacher, generator=generator)

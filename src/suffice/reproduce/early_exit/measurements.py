@@ -20,22 +20,26 @@ from suffice.evaluation.ablation import AblationStudy, row
 from suffice.evaluation.cached import Features
 from suffice.training.losses import Distilled, Loss, Smoothed
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "all, factored prior": {"prior": "factored"},
-    "all, as the paper: factored prior, grid, 50 offsets": {"prior": "factored", "tuning": "grid", "samples": 50},
-    "all, prior by evidence": {"tuning": "evidence"},
-    "all, link meanfield": {"link": "meanfield"},
-    "all, link probit": {"link": "probit"},
-    "all, product of exits": {"ensemble": "product"},
-}
-"""Alternatives to the default settings, as arguments of `calibrate`."""
+_ALL = evaluation.ABLATION["all"]
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all, factored prior": {**_ALL, "prior": "factored"},
+    "all, as the paper: factored prior, grid, 50 offsets": {"preset": "paper"},
+    "all, prior by evidence": {**_ALL, "tuning": "evidence"},
+    "all, link meanfield": {**_ALL, "link": "meanfield"},
+    "all, link probit": {**_ALL, "link": "probit"},
+    "all, product of exits": {**_ALL, "ensemble": "product"},
+}
+"""Alternatives to the row "all", as arguments of `calibrate`."""
+
+DEFAULT = "default"
 PRODUCT, TUNED, TUNED_PRODUCT = "all, product of exits", "all, tuned weights", "all, product, tuned weights"
 
 BEYOND: dict[str, dict[str, Any]] = {
     PRODUCT: VARIANTS[PRODUCT],
-    TUNED: {"ensemble_weights": "tuned"},
-    TUNED_PRODUCT: {"ensemble": "product", "ensemble_weights": "tuned"},
+    TUNED: {**_ALL, "ensemble_weights": "tuned"},
+    TUNED_PRODUCT: {**_ALL, "ensemble": "product", "ensemble_weights": "tuned"},
+    DEFAULT: {},
 }
 """Settings that the paper does not have, shown beside the ablation where they were measured."""
 
@@ -118,7 +122,7 @@ def row_differences(study: AblationStudy) -> dict[str, dict[str, Any]]:
     Returns:
         For each pair and each measure, "mean" and "interval", the 95 % bootstrap interval of the paired differences.
     """
-    choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {"temperature": False}}
+    choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {**_ALL, "temperature": False}}
     resampled = {name: _resampled(study, choices[name]) for name in dict.fromkeys(sum(ROW_PAIRS.values(), ()))}
     results: dict[str, dict[str, Any]] = {}
     for part, (without, having) in ROW_PAIRS.items():
