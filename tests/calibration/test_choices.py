@@ -20,7 +20,7 @@ def test_a_preset_leaves_the_choices_that_it_does_not_make():
     assert Choices.of("paper", bias_precision=2.0).bias_precision == 2.0
 
 
-@pytest.mark.parametrize("preset", ["Paper", "", 1, True])
+@pytest.mark.parametrize("preset", ["Paper", "", 1, True, ["paper"]])
 def test_an_unknown_preset_is_refused(preset):
     with pytest.raises(ValueError, match=r"expected preset to be None or one of \('paper',\), got"):
         Choices.of(preset)

@@ -71,7 +71,7 @@ class Choices:
         """
         if preset is None:
             return cls(**given)
-        if preset not in PRESETS:
+        if preset not in tuple(PRESETS):
             raise ValueError(f"expected preset to be None or one of {tuple(PRESETS)}, got {preset!r}")
         defaults = {field.name: field.default for field in fields(cls)}
         also = [name for name in PRESETS[preset] if given.get(name, defaults[name]) != defaults[name]]

@@ -43,7 +43,7 @@ BEYOND: dict[str, dict[str, Any]] = {
 }
 """Settings that the paper does not have, shown beside the ablation where they were measured."""
 
-COMPARED = ("vanilla", "temperature", "all", *BEYOND)
+COMPARED = ("vanilla", "temperature", "all", PRODUCT, TUNED, TUNED_PRODUCT)
 """Rows that are also measured for networks trained with another loss."""
 
 
