@@ -220,16 +220,16 @@ def _name(source: Any) -> str:
     return "numpy.random" if source is global_ else f"a generator of type {type(source).__name__}"
 
 
-def _state(generator: Any) -> str | None:
-    """Return the text of a generator's state, or None for one that has none yet because another thread is making it."""
+def _state(generator: Any) -> Any:
+    """Return a generator's state, or None for one that has none yet because another thread is making it."""
     try:
         if isinstance(generator, np.random.Generator):
             return _state(generator.bit_generator)
         if isinstance(generator, np.random.BitGenerator):
-            return _text(generator.state) if _is_made(generator) else None
+            return _comparable(generator.state) if _is_made(generator) else None
         if isinstance(generator, np.random.RandomState):
-            return _text(generator.get_state(legacy=False))
-        return _text(generator.getstate())
+            return _comparable(generator.get_state(legacy=False))
+        return _comparable(generator.getstate())
     except Exception:
         return None
 
@@ -242,11 +242,11 @@ def _is_made(generator: np.random.BitGenerator) -> bool:
     return isinstance(generator, np.random.MT19937) or generator.seed_seq is not None
 
 
-def _text(state: Any) -> str:
-    """Return a state as text, arrays of NumPy in full."""
+def _comparable(state: Any) -> Any:
+    """Return a state with bytes in place of arrays of NumPy, which `==` compares as a whole."""
     if isinstance(state, Mapping):
-        return str({key: _text(value) for key, value in state.items()})
-    return str(state.tobytes()) if isinstance(state, np.ndarray) else str(state)
+        return {key: _comparable(value) for key, value in state.items()}
+    return state.tobytes() if isinstance(state, np.ndarray) else state
 
 
 def _is_active(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
