@@ -94,7 +94,7 @@ def test_without_posterior_and_ensemble_all_uncertainty_is_aleatoric():
     seed=st.integers(0, 1000),
     scale=st.floats(0.01, 100),
     temperature=st.floats(0.1, 5),
-    ensemble=st.booleans(),
+    ensemble=st.sampled_from(["average", "product", False]),
     structure=st.sampled_from(["kronecker", None]),
 )
 def test_every_answer_is_a_distribution_and_aleatoric_is_at_most_the_entropy(
