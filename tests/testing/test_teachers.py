@@ -127,7 +127,7 @@ def test_a_number_of_passes_that_is_ignored_violates_a_rule():
         check_teacher(Fixed(passes=6), model(), X)
 
 
-@pytest.mark.parametrize("passes", [2, 10, 200])
+@pytest.mark.parametrize("passes", [2, *(pytest.param(passes, marks=pytest.mark.slow) for passes in (10, 200))])
 @pytest.mark.parametrize(("likelihood", "outputs"), [("classification", 4), ("binary", 1), ("regression", 2)])
 def test_dropout_teachers_pass(passes, likelihood, outputs):
     """Over many seeds, since a check by chance would fail sooner or later."""
