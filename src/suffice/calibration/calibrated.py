@@ -231,6 +231,8 @@ class Calibrated:
     def update(self, loader: Loader) -> "Calibrated":
         """Return the network with posteriors of all earlier and new training data, at the same δ, T and noise.
 
+        Predictions of exits that do not use their posterior, with the link "plugin", stay as they are.
+
         Args:
             loader: Batches of new data only, as in `calibrate`; read once. Labels are not used.
 

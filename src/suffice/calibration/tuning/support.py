@@ -16,6 +16,7 @@ from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning import validation
 from suffice.calibration.tuning.objective import Objective
 from suffice.calibration.tuning.ranges import TunedValue
+from suffice.utils import threads
 
 _ERRORS = 2.0
 """Standard errors of the difference that a posterior has to gain."""
@@ -41,7 +42,8 @@ def tune(
         return tuned, values
     without = [exit_.without_posterior() for exit_ in exits]
     plain, plain_values = validation.tune(without, objective, choices)
-    gains = _nll(plain, objective) - _nll(tuned, objective)
+    with threads.one_thread_if_small(objective.largest_operation(exits)):
+        gains = _nll(plain, objective) - _nll(tuned, objective)
     error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
     return (tuned, values) if float(gains.mean()) > _ERRORS * error else (plain, plain_values)
 
