@@ -15,7 +15,7 @@ COLORS = {
     "ensemble + temperature": "#0d9488",
     "Laplace": "#db2777",
     "Laplace + temperature": "#7c3aed",
-    "all": "#0891b2",
+    "all": "#b91c1c",
     "default": "#1d4ed8",
 }
 EXITS = ("#93c5fd", "#3b82f6", "#1e3a8a", "#f59e0b", "#b45309", "#78350f", "#10b981", "#065f46")
