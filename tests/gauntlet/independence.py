@@ -5,8 +5,9 @@ on the model first, and then on the library's answers where the model's own stay
 change nothing in any case.
 
 Tolerances. Kernels round differently for different batch sizes. Probabilities agree to 1e-5, the stated accuracy of
-`suffice.run`, or, where a model is so deep that its own probabilities have a rounding error near that, to four times
-this error, which is measured against float64: two answers have one each, and temperatures below 1 amplify them. The
+`suffice.run`, or, where a model is so deep that its logits have a rounding error r near that, to 2r/T for the smallest
+temperature T below 1: a probability changes by at most half the change of the logits, two answers have an error each,
+and r, which is measured against float64 on single examples, may be twice as large in a batch. The
 logarithm of a variation agrees to half of the digits of float32, as its features are divided by their spread over the
 fitting rows, which amplifies rounding.
 """
@@ -91,11 +92,15 @@ class Independence:
         family: Family.
         model: Its model.
         tested: Examples to answer.
+        answering: Network with exits whose answers are checked, if not the model itself; its rounding counts.
+        sharpening: Factor by which temperatures amplify rounding.
     """
 
     family: Family
     model: nn.Module
     tested: Sequence[Example]
+    answering: nn.Module | None = None
+    sharpening: float = 1.0
 
     def check(self, answer: Callable[[Any], Answers]) -> None:
         """Compare the answers of one function in every company that the model's own answers do not depend on."""
@@ -145,16 +150,18 @@ class Independence:
     def _tolerance(self, answers: Answers) -> float:
         if answers.values.shape[1] == 1:
             return float(torch.finfo(answers.values.dtype).eps ** 0.5)
-        return max(PROBABILITIES, 4 * self._rounding)
+        return max(PROBABILITIES, 2 * self._rounding * self.sharpening)
 
     @cached_property
     def _rounding(self) -> float:
-        """Rounding error of the model's own probabilities."""
+        """Rounding error of the logits of the model, or of the exits that answer."""
         company = Company("alone", (0,), padded=False)
+        answering = self.model if self.answering is None else self.answering
         exact = Independence(self.family, copy.deepcopy(self.model).double(), self.tested)
+        exactly = copy.deepcopy(answering).double()
         alone = [replace(company, rows=(i,)) for i in range(len(self.tested))]
         try:
-            errors = [self._own(company) - exact._own(company) for company in alone]
+            errors = [_logits(answering, self._batch(c)) - _logits(exactly, exact._batch(c)) for c in alone]
         except RuntimeError:  # a kernel without float64
             return 0.0
         return float(torch.cat(errors).abs().max())
@@ -176,6 +183,14 @@ class Independence:
                 raise WrongAnswerError(
                     f"expected the same answer for example {i} {company.name} as alone, got {difference:.3g} off"
                 )
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, batch: Any) -> Tensor:
+    """Return the logits of a model, or of all exits of a network, one after another."""
+    outputs = call(network, batch)
+    outputs = outputs if isinstance(outputs, list) else [logits_of(outputs)]
+    return torch.cat([logits.double() for logits in outputs])
 
 
 def check_power(alone: Sequence[Answers], tolerance: float) -> None:

@@ -115,7 +115,8 @@ def run_exits(family: Family, folder: Path, job: Job) -> None:
 
 def check_exits(family: Family, model: nn.Module, calibrated: Any, policy: Any, data: Data, job: Job) -> None:
     """Check that the answers of a calibrated network depend on their example alone."""
-    independence = Independence(family, model, data.tested)
+    sharpening = max(1.0, 1 / min(float(exit_.temperature) for exit_ in calibrated.exits))
+    independence = Independence(family, model, data.tested, calibrated.network, sharpening)
 
     def answers(answer: Any) -> Answers:
         near = ((answer.scores - policy.thresholds).abs() < PROBABILITIES).any(dim=1)
