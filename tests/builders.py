@@ -11,6 +11,7 @@ from suffice.calibration.ensemble import Combination
 from suffice.calibration.exits import CalibratedExit, with_bias
 from suffice.calibration.posterior import kronecker
 from suffice.calibration.serving.served import serving_placement
+from suffice.evaluation.ablation import AVERAGE
 from suffice.network import Exit, ExitNetwork
 from suffice.storage.fingerprint import fingerprint
 
@@ -36,7 +37,7 @@ class Hidden(nn.Module):
         return state["h"] + sum(state["past"])[:, None] * 0.1 + state["age"][:, None]
 
 
-PAPER = {"link": "sampled", "ensemble": "average", "ensemble_weights": "cost"}
+PAPER = {"link": "sampled", **AVERAGE}
 """Link and ensemble of the paper, as arguments of `calibrate`."""
 
 
