@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -21,8 +22,13 @@ COMPARES = re.compile(r"\b(assert_close|assert_allclose|assert_same|approx|torch
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and COMPARES.search(inspect.getsource(item.function)):
+        if isinstance(item, pytest.Function) and compares(item.function):
             item.add_marker(pytest.mark.numerics)
+
+
+@cache
+def compares(function: Callable[..., object]) -> bool:
+    return COMPARES.search(inspect.getsource(function)) is not None
 
 
 TRIED = "tried: "
