@@ -13,6 +13,10 @@ from tests import builders
 from tests.calibration.tuning.cached import setting
 
 
+def true_chances(seed):
+    return torch.randn(60, 3, generator=torch.Generator().manual_seed(100 + seed)).mul(2).softmax(1)
+
+
 def categories(seed, rare):
     """A classifier of categories, of which many are rare in the training data or not, and data like those.
 
@@ -22,8 +26,7 @@ def categories(seed, rare):
     generator = torch.Generator().manual_seed(seed)
     frequencies = torch.arange(1, 61, dtype=torch.float64) ** (-1.0 if rare else 0.0)
     chosen = frequencies.multinomial(4_200, replacement=True, generator=generator)
-    chances = torch.randn(60, 3, generator=generator).mul(2).softmax(1)
-    labels = chances[chosen].multinomial(1, generator=generator)[:, 0]
+    labels = true_chances(seed)[chosen].multinomial(1, generator=generator)[:, 0]
     x, count = torch.eye(60)[chosen], 200 if rare else 1_200
     parts = (0, count), (count, count + 1_500), (count + 1_500, count + 3_000)
     train, validation_, test = ((x[i:j], labels[i:j]) for i, j in parts)
@@ -53,6 +56,18 @@ def test_a_posterior_is_used_where_it_lowers_the_nll(rare, seed):
     assert default.exits[0].uses_posterior == rare
     assert gain > 0 if rare else gain < 0.02
     assert nll(default, test) == nll(having if rare else without, test)
+
+
+@pytest.mark.filterwarnings("ignore:the prior precision of exit 0 ended at")
+def test_an_exit_whose_posterior_only_adds_error_predicts_without_it_beside_one_that_needs_it():
+    net, train, val, test = categories(0, rare=True)
+    truth = torch.nn.Linear(60, 3, bias=False)
+    truth.weight.data = true_chances(seed=0).log().T.contiguous()
+    exits = [suffice.Exit(torch.nn.Identity(), classifier) for classifier in (net[-1], truth)]
+    network = suffice.ExitNetwork([torch.nn.Identity(), torch.nn.Identity()], exits)
+    calibrated = suffice.calibrate(network, [train], [val], ensemble=False)
+    assert [exit_.uses_posterior for exit_ in calibrated.exits] == [True, False]
+    assert calibrated.exits[1].macs == 0
 
 
 def test_without_overconfidence_beyond_a_temperature_the_posterior_is_left_out_and_costs_nothing():

@@ -1,15 +1,14 @@
-"""Choice between predictions with and without the posterior, by their NLL on the validation data.
+"""Choice between predictions with and without posteriors, by their NLL on the validation data.
 
 A temperature often repairs all that a posterior would. Then the posterior only adds cost and sampling error, and
-predictions are better without it. Both are tuned, and the posterior is used if it lowers the NLL by more than two
-standard errors of the difference.
+predictions are better without it. All exits are tuned with and without posteriors. If those lower the NLL by more than
+two standard errors of the difference, they are used at the exits where leaving them out raises it by as much.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor
 
 from suffice.calibration.choices import Choices
 from suffice.calibration.exits import CalibratedExit
@@ -40,15 +39,23 @@ def tune(
     tuned, values = validation.tune(exits, objective, choices)
     if not any(exit_.uses_posterior for exit_ in exits):
         return tuned, values
-    without = [exit_.without_posterior() for exit_ in exits]
-    plain, plain_values = validation.tune(without, objective, choices)
+    plain, plain_values = validation.tune(_without(exits, range(len(exits))), objective, choices)
     with threads.one_thread_if_small(objective.largest_operation(exits)):
-        gains = _nll(plain, objective) - _nll(tuned, objective)
-    error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-    return (tuned, values) if float(gains.mean()) > _ERRORS * error else (plain, plain_values)
+        if not _is_better(tuned, plain, objective):
+            return plain, plain_values
+        dispensable = [k for k in range(len(exits)) if not _is_better(tuned, _without(tuned, [k]), objective)]
+    return validation.tune(_without(exits, dispensable), objective, choices) if dispensable else (tuned, values)
+
+
+def _without(exits: Sequence[CalibratedExit], numbers: Collection[int]) -> list[CalibratedExit]:
+    """Return the exits, those with these numbers without their posteriors."""
+    return [exit_.without_posterior() if k in numbers else exit_ for k, exit_ in enumerate(exits)]
 
 
 @torch.no_grad()
-def _nll(exits: Sequence[CalibratedExit], objective: Objective) -> Tensor:
-    """Return the NLL (N,) of every validation example, summed over the predictions at all exits."""
-    return torch.cat([objective.nll(exits, rows) for rows in objective.chunks(exits)])
+def _is_better(exits: Sequence[CalibratedExit], others: Sequence[CalibratedExit], objective: Objective) -> bool:
+    """Return whether the NLL summed over the predictions at all exits is lower by more than `_ERRORS` errors."""
+    chunks = objective.chunks(exits)
+    gains = torch.cat([objective.nll(others, rows) - objective.nll(exits, rows) for rows in chunks])
+    error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    return float(gains.mean()) > _ERRORS * error
