@@ -5,7 +5,7 @@ The caches are computed once, so that the network does not run again while value
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -80,6 +80,14 @@ class Objective:
                 prediction = running.prediction()
             total = total + exit_.likelihood.nll(prediction, targets).double()
         return total
+
+    def every(self, step: int) -> "Objective":
+        """Return the objective on every `step`-th example."""
+        caches = [
+            Cache(cache.logits[::step], None if cache.spectrum is None else cache.spectrum[::step])
+            for cache in self.caches
+        ]
+        return replace(self, caches=caches, targets=self.targets[::step])
 
     def chunks(self, exits: Sequence[CalibratedExit]) -> Iterator[Tensor]:
         """Yield the indices of the examples, in chunks that fit in memory with the tensors of their gradient."""

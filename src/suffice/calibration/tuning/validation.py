@@ -12,9 +12,10 @@ it weighs as much as a few examples and is negligible against thousands.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product as every_choice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.tuning.objective import Objective
 from suffice.calibration.tuning.ranges import ODDS, TunedValue, prior_range, temperature_range
 from suffice.utils import threads
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 SPREAD = 0.5
 """Standard deviation of the normal prior of log T."""
@@ -39,6 +43,9 @@ large δ, whole steps gain almost nothing at first.
 
 _TRIES = 6
 """Maximum number of step lengths along a direction; more only measure rounding errors near the minimum."""
+
+_FEW = 1000
+"""Number of examples on which minima are looked for; the search on all examples starts at the best of them."""
 
 _SETTERS = {
     "prior precision": CalibratedExit.with_prior,
@@ -71,21 +78,23 @@ def tune(
 
 
 def _minimize(problem: "_Problem") -> tuple[list[CalibratedExit], list[TunedValue]]:
-    from scipy.optimize import minimize
-
-    result = minimize(
-        problem.value_and_gradient,
-        problem.start(),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=problem.bounds,
-        options={"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES},
-    )
+    few = problem.on_few()
+    result = _descend(problem, few.crossed([_descend(few, start).x for start in few.starts()]))
     values = [
         TunedValue(c.exit, c.name, float(value), c.limits, abs(float(slope)))
         for c, value, slope in zip(problem.coordinates, np.exp(result.x), result.jac, strict=True)
     ]
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True), values
+
+
+def _descend(problem: "_Problem", start: np.ndarray) -> "OptimizeResult":
+    """Search for the minimum that a start leads to."""
+    from scipy.optimize import minimize
+
+    options = {"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES}
+    return minimize(
+        problem.value_and_gradient, start, jac=True, method="L-BFGS-B", bounds=problem.bounds, options=options
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,29 @@ class _Problem:
         """Search ranges of the logarithms."""
         return [(math.log(low), math.log(high)) for low, high in (coordinate.limits for coordinate in self.coordinates)]
 
-    def start(self) -> np.ndarray:
+    def on_few(self) -> "_Problem":
+        """Return the problem on at most `_FEW` of the examples, evenly spaced, on which minima are looked for."""
+        return replace(self, objective=self.objective.every(-(-len(self.objective.targets) // _FEW)))
+
+    def starts(self) -> list[np.ndarray]:
+        """Return the best point of a grid, and the same point with every δ at its lower and at its upper limit.
+
+        The objective may have a minimum at a finite δ and another where the posterior adds nothing.
+        """
+        best = self._best_of_grid()
+        is_prior = [coordinate.name == "prior precision" for coordinate in self.coordinates]
+        ends = [np.where(is_prior, limits, best) for limits in np.transpose(self.bounds)]
+        return [best, *ends] if any(is_prior) else [best]
+
+    def crossed(self, points: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the best point, with the values of each exit from another point where that lowers the objective."""
+        best = min(points, key=self._value_at)
+        for k in range(len(self.exits)):
+            of_exit = [coordinate.exit == k for coordinate in self.coordinates]
+            best = min([best, *(np.where(of_exit, point, best) for point in points)], key=self._value_at)
+        return best
+
+    def _best_of_grid(self) -> np.ndarray:
         """Return the best of a few multiples common to all exits, most with δ below the plateau of the objective."""
         coordinates = self.coordinates
         names = {coordinate.name for coordinate in coordinates}
@@ -148,9 +179,7 @@ class _Problem:
         for temperature, delta, power in every_choice(temperatures, deltas, powers):
             multiples = {"temperature": temperature, "prior precision": delta, "weight": 1.0}
             starts.append(np.log([c.initial * c.factor**power * multiples[c.name] for c in coordinates]))
-        with torch.no_grad():
-            values = [self.value(torch.from_numpy(start)) for start in starts]
-        return starts[int(np.argmin(values))]
+        return min(starts, key=self._value_at)
 
     def exits_at(self, x: Tensor, as_numbers: bool = False) -> list[CalibratedExit]:
         """Return the exits at the logarithms x, with tensors that have gradients or with Python numbers."""
@@ -164,6 +193,10 @@ class _Problem:
                 weights.append(value)
             exits[coordinate.exit] = _SETTERS[coordinate.name](exits[coordinate.exit], value)
         return exits
+
+    @torch.no_grad()
+    def _value_at(self, x: np.ndarray) -> float:
+        return self.value(torch.from_numpy(x))
 
     def value(self, x: Tensor, backward: bool = False) -> float:
         """Return the mean NLL summed over exits plus the prior; with `backward`, add the gradient to x.grad."""
