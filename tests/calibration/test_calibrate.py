@@ -484,11 +484,20 @@ def test_the_factored_prior_is_for_products_of_factors():
         calibrate(builders.network(), [], [], structure="full", prior="factored")
 
 
-def test_a_structure_that_does_not_fit_is_refused_with_those_that_do(monkeypatch):
-    monkeypatch.setattr("suffice.calibration.posterior._available", lambda device: 8 * 4 * (7 * 4) ** 2 - 1)
+def test_a_structure_that_does_not_fit_at_all_exits_is_refused_with_those_that_do(monkeypatch):
+    net = builders.network()
+    widths = [net.exit(k).classifier.in_features + 1 for k in range(len(net.exits))]
+    needed = sum(8 * 4 * (width * 4) ** 2 for width in widths)
+    monkeypatch.setattr("suffice.calibration.posterior._available", lambda device: needed - 1)
     loader = builders.batched(builders.inputs(20))
     with pytest.raises(MemoryError, match=r"structure='kronecker' or 'blocks' or 'diagonal'"):
-        calibrate(builders.network(), loader, loader, structure="full")
+        calibrate(net, loader, loader, structure="full")
+
+
+def test_a_full_posterior_that_would_take_minutes_is_refused():
+    loader = [(torch.randn(20, 128), torch.arange(20))]
+    with pytest.raises(ValueError, match=r"at most 8,192 weights for a full posterior.*got 12,900 \(129 features, 100"):
+        calibrate(torch.nn.Sequential(torch.nn.Linear(128, 100)), loader, loader, structure="full")
 
 
 def test_a_product_of_exits_is_tuned_predicted_run_and_saved(tmp_path):

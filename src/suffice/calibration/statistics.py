@@ -29,11 +29,9 @@ def empty_statistics(network: ExitNetwork, structure: Structure, latents: int) -
     Raises:
         MemoryError: If the structure would not fit.
     """
-    device, sums = placement(network)[0], []
-    for features in _widths(network):
-        check_memory(structure, features, latents, device)
-        sums.append(STRUCTURES[structure].init(features, latents, device))
-    return sums
+    device, widths = placement(network)[0], _widths(network)
+    check_memory(structure, widths, latents, device)
+    return [STRUCTURES[structure].init(features, latents, device) for features in widths]
 
 
 def add_examples(
@@ -57,10 +55,9 @@ def residual_statistics(
     Raises:
         MemoryError: If they would not fit.
     """
-    device, outputs = placement(network)[0], network.num_classes
-    for features in _widths(network):
-        check_memory("kronecker", features, outputs, device)
-    sums = [linear.init(features, outputs, device) for features in _widths(network)]
+    device, outputs, widths = placement(network)[0], network.num_classes, _widths(network)
+    check_memory("kronecker", widths, outputs, device)
+    sums = [linear.init(features, outputs, device) for features in widths]
     with inference(network) as network:
         for batch, targets in likelihoods.read(loader, network, exits[0].likelihood):
             for k, phi, means in exit_pass(network, batch.inputs, batch.start):

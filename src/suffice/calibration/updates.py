@@ -62,6 +62,6 @@ def _wider(exit_: CalibratedExit, network: ExitNetwork, k: int, generator: torch
     if posterior is None:
         return exit_
     features, classes = classifier.in_features + (exit_.bias is not None), classifier.out_features
-    check_memory(posterior.structure, features, classes, placement(network)[0])
+    check_memory(posterior.structure, [features], classes, placement(network)[0])
     sums = STRUCTURES[posterior.structure].widen(posterior.statistics(), classes)
     return exit_.with_posterior(posterior.refit(sums), exit_.link, exit_.samples, generator)

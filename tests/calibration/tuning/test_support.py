@@ -60,7 +60,7 @@ def test_a_posterior_is_used_where_it_lowers_the_nll(rare, seed):
 
 @pytest.mark.filterwarnings("ignore:the prior precision of exit 0 ended at")
 def test_an_exit_whose_posterior_only_adds_error_predicts_without_it_beside_one_that_needs_it():
-    net, train, val, test = categories(0, rare=True)
+    net, train, val, _ = categories(0, rare=True)
     truth = torch.nn.Linear(60, 3, bias=False)
     truth.weight.data = true_chances(seed=0).log().T.contiguous()
     exits = [suffice.Exit(torch.nn.Identity(), classifier) for classifier in (net[-1], truth)]

@@ -4,6 +4,7 @@ Every module has the same names: `Statistics`, `init`, `update`, `merge`, `widen
 """
 
 import os
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal, Protocol, Self
 
@@ -100,12 +101,12 @@ class Posterior(Protocol):
         """Count multiply-adds per example of the joint samples, or of the variance if `offsets` is None."""
 
 
-def check_memory(structure: str, features: int, classes: int, device: torch.device) -> None:
-    """Raise a MemoryError, before any allocation, if a structure would not fit into memory.
+def check_memory(structure: str, widths: Sequence[int], classes: int, device: torch.device) -> None:
+    """Raise a MemoryError, before any allocation, if the posteriors of all exits would not fit into memory.
 
     Args:
         structure: Name of a structure.
-        features: Width D of φ, the constant of a bias included.
+        widths: Width D of φ at each exit, the constant of a bias included.
         classes: Number of classes C.
         device: Device of the sums.
 
@@ -113,11 +114,12 @@ def check_memory(structure: str, features: int, classes: int, device: torch.devi
         MemoryError: If the sums and their decomposition would not fit; the message names the structures that do.
     """
     available = _available(device)
-    needs = {name: module.memory(features, classes) for name, module in STRUCTURES.items()}
+    needs = {name: sum(module.memory(width, classes) for width in widths) for name, module in STRUCTURES.items()}
     if needs[structure] <= available:
         return
     fitting = [name for name, need in needs.items() if need <= available]
     remedy = f"choose structure={' or '.join(map(repr, fitting))}" if fitting else "use a machine with more memory"
+    features = " + ".join(map(str, widths))
     raise MemoryError(
         f"expected room for a {structure} posterior of {features} features and {classes} classes, about "
         f"{needs[structure] / 1e9:.1f} GB, got {available / 1e9:.1f} GB on {device}; {remedy}"

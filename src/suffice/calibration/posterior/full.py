@@ -25,6 +25,9 @@ from suffice.calibration.posterior.moments import Moments, Offsets, standard_nor
 from suffice.calibration.posterior.orthonormal import check_orthonormal
 from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
 
+LARGEST = 8192
+"""Maximum number of weights C·D of one exit; their decomposition takes about a minute and a half on one core."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -40,7 +43,16 @@ class Statistics:
 
 
 def init(features: int, classes: int, device: torch.device | str = "cpu") -> Statistics:
-    """Return zero sums for features of width `features`, the constant of a bias included."""
+    """Return zero sums for features of width `features`, the constant of a bias included.
+
+    Raises:
+        ValueError: If there are more than `LARGEST` weights.
+    """
+    if features * classes > LARGEST:
+        raise ValueError(
+            f"expected at most {LARGEST:,} weights for a full posterior, whose time grows with their cube, got "
+            f"{features * classes:,} ({features} features, {classes} classes); choose structure='kronecker'"
+        )
     shape = (classes, features, classes, features)
     return Statistics(torch.zeros(shape, dtype=torch.float64, device=device), 0)
 
