@@ -79,7 +79,7 @@ def tune(
 
 def _minimize(problem: "_Problem") -> tuple[list[CalibratedExit], list[TunedValue]]:
     few = problem.on_few()
-    result = _descend(problem, few.crossed([_descend(few, start).x for start in few.starts()]))
+    result = _descend(problem, problem.crossed([_descend(few, start).x for start in few.starts()]))
     values = [
         TunedValue(c.exit, c.name, float(value), c.limits, abs(float(slope)))
         for c, value, slope in zip(problem.coordinates, np.exp(result.x), result.jac, strict=True)
