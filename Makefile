@@ -34,7 +34,7 @@ demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (a 
 	$(BIN)/suffice demo --out demo-out
 
 test: $(READY)  ## Run the fast tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-numerics: $(READY)  ## Run the tests of bytes and tolerances under other instruction sets and numbers of threads
 	.ci/numerics
@@ -68,13 +68,13 @@ models: $(PEERS)  ## Run every family of models, and write docs/models.md
 	$(BIN)/python -m tests.gauntlet
 
 hardening: $(HARDENING)  ## Attack the library: threads, faults, kills, power losses, edits, mutants
-	$(BIN)/python -m pytest -n auto -m slow $(ATTACKS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ATTACKS)
 	$(BIN)/python -m hardening.mutants --each 1 --at-least 0.85
 
 test-install: $(HARDENING)  ## Install wheel and source archive in fresh environments, with the newest and the oldest versions
 	$(BIN)/python -m hardening.install
 
 check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
-	$(BIN)/python -m pytest -n auto -m ''
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ''
 	.ci/numerics all
 	$(MAKE) bench
