@@ -15,10 +15,11 @@ from suffice.calibration.likelihoods import LIKELIHOODS
 from suffice.calibration.serving.served import serving_placement
 from suffice.calibration.tuning import validation
 from suffice.calibration.tuning.objective import Objective
-from suffice.calibration.tuning.ranges import NEGLIGIBLE
 from suffice.training import AdamWConfig, train
 
 STARTS = 6
+INDISTINGUISHABLE = 0.1
+"""Difference of summed NLLs in nats, a tenth of the one that a further parameter gains by chance (Akaike 1974)."""
 COMBINATIONS = [(False, "cost"), ("average", "cost"), ("average", "tuned"), ("product", "cost"), ("product", "tuned")]
 HEADS = {
     "digits": ("classification", datasets.load_digits, 10, 600, 12),
@@ -100,4 +101,4 @@ def test_the_tuner_ends_at_the_best_of_many_starts(head, link, ensemble, tried):
     _, values = validation.tune(exits, objective, choices)
     reached = function.value(torch.tensor([value.value for value in values], dtype=torch.float64).log())
     tried("starts of the tuner's objective", STARTS)
-    assert reached <= best_of_random_starts(function) + NEGLIGIBLE / 100
+    assert reached <= best_of_random_starts(function) + INDISTINGUISHABLE / len(objective.targets)

@@ -1,8 +1,10 @@
 """Choice between predictions with and without posteriors, by their NLL on the validation data.
 
 A temperature often repairs all that a posterior would. Then the posterior only adds cost and sampling error, and
-predictions are better without it. All exits are tuned with and without posteriors. If those lower the NLL by more than
-two standard errors of the difference, they are used at the exits where leaving them out raises it by as much.
+predictions are better without it. All exits are tuned with and without posteriors. If those lower the summed NLL by
+more than two standard errors of the difference and one nat for each tuned prior precision, which is the gain to expect
+from fitting one more parameter to the same data (Akaike 1974), they are used at the exits where leaving them out raises
+the NLL by as much.
 """
 
 import math
@@ -44,7 +46,7 @@ def tune(
         if not _is_better(tuned, plain, objective):
             return plain, plain_values
         dispensable = [k for k in range(len(exits)) if not _is_better(tuned, _without(tuned, [k]), objective)]
-    return validation.tune(_without(exits, dispensable), objective, choices) if dispensable else (tuned, values)
+    return validation.tune(_without(exits, dispensable), objective, choices, values) if dispensable else (tuned, values)
 
 
 def _without(exits: Sequence[CalibratedExit], numbers: Collection[int]) -> list[CalibratedExit]:
@@ -54,8 +56,9 @@ def _without(exits: Sequence[CalibratedExit], numbers: Collection[int]) -> list[
 
 @torch.no_grad()
 def _is_better(exits: Sequence[CalibratedExit], others: Sequence[CalibratedExit], objective: Objective) -> bool:
-    """Return whether the NLL summed over the predictions at all exits is lower by more than `_ERRORS` errors."""
+    """Return whether the NLL of exits with more posteriors is lower, beyond chance and the fit of their δ."""
     chunks = objective.chunks(exits)
     gains = torch.cat([objective.nll(others, rows) - objective.nll(exits, rows) for rows in chunks])
-    error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-    return float(gains.mean()) > _ERRORS * error
+    error = float(gains.std()) * math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    more = sum(exit_.uses_posterior for exit_ in exits) - sum(exit_.uses_posterior for exit_ in others)
+    return float(gains.sum()) > _ERRORS * error + more

@@ -44,7 +44,7 @@ large δ, whole steps gain almost nothing at first.
 _TRIES = 6
 """Maximum number of step lengths along a direction; more only measure rounding errors near the minimum."""
 
-_FEW = 1000
+_FEW = 2000
 """Number of examples on which minima are looked for; the search on all examples starts at the best of them."""
 
 _SETTERS = {
@@ -55,7 +55,7 @@ _SETTERS = {
 
 
 def tune(
-    exits: Sequence[CalibratedExit], objective: Objective, choices: Choices
+    exits: Sequence[CalibratedExit], objective: Objective, choices: Choices, near: Sequence[TunedValue] = ()
 ) -> tuple[list[CalibratedExit], list[TunedValue]]:
     """Minimize the summed NLL of the predictions at all exits, and the prior of T, over the chosen values.
 
@@ -66,6 +66,8 @@ def tune(
         exits: K exits.
         objective: Validation data and the ensemble; tuned weights start at its weights.
         choices: Which values are tuned.
+        near: Values of all numbers to be tuned, and perhaps of others, near a minimum where the search starts; by
+            default it looks for the best minimum.
 
     Returns:
         The tuned exits and the tuned values.
@@ -74,12 +76,17 @@ def tune(
     if not problem.bounds:
         return list(exits), []
     with threads.one_thread_if_small(objective.largest_operation(exits)):
-        return _minimize(problem)
+        return _minimize(problem, problem.point(near) if near else _start(problem))
 
 
-def _minimize(problem: "_Problem") -> tuple[list[CalibratedExit], list[TunedValue]]:
+def _start(problem: "_Problem") -> np.ndarray:
+    """Return the best of the minima that are found on few examples from several points."""
     few = problem.on_few()
-    result = _descend(problem, problem.crossed([_descend(few, start).x for start in few.starts()]))
+    return problem.crossed([_descend(few, start).x for start in few.starts()])
+
+
+def _minimize(problem: "_Problem", start: np.ndarray) -> tuple[list[CalibratedExit], list[TunedValue]]:
+    result = _descend(problem, start)
     values = [
         TunedValue(c.exit, c.name, float(value), c.limits, abs(float(slope)))
         for c, value, slope in zip(problem.coordinates, np.exp(result.x), result.jac, strict=True)
@@ -145,6 +152,11 @@ class _Problem:
     def bounds(self) -> list[tuple[float, float]]:
         """Search ranges of the logarithms."""
         return [(math.log(low), math.log(high)) for low, high in (coordinate.limits for coordinate in self.coordinates)]
+
+    def point(self, values: Sequence[TunedValue]) -> np.ndarray:
+        """Return the logarithms of these values."""
+        by_name = {(value.exit, value.name): value.value for value in values}
+        return np.log([by_name[coordinate.exit, coordinate.name] for coordinate in self.coordinates])
 
     def on_few(self) -> "_Problem":
         """Return the problem on at most `_FEW` of the examples, evenly spaced, on which minima are looked for."""
