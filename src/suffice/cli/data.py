@@ -121,7 +121,7 @@ def show(
         with catalog.explain_missing():
             stored = lookup.find(name)
     facts = preview.embedded_facts() if stored is None else preview.facts(stored)
-    if stored is not None and stored.manifest["kind"] == "table":
+    if stored is not None and stored.manifest["kind"] in ("table", "text"):
         columns = preview.first_rows(stored, rows)
     else:
         facts["sheet"] = str(preview.write_contact_sheet(stored, rows, sheet))

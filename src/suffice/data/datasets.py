@@ -18,6 +18,7 @@ from suffice.data.splits.categories import Hashed, Vocabulary
 from suffice.data.splits.encoded import EncodedImages
 from suffice.data.splits.images import Images, moments
 from suffice.data.splits.tables import Columns, TableSplit, learn_vocabulary
+from suffice.data.splits.texts import Texts
 from suffice.data.store import lookup
 from suffice.data.store.bad_records import BadRecords
 from suffice.data.store.dataset import Array, StoredDataset
@@ -32,6 +33,7 @@ _CHOICES = {
     "images": ("augment",),
     "encoded": ("size", "workers", "skip"),
     "table": ("categories", "min_frequency", "buckets", "unknown"),
+    "text": (),
 }
 """Additional keyword arguments of `load`, by kind of data set."""
 
@@ -41,13 +43,14 @@ def load(
 ) -> DataSet[Any]:
     """Load a stored data set (or `digits`) as train, validation and test splits.
 
-    If the data set has an official test part, `validation` is drawn from its training part; otherwise both splits are
-    drawn from all rows, stratified by class, or by time if the rows are ordered by time. A split is drawn once and
-    cached.
+    Official parts for validation and test are kept. If there is only a test part, `validation` is drawn from the
+    training part; without either, both splits are drawn from all rows, stratified by class, or by time if the rows are
+    ordered by time. A split is drawn once and cached.
 
     Args:
         name: Name of the data set, as listed by `suffice data list`.
         validation: Size of the validation split, a number (int) or fraction (float) of rows; None: the set's default.
+            Must be None if there is an official validation part.
         test: Size of the test split, likewise; must be None if there is an official test part.
         seed: Seed of the split.
         **choices: For arrays of images `augment`; for photographs `size`, `workers` and `skip` (see `EncodedImages`);
@@ -82,12 +85,13 @@ def _load(
 ) -> DataSet[Any]:
     _check_choices(name, choices, _CHOICES[stored.manifest["kind"]])
     defaults = catalog.ENTRIES[name].defaults if name in catalog.ENTRIES else {"validation": 0.1, "test": 0.1}
-    sizes = _checked_sizes(name, "test" in stored.manifest["parts"], defaults, validation, test)
+    sizes = _checked_sizes(name, stored.manifest["parts"], defaults, validation, test)
     key = f"{sizes[0]}-{sizes[1]}-seed{seed}"
     loaders: dict[str, Callable[..., DataSet[Any]]] = {
         "images": _load_images,
         "encoded": _load_encoded,
         "table": _load_table,
+        "text": _load_texts,
     }
     return loaders[stored.manifest["kind"]](stored, sizes, seed, key, **choices)
 
@@ -138,7 +142,7 @@ def folder(
         folders.check_classes(images.labels.tolist(), classes, str(folders_by_part[part]), bad_records)
     parts = {part: _encoded_part(ImageFiles(images.paths), images.labels, choices) for part, images in listings.items()}
     labels = listings[_part_to_split(listings)].labels
-    sizes = _checked_sizes(str(path), "test" in listings, {}, validation, test)
+    sizes = _checked_sizes(str(path), listings, {}, validation, test)
     split = assignment.random_split(labels, len(labels), *sizes, seed)
     return _make_splits(str(path), parts, split, assignment.fingerprint(split), tuple(classes))
 
@@ -151,13 +155,15 @@ def _check_choices(name: str, choices: Iterable[str], allowed: Sequence[str]) ->
 
 
 def _checked_sizes(
-    name: str, has_test: bool, defaults: dict[str, Size], validation: Size | None, test: Size | None
+    name: str, parts: Iterable[str], defaults: dict[str, Size], validation: Size | None, test: Size | None
 ) -> tuple[Size, Size]:
-    """Return the sizes of the validation and the test split; the latter is 0 if there is a test part."""
-    if has_test and test is not None:
-        raise ValueError(f"expected test=None for {name}, which has a test part, got {test}; leave it out")
-    validation = defaults.get("validation", 0.1) if validation is None else validation
-    return validation, 0 if has_test else defaults.get("test", 0.1) if test is None else test
+    """Return the sizes of the validation and the test split to draw, 0 where there is an official part."""
+    sizes: dict[str, Size] = {}
+    for part, size in (("validation", validation), ("test", test)):
+        if part in parts and size is not None:
+            raise ValueError(f"expected {part}=None for {name}, which has a {part} part, got {size}; leave it out")
+        sizes[part] = 0 if part in parts else defaults.get(part, 0.1) if size is None else size
+    return sizes["validation"], sizes["test"]
 
 
 def _part_to_split(parts: Iterable[str]) -> str:
@@ -207,6 +213,17 @@ def _encoded_part(source: EncodedSource, labels: Array, choices: dict[str, Any])
     return EncodedImages(source, torch.from_numpy(labels), torch.arange(len(labels)), **choices)
 
 
+def _load_texts(stored: StoredDataset, sizes: tuple[Size, Size], seed: int, key: str) -> DataSet[Texts]:
+    table, parts, start = stored.table("rows"), {}, 0
+    for part, count in stored.manifest["parts"].items():
+        rows = table.slice(start, count)
+        parts[part] = Texts(tuple(rows["text"].to_pylist()), torch.tensor(rows["label"].to_pylist()))
+        start += count
+    labels = parts[_part_to_split(parts)].labels
+    split, digest = _assign_rows(stored, labels.numpy, sizes, seed, key)
+    return _make_splits(stored.manifest["name"], parts, split, digest, tuple(stored.manifest["classes"]))
+
+
 def _make_splits(name: str, parts: dict[str, Any], split: Array, digest: str, classes: tuple[str, ...]) -> DataSet[Any]:
     """Return the splits of parts that have `subset`; `split` (N,) assigns the rows of the training part."""
     source = parts[_part_to_split(parts)]
@@ -215,9 +232,10 @@ def _make_splits(name: str, parts: dict[str, Any], split: Array, digest: str, cl
         rows = np.flatnonzero(split == which)
         return source if len(rows) == len(split) else source.subset(torch.from_numpy(rows))
 
+    validation = parts["validation"] if "validation" in parts else select(VALIDATION)
     test = parts["test"] if "test" in parts else select(TEST)
     train = replace(select(TRAIN), training=True)
-    return DataSet(name, train, select(VALIDATION), test, classes, digest)
+    return DataSet(name, train, validation, test, classes, digest)
 
 
 def _load_table(

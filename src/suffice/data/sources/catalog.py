@@ -4,14 +4,14 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from suffice.data.sources import caltech, cifar, criteo, emnist, imagenet, movielens, tiny_imagenet
+from suffice.data.sources import caltech, cifar, clinc150, criteo, emnist, imagenet, movielens, tiny_imagenet
 from suffice.data.store import lookup
 from suffice.data.store.entry import CatalogEntry
 from suffice.data.store.lookup import NotStoredError
 
 ENTRIES: dict[str, CatalogEntry] = {
     entry.name: entry
-    for module in (cifar, emnist, movielens, criteo, imagenet, tiny_imagenet, caltech)
+    for module in (cifar, emnist, movielens, criteo, imagenet, tiny_imagenet, caltech, clinc150)
     for entry in module.ENTRIES
 }
 

@@ -39,7 +39,7 @@ class CatalogEntry:
     Attributes:
         name: Name of the data set, as passed to `load`, and of its folder.
         title: Short description.
-        kind: `images` (arrays), `encoded` (images decoded on access) or `table`.
+        kind: `images` (arrays), `encoded` (images decoded on access), `table` or `text`.
         license: Short description of the license.
         homepage: Page that describes the data set and its terms.
         remotes: Official files.
