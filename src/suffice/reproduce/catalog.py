@@ -11,6 +11,8 @@ from suffice.reproduce.dropout import measurements as dropout_measurements
 from suffice.reproduce.dropout import tables as dropout_tables
 from suffice.reproduce.early_exit import lite0, measurements, msdnets, tables
 from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment, PaperConfig
+from suffice.reproduce.early_exit.text import minilm
+from suffice.reproduce.early_exit.text import tables as text_tables
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import MarkdownTable
 from suffice.utils.progress import ProgressCallback
@@ -165,6 +167,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         measurements.KEYS,
         tables.TABLES,
         _reduced("another architecture, frozen; 10,000 images of 200 classes"),
+    ),
+    "clinc150-minilm": Experiment(
+        "exits attached to MiniLM and fine-tuned, intents of CLINC150",
+        minilm.SOURCE,
+        minilm.run,
+        text_tables.KEYS,
+        text_tables.TABLES,
+        _full,
+        f"12 networks of up to {minilm.RECIPES['lstm'].epochs} epochs, several hours on one core",
     ),
 }
 

@@ -171,10 +171,11 @@ def ood_detection(study: AblationStudy, ood: Features) -> dict[str, dict[str, fl
         }
 
     in_distribution, out_of_distribution = scores(study.test), scores(ood)
-    return {name: _separation(values, out_of_distribution[name]) for name, values in in_distribution.items()}
+    return {name: separation(values, out_of_distribution[name]) for name, values in in_distribution.items()}
 
 
-def _separation(in_distribution: torch.Tensor, out_of_distribution: torch.Tensor) -> dict[str, float]:
+def separation(in_distribution: torch.Tensor, out_of_distribution: torch.Tensor) -> dict[str, float]:
+    """Compute how well scores (N,) and (M,) separate two sets: "auroc" and "fpr95", the first set as positives."""
     values = torch.cat([in_distribution, out_of_distribution])
     positive = torch.arange(len(values)) < len(in_distribution)
     return {"auroc": float(metrics.auroc(values, positive)), "fpr95": float(metrics.fpr95(values, positive))}

@@ -161,7 +161,7 @@ def train_network(
         loss=loss,
         optimizer=SGDConfig(schedule=cosine if config.shortened else steps),
         execution=Execution(
-            channels_last=True, compiled=config.compiled, fabric=_fabric() if config.bfloat16 else None
+            channels_last=True, compiled=config.compiled, fabric=mixed_precision() if config.bfloat16 else None
         ),
         checkpoint=Checkpointing(folder, every=300.0, generator=generator),
         on_step=lambda step: progress("epochs of training", step.epoch - 1, step.epochs),
@@ -186,7 +186,12 @@ def _check_settings(config: MSDNetExperiment, sets: Sets, folder: Path) -> None:
         write(file, expected)
 
 
-def _fabric() -> Any:
+def mixed_precision() -> Any:
+    """Return a Lightning Fabric that trains in bfloat16 where that is safe.
+
+    Raises:
+        ImportError: If Lightning Fabric is not installed.
+    """
     if importlib.util.find_spec("lightning_fabric") is None:
         raise ImportError("expected Lightning Fabric for bfloat16, found none; pip install 'suffice[train]'")
     from lightning_fabric import Fabric

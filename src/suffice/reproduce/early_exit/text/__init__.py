@@ -1,0 +1,1 @@
+"""Text experiment of paper one: classifiers with exits, trained and measured on the intents of CLINC150."""
