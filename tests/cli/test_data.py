@@ -113,6 +113,16 @@ def test_categories_of_ones_own_are_shown_by_name(run, tmp_path):
     assert shown["rows"]["city"] == ["Ulm", "Bonn", None, "Ulm"]
 
 
+def test_texts_are_shown_with_the_names_of_their_labels(run, tmp_path):
+    published = {part: [["wake me", "alarm"], ["pay it", "bill"]] for part in ("train", "val", "test")}
+    published |= {f"oos_{part}": [["who won", "oos"]] for part in ("train", "val", "test")}
+    (tmp_path / "data_full.json").write_text(json.dumps(published))
+    assert run("import", "clinc150", tmp_path).exit_code == 0
+    shown = json.loads(run("show", "clinc150", "--rows", 2, "--json").stdout)
+    assert shown["rows"] == {"text": ["wake me", "pay it"], "label": ["alarm", "bill"]}
+    assert "wake me" in run("show", "clinc150").stdout
+
+
 @pytest.mark.parametrize("command", ["list", "fetch", "import", "show"])
 def test_help_shows_an_example(run, command):
     result = run(command, "--help")

@@ -34,12 +34,14 @@ def facts(stored: StoredDataset) -> dict[str, Any]:
 
 
 def first_rows(stored: StoredDataset, count: int) -> dict[str, list[Any]]:
-    """Return the first rows of a table by column, as stored; categories of a user's table by name."""
+    """Return the first rows of a table by column, as stored; own categories and the labels of texts by name."""
     with stored.parquet("rows").open() as file:
         first: dict[str, list[Any]] = next(file.iter_batches(batch_size=count)).to_pydict()
     for name, file in stored.manifest.get("categories", {}).items():
         names = stored.table(file)["value"].to_pylist()
         first[name] = [None if value is None else names[value] for value in first[name]]
+    if stored.manifest["kind"] == "text":
+        first["label"] = [stored.manifest["classes"][label] for label in first["label"]]
     return first
 
 

@@ -1,4 +1,4 @@
-"""What the measurements of a text classifier need: the requests as tokens, the trained network and its cached features.
+"""Subjects of the measurements: the requests as tokens, and a trained network with its cached features.
 
 Texts differ in length, so each batch has its own cost. The cost of the plain network, the model without exits, is that
 of the same padded batches.
