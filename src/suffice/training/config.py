@@ -110,7 +110,7 @@ class AdamWConfig:
             parts[parameter in slow].append(parameter)
         rates = self.learning_rate, self.backbone_rate
         groups = [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
-        return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a checkpoint stores."""
