@@ -57,11 +57,11 @@ def measures(whole: bool) -> dict[str, Measure]:
     if whole:
         rows |= {"added": measurements.row_differences, "scores": lambda study: {"rows": measurements.by_score(study)}}
     return {
-        **{key: partial(_on_features, measure) for key, measure in rows.items()},
-        **{f"{key}, by exit": partial(by_exit, **CHOICES[key]) for key in ROWS},
-        "out of scope": out_of_scope,
         "budgets": budgets,
         "guarantees": guarantees,
+        **{f"{key}, by exit": partial(by_exit, **CHOICES[key]) for key in ROWS},
+        "out of scope": out_of_scope,
+        **{key: partial(_on_features, measure) for key, measure in rows.items()},
     }
 
 

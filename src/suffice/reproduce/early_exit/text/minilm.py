@@ -66,7 +66,7 @@ class Recipe:
         return {"epochs": self.epochs, "loss": repr(self.loss), "optimizer": optimizer, "bfloat16": self.bfloat16}
 
 
-EPOCHS = 5
+EPOCHS = 4
 """Epochs of MiniLM."""
 
 RECIPES = {
@@ -75,7 +75,7 @@ RECIPES = {
     ),
     "joint": Recipe("MiniLM, fine-tuned with exits", classifiers.minilm, EPOCHS),
     "frozen": Recipe("MiniLM, frozen, exits only", classifiers.minilm, 0),
-    "lstm": Recipe("LSTM from scratch", classifiers.lstm, 15, optimizer=AdamWConfig(2e-3, warmup=100), bfloat16=False),
+    "lstm": Recipe("LSTM from scratch", classifiers.lstm, 8, optimizer=AdamWConfig(2e-3, warmup=100), bfloat16=False),
 }
 """Networks by name, the reference first."""
 
