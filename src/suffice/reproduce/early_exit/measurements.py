@@ -3,7 +3,7 @@
 Everything is fitted on training features, tuned on validation features, and evaluated on test features.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -117,19 +117,30 @@ def measures() -> dict[str, Callable[[AblationStudy], dict[str, Any]]]:
 
 
 def row_differences(study: AblationStudy) -> dict[str, dict[str, Any]]:
-    """Compute the difference between the rows of each pair in `ROW_PAIRS`, averaged over the budgets.
+    """Compute the differences of the rows in `ROW_PAIRS`, as `differences` does."""
+    choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {**_ALL, "temperature": False}}
+    return differences(study, choices, ROW_PAIRS)
+
+
+def differences(
+    study: AblationStudy, rows: Mapping[str, dict[str, Any]], pairs: Mapping[str, tuple[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """Compute the difference between the rows of each pair, averaged over the budgets.
+
+    Args:
+        study: Network over its features.
+        rows: Arguments of `calibrate` by the name of the row.
+        pairs: Names of two rows, without and with a part, by the name of the part.
 
     Returns:
         For each pair and each measure, "mean" and "interval", the 95 % bootstrap interval of the paired differences.
     """
-    choices = {**evaluation.ABLATION, **BEYOND, "Laplace + ensemble": {**_ALL, "temperature": False}}
-    resampled = {name: _resampled(study, choices[name]) for name in dict.fromkeys(sum(ROW_PAIRS.values(), ()))}
+    resampled = {name: _resampled(study, rows[name]) for name in dict.fromkeys(sum(pairs.values(), ()))}
     results: dict[str, dict[str, Any]] = {}
-    for part, (without, having) in ROW_PAIRS.items():
-        differences = {name: resampled[having][name] - resampled[without][name] for name in evaluation.INTERVALS}
+    for part, (without, having) in pairs.items():
+        gains = {name: resampled[having][name] - resampled[without][name] for name in evaluation.INTERVALS}
         results[part] = {
-            name: {"mean": float(values[0]), "interval": evaluation.interval(values)}
-            for name, values in differences.items()
+            name: {"mean": float(values[0]), "interval": evaluation.interval(values)} for name, values in gains.items()
         }
     return results
 

@@ -92,10 +92,11 @@ def _train_and_cache(
     config: MSDNetExperiment, sets: Sets, folder: Path, progress: ProgressCallback, loss: Loss | None
 ) -> tuple[ExitNetwork, TrainedNetwork]:
     network = train_network(config, sets, folder, progress, loss)
-    return network, TrainedNetwork(network, _cache_features(network, sets, config.seed))
+    return network, TrainedNetwork(network, cache_features(network, sets, config.seed))
 
 
-def _cache_features(network: ExitNetwork, sets: Sets, seed: int) -> AblationStudy:
+def cache_features(network: ExitNetwork, sets: Sets, seed: int) -> AblationStudy:
+    """Return a trained network over its cached features, those of at most `FIT_IMAGES` training images."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(sets.train), generator=generator)[:FIT_IMAGES].sort().values
     train, validation, test = (
