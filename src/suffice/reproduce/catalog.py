@@ -9,7 +9,15 @@ from suffice.reproduce import ledger
 from suffice.reproduce.dropout import ensembles, exits, letters, recommenders
 from suffice.reproduce.dropout import measurements as dropout_measurements
 from suffice.reproduce.dropout import tables as dropout_tables
-from suffice.reproduce.early_exit import lite0, measurements, msdnets, tables
+from suffice.reproduce.early_exit import (
+    lite0,
+    measurements,
+    msdnets,
+    overconfidence,
+    overconfidence_tables,
+    overconfident_networks,
+    tables,
+)
 from suffice.reproduce.early_exit.msdnet_training import MSDNetExperiment, PaperConfig
 from suffice.reproduce.early_exit.text import minilm
 from suffice.reproduce.early_exit.text import tables as text_tables
@@ -130,6 +138,12 @@ def _assess_msdnet(paper: PaperConfig, results: Results) -> State:
     return "reduced", reason
 
 
+def _assess_overconfidence(results: Results) -> State:
+    reason = f"{overconfident_networks.EPOCHS} epochs, at most {len(overconfident_networks.SEEDS)} seeds"
+    missing = overconfidence.unmeasured(results)
+    return "reduced", f"{reason}; not run: {'; '.join(missing)}" if missing else reason
+
+
 _EMNIST = _reduced("the published test part, split in three; the training part is not used")
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -156,6 +170,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         exits.KEYS,
         exits.TABLES,
         _EMNIST,
+    ),
+    "overconfidence": Experiment(
+        "parts of the calibration on networks of different overconfidence, CIFAR-100",
+        overconfident_networks.SOURCE,
+        overconfidence.run,
+        overconfidence.KEYS,
+        overconfidence_tables.TABLES,
+        _assess_overconfidence,
+        "three networks on 10,000 images, one more with label smoothing, and one on 45,000 images",
     ),
     **{f"cifar100-msdnet-{size}": _msdnet("cifar100", "CIFAR-100", size) for size in ("small", "medium", "large")},
     **{f"imagenet-msdnet-{step}": _msdnet("imagenet", "ImageNet", step) for step in ("4", "6", "7")},
