@@ -23,6 +23,7 @@ from suffice.reproduce.early_exit.text import minilm
 from suffice.reproduce.early_exit.text import tables as text_tables
 from suffice.reproduce.ledger import Results
 from suffice.reproduce.markdown import MarkdownTable
+from suffice.reproduce.posterior import worth
 from suffice.utils.progress import ProgressCallback
 
 Run = Callable[[Path, ProgressCallback], Results]
@@ -179,6 +180,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         overconfidence_tables.TABLES,
         _assess_overconfidence,
         "three networks on 10,000 images, one more with label smoothing, and one on 45,000 images",
+    ),
+    "posterior": Experiment(
+        "uses with and without a posterior: digits, tables, and features of CIFAR-100",
+        overconfident_networks.SOURCE,
+        worth.run,
+        worth.KEYS,
+        worth.TABLES,
+        _full,
     ),
     **{f"cifar100-msdnet-{size}": _msdnet("cifar100", "CIFAR-100", size) for size in ("small", "medium", "large")},
     **{f"imagenet-msdnet-{step}": _msdnet("imagenet", "ImageNet", step) for step in ("4", "6", "7")},
