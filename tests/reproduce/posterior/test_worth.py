@@ -37,13 +37,31 @@ def test_a_case_keeps_the_values_of_all_seeds_in_their_order():
 
 
 @pytest.mark.parametrize(
-    ("having", "verdict"), [([0.5, 0.6, 0.55], "better"), ([1.5, 1.6, 1.55], "worse"), ([0.5, 1.6, 1.0], "open")]
+    ("having", "verdict"),
+    [
+        ([0.5, 0.6, 0.55], "better"),
+        ([1.5, 1.6, 1.55], "worse"),
+        ([0.5, 1.6, 1.0], "open"),
+        ([1.00001, 1.00002, 1.00001], "equal"),
+    ],
 )
 def test_a_verdict_needs_an_interval_without_zero(having, verdict, monkeypatch):
     monkeypatch.setattr(worth, "CASES", (worth.Case("case", (0, 1, 2), lambda seed: []),))
     row = {"posterior": "a", "instead_of": "b", "measure": "NLL", "without": [1.0, 1.0, 1.0], "having": having}
     results = {"runs": {"case": {"measured": {"rows": [row]}}}}
     assert worth.worth(results).splitlines()[-1].endswith(f"| {verdict} |")
+
+
+def test_the_first_measure_of_a_comparison_is_in_one_table_and_the_others_in_another(monkeypatch):
+    monkeypatch.setattr(worth, "CASES", (worth.Case("case", (0, 1), lambda seed: []),))
+    rows = [
+        {"posterior": posterior, "instead_of": "b", "measure": measure, "without": [1, 2], "having": [2, 4]}
+        for posterior in ("a", "c")
+        for measure in ("NLL", "ECE")
+    ]
+    results = {"runs": {"case": {"measured": {"rows": rows}}}}
+    assert [line.split("|")[2].strip() for line in worth.worth(results).splitlines()[2:]] == ["NLL", "NLL"]
+    assert [line.split("|")[2].strip() for line in worth.other_measures(results).splitlines()[2:]] == ["ECE", "ECE"]
 
 
 def test_every_measure_of_a_case_has_a_direction():

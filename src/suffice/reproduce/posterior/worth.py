@@ -68,6 +68,9 @@ KEYS = [case.title for case in CASES]
 RISING = ("AUROC", "accuracy", "mean accuracy", "mean reward")
 """Measures that are better if they are higher; the others are better if they are lower."""
 
+_SHOWN = 5e-4
+"""Smallest difference that the digits of the table show."""
+
 
 def run(out: Path, progress: ProgressCallback) -> Results:
     """Compare all cases, and write `out/posterior.json`.
@@ -111,24 +114,39 @@ def gain(row: dict[str, Any]) -> list[float]:
 
 
 def worth(results: Results) -> str:
-    """Format what the posterior is worth in each case, with the sign that is better and intervals over seeds."""
-    rows = []
+    """Format what the posterior is worth in each case by the first measure, with intervals over seeds."""
+    return _table(results, first=True)
+
+
+def other_measures(results: Results) -> str:
+    """Format what the posterior is worth in each case by the other measures."""
+    return _table(results, first=False)
+
+
+def _table(results: Results, *, first: bool) -> str:
+    lines = []
     for case in CASES:
+        shown = set()
         for row in results["runs"][case.title]["measured"]["rows"]:
-            gains = gain(row)
-            low, high = interval(gains)
-            verdict = "better" if low > 0 else "worse" if high < 0 else "open"
-            rows.append(
-                [
-                    f"{case.title}: {row['posterior']}, instead of {row['instead_of']}",
-                    row["measure"],
-                    *(f"{statistics.mean(row[name]):.3f}" for name in ("without", "having")),
-                    f"{statistics.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]",
-                    f"{sum(each > 0 for each in gains)} of {len(gains)}",
-                    verdict,
-                ]
-            )
-    return table(["case", "measure", "without", "with", "gain [95 %]", "better in", "verdict"], rows)
+            compared = f"{case.title}: {row['posterior']}, instead of {row['instead_of']}"
+            if (compared not in shown) == first:
+                lines.append([compared, row["measure"], *_cells(row)])
+            shown.add(compared)
+    return table(["case", "measure", "without", "with", "gain [95 %]", "better in", "verdict"], lines)
 
 
-TABLES: dict[str, MarkdownTable] = {"worth": worth}
+def _cells(row: dict[str, Any]) -> list[str]:
+    gains = gain(row)
+    low, high = interval(gains)
+    verdict = "better" if low > 0 else "worse" if high < 0 else "open"
+    if max(abs(low), abs(high)) < _SHOWN:
+        verdict = "equal"
+    return [
+        *(f"{statistics.mean(row[name]):.3f}" for name in ("without", "having")),
+        f"{statistics.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]",
+        f"{sum(each > 0 for each in gains)} of {len(gains)}",
+        verdict,
+    ]
+
+
+TABLES: dict[str, MarkdownTable] = {"worth": worth, "other_measures": other_measures}
