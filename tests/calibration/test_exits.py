@@ -71,11 +71,17 @@ def test_exits_of_one_calibration_are_consistent(likelihood, ensemble):
     check_consistent(Parts({}, {}, "the file"), exits({}, {}, likelihood=likelihood), ensemble)
 
 
+def test_exits_may_predict_without_their_posterior_beside_those_that_use_it():
+    using, other = fit("full").exits[:2]
+    check_consistent(Parts({}, {}, "the file"), [using, other.without_posterior()], True)
+
+
 @pytest.mark.parametrize(
     ("made", "ensemble", "message"),
     [
         (exits({}, {}, likelihood="heteroscedastic"), "product", "expected ensemble to be true or false with"),
-        (exits({}, {"link": "probit"}), True, "expected exits to be of one likelihood, link and structure"),
+        ([*exits({}), fit("diagonal").exits[0]], True, "expected exits to be of one likelihood and structure"),
+        (fit("full").exits[:1] + fit("full", link="probit").exits[:1], True, "expected exits to be of one link"),
         (exits({}, {"weight": 1.0}), True, "all with a weight or none"),
         (exits({"weight": 1.0}, {"weight": 1.0}), False, "expected exits to be without weights"),
         (exits({}) + exits({}, likelihood="binary"), True, "of one likelihood"),

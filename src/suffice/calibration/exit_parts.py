@@ -30,12 +30,15 @@ def read_exits(parts: Parts, network: ExitNetwork) -> list[CalibratedExit]:
 def check_consistent(parts: Parts, exits: Sequence[CalibratedExit], ensemble: Combination) -> None:
     """Raise a ValueError for exits that cannot come from one calibration or cannot form the ensemble."""
     kinds = {
-        (exit_.likelihood.name, exit_.link, exit_.posterior and exit_.posterior.structure, exit_.weight is not None)
+        (exit_.likelihood.name, exit_.posterior and exit_.posterior.structure, exit_.weight is not None)
         for exit_ in exits
     }
     if len(kinds) > 1:
-        parts.refuse("exits", "of one likelihood, link and structure, all with a weight or none", kinds)
-    (name, *_, weighted) = kinds.pop()
+        parts.refuse("exits", "of one likelihood and structure, all with a weight or none", kinds)
+    links = {exit_.link for exit_ in exits if exit_.uses_posterior}
+    if len(links) > 1:
+        parts.refuse("exits", "of one link, where they use their posteriors", links)
+    (name, _, weighted) = kinds.pop()
     if weighted and not ensemble:
         parts.refuse("exits", "without weights, as there is no ensemble", "weights")
     if ensemble == "product" and not exits[0].likelihood.discrete:
