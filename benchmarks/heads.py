@@ -55,7 +55,7 @@ def reference_probs(calibrated: Calibrated, phi: Tensor, samples: int = 100_000)
     generator = torch.Generator().manual_seed(1)
     logits = calibrated.network(phi)[0].double()
     augmented = with_bias(phi, 1.0)
-    factors = torch.linalg.cholesky(posterior.to(torch.device("cpu"), torch.float64).covariance(augmented.double()))
+    factors = torch.linalg.cholesky(posterior.to(torch.device("cpu")).covariance(augmented.double()))
     rows = []
     for mean, factor in zip(logits, factors, strict=True):
         z = torch.randn(samples, len(mean), generator=generator, dtype=torch.float64)

@@ -218,8 +218,9 @@ def imagenet_21k() -> None:
     for _ in range(4):
         phi = torch.randn(128, width, generator=generator).relu()
         sums = lowrank.update(sums, phi, phi @ weights)
-    posterior = lowrank.Posterior.fit(sums).to(torch.device("cpu"), torch.float32)
-    offsets = posterior.sample_offsets(standard_normals(SAMPLES, posterior.num_normals, generator=generator))
+    posterior = lowrank.Posterior.fit(sums)
+    normals = standard_normals(SAMPLES, posterior.num_normals, generator=generator)
+    offsets = posterior.sample_offsets(normals).to(torch.device("cpu"), torch.float32)
     phi = torch.randn(EXAMPLES, width, generator=generator).relu()
     coefficients = posterior.coefficients(posterior.spectrum(phi), offsets)
     log_probs, _ = links.sampled(phi @ weights, coefficients, offsets.values, 1.0)

@@ -120,7 +120,7 @@ def over_features(classifier: nn.Linear) -> ExitNetwork:
 
 def truth(exit_: CalibratedExit, phi: Tensor, logits: Tensor) -> Tensor:
     """Estimate probabilities (N, C) from independent samples of the posterior."""
-    posterior = exit_.posterior.to(torch.device("cpu"), torch.float64)
+    posterior = exit_.posterior.to(torch.device("cpu"))
     with_one = torch.cat([phi, torch.ones(len(phi), 1)], dim=1).double()
     factors = torch.linalg.cholesky(posterior.covariance(with_one)).float()
     generator = torch.Generator().manual_seed(1)
