@@ -146,7 +146,8 @@ def rows(name: str, network: ExitNetwork, loader: list[tuple[Tensor, Tensor]], p
             link: str, samples: int = 0, seed: int = 0, exit_: CalibratedExit = exit_, exact: Tensor = exact
         ) -> float:
             generator = torch.Generator().manual_seed(seed)
-            prediction = exit_.with_posterior(exit_.posterior, link, samples, generator).predict(phi, logits)
+            with_link = exit_.with_posterior(exit_.posterior, link, samples, generator).to(phi.device, phi.dtype)
+            prediction = with_link.predict(phi, logits)
             return float((prediction.probs - exact).abs().sum(dim=1).mean())
 
         errors = {link: error(link) for link in ("plugin", "probit", "meanfield")}
