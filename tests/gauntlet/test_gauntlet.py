@@ -7,7 +7,7 @@ from tests.gauntlet.hub import is_hub
 from tests.gauntlet.page import published, section
 from tests.gauntlet.run import run
 
-SAMPLE = ["Residual network", "Modules made in `forward`", "`nn.TransformerEncoder` with a padding mask"]
+SAMPLE = ["Residual network", "`nn.TransformerEncoder` with a padding mask"]
 SAMPLE += ["BERT"] if find_spec("transformers") else []
 
 

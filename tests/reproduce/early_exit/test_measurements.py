@@ -56,12 +56,10 @@ def test_a_curve_holds_requested_and_spent_multiply_adds(study):
 
 
 def test_a_part_adds_the_difference_of_two_rows(study):
-    differences = measurements.row_differences(study)["ensemble to temperature"]
-    rows = [
-        measurements.row(study, **evaluation.ABLATION[name])
-        for name in measurements.ROW_PAIRS["ensemble to temperature"]
-    ]
-    for measure, difference in differences.items():
+    pair = measurements.ROW_PAIRS["ensemble to temperature"]
+    differences = measurements.differences(study, evaluation.ABLATION, {"ensemble": pair})
+    rows = [measurements.row(study, **evaluation.ABLATION[name]) for name in pair]
+    for measure, difference in differences["ensemble"].items():
         without, having = (row["averaged"][measure] for row in rows)
         assert difference["mean"] == pytest.approx(having - without, abs=1e-6)
         low, high = difference["interval"]

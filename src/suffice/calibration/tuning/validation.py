@@ -82,7 +82,7 @@ def tune(
 def _start(problem: "_Problem") -> np.ndarray:
     """Return the best of the minima that are found on few examples from several points."""
     few = problem.on_few()
-    return problem.crossed([_descend(few, start).x for start in few.starts()])
+    return problem.crossed([_descend(few, start, 10 * _GRADIENT).x for start in few.starts()])
 
 
 def _minimize(problem: "_Problem", start: np.ndarray) -> tuple[list[CalibratedExit], list[TunedValue]]:
@@ -94,11 +94,11 @@ def _minimize(problem: "_Problem", start: np.ndarray) -> tuple[list[CalibratedEx
     return problem.exits_at(torch.from_numpy(result.x), as_numbers=True), values
 
 
-def _descend(problem: "_Problem", start: np.ndarray) -> "OptimizeResult":
-    """Search for the minimum that a start leads to."""
+def _descend(problem: "_Problem", start: np.ndarray, gradient: float = _GRADIENT) -> "OptimizeResult":
+    """Search for the minimum that a start leads to, until the norm of the gradient is below `gradient`."""
     from scipy.optimize import minimize
 
-    options = {"gtol": _GRADIENT, "ftol": _GRADIENT**2, "maxls": _TRIES}
+    options = {"gtol": gradient, "ftol": gradient**2, "maxls": _TRIES}
     return minimize(
         problem.value_and_gradient, start, jac=True, method="L-BFGS-B", bounds=problem.bounds, options=options
     )
