@@ -108,7 +108,7 @@ def budgets(trained: TrainedClassifier) -> Results:
 
     Returns:
         "plain": multiply-adds and milliseconds per text of the plain network. "rows": for each budget the requested
-        fraction, the measures of the answers (`_measured`), those of requests out of scope, and milliseconds.
+        fraction, the measures of the answers (`measured`), those of requests out of scope, and milliseconds.
     """
     calibrated, validation = trained.calibrated, trained.requests.batches("validation")
     policies = {str(fraction): suffice.allocate(calibrated, validation, fraction) for fraction in FRACTIONS}
