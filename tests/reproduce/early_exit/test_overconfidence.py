@@ -1,7 +1,9 @@
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+import suffice
 from suffice import cost, evaluation
 from suffice.evaluation import cached
 from suffice.evaluation.ablation import AblationStudy
@@ -15,6 +17,7 @@ from suffice.reproduce.early_exit import (
 from suffice.reproduce.early_exit.overconfident_networks import OverconfidentNetwork
 from suffice.utils.progress import quiet
 from tests.builders import batched, inputs, network, sampled_labels
+from tests.reproduce.early_exit.images import small_cifar
 
 ENDS = {"accuracy": (0.1, 0.3), "nll": (-0.2, -0.1), "ece": (-0.01, 0.01)}
 
@@ -119,6 +122,26 @@ def test_fitted_heads_do_not_change_the_pretrained_network_and_are_calibrated_on
     assert max(overconfident_networks.training_error(made)) < 0.5
 
 
+def test_a_training_from_scratch_gets_few_images_without_augmentation(tmp_path, monkeypatch):
+    sets = small_cifar()
+    monkeypatch.setattr(suffice.data, "load", lambda name, seed: sets)
+    seen = {}
+
+    def train_network(config, subset, folder, progress, loss):
+        seen[len(subset.train)] = (config, subset, folder, loss)
+        return suffice.models.msdnet("cifar-small", num_classes=4).eval()
+
+    monkeypatch.setattr(overconfident_networks, "train_network", train_network)
+    for images in (10, 20):
+        made = overconfident_networks.trained_from_scratch(3, tmp_path, quiet, images=images)
+        assert (len(made.train.labels), len(made.validation.labels), len(made.test.labels)) == (images, 48, 48)
+    (config, subset, folder, _), (_, larger, other, _) = seen.values()
+    assert (config.trained_epochs, config.seed) == (overconfident_networks.EPOCHS, 3)
+    assert subset.train.augment is None
+    assert len({sets.split, subset.split, larger.split}) == 3, "a checkpoint of other images is refused"
+    assert folder != other
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the .* ended at the edge")
 def test_one_command_measures_every_network_once(tmp_path, monkeypatch):
@@ -136,5 +159,5 @@ def test_one_command_measures_every_network_once(tmp_path, monkeypatch):
     assert overconfidence.unmeasured(results) == []
     for make_table in overconfidence_tables.TABLES.values():
         assert len(make_table(results).splitlines()) > 2
-    assert overconfidence.run(tmp_path, quiet) == results
+    assert json.dumps(overconfidence.run(tmp_path, quiet)) == json.dumps(results)
     assert made == [0, 0, 1], "nothing is made again"
