@@ -3,8 +3,8 @@
 A temperature often repairs all that a posterior would. Then the posterior only adds cost and sampling error, and
 predictions are better without it. All exits are tuned with and without posteriors. If those lower the summed NLL by
 more than two standard errors of the difference and one nat for each tuned prior precision, which is the gain to expect
-from fitting one more parameter to the same data (Akaike 1974), they are used at the exits where leaving them out raises
-the NLL by as much.
+from fitting one more parameter to the same data (Akaike 1974), they are used at the exits where leaving them out, one
+after the other, raises the NLL by as much.
 """
 
 import math
@@ -45,7 +45,11 @@ def tune(
     with threads.one_thread_if_small(objective.largest_operation(exits)):
         if not _is_better(tuned, plain, objective):
             return plain, plain_values
-        dispensable = [k for k in range(len(exits)) if not _is_better(tuned, _without(tuned, [k]), objective)]
+        kept = tuned
+        for k in range(len(exits)):  # one after the other, as two exits may gain the same
+            fewer = _without(kept, [k])
+            kept = kept if _is_better(kept, fewer, objective) else fewer
+    dispensable = [k for k, exit_ in enumerate(kept) if not exit_.uses_posterior]
     return validation.tune(_without(exits, dispensable), objective, choices, values) if dispensable else (tuned, values)
 
 
