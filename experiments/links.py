@@ -7,7 +7,7 @@ reference network on scikit-learn's digits (C = 10, D = 65); `clusters`, a linea
 clusters (C = 100, D = 129); `cifar100`, the last exit of the included network for CIFAR-100 (C = 100, D = 129; requires
 `suffice data import cifar100`); and `lite0`, the head of EfficientNet-Lite0 on Tiny ImageNet (C = 1,000, D = 1,281;
 requires `suffice data import tiny-imagenet` and the extra "experiments"). The posterior is Kronecker-factored with the
-exact prior and temperature 1; the error is the mean over examples of Σ_c |Δp_c|. It takes ten minutes on one core.
+exact prior and temperature 1; the error is the mean over examples of Σ_c |Δp_c|.
 """
 
 import argparse

@@ -83,8 +83,9 @@ def calibrate(
             forms of the variances, equal to each other for "binary" and "multilabel". "plugin" predicts without the
             posterior, which is still available; its δ is tuned only by evidence, and the epistemic part of every exit
             alone is 0. For regressions all links but "plugin" are equal. For classes and labels, "auto" is "sampled"
-            at the exits where that lowers the NLL on the `val_loader` by more than chance, else "plugin". For
-            regressions, whose variances are exact, and with another `tuning` it is "sampled".
+            at the exits where that lowers the NLL on the `val_loader` by more than chance
+            (`suffice.calibration.tuning.support`), else "plugin". For regressions, whose variances are exact, and with
+            another `tuning` it is "sampled".
         temperature: Tune a temperature per exit; otherwise, and without a `val_loader`, it is 1. It divides logits,
             and multiplies the standard deviations of a regression.
         ensemble: Prediction at exit k from the exits up to k: the "average" of their distributions, or the normalized

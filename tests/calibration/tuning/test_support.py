@@ -100,6 +100,17 @@ def test_the_gain_is_that_of_the_predictions_at_all_exits_against_its_error_and_
     assert any(value.name == "prior precision" for value in values) == bool(supported)
 
 
+def test_of_two_posteriors_that_gain_the_same_one_is_kept(monkeypatch):
+    class EitherSuffices(Objective):
+        def nll(self, exits, rows):
+            return torch.full((len(rows),), 0.0 if any(exit_.uses_posterior for exit_ in exits) else 1.0)
+
+    monkeypatch.setattr(validation, "tune", lambda exits, *_: (list(exits), []))
+    exits, caches, labels, weights = setting()
+    chosen, _ = support.tune(exits, EitherSuffices(caches, labels, weights), Choices())
+    assert [exit_.uses_posterior for exit_ in chosen] == [False] * (len(exits) - 1) + [True]
+
+
 def test_one_validation_example_supports_no_posterior():
     exits, caches, labels, _ = setting(n=1)
     objective = Objective(caches, labels)

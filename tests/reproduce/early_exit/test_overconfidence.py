@@ -1,5 +1,4 @@
 import json
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 
@@ -10,7 +9,6 @@ from suffice.evaluation.ablation import AblationStudy
 from suffice.reproduce import catalog
 from suffice.reproduce.early_exit import (
     overconfidence,
-    overconfidence_figure,
     overconfidence_tables,
     overconfident_networks,
 )
@@ -72,23 +70,6 @@ def test_the_interval_of_a_difference_spans_those_of_all_seeds():
     assert overconfidence_tables.difference(results, network, "Laplace", "nll") == pytest.approx((0.35, -0.2, 0.9))
     assert "| Laplace | +0.3500 [-0.2000, +0.9000] |" in overconfidence_tables.added_nll(results)
     assert "| Laplace | +70.00 [+10.00, +130.00] |" in overconfidence_tables.added_accuracy(results)
-
-
-def test_the_figure_has_every_part_of_every_network_within_its_frame():
-    results = results_of({"10,000 images": [0.4, 0.5], "pretrained": [0.1]})
-    root = ElementTree.fromstring(overconfidence_figure.draw(results))
-    _, _, width, height = (float(value) for value in root.get("viewBox").split())
-    circles = [element for element in root.iter() if element.tag.endswith("circle")]
-    legend = len(overconfidence_figure.PARTS)
-    assert len(circles) == 2 * 2 * legend + legend, "two panels, two networks, and the legend"
-    assert all(0 < float(circle.get("cx")) < width and 0 < float(circle.get("cy")) < height for circle in circles)
-    texts = "".join(root.itertext())
-    assert all(part in texts for part in overconfidence_figure.PARTS)
-
-
-@pytest.mark.parametrize(("values", "ticks"), [([0, 0.41], [0, 0.1, 0.2, 0.3, 0.4, 0.5]), ([-3, 2], range(-3, 3))])
-def test_ticks_are_multiples_of_a_round_step_that_span_the_values(values, ticks):
-    assert overconfidence_figure._round_ticks(values) == pytest.approx(list(ticks))
 
 
 def study(seed):

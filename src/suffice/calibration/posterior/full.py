@@ -26,7 +26,7 @@ from suffice.calibration.posterior.orthonormal import check_orthonormal
 from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
 
 LARGEST = 8192
-"""Maximum number of weights C·D of one exit; their decomposition takes about a minute and a half on one core."""
+"""Maximum number of weights C·D of one exit; the time of their decomposition grows with the cube."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Search for uses in which a posterior pays: each case with and without it, over several seeds, in one table."""
 
-import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -101,10 +100,10 @@ def measure(case: Case) -> dict[str, Any]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """Compute the 95 % interval of the mean of independent values, by Student's t."""
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp
 
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - half, statistics.mean(values) + half
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    return float(low), float(high)
 
 
 def gain(row: dict[str, Any]) -> list[float]:
