@@ -81,7 +81,7 @@ class Workers:
 
     def run_functions(self, seed, until):
         draw, count = random.Random(seed), 0
-        while time.monotonic() < until:
+        while count == 0 or time.monotonic() < until:  # once at least, however late the thread starts
             name, i = draw.choice(list(self.functions)), draw.randrange(BATCHES)
             assert same(self.functions[name](self.inputs[i]), self.expected[name][i]), name
             count += 1
@@ -89,7 +89,7 @@ class Workers:
 
     def call_model(self, seed, until):
         draw, count = random.Random(seed), 0
-        while time.monotonic() < until:
+        while count == 0 or time.monotonic() < until:
             i = draw.randrange(BATCHES)
             assert same(self.model(self.inputs[i]), self.outputs[i])
             assert [module.training for module in self.model.modules()] == self.modes

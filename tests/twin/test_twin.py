@@ -1,5 +1,8 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import nn
 
 import suffice
@@ -19,6 +22,29 @@ def test_a_model_with_uninitialized_lazy_modules_is_refused_and_left_so(name):
     with pytest.raises(ValueError, match=r"initialized lazy modules, got an uninitialized parameter at .* LazyLinear"):
         PASSES[name](model, torch.randn(6, 5))
     assert model[0].has_uninitialized_params()
+
+
+def openmp_threads() -> int:
+    """Return the number of threads that OpenMP uses for operations of the calling thread."""
+    return next(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+
+
+def in_a_new_thread(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_in_a_new_thread_a_model_runs_with_the_number_of_threads_that_torch_was_given():
+    def openmp_threads_of_a_pass():
+        with inference(nn.Linear(2, 2)):
+            return openmp_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(in_a_new_thread(openmp_threads) + 1)  # unlike the default of a new thread
+    try:
+        assert in_a_new_thread(openmp_threads_of_a_pass) == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_twin_of_a_twin_is_itself():

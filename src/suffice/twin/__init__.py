@@ -27,6 +27,7 @@ from suffice.twin.copier import MARK, Copier
 from suffice.twin.kinds import is_compiled
 from suffice.twin.snapshot import AttributeSnapshot
 from suffice.utils.modes import default_modes
+from suffice.utils.threads import apply_thread_count
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -61,6 +62,7 @@ class Twin(Generic[M]):
     @contextmanager
     def running(self) -> Iterator[M]:
         """Yield the copy for passes in this thread."""
+        apply_thread_count()
         before, THREAD_STATE.runs_twin = THREAD_STATE.runs_twin, True
         try:
             yield self.model

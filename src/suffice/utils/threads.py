@@ -42,9 +42,18 @@ def one_thread_if_small(work: float) -> Iterator[None]:
     if work > MAX_SMALL_WORK:
         yield
         return
-    torch.get_num_threads()  # otherwise the first operation of a new thread would reset its number of threads
+    apply_thread_count()
     with _openmp().limit(limits=1, user_api="openmp"):
         yield
+
+
+def apply_thread_count() -> None:
+    """Apply the number of `torch.set_num_threads` to the calling thread, from its next operation on.
+
+    Torch applies it in a new Python thread at the first operation that it splits itself. A matrix product before it
+    is split over OpenMP's default number of threads, which changes its last digits.
+    """
+    torch.get_num_threads()
 
 
 @cache
