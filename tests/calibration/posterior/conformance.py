@@ -372,6 +372,15 @@ class PosteriorConformance:
         torch.einsum("nr,rsc->nsc", coefficients, offsets.values).square().sum().backward()
         assert log_delta.grad < 0
 
+    def test_offsets_do_not_depend_on_an_installed_optimizer_of_einsum(self):
+        phi, logits = problem(60, 5, 4)
+        posterior = self.fit(phi, logits, 0.5)
+        normals = standard_normals(8, posterior.num_normals, generator=torch.Generator().manual_seed(0))
+        offsets = posterior.sample_offsets(normals)
+        with torch.backends.opt_einsum.flags(enabled=False):
+            again = posterior.sample_offsets(normals)
+        assert torch.equal(offsets.values, again.values)
+
     def test_the_parts_of_an_artifact_make_the_same_posterior(self):
         phi, logits = problem(60, 5, 4)
         posterior = self.fit(phi, logits, 0.3, uneven(4))

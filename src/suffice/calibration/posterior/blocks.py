@@ -197,7 +197,7 @@ class Posterior(Gaussian):
         V_c. The basis consists of eigenvectors of the features, as for `full`.
         """
         z = normals.to(self.values).reshape(-1, *self.values.shape)
-        weights = torch.einsum("scd,cdi,cei->sce", z, self.vectors, self._roots)
+        weights = torch.einsum("sci,cei->sce", torch.einsum("scd,cdi->sci", z, self.vectors), self._roots)
         values = torch.einsum("di,scd->isc", self._feature_vectors, weights)
         return Offsets(self._feature_vectors, values - values.mean(dim=-1, keepdim=True))
 

@@ -61,7 +61,7 @@ def update(statistics: Statistics, phi: Tensor, logits: Tensor, curvature_fn: Cu
     """Add one batch: phi (N, D), logits (N, C)."""
     phi, curvature = phi.double(), curvature_fn(logits)
     hessian = statistics.hessian.clone()
-    blocks = torch.einsum("nc,ni,nj->cij", curvature.diagonal, phi, phi)
+    blocks = (curvature.diagonal.T[:, :, None] * phi).mT @ phi
     hessian.diagonal(dim1=0, dim2=2).add_(blocks.permute(1, 2, 0))
     if curvature.rank_one is not None:
         outer = torch.einsum("nc,ni->nci", curvature.rank_one, phi).flatten(1)
@@ -136,7 +136,7 @@ class Posterior(Gaussian):
     def statistics(self) -> Statistics:
         """Reconstruct the sums of the fit, up to rounding."""
         V = self.class_precision[:, None, None] * self.vectors
-        return Statistics(torch.einsum("cip,p,djp->cidj", V, self.values, V), self.count)
+        return Statistics(torch.einsum("cip,djp->cidj", V * self.values, V), self.count)
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact."""
@@ -200,13 +200,14 @@ class Posterior(Gaussian):
         """
         orthonormal = self.class_precision.sqrt()[:, None, None] * self.vectors
         scaled = normals.to(self.values) @ orthonormal.flatten(0, 1) / (self.values + self.prior_precision).sqrt()
-        values = torch.einsum("di,cdp,sp->isc", self._feature_vectors, self.vectors, scaled)
+        weights = torch.einsum("sp,cdp->scd", scaled, self.vectors)
+        values = torch.einsum("di,scd->isc", self._feature_vectors, weights)
         return Offsets(self._feature_vectors, values - values.mean(dim=-1, keepdim=True))
 
     @cached_property
     def _feature_vectors(self) -> Tensor:
         """Return the eigenvectors (D, D), in columns, of Σ_n φ_n φ_nᵀ weighted by the curvature."""
-        moment = torch.einsum("cip,p,cjp->ij", self.vectors, self.values, self.vectors)
+        moment = torch.einsum("cip,cjp->ij", self.vectors * self.values, self.vectors)
         vectors: Tensor = torch.linalg.eigh(moment)[1]
         return vectors
 

@@ -236,7 +236,7 @@ class Posterior(Gaussian):
     def covariance(self, phi: Tensor) -> Tensor:
         """Return the covariance (N, C, C) of the logits at φ (N, D)."""
         g, Q = self.spectrum(phi) @ self._variances.to(phi.dtype), self.class_vectors.to(phi.dtype)
-        return torch.einsum("ij,nj,kj->nik", Q, g, Q)
+        return (Q * g[:, None]) @ Q.T
 
     def moments(self, phi: Tensor, logits: Tensor) -> Moments:
         """Return the moments of the logits at φ (N, D); their mean is the network's logits (N, C)."""
@@ -269,7 +269,7 @@ class Posterior(Gaussian):
         """
         size, directions = self._basis()
         rotated = normals.to(size) @ (self.class_precision.sqrt()[:, None] * self.class_vectors)
-        values = torch.einsum("jr,sj,cj->rsc", size * directions, rotated, self.class_vectors)
+        values = ((size * directions).T[:, None] * rotated) @ self.class_vectors.T
         return Offsets(directions / size, values - values.mean(dim=-1, keepdim=True))
 
     def coefficients(self, spectrum: Tensor, offsets: Offsets) -> Tensor:

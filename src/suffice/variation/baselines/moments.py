@@ -116,7 +116,7 @@ def spread(moments: PropagatedMoments, likelihood: LikelihoodName = "classificat
     slope.scatter_add_(1, top, probs.gather(1, top))
     if moments.dispersion.ndim == 2:
         return (slope.square() * moments.dispersion).sum(dim=1).sqrt()
-    return torch.einsum("nc,ncd,nd->n", slope, moments.dispersion, slope).clamp_min(0).sqrt()
+    return ((slope[:, None] @ moments.dispersion)[:, 0] * slope).sum(dim=1).clamp_min(0).sqrt()
 
 
 def _layers(tower: nn.Sequential | ExitNetwork) -> tuple[Embeddings | None, list[nn.Module]]:
