@@ -87,15 +87,13 @@ class _Tracing(TorchFunctionMode):
         self.linear: dict[str, list[Step]] = {}
         self.rows = rows
         self._names = names
-        self._steps: dict[int, Step] = {}
-        self._factors: dict[int, float] = {}
-        self._kept: list[Tensor] = []  # an `id` is that of one tensor while that is alive
+        self._steps: dict[int, tuple[Tensor, Step]] = {}  # an `id` is that of one tensor while that is alive
+        self._factors: dict[int, tuple[Tensor, float]] = {}
 
     def gate(self, rate: float, units: Tensor) -> Tensor:
         """Return factors of one for the units of a site."""
         factors = torch.ones_like(units)
-        self._factors[id(factors)] = rate
-        self._kept.append(factors)
+        self._factors[id(factors)] = factors, rate
         return factors
 
     def __torch_function__(
@@ -106,32 +104,47 @@ class _Tracing(TorchFunctionMode):
         source = tensors[0] if tensors else None
         step = None if source is None else self._step(func, source, tensors, args, kwargs)
         result = func(*args, **kwargs)
-        written = getattr(func, "__name__", "").removesuffix("__").endswith("_") or func is Tensor.__setitem__
-        if isinstance(result, Tensor) and func in _RESHAPES and source is not None:
-            step = self._steps.get(id(source)) if result.shape == (self.rows, source.numel() // self.rows) else None
-        if step is not None and isinstance(result, Tensor):
-            self._link(result, step)
-        elif isinstance(result, Tensor) and (result is not source or func not in _SAME):
-            self._steps.pop(id(result), None)
-        if written and source is not None and source is not result:
-            self._steps.pop(id(source), None)
+        if source is not None:
+            self._link(func, source, result, step)
         return result
 
-    def _link(self, tensor: Tensor, step: Step) -> None:
-        self._steps[id(tensor)] = step
-        self._kept.append(tensor)
+    def _link(self, func: Any, source: Tensor, result: Any, step: Step | None) -> None:
+        """Link the result of a call to its step, and break the links of what the call has written into."""
+        writes = getattr(func, "__name__", "").removesuffix("__").endswith("_")  # not as `__get__` and `__mul__`
+        if func is Tensor.__setitem__ or (writes and result is not source):
+            self._forget(source)
+        if not isinstance(result, Tensor) or (result is source and func in _SAME):
+            return
+        if func in _RESHAPES and result.shape == (self.rows, source.numel() // self.rows):
+            step = self._made(source)
+        elif func not in _RESHAPES:
+            self._forget(result)  # which may be an input that was written into, or `out`
+        if step is not None:
+            self._steps[id(result)] = result, step
+
+    def _forget(self, written: Tensor) -> None:
+        """Break the links of all tensors in the memory of one."""
+        memory = written.untyped_storage()._cdata
+        linked = [(key, tensor) for key, (tensor, _) in self._steps.items()]
+        for key, tensor in linked:
+            if tensor.untyped_storage()._cdata == memory:
+                del self._steps[key]
+
+    def _made(self, tensor: Tensor) -> Step | None:
+        """Return the step that made a tensor, if it is known."""
+        return self._steps[id(tensor)][1] if id(tensor) in self._steps else None
 
     def _step(
         self, func: Any, source: Tensor, tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Step | None:
         """Return the step that a call is, or None for any other call."""
-        before = self._steps.get(id(source))
+        before = self._made(source)
         if func is functional.linear and source.ndim == 2 and len(source) == self.rows:
             step = Step("linear", running_module(self._names) or "", before=before)
             self.linear.setdefault(step.name, []).append(step)
             return step
-        rate = next((rate for tensor in tensors[1:] if (rate := self._factors.get(id(tensor))) is not None), None)
-        if rate is not None and tensors[-1].shape == source.shape:
+        factors, rate = self._factors.get(id(tensors[-1]), (None, 0.0))
+        if factors is not None and factors.shape == source.shape:
             return Step("dropout", rate=rate, before=before)
         if func in _ACTIVATIONS:
             name = slopes.recognize(_ACTIVATIONS[func], lambda grid: func(grid, *args[1:], **kwargs))
