@@ -36,7 +36,7 @@ class Estimate:
         output: The model's own output.
         variation: Estimated spread, the target of the fit, (N,) float32.
         clipped: Fraction of the features that were clipped, (N,).
-        outside: Whether the features are further out than those of nearly all rows of fitting (`Distance`), (N,) bool.
+        outside: Whether the features are beyond twice the largest distance of a fitting row (`Scaling`), (N,) bool.
     """
 
     output: Any
@@ -141,7 +141,7 @@ class VariationEstimator(Serializable):
         variation, scaled = self.fitted_mlp.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         check_finite(parts[0], "outputs")
         check_finite(variation, "variations")
-        return Estimate(output, variation, scaled.clipped, self.fitted_mlp.distance.outside(scaled.scores))
+        return Estimate(output, variation, scaled.clipped, scaled.distance > self.fitted_mlp.limit)
 
     def band(self, variation: Tensor, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
         """Return a conformal band around estimated spreads, for inputs like those of fitting.

@@ -1,1 +1,0 @@
-"""Read an exported bundle: the manifest, its graphs, and its costs."""
