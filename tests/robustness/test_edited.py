@@ -44,7 +44,6 @@ FEW = [
     ("policy", "intervals"),
     ("variation-estimator", "auto"),
     ("variation-estimator", "delta rule"),
-    ("variation-estimator", "margins"),
     ("buckets", "values"),
 ]
 
