@@ -25,8 +25,8 @@ def test_a_model_with_uninitialized_lazy_modules_is_refused_and_left_so(name):
 
 
 def openmp_threads() -> int:
-    """Return the number of threads that OpenMP uses for operations of the calling thread."""
-    return next(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+    """Return the largest number of threads for the calling thread of an OpenMP library; scikit-learn has its own."""
+    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
 
 
 def in_a_new_thread(function):
