@@ -8,7 +8,8 @@ ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-install lint format bench bench-data bench-dynamic bench-posterior \
-	bench-variation models hardening check-all
+	bench-variation models hardening check-all test-all test-numerics-all
+.NOTPARALLEL:
 
 help:  ## Show what can be done here
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -74,7 +75,10 @@ hardening: $(HARDENING)  ## Attack the library: threads, faults, kills, power lo
 test-install: $(HARDENING)  ## Install wheel and source archive in fresh environments, with the newest and the oldest versions
 	$(BIN)/python -m hardening.install
 
-check-all: lint $(PEERS)  ## Run everything: slow tests, tests against peers, benchmarks
-	$(BIN)/python -m pytest -n auto --dist worksteal -m ''
+check-all: lint test-all test-numerics-all bench  ## Run everything (with `make -k` also after a failure)
+
+test-all: $(PEERS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not exhaustive'
+
+test-numerics-all: $(READY)
 	.ci/numerics all
-	$(MAKE) bench
