@@ -267,9 +267,15 @@ MAKERS: dict[str, dict[str, Callable[[], Case]]] = {
         "output alone": partial(estimator, layers=[], target="disagreement"),
         "ridge": partial(estimator, method="ridge"),
         "delta rule": partial(estimator, delta=True, strengths="both"),
+        "margins": partial(estimator, layers=["<margins>", "1"]),
+        "margins of a regression": partial(estimator, likelihood="regression", layers=["<margins>"]),
         "regression": partial(estimator, likelihood="regression"),
     },
-    "buckets": {"values": buckets, "on": partial(buckets, strengths="on", share=0.2)},
+    "buckets": {
+        "values": buckets,
+        "on": partial(buckets, strengths="on", share=0.2),
+        "margins": partial(buckets, layers=["<margins>"]),
+    },
 }
 """Variants of each kind that `suffice.save` accepts."""
 

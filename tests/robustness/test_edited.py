@@ -44,6 +44,7 @@ FEW = [
     ("policy", "intervals"),
     ("variation-estimator", "auto"),
     ("variation-estimator", "delta rule"),
+    ("variation-estimator", "margins"),
     ("buckets", "values"),
 ]
 

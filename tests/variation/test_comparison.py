@@ -46,6 +46,7 @@ def test_every_estimate_of_a_tower_is_compared(likelihood):
     assert list(rows) == [
         *(f"dropout, T = {passes}" for passes in comparison.PASSES),
         "delta rule",
+        "margins",
         "moments, diagonal",
         "moments, full",
         "inputs only",
@@ -56,6 +57,7 @@ def test_every_estimate_of_a_tower_is_compared(likelihood):
     assert "one dropout, on the inputs of the last linear layer" in result.left_out["last layer, exact"]
     assert rows["dropout, T = 10"]["r2"] < rows["dropout, T = 50"]["r2"] < rows["dropout, T = 100"]["r2"] < 1
     assert rows["moments, full"]["r2"] > 0.9
+    assert rows["margins"]["r2"] < rows["delta rule"]["r2"]  # the embeddings' dropout is before the head
     assert min(rows["inputs only"]["r2"], rows["estimator"]["r2"]) > 0.8
     assert rows["prediction only"]["r2"] < rows["estimator"]["r2"]
     assert result.estimators["estimator"].layers
@@ -69,7 +71,7 @@ def test_dropout_before_the_last_layer_alone_has_its_exact_row():
     x = torch.randn(2700, 3, generator=seeded())
     teacher = MCDropout(passes=10, likelihood="regression")
     rows = by_name(compared(model, teacher, x[:300].split(100), x[300:2300], x[2300:], truth_passes=4000))
-    for name in ("last layer, exact", "delta rule", "moments, full", "moments, diagonal"):
+    for name in ("last layer, exact", "margins", "delta rule", "moments, full", "moments, diagonal"):
         assert rows[name]["r2"] == pytest.approx(1, abs=0.005)
         assert rows[name]["r2_log"] == pytest.approx(1, abs=0.005)
         assert rows[name]["auc_low"] > 0.99
@@ -101,6 +103,7 @@ def test_baselines_that_do_not_apply_are_left_out_with_the_reason():
     chosen = compared(model, MCDropout(rate=0.2, at=["stages.0"], passes=4), *data, truth_passes=20)
     assert "at=None, got at=('stages.0',)" in chosen.left_out["last layer, exact"]
     assert "delta rule" in by_name(chosen)
+    assert "which is elsewhere" in chosen.left_out["margins"]
     other = compared(model, MCDropout(passes=4), *data, truth_passes=20, target="disagreement")
     assert "the target 'std', got MCDropout, 'disagreement'" in other.left_out["delta rule"]
     assert "estimator" in by_name(other)

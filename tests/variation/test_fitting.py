@@ -10,6 +10,7 @@ from suffice.models import convnet
 from suffice.storage.parts import Parts
 from suffice.training import SGDConfig, train
 from suffice.variation.estimator import VariationEstimator
+from suffice.variation.features.reader import MARGINS
 from suffice.variation.features.strengths import capture
 from suffice.variation.fitting import fit_labels, fit_variation
 from suffice.variation.learning.labels import label
@@ -188,12 +189,14 @@ def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_lists_what_i
     estimator = fit_variation(model, [x], [rows(1000, seed=1)], layers="auto", **choices)
     table = estimator.quality.subsets
     assert table[0]["layers"] == []
-    assert table[-1]["layers"] == ["1", "3"]
+    assert table[-1]["layers"] == [MARGINS, "1", "3"]
+    assert estimator.layers == (MARGINS,)  # they are exact here
     chosen = next(row for row in table if row["layers"] == list(estimator.layers))
     limit = 0.99 * table[-1]["r_squared"]
     assert chosen["r_squared"] >= limit
     assert all(row["r_squared"] < limit for row in table[: table.index(chosen)])
-    assert chosen["macs"] == estimator.macs == estimator.fitted_mlp.weights[0].numel() + 64 * 64 + 64
+    small_network = estimator.fitted_mlp.weights[0].numel() + 64 * 64 + 64
+    assert chosen["macs"] == estimator.macs == small_network + 16
     assert chosen["cost"] == pytest.approx(estimator.macs / (3 * 16 + 16 * 16 + 16))
     assert estimator(rows(50, seed=2))[1].shape == (50,)
     truth = MCDropout(passes=2000, likelihood="regression")(model, rows(200, seed=3), generator=seeded(1))["std"]
@@ -249,6 +252,39 @@ def test_the_delta_rule_can_be_a_feature():
     assert torch.equal(restored(rows(20))[1], with_rule(rows(20))[1])
     with pytest.raises(ValueError, match="expected MCDropout as the teacher for delta=True, got function"):
         fit(teacher=fixed, delta=True)
+
+
+@pytest.mark.parametrize("likelihood", ["classification", "binary", "multilabel", "regression"])
+def test_the_margins_can_be_a_feature_beside_layers_and_are_saved(likelihood):
+    model = tower() if likelihood in ("classification", "multilabel") else wide()
+    teacher = MCDropout(passes=4, likelihood=likelihood)
+    estimator = fit(model=model, teacher=teacher, layers=["1", MARGINS])
+    assert estimator.layers == (MARGINS, "1")
+    restored = VariationEstimator.from_parts(Parts(*json_parts(estimator)), model)
+    assert restored.reader.head.layers == estimator.reader.head.layers == (("3",) if len(model) == 4 else ("5",))
+    assert restored.macs == estimator.macs > estimator.fitted_mlp.macs
+    assert torch.equal(restored(rows(20))[1], estimator(rows(20))[1])
+    assert all(map(torch.equal, estimator.parts()[1].values(), restored.parts()[1].values()))
+
+
+def test_the_margins_are_nearly_all_that_the_variation_of_a_head_depends_on():
+    choices = {"teacher": REGRESSION, "epochs": 15, "generator": seeded()}
+    with_margins = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], layers=[MARGINS], **choices)
+    without = fit_variation(wide(), [rows(1000)], [rows(200, seed=1)], layers=[], **choices)
+    assert with_margins.quality.r_squared > 0.95 > without.quality.r_squared
+
+
+def test_margins_are_refused_by_name_and_absent_from_auto_where_they_do_not_apply():
+    with pytest.raises(ValueError, match=r"expected MCDropout as the teacher for layers=\['<margins>'\], got function"):
+        fit(teacher=fixed, layers=[MARGINS])
+    elsewhere = MCDropout(0.3, at="<input>", passes=4)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Softmax(dim=1), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match=r"got dropout at \['<input>'\], which is elsewhere; leave the margins out"):
+        fit(model=model, teacher=elsewhere, layers=MARGINS)
+    for choices in ({"teacher": fixed}, {"model": model, "teacher": elsewhere}):
+        estimator = fit(layers="auto", **choices)
+        assert MARGINS not in estimator.quality.subsets[-1]["layers"]
+        assert estimator.reader.head is None
 
 
 def json_parts(estimator):

@@ -6,7 +6,7 @@ spread.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -84,13 +84,14 @@ class Buckets(Serializable):
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact; the model's weights stay with the model."""
+        reader, tensors = self.reader.parts()
         configuration = {
             "network_hash": self.network_hash,
             "structure": self._seal.structure,
-            "reader": asdict(self.reader),
+            "reader": reader,
             "share": self.share,
         }
-        return configuration, network_tensors(self.scaling, self.weights)
+        return configuration, {**network_tensors(self.scaling, self.weights), **tensors}
 
     @classmethod
     def from_parts(cls, parts: Parts, network: nn.Module | None) -> "Buckets":
@@ -102,12 +103,12 @@ class Buckets(Serializable):
         """
         network_hash = parts.digest("network_hash")
         network = check_unchanged(network, network_hash, read_structure(parts))
-        reader = Reader.from_parts(parts.inner("reader"), network)
+        reader = Reader.from_parts(parts.inner("reader", ""), network)
         share = parts.number("share", Range(above=0, below=0.5))
         scaling, weights = read_network(parts, 2)
         device = placement(network)[0]
         placed = tuple(weight.to(device) for weight in weights)
-        return cls(network, reader, share, network_hash, scaling.to(device), placed)
+        return cls(network, reader.to(device), share, network_hash, scaling.to(device), placed)
 
 
 @default_modes()
@@ -178,7 +179,7 @@ def _train_classifier(
     """Train the small network with two outputs; return its weights and the scaling of its features."""
     spreads, count = train.labels[:, 0].double().sort().values, int(share * len(train.labels))
     bounds = spreads[[count, -1 - count]]
-    scaling = Scaling.fit(train.features, train.widths[0])
+    scaling = Scaling.fit(train.features, train.output_width())
     inputs = scaling.apply(train.features).inputs
     weights = mlp.train(
         mlp.initial(inputs.shape[1], hidden, 2, inputs.device, generator),

@@ -1,9 +1,9 @@
 """Comparison of estimates of a variation against an independent truth of many passes.
 
-The rows are dropout itself with few passes; the baselines that need no training (the delta rule, moments propagated
-through a tower, and the exact covariance of the last layer); and estimators that read the inputs alone, the prediction
-alone, or activation strengths. A baseline that does not apply is left out, with the reason. No estimate shares passes
-with the truth.
+The rows are dropout itself with few passes; the baselines that need no training (the delta rule, the margins of the
+last linear layers, moments propagated through a tower, and the exact covariance of the last layer); and estimators that
+read the inputs alone, the prediction alone, or activation strengths. A baseline that does not apply is left out, with
+the reason. No estimate shares passes with the truth.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from suffice.utils.modes import default_modes
 from suffice.utils.progress import ProgressCallback
 from suffice.variation.baselines import moments
 from suffice.variation.baselines.delta_rule import delta_rule
+from suffice.variation.baselines.head import head_spread
 from suffice.variation.baselines.last_layer import last_layer
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_labels
@@ -170,6 +171,7 @@ class _Run:
         """Return the cost and the function of each baseline; the function raises an error where it does not apply."""
         return {
             "delta rule": ("1 and a gradient", self._delta_rule),
+            "margins": ("1", self._margins),
             "moments, diagonal": ("1, of variances", lambda: self._moments(full=False)),
             "moments, full": ("1, of covariances", lambda: self._moments(full=True)),
             "last layer, exact": ("1", self._last_layer),
@@ -180,6 +182,12 @@ class _Run:
         teacher = self._dropout_teacher()
         return self._per_batch(
             lambda batch: delta_rule(self.model, batch, teacher.at, teacher.rate, teacher.likelihood)
+        )
+
+    def _margins(self) -> Tensor:
+        teacher = self._dropout_teacher()
+        return self._per_batch(
+            lambda batch: head_spread(self.model, batch, teacher.at, teacher.rate, teacher.likelihood)
         )
 
     def _moments(self, full: bool) -> Tensor:

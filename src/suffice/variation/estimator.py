@@ -100,13 +100,13 @@ class VariationEstimator(Serializable):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers whose strengths are read; empty if only the output is read."""
+        """Names of the layers that are read, "<margins>" for the margins; empty if only the output is read."""
         return self.reader.layers
 
     @property
     def macs(self) -> int:
         """Multiply-adds per example, beyond the model's own."""
-        return self.fitted_mlp.macs
+        return self.fitted_mlp.macs + sum(self.reader.costs(self.model))
 
     def __call__(self, x: State) -> tuple[Any, Tensor]:
         """Run the model once and estimate the variation.
@@ -255,15 +255,16 @@ class VariationEstimator(Serializable):
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact; the model's weights stay with the model."""
         fit, tensors = self.fitted_mlp.parts()
+        reader, reader_tensors = self.reader.parts()
         configuration = {
             "network_hash": self.network_hash,
             "structure": self._seal.structure,
-            "reader": asdict(self.reader),
+            "reader": reader,
             "fit": fit,
             "quality": asdict(self.quality),
             "teacher": configuration_of(self.teacher),
         }
-        return configuration, {**tensors, "residuals": self.residuals}
+        return configuration, {**tensors, **reader_tensors, "residuals": self.residuals}
 
     @classmethod
     def from_parts(cls, parts: Parts, network: nn.Module | None) -> "VariationEstimator":
@@ -279,7 +280,7 @@ class VariationEstimator(Serializable):
         residuals = parts.tensor("residuals", "N", also=(-math.inf,), dtype=torch.float64, rising=True)
         return cls(
             network,
-            Reader.from_parts(parts.inner("reader"), network),
+            Reader.from_parts(parts.inner("reader", ""), network).to(device),
             FittedMLP.from_parts(parts.inner("fit", "")).to(device),
             Quality.from_parts(parts.inner("quality")),
             network_hash,

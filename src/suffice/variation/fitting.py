@@ -101,7 +101,9 @@ def fit_variation(
         teacher: `MCDropout(…)`, or any other teacher.
         layers: Names or patterns of the layers whose strengths are read; None or "all" for every activation whose
             output has the examples first, modules and functions (`F.relu`, `torch.tanh`, …) alike, "last" for the last,
-            an empty list for the output alone; "auto" for the fewest within 1 % of all.
+            an empty list for the output alone. The name "<margins>" in a list stands for the spreads under dropout of
+            the model's last linear layers, in closed form and without a gradient. "auto" for the fewest within 1 % of
+            all, the margins among them if the teacher is dropout that acts on the inputs of such layers.
         target: Spread of the teacher that few passes estimate without bias: "std", another deviation or
             "disagreement".
         strengths: Kind of strengths: "value", "on" (whether they are above zero) or "both".
@@ -116,7 +118,8 @@ def fit_variation(
             not iterate batches.
         ValueError: For another target, fewer than two training or four validation rows, labels or features that are
             not finite, labels that are all zero, an empty loader, a model that is not deterministic in evaluation
-            mode, or anything that `layer_names` and the teacher reject.
+            mode, for "<margins>" without dropout in front of the last linear layers, or anything that `layer_names` and
+            the teacher reject.
 
     Example:
         >>> import torch, suffice
@@ -171,15 +174,16 @@ def _fit(
     objective = Objective(train, stopping, unit, target, options.hidden, options.epochs, seed)
     if layers != "auto":
         return build_estimator(model, reader, teacher, objective.fit(range(len(reader.layers))), held_out)
-    fitted, chosen, subsets = select_layers(objective, reader, cost.macs(model, first.batch.inputs))
-    reader = replace(reader, layers=tuple(reader.layers[i] for i in chosen))
+    costs = reader.costs(model)
+    fitted, chosen, subsets = select_layers(objective, reader, cost.macs(model, first.batch.inputs), costs)
+    reader = reader.select(chosen)
     held_out = replace(held_out, features=held_out.features[:, held_out.columns(chosen)])
     return build_estimator(model, reader, teacher, fitted, held_out, subsets)
 
 
 def _fit_ridge(training: Iterator[Rows], stopping: Rows, target: Target) -> FittedMLP:
     """Fit a ridge regression to batches that are not kept. Features are scaled by the stopping rows."""
-    scaling = Scaling.fit(stopping.features, stopping.widths[0])
+    scaling = Scaling.fit(stopping.features, stopping.output_width())
     statistics = ridge.init(len(scaling.columns), stopping.features.device)
     unit = mean_label(stopping.labels, target)
     scaled_stopping = scaling.apply(stopping.features)

@@ -154,7 +154,7 @@ class _OnlineLearner:
         learning_rate: float,
         generator: torch.Generator | None,
     ) -> None:
-        self.steps, self.unit, self.output_width = 0, rows.mean_label(first.labels, target), first.widths[0]
+        self.steps, self.unit, self.output_width = 0, rows.mean_label(first.labels, target), first.output_width()
         self.mean = first.features.double().mean(dim=0)
         self.square = first.features.double().square().mean(dim=0)
         self.weights = mlp.initial(first.features.shape[1], hidden, 1, first.features.device, generator)

@@ -20,11 +20,12 @@ def test_the_one_informative_layer_is_selected(informative):
     train, stopping = rows(600, informative, 0), rows(200, informative, 1)
     objective = Objective(train, stopping, float(train.labels.mean()), Target("std"), (16,), 60, 0)
     reader = Reader(("a", "b", "c"), "value", "regression", None)
-    fitted, chosen, table = select_layers(objective, reader, 1000)
+    fitted, chosen, table = select_layers(objective, reader, 1000, [0, 0, 70])
     assert chosen == [informative]
     assert [len(row["layers"]) for row in table] == [0, 1, 3]
     assert table[1]["layers"] == [("a", "b", "c")[informative]]
-    assert table[1]["macs"] == fitted.macs
+    assert table[1]["macs"] == fitted.macs + (70 if informative == 2 else 0)
+    assert table[2]["macs"] > table[1]["macs"]
 
 
 def test_a_layer_that_repeats_the_output_comes_last():

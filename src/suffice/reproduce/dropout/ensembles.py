@@ -22,6 +22,7 @@ from suffice.reproduce.dropout.recommenders import MOVIELENS, Rows
 from suffice.reproduce.ledger import Ledger, Results
 from suffice.reproduce.markdown import MarkdownTable, spread, table
 from suffice.utils.progress import ProgressCallback
+from suffice.variation.features.reader import MARGINS
 from suffice.variation.fitting import fit_variation
 from suffice.variation.learning import agreement
 from suffice.variation.teachers.ensemble import EnsembleTeacher
@@ -33,8 +34,11 @@ KEYS = [f"seed {seed}" for seed in SEEDS]
 """Keys of the runs."""
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
-    name: choices for name, choices in measurements.ESTIMATORS.items() if "delta" not in choices
+    name: choices
+    for name, choices in measurements.ESTIMATORS.items()
+    if "delta" not in choices and choices.get("layers") != [MARGINS]
 }
+"""Estimators that need no dropout."""
 
 
 def run(out: Path, progress: ProgressCallback) -> Results:

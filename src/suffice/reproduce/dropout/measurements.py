@@ -18,6 +18,7 @@ from suffice.reproduce.ledger import Ledger
 from suffice.twin import inference
 from suffice.utils.progress import ProgressCallback
 from suffice.variation import comparison
+from suffice.variation.features.reader import MARGINS
 from suffice.variation.teachers.dropout import MCDropout
 from suffice.variation.teachers.spreads import LikelihoodName
 
@@ -32,6 +33,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "estimator, last layer": {"layers": "last"},
     "estimator, all layers": {},
     "estimator, all layers, on/off only": {"strengths": "on"},
+    "estimator, margins": {"layers": [MARGINS]},
     "estimator, auto layers": {"layers": "auto"},
     "estimator, last layer and delta rule": {"layers": "last", "delta": True},
 }
@@ -97,7 +99,7 @@ def run(
     progress: ProgressCallback,
 ) -> dict[str, Any]:
     """Measure all dropout rates and seeds on one data set, and write `out/NAME.json`."""
-    fixed = {"rows": ROWS, "passes": PASSES, "truth_passes": TRUTH_PASSES, "seeds": SEEDS}
+    fixed = {"rows": ROWS, "passes": PASSES, "truth_passes": TRUTH_PASSES, "seeds": SEEDS, "estimators": [*ESTIMATORS]}
     ledger = Ledger(out / f"{name}.json", f"suffice reproduce {name}", {**fixed, **settings}, data)
     for seed in SEEDS:
         for rates in RATES:

@@ -1,4 +1,4 @@
-"""Baselines of an estimator that need no training: the delta rule, propagated moments and the last layer alone."""
+"""Baselines of an estimator that need no training: the delta rule, propagated moments, the last layers alone."""
 
 from suffice.utils.lazy import modules_of
 

@@ -16,7 +16,7 @@ _TOLERANCE = 0.01
 
 
 def select_layers(
-    objective: Objective, reader: Reader, macs: int
+    objective: Objective, reader: Reader, macs: int, costs: Sequence[int]
 ) -> tuple[FittedMLP, list[int], tuple[dict[str, Any], ...]]:
     """Fit the fewest layers with an R² within 1 % of that of all layers.
 
@@ -24,6 +24,7 @@ def select_layers(
         objective: Rows and hyperparameters of the fits.
         reader: Reader of all layers.
         macs: Multiply-adds of the model per example, which costs are relative to.
+        costs: Multiply-adds per example of reading each layer.
 
     Returns:
         The fit, the positions of its layers, and a row for each subset that was tried, as in `Quality.subsets`.
@@ -32,11 +33,12 @@ def select_layers(
     def fit_subset(layers: Sequence[int]) -> tuple[FittedMLP, float, dict[str, Any]]:
         fitted = objective.fit(layers)
         quality = objective.quality(fitted(objective.stopping.features[:, objective.stopping.columns(layers)]))
+        layer_macs = fitted.macs + sum(costs[i] for i in layers)
         row = {
             "layers": [reader.layers[i] for i in layers],
             "strengths": sum(objective.train.widths[1 + i] for i in layers),
-            "macs": fitted.macs,
-            "cost": fitted.macs / max(macs, 1),
+            "macs": layer_macs,
+            "cost": layer_macs / max(macs, 1),
             "r_squared": quality,
         }
         return fitted, quality, row
@@ -56,7 +58,7 @@ def select_layers(
 def _greedy_order(objective: Objective, count: int) -> list[int]:
     """Return all layers in the order in which each, added to those before it, helps a ridge regression most."""
     train, stopping = objective.train, objective.stopping
-    scaling = Scaling.fit(train.features, train.widths[0])
+    scaling = Scaling.fit(train.features, train.output_width())
     group = torch.repeat_interleave(torch.arange(count + 1), torch.tensor(train.widths))[scaling.columns.cpu()]
     inputs, stopping_inputs = (scaling.apply(rows.features).inputs for rows in (train, stopping))
     statistics = ridge.init(inputs.shape[1], inputs.device)

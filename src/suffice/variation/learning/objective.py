@@ -42,7 +42,7 @@ class Objective:
         """Fit a network to the features of the output and of the layers with the given positions."""
         columns, generator = self.train.columns(layers), torch.Generator().manual_seed(self.seed)
         features, stopping_features = self.train.features[:, columns], self.stopping.features[:, columns]
-        scaling = Scaling.fit(features, self.train.widths[0])
+        scaling = Scaling.fit(features, self.train.output_width(layers))
         scaled, scaled_stopping = scaling.apply(features), scaling.apply(stopping_features)
         training = scaled.inputs, self.train.labels[:, 0] / self.unit
         validation = scaled_stopping.inputs, self.stopping.labels.mean(dim=1) / self.unit

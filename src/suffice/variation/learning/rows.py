@@ -11,7 +11,8 @@ from suffice.attach.tokens.masks import TokenMask
 from suffice.attach.tokens.reading import UnmarkedError, mask_of
 from suffice.network import State, check_finite
 from suffice.twin import inference
-from suffice.variation.features.reader import DeltaRule, Reader
+from suffice.variation.baselines.head import Head, find_head
+from suffice.variation.features.reader import MARGINS, DeltaRule, Reader
 from suffice.variation.features.strengths import Kind, layer_names
 from suffice.variation.learning.labels import Labeled
 from suffice.variation.learning.target import Target
@@ -28,12 +29,19 @@ class Rows:
         widths: Number of columns of the output's features, then of each layer's strengths.
         labels: Labels from each of R runs of the teacher, (N, R) float32: spreads to the power of the target.
         passes: Number T of passes of each run.
+        leading: Number of groups of columns that describe the output: its features, and the margins if they are read.
     """
 
     features: Tensor
     widths: tuple[int, ...]
     labels: Tensor
     passes: int
+    leading: int = 1
+
+    def output_width(self, layers: Sequence[int] | None = None) -> int:
+        """Return the number of columns that describe the output, where layers at some positions are read, or all."""
+        described = range(self.leading - 1)
+        return self.widths[0] + sum(self.widths[1 + i] for i in described if layers is None or i in layers)
 
     def take(self, index: Tensor) -> "Rows":
         """Select the rows `index` (M,)."""
@@ -58,16 +66,49 @@ def make_reader(
 
     Raises:
         ValueError: For another kind of strengths, for layers that `layer_names` rejects, for a model whose padding no
-            input marks, or for the delta rule with a teacher that is not dropout.
+            input marks, for margins of a model that `find_head` rejects, or for margins or the delta rule with a
+            teacher that is not dropout.
     """
     check_kind(kind)
-    names = layer_names(model, example, "all" if layers == "auto" else layers)
+    head, layers = _head(model, example, teacher, layers, likelihood)
+    names = layer_names(model, example, layers)
     mask = _mask(model, example) if names else None
-    if not delta:
-        return Reader(names, kind, likelihood, mask=mask)
+    rule = None
+    if delta:
+        dropout = _dropout(teacher, "delta=True")
+        rule = DeltaRule(dropout.at, dropout.rate)
+    return Reader(names if head is None else (MARGINS, *names), kind, likelihood, rule, mask, head)
+
+
+def _head(
+    model: nn.Module,
+    example: State,
+    teacher: Teacher,
+    layers: str | Sequence[str] | None,
+    likelihood: LikelihoodName,
+) -> tuple[Head | None, str | Sequence[str] | None]:
+    """Return the head if its margins are read, and the choice of the other layers, which is "all" for "auto".
+
+    With "auto" margins are left out where they do not apply.
+    """
+    patterns = [layers] if isinstance(layers, str) else list(layers or ())
+    if layers != "auto" and MARGINS not in patterns:
+        return None, layers
+    others = "all" if layers == "auto" else [pattern for pattern in patterns if pattern != MARGINS]
+    try:
+        dropout = _dropout(teacher, f"layers={[MARGINS]}")
+        return find_head(model, example, dropout.at, dropout.rate, likelihood), others
+    except (TypeError, ValueError):
+        if layers != "auto":
+            raise
+        return None, others
+
+
+def _dropout(teacher: Teacher, purpose: str) -> DropoutTeacher:
+    """Return the teacher if it is dropout, else raise a ValueError."""
     if not isinstance(teacher, DropoutTeacher):
-        raise ValueError(f"expected MCDropout as the teacher for delta=True, got {type(teacher).__name__}")
-    return Reader(names, kind, likelihood, DeltaRule(teacher.at, teacher.rate), mask)
+        raise ValueError(f"expected MCDropout as the teacher for {purpose}, got {type(teacher).__name__}")
+    return teacher
 
 
 def _mask(model: nn.Module, example: State) -> TokenMask | None:
@@ -97,7 +138,8 @@ def read_rows(model: nn.Module, labels: Iterable[Labeled], reader: Reader) -> It
             parts = reader.read(twin, labeled.batch.inputs)[1]
         features = torch.cat(parts, dim=1)
         check_finite(features, "outputs and activation strengths", labeled.batch.start)
-        yield Rows(features, tuple(part.shape[1] for part in parts), labeled.labels, labeled.passes)
+        widths = tuple(part.shape[1] for part in parts)
+        yield Rows(features, widths, labeled.labels, labeled.passes, reader.leading)
 
 
 def concatenate(rows: Iterator[Rows]) -> Rows:

@@ -1,0 +1,250 @@
+"""Head of a model: its last linear layers, whose inputs a pass shows, and the spread under their dropout.
+
+The head ends at the model's output and goes back over at most three linear layers, with an activation of known slope
+and dropout before each. It begins at any other operation. Dropout elsewhere, also between a linear layer and its
+activation, does not count. `suffice.variation.baselines.margins` holds the mathematics.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from suffice.attach.classifier import find_classifier
+from suffice.inputs import prepare
+from suffice.network import ExitNetwork, State, call, select
+from suffice.network import batch_size as rows_of
+from suffice.storage.parts import Parts, Range
+from suffice.storage.serializable import Serializable
+from suffice.twin import inference
+from suffice.utils.modes import full_precision
+from suffice.variation.baselines import margins, tracing
+from suffice.variation.baselines.exact import computes_as
+from suffice.variation.baselines.slopes import ACTIVATIONS
+from suffice.variation.baselines.tracing import Step
+from suffice.variation.teachers import sites
+from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, finite_outputs, output_matrix
+
+_MOST_LAYERS = 3
+_MOST_OUTPUTS = 64
+"""Largest number of predicted numbers or labels, each of which has gradients of its own."""
+_RATE = Range(least=0, below=1)
+
+
+@dataclass(frozen=True)
+class Head(Serializable):
+    """Last linear layers of a model and the dropout on their inputs.
+
+    Attributes:
+        layers: Names of the linear layers, the last one first.
+        rates: Dropout rate on the inputs of each; 0 for none.
+        activations: Activation (`slopes.ACTIVATIONS`) between each layer and the deeper one after it in `layers`.
+        points: Points (P, k) in place of standard normals for k margins, float32; (P, 1) but for a classification.
+    """
+
+    layers: tuple[str, ...]
+    rates: tuple[float, ...]
+    activations: tuple[str, ...]
+    points: Tensor
+
+    @contextmanager
+    def recording(self, model: nn.Module) -> Iterator[list[margins.Layer]]:
+        """Record the layers in a pass of the body; the list that is yielded is filled at its end.
+
+        Args:
+            model: Twin in evaluation mode.
+
+        Raises:
+            RuntimeError: If a layer has not run exactly once.
+        """
+        seen: dict[str, list[margins.Layer]] = {name: [] for name in self.layers}
+        slopes = (None, *(ACTIVATIONS[name].slope for name in self.activations))
+
+        def hook(position: int) -> Any:
+            def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+                slope, dtype = slopes[position], torch.promote_types(output.dtype, torch.float32)
+                inputs = (args[0] if args else kwargs["input"]).detach().to(dtype, copy=True)
+                with full_precision():
+                    outer = None if slope is None else slope(output.detach().to(dtype))
+                weight = module.get_parameter("weight").detach().to(dtype)
+                seen[self.layers[position]].append(margins.Layer(weight, inputs, self.rates[position], outer))
+
+            return record
+
+        recorded: list[margins.Layer] = []
+        with ExitStack() as handles:
+            for i, name in enumerate(self.layers):
+                handle = model.get_submodule(name).register_forward_hook(hook(i), with_kwargs=True)
+                handles.callback(handle.remove)
+            yield recorded
+        if wrong := [name for name, runs in seen.items() if len(runs) != 1]:
+            raise RuntimeError(f"expected each linear layer of the head to run once in a pass, {wrong} did not")
+        recorded += [runs[0] for runs in seen.values()]
+
+    def spreads(self, outputs: Tensor, recorded: Sequence[margins.Layer], likelihood: LikelihoodName) -> Tensor:
+        """Return `margins.head_spreads`, (N, F), of outputs (N, C) and the layers of the same pass."""
+        outputs = outputs.detach().to(recorded[0].inputs.dtype)
+        with full_precision():
+            return margins.head_spreads(outputs, recorded, self.points.to(outputs), likelihood)
+
+    def features(self, outputs: Tensor, recorded: Sequence[margins.Layer], likelihood: LikelihoodName) -> Tensor:
+        """Return the logarithms of `spreads`, (N, F) float32, as features."""
+        return self.spreads(outputs, recorded, likelihood).clamp_min(1e-8).log().float()
+
+    def macs(self, model: nn.Module, likelihood: LikelihoodName) -> int:
+        """Return the multiply-adds of `spreads` per example, beyond the model's own."""
+        shapes = [tuple(model.get_submodule(name).get_parameter("weight").shape) for name in self.layers]
+        points, k = self.points.shape
+        is_classification = likelihood == "classification"
+        count = k if is_classification else shapes[0][0]
+        points = 0 if likelihood == "regression" else points
+        return margins.macs([(rows, columns) for rows, columns in shapes], self.rates, count, points, is_classification)
+
+    def to(self, device: torch.device) -> "Head":
+        """Return the head with its points on a device."""
+        return self if device == self.points.device else replace(self, points=self.points.to(device))
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the configuration and the tensors of an artifact."""
+        configuration = {"layers": self.layers, "rates": self.rates, "activations": self.activations}
+        return configuration, self.tensors()
+
+    @classmethod
+    def from_parts(cls, parts: Parts, model: nn.Module, likelihood: LikelihoodName) -> "Head":
+        """Read a head from an artifact, for a model that has its layers."""
+        names, modules = parts.texts("layers"), dict(model.named_modules())
+        layers = [modules.get(name) for name in names]
+        if not names or not _is_chain(layers):
+            parts.refuse("layers", "names of linear layers of the model, the last one first", names)
+        rates = tuple(parts.numbers("rates", len(names), _RATE))
+        if not any(rates):
+            parts.refuse("rates", "above 0 for a layer or more", rates)
+        activations = parts.texts("activations")
+        if len(activations) != len(names) - 1 or not ACTIVATIONS.keys() >= set(activations):
+            parts.refuse("activations", f"{len(names) - 1} of {tuple(ACTIVATIONS)}", activations)
+        k = _margins(len(modules[names[0]].get_parameter("weight")), likelihood)
+        points = parts.tensor("points", f"* {k}", dtype=torch.float32)
+        if len(points) < 2:
+            parts.refuse_tensor("points", "of two rows or more", len(points))
+        return cls(names, rates, activations, points)
+
+
+def find_head(
+    model: nn.Module,
+    x: State,
+    at: str | Sequence[str] | None = None,
+    rate: float | None = None,
+    likelihood: LikelihoodName = "classification",
+) -> Head:
+    """Find the head of a model, and the dropout on the inputs of its layers.
+
+    Args:
+        model: Model with outputs as for `MCDropout`; only twins of it run.
+        x: Batch of inputs, of which three examples run.
+        at: Names or patterns of the modules that drop, as for `MCDropout`.
+        rate: Probability of dropping a unit; None for the rate of each dropout module.
+        likelihood: Meaning of the model's output.
+
+    Raises:
+        TypeError: If the model's output is not a tensor.
+        ValueError: If the output is not that of an `nn.Linear` that runs once, if none of the dropout acts on the
+            inputs of the head's layers, for more than 64 predicted numbers or labels, and as `MCDropout` does for the
+            model, the names and the rate.
+    """
+    check_likelihood(likelihood)
+    with inference(model) as twin:
+        x = prepare(x, model)
+        x = select(x, torch.arange(min(3, rows_of(x))))
+        name = _classifier(twin, x)
+        chosen = sites.find(twin, x, rate, at)
+        output, runs = tracing.trace(twin, x, chosen)
+        outputs = finite_outputs(output, likelihood).shape[1]
+        if likelihood != "classification" and outputs > _MOST_OUTPUTS:
+            raise ValueError(f"expected at most {_MOST_OUTPUTS} outputs for the margins, got {outputs}")
+        links = _chain(twin, name, runs)
+        while links and not links[-1][1]:
+            links.pop()
+        if not links:
+            raise ValueError(
+                f"expected dropout on the inputs of the last linear layers, {name!r} and those right before it, got "
+                f"dropout at {chosen.names}, which is elsewhere; leave the margins out"
+            )
+        points = margins.normal_points(_margins(outputs, likelihood)).to(output_matrix(output, likelihood).device)
+        names, rates, activations = zip(*links, strict=True)
+        return Head(names, rates, activations[1:], points)
+
+
+def head_spread(
+    model: nn.Module,
+    x: State,
+    at: str | Sequence[str] | None = None,
+    rate: float | None = None,
+    likelihood: LikelihoodName = "classification",
+) -> Tensor:
+    """Return the spread "std" (N,) float64 under dropout of the head, in one pass and without a gradient.
+
+    Arguments and errors are those of `find_head`; x are all N examples.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from suffice.variation.baselines.head import head_spread
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
+        >>> head_spread(model, torch.randn(6, 3)).shape
+        torch.Size([6])
+    """
+    head = find_head(model, x, at, rate, likelihood)
+    with inference(model) as twin:
+        with head.recording(twin) as recorded:
+            output = call(twin, prepare(x, model))
+        return head.spreads(finite_outputs(output, likelihood), recorded, likelihood)[:, 0].double()
+
+
+def _margins(outputs: int, likelihood: LikelihoodName) -> int:
+    """Return the dimension of the points for a number of outputs."""
+    return min(margins.MARGINS, outputs - 1) if likelihood == "classification" else 1
+
+
+def _classifier(model: nn.Module, x: State) -> str:
+    """Return the name of the linear layer whose output is that of a twin."""
+    if isinstance(model, ExitNetwork):
+        classifier = model.exit(len(model.exits) - 1).classifier
+        names: list[str] = [name for name, module in model.named_modules() if module is classifier]
+        return names[0]
+    name, selects = find_classifier(model, x)
+    if selects:
+        raise ValueError(f"expected the output of {name!r} as the model's, got a selection of its positions")
+    return name
+
+
+def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[tuple[str, float, str]]:
+    """Return for each layer of the head its name, the dropout rate on its inputs, and the activation behind it."""
+    if not _runs_once(model, name, runs):
+        raise ValueError(f"expected an nn.Linear with inputs (N, D) that runs once as the last layer, got {name!r}")
+    links, step, activation = list[tuple[str, float, str]](), runs[name][0], ""
+    while True:
+        rate, inner = 0.0, step.before
+        while inner is not None and inner.kind == "dropout":
+            rate, inner = rate + inner.rate - rate * inner.rate, inner.before
+        links.append((step.name, rate, activation))
+        activation = "identity"
+        if inner is not None and inner.kind == "activation":
+            activation, inner = inner.name, inner.before
+        is_linear = inner is not None and inner.kind == "linear" and _runs_once(model, inner.name, runs)
+        if inner is None or not is_linear or len(links) == _MOST_LAYERS:
+            return links
+        step = inner
+
+
+def _runs_once(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> bool:
+    return len(runs.get(name, [])) == 1 and computes_as(model.get_submodule(name), nn.Linear)
+
+
+def _is_chain(layers: Sequence[nn.Module | None]) -> bool:
+    """Return whether modules are linear layers, each of which takes what the next one returns."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear) and computes_as(layer, nn.Linear)]
+    return len(linear) == len(layers) and all(a.in_features == b.out_features for a, b in pairwise(linear))

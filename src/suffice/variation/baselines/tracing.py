@@ -1,0 +1,152 @@
+"""Trace of one pass back from the last linear layer: linear layers, activations and dropout in an unbroken chain.
+
+A function mode sees the calls of a pass, in which the sites of dropout multiply by ones. Each tensor is linked to the
+step that made it: a linear layer, an activation with a known slope, or a multiplication by dropout factors. Reshapes
+keep the link. Any other operation breaks it, also one that writes into the tensor, so that a chain holds all that lies
+between the values at its ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from suffice.network import State, batch_size
+from suffice.utils.draws import module_names, running_module
+from suffice.variation.baselines import slopes
+from suffice.variation.teachers import sites
+from suffice.variation.teachers.sites import Sites
+
+_RESHAPES = frozenset(
+    (torch.flatten, torch.reshape, torch.squeeze, Tensor.flatten, Tensor.reshape, Tensor.view, Tensor.squeeze)
+)
+_SAME = frozenset((functional.dropout, torch.dropout, Tensor.contiguous, Tensor.to, Tensor.float, Tensor.double))
+"""Functions that may return their input itself, unchanged."""
+
+_ACTIVATIONS: dict[Any, str] = {
+    function: activation.function
+    for activation in slopes.ACTIVATIONS.values()
+    for owner in (functional, torch, Tensor)
+    for name in (activation.function, f"{activation.function}_")
+    if activation.function
+    if (function := getattr(owner, name, None)) is not None
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step of a pass.
+
+    Attributes:
+        kind: "linear", "activation" or "dropout".
+        name: Name of the linear layer's module, or of the activation; "" for dropout.
+        rate: Rate of dropout; 0 for other steps.
+        before: Step that made the input, if it is known.
+    """
+
+    kind: str
+    name: str = ""
+    rate: float = 0.0
+    before: "Step | None" = None
+
+
+def trace(model: nn.Module, x: State, chosen: Sites) -> tuple[Any, dict[str, list[Step]]]:
+    """Run a pass with dropout factors of one.
+
+    Args:
+        model: Twin in evaluation mode.
+        x: Batch of inputs.
+        chosen: Sites of dropout.
+
+    Returns:
+        The model's output, and the runs of each linear layer with inputs (N, D), by the name of its module.
+    """
+    mode = _Tracing(module_names(model), batch_size(x))
+    with mode:
+        output = sites.run(model, x, chosen, mode.rows, mode.gate, lambda _: 0.0)
+    return output, mode.linear
+
+
+class _Tracing(TorchFunctionMode):
+    """Function mode that links tensors to the steps that made them.
+
+    Args:
+        names: Names of the modules by their `id`.
+        rows: Number N of examples.
+
+    Attributes:
+        linear: Runs of linear layers by name.
+    """
+
+    def __init__(self, names: Mapping[int, str], rows: int) -> None:
+        super().__init__()
+        self.linear: dict[str, list[Step]] = {}
+        self.rows = rows
+        self._names = names
+        self._steps: dict[int, tuple[Tensor, Step]] = {}  # an `id` is that of one tensor while that is alive
+        self._factors: dict[int, tuple[Tensor, float]] = {}
+
+    def gate(self, rate: float, units: Tensor) -> Tensor:
+        """Return factors of one for the units of a site."""
+        factors = torch.ones_like(units)
+        self._factors[id(factors)] = factors, rate
+        return factors
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        source = tensors[0] if tensors else None
+        step = None if source is None else self._step(func, source, tensors, args, kwargs)
+        result = func(*args, **kwargs)
+        if source is not None:
+            self._link(func, source, result, step)
+        return result
+
+    def _link(self, func: Any, source: Tensor, result: Any, step: Step | None) -> None:
+        """Link the result of a call to its step, and break the links of what the call has written into."""
+        writes = getattr(func, "__name__", "").removesuffix("__").endswith("_")  # not as `__get__` and `__mul__`
+        if func is Tensor.__setitem__ or (writes and result is not source):
+            self._forget(source)
+        if not isinstance(result, Tensor) or (result is source and func in _SAME):
+            return
+        if func in _RESHAPES and result.shape == (self.rows, source.numel() // self.rows):
+            step = self._made(source)
+        elif func not in _RESHAPES:
+            self._forget(result)  # which may be an input that was written into, or `out`
+        if step is not None:
+            self._steps[id(result)] = result, step
+
+    def _forget(self, written: Tensor) -> None:
+        """Break the links of all tensors in the memory of one."""
+        memory = written.untyped_storage()._cdata
+        linked = [(key, tensor) for key, (tensor, _) in self._steps.items()]
+        for key, tensor in linked:
+            if tensor.untyped_storage()._cdata == memory:
+                del self._steps[key]
+
+    def _made(self, tensor: Tensor) -> Step | None:
+        """Return the step that made a tensor, if it is known."""
+        return self._steps[id(tensor)][1] if id(tensor) in self._steps else None
+
+    def _step(
+        self, func: Any, source: Tensor, tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Step | None:
+        """Return the step that a call is, or None for any other call."""
+        before = self._made(source)
+        if func is functional.linear and source.ndim == 2 and len(source) == self.rows:
+            step = Step("linear", running_module(self._names) or "", before=before)
+            self.linear.setdefault(step.name, []).append(step)
+            return step
+        factors, rate = self._factors.get(id(tensors[-1]), (None, 0.0))
+        if factors is not None and factors.shape == source.shape:
+            return Step("dropout", rate=rate, before=before)
+        if func in _ACTIVATIONS:
+            name = slopes.recognize(_ACTIVATIONS[func], lambda grid: func(grid, *args[1:], **kwargs))
+            return None if name is None else Step("activation", name, before=before)
+        return None
