@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -119,15 +120,22 @@ def test_the_points_have_the_first_two_moments_of_standard_normals(k):
     torch.testing.assert_close(covariance, torch.eye(k), atol=2 * k * rounding, rtol=0)
 
 
-def test_a_small_spread_is_that_of_the_first_order():
-    """√(gᵀSg) with g = p p_c, up to the square of the scale."""
-    apart, root, scale = randn(20, 4).abs(), randn(20, 4, 4, seed=1), 1e-4
+@pytest.mark.parametrize(("dtype", "scale"), [(DOUBLE, 1e-4), (torch.float32, 1e-9)])
+def test_a_small_spread_is_that_of_the_first_order(dtype, scale):
+    """√(gᵀSg) with g = p p_c, up to the scale, the shrinkage, and the rounding of a factor."""
+    apart, root = randn(20, 4).abs(), randn(20, 4, 4, seed=1)
     covariance = scale**2 * root @ root.mT
     p = 1 / (1 + (-apart).exp().sum(dim=1, keepdim=True))
     g = p * p * (-apart).exp()
     expected = torch.einsum("nc,ncd,nd->n", g, covariance, g).sqrt()
-    spread = margins.probability_spread(apart, covariance, margins.normal_points(4).double())
-    torch.testing.assert_close(spread, expected, rtol=10 * scale, atol=0)
+    spread = margins.probability_spread(apart.to(dtype), covariance.to(dtype), margins.normal_points(4).to(dtype))
+    error = scale + margins.SHRINKAGE + torch.finfo(dtype).eps / math.sqrt(margins.SHRINKAGE)
+    torch.testing.assert_close(spread.double(), expected, rtol=10 * error, atol=0)
+
+
+def test_without_a_deviation_there_is_no_spread():
+    spread = margins.probability_spread(randn(20, 4).float(), torch.zeros(20, 4, 4), margins.normal_points(4))
+    assert float(spread.max()) < torch.finfo(DOUBLE).eps
 
 
 def test_a_wide_spread_is_that_of_many_normals_to_two_percent_of_its_variance_over_inputs():
@@ -149,7 +157,8 @@ def test_a_singular_covariance_has_a_factor(dtype, scale):
     largest = covariance.diagonal(dim1=1, dim2=2).amax(dim=1)[:, None, None]
     assert bool(factor.isfinite().all())
     error = (factor @ factor.mT - covariance).abs()
-    assert bool((error <= (1e-5 + tolerances.gamma(20, dtype)) * largest + 2 * torch.finfo(dtype).tiny).all())
+    allowed = (margins.SHRINKAGE + tolerances.gamma(20, dtype)) * largest + 2 * torch.finfo(dtype).tiny
+    assert bool((error <= allowed).all())
 
 
 def test_one_logit_has_its_own_deviation_and_that_of_its_probability():

@@ -24,8 +24,10 @@ MARGINS = 5
 """Largest number of margins: over four runners-up, and over the rest of the classes together."""
 POINTS = 128
 """Number of points of `normal_points`."""
-_JITTER = 1e-5
-"""Share of the mean variance that is added to each variance, so that a singular covariance has a Cholesky factor."""
+SHRINKAGE = 1e-4
+"""Share of each correlation that is left out, so that singular covariances have a Cholesky factor without much noise.
+
+With a share s and machine precision ε, rounding of a singular covariance moves its factor by about ε/√s."""
 
 
 @dataclass(frozen=True)
@@ -139,24 +141,29 @@ def macs(shapes: Sequence[tuple[int, int]], rates: Sequence[float], k: int, poin
 def probability_spread(margins: Tensor, covariance: Tensor, points: Tensor) -> Tensor:
     """Return the standard deviation (N,) of a probability 1/(1 + Σ_c exp(−m_c)) whose margins are normal.
 
-    It is computed from the smaller of p and 1 − p, which has the same deviation and more digits.
+    It is computed in float64, so that spreads far below p have digits, and from the smaller of p and 1 − p.
 
     Args:
         margins: Means of the margins, (N, k).
         covariance: Their covariance, (N, k, k).
         points: Points of equal weight in place of standard normals, (P, k), from `normal_points`.
     """
-    moved = margins[:, None] + points @ cholesky(covariance).mT
-    log_odds = -torch.logsumexp(-moved, dim=2)
-    toward = torch.where(log_odds.mean(dim=1, keepdim=True) > 0, -log_odds, log_odds)
-    return toward.sigmoid().std(dim=1, correction=0)
+    moved = margins.double()[:, :, None] + cholesky(covariance) @ points.mT  # (N, k, P): the sums are over rows
+    smallest = moved.amin(dim=1, keepdim=True)
+    log_odds = smallest[:, 0] - (smallest - moved).exp().sum(dim=1).log()
+    probs = torch.where(log_odds.mean(dim=1, keepdim=True) > 0, -log_odds, log_odds).sigmoid()
+    spread = (probs - probs.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
+    return spread.to(margins.dtype)
 
 
 def cholesky(covariance: Tensor) -> Tensor:
-    """Return the lower Cholesky factor L (N, k, k) of covariances, which may be singular or zero."""
-    diagonal = covariance.diagonal(dim1=1, dim2=2)
-    jitter = _JITTER * diagonal.mean(dim=1, keepdim=True) + torch.finfo(covariance.dtype).tiny
-    factor: Tensor = torch.linalg.cholesky_ex(covariance + jitter.expand_as(diagonal).diag_embed()).L
+    """Return the lower Cholesky factor L (N, k, k) of covariances, which may be singular or zero.
+
+    Their correlations are shrunk by a ten-thousandth; their variances are kept.
+    """
+    variances = covariance.diagonal(dim1=1, dim2=2)
+    added = SHRINKAGE * variances + torch.finfo(covariance.dtype).tiny
+    factor: Tensor = torch.linalg.cholesky_ex((1 - SHRINKAGE) * covariance + added.diag_embed()).L
     return factor
 
 
