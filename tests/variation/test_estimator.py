@@ -104,7 +104,7 @@ def test_inputs_far_outside_are_flagged_with_a_warning(estimator):
         warnings.simplefilter("error")
         estimator(x)
     x[7] *= 100
-    with pytest.warns(UserWarning, match="1 of 20 inputs are far outside what the estimator was fitted on"):
+    with pytest.warns(UserWarning, match="1 of 20 inputs are outside what the estimator was fitted on"):
         estimator(x)
     assert estimator.estimate(x).outside.nonzero()[:, 0].tolist() == [7]
 
@@ -160,7 +160,8 @@ def test_an_audit_of_few_passes_agrees_with_many(estimator, truth):
     assert mean["squared_correlation"] == pytest.approx(correlation**2, abs=0.03)
     bias = float((variation.square().mean() / truth["std"].square().mean()).sqrt() - 1)
     assert mean["bias"] == pytest.approx(bias, abs=0.02)
-    assert (mean["rows"], mean["passes"], mean["outside"]) == (500, 20, 0)
+    assert (mean["rows"], mean["passes"]) == (500, 20)
+    assert mean["outside"] < 0.01 + 5 * (0.01 / 500) ** 0.5  # a share of 1 % up to five standard deviations
 
 
 def test_an_audit_shows_the_bias_of_an_estimator(estimator):

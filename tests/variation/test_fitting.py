@@ -196,7 +196,7 @@ def test_auto_takes_the_fewest_layers_within_one_percent_of_all_and_lists_what_i
     assert chosen["r_squared"] >= limit
     assert all(row["r_squared"] < limit for row in table[: table.index(chosen)])
     small_network = estimator.fitted_mlp.weights[0].numel() + 64 * 64 + 64
-    assert chosen["macs"] == estimator.macs == small_network + 16
+    assert chosen["macs"] == estimator.macs == small_network + estimator.fitted_mlp.distance.macs + 16
     assert chosen["cost"] == pytest.approx(estimator.macs / (3 * 16 + 16 * 16 + 16))
     assert estimator(rows(50, seed=2))[1].shape == (50,)
     truth = MCDropout(passes=2000, likelihood="regression")(model, rows(200, seed=3), generator=seeded(1))["std"]

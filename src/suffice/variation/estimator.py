@@ -20,6 +20,7 @@ from suffice.storage.parts import Parts
 from suffice.storage.seal import Seal, check_unchanged
 from suffice.storage.serializable import Serializable
 from suffice.variation import conformal
+from suffice.variation.features.distance import FALSE_ALARMS
 from suffice.variation.features.reader import Reader
 from suffice.variation.learning import agreement
 from suffice.variation.learning.fitted_mlp import FittedMLP
@@ -36,13 +37,33 @@ class Estimate:
         output: The model's own output.
         variation: Estimated spread, the target of the fit, (N,) float32.
         clipped: Fraction of the features that were clipped, (N,).
-        outside: Whether the features are beyond twice the largest distance of a fitting row (`Scaling`), (N,) bool.
+        distance: Distance of the features from those of fitting (`Distance`), (N,), for ranking inputs. 1 % of inputs
+            like those of fitting are above 1.
     """
 
     output: Any
     variation: Tensor
     clipped: Tensor
-    outside: Tensor
+    distance: Tensor
+
+    @property
+    def outside(self) -> Tensor:
+        """Whether the distance is above 1, or not a number, (N,) bool."""
+        return ~(self.distance <= 1)
+
+    @property
+    def is_surprising(self) -> bool:
+        """Whether an input is beyond twice the limit, or more are outside than among inputs like those of fitting.
+
+        The number outside is compared with a binomial of five times the share of false alarms, at a chance of 1e-6.
+        """
+        from scipy.special import bdtrc
+
+        count, rows = int(self.outside.sum()), len(self.distance)
+        if not count:
+            return False
+        is_far = bool((~(self.distance <= 2)).any())
+        return is_far or float(bdtrc(count - 1, rows, 5 * FALSE_ALARMS)) < 1e-6
 
     def __repr__(self) -> str:
         """Describe the estimate in one line."""
@@ -112,7 +133,7 @@ class VariationEstimator(Serializable):
         """Run the model once and estimate the variation.
 
         The model runs in evaluation mode, without gradients, and under the caller's autocast if it is active. A
-        warning is issued for inputs far outside those of fitting.
+        warning is issued if inputs are far outside those of fitting, or more are outside than chance allows.
 
         Args:
             x: Batch of N examples, batch first.
@@ -124,10 +145,10 @@ class VariationEstimator(Serializable):
             ValueError: If an output is not finite, or the model's weights differ from those at fitting.
         """
         estimate = self.estimate(x)
-        if bool(estimate.outside.any()):
+        if estimate.is_surprising:
             warnings.warn(
-                f"{int(estimate.outside.sum())} of {len(estimate.outside)} inputs are far outside what the estimator "
-                "was fitted on, so their variation is unreliable; estimate(x).outside marks them, cascade(x) runs "
+                f"{int(estimate.outside.sum())} of {len(estimate.outside)} inputs are outside what the estimator was "
+                "fitted on, so their variation is unreliable; estimate(x).outside marks them, cascade(x) runs "
                 "passes for them",
                 stacklevel=2,
             )
@@ -141,7 +162,7 @@ class VariationEstimator(Serializable):
         variation, scaled = self.fitted_mlp.estimate(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         check_finite(parts[0], "outputs")
         check_finite(variation, "variations")
-        return Estimate(output, variation, scaled.clipped, scaled.distance > self.fitted_mlp.limit)
+        return Estimate(output, variation, scaled.clipped, self.fitted_mlp.distance(scaled.scores))
 
     def band(self, variation: Tensor, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
         """Return a conformal band around estimated spreads, for inputs like those of fitting.
@@ -209,7 +230,7 @@ class VariationEstimator(Serializable):
         """Estimate the variation, with real passes for flagged inputs only.
 
         The k passes of a flagged input are merged with its estimate by the precision of their logarithms. For an input
-        far outside those of fitting the passes alone count, since the precision of its estimate is unknown.
+        outside those of fitting the passes alone count, since the precision of its estimate is unknown.
 
         Args:
             x: Batch of N examples.

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from suffice import cost
 from suffice.batches import Loader
@@ -29,6 +29,7 @@ from suffice.utils import arguments
 from suffice.utils.modes import default_modes
 from suffice.variation import conformal
 from suffice.variation.estimator import VariationEstimator
+from suffice.variation.features.distance import Distance
 from suffice.variation.features.reader import Reader
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
@@ -36,7 +37,7 @@ from suffice.variation.learning import agreement, mlp, ridge
 from suffice.variation.learning.fitted_mlp import FittedMLP
 from suffice.variation.learning.labels import Labels, label
 from suffice.variation.learning.layer_selection import select_layers
-from suffice.variation.learning.objective import Objective, estimate_bounds, outside_limit, r_squared, random_seed
+from suffice.variation.learning.objective import Objective, estimate_bounds, r_squared, random_seed
 from suffice.variation.learning.rows import Rows, concatenate, halves, make_reader, mean_label, read_rows
 from suffice.variation.learning.target import Target
 from suffice.variation.quality import Quality
@@ -187,11 +188,12 @@ def _fit_ridge(training: Iterator[Rows], stopping: Rows, target: Target) -> Fitt
     statistics = ridge.init(len(scaling.columns), stopping.features.device)
     unit = mean_label(stopping.labels, target)
     scaled_stopping = scaling.apply(stopping.features)
-    least, greatest, passes, limit = float("inf"), 0.0, stopping.passes, outside_limit(scaled_stopping)
+    distance, distances = Distance.fit(scaled_stopping.scores), list[Tensor]()
+    least, greatest, passes = float("inf"), 0.0, stopping.passes
     for rows in training:
         scaled = scaling.apply(rows.features)
         statistics = ridge.update(statistics, scaled.inputs, rows.labels[:, 0] / unit)
-        limit = max(limit, outside_limit(scaled))
+        distances.append(distance(scaled.scores))
         least, greatest = min(least, float(rows.labels.min())), max(greatest, float(rows.labels.max()))
         passes = rows.passes
     if statistics.count < 2:
@@ -199,7 +201,8 @@ def _fit_ridge(training: Iterator[Rows], stopping: Rows, target: Target) -> Fitt
     weights = ridge.fit(statistics, (scaled_stopping.inputs, stopping.labels.mean(dim=1) / unit))
     fitted = mlp.variance(mlp.forward(weights, scaled_stopping.inputs)) * unit
     bounds = estimate_bounds(fitted, torch.tensor([least, greatest], dtype=torch.float32), target)
-    return FittedMLP(target, scaling, tuple(weights), unit, bounds, limit, passes)
+    distance = distance.limited(torch.cat(distances))
+    return FittedMLP(target, scaling, tuple(weights), unit, bounds, distance, passes)
 
 
 def build_estimator(

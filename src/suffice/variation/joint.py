@@ -21,13 +21,14 @@ from suffice.batches import Loader
 from suffice.network import State
 from suffice.utils.modes import default_modes
 from suffice.variation.estimator import VariationEstimator
+from suffice.variation.features.distance import Distance
 from suffice.variation.features.reader import Reader
 from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
 from suffice.variation.fitting import build_estimator
 from suffice.variation.learning import labels, mlp, rows
 from suffice.variation.learning.fitted_mlp import FittedMLP
-from suffice.variation.learning.objective import estimate_bounds, outside_limit
+from suffice.variation.learning.objective import estimate_bounds
 from suffice.variation.learning.rows import Rows
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.dropout import MCDropout
@@ -123,7 +124,7 @@ class JointHead:
         labeled = labels.label_batches(self.model, val_loader, teacher, self.target, self.generator, runs=2)
         validation = rows.concatenate(rows.read_rows(self.model, labeled, self._reader))
         range_rows, held_out = rows.halves(validation)
-        fitted = self._learner.fitted(range_rows, self.target)
+        fitted = self._learner.fitted(range_rows, held_out, self.target)
         return build_estimator(self.model, self._reader, teacher, fitted, held_out)
 
     def _make_reader(self, x: State) -> Reader:
@@ -176,14 +177,15 @@ class _OnlineLearner:
             mean.lerp_(weight.detach(), 10 / (self.steps + 10))
         return float(loss.detach())
 
-    def fitted(self, range_rows: Rows, target: Target) -> FittedMLP:
-        """Return the average network, with the range of its estimates from `range_rows`."""
+    def fitted(self, range_rows: Rows, held_out: Rows, target: Target) -> FittedMLP:
+        """Return the average network, with the range of its estimates from `range_rows`, and the limit from both."""
         scaling = self._scaling()
         scaled = scaling.apply(range_rows.features)
         values = mlp.variance(mlp.forward(self.average, scaled.inputs)) * self.unit
         bounds = estimate_bounds(values, range_rows.labels, target)
         weights: tuple[Tensor, ...] = tuple(mean.clone() for mean in self.average)  # later steps change the average
-        return FittedMLP(target, scaling, weights, self.unit, bounds, outside_limit(scaled), range_rows.passes)
+        distance = Distance.fit(scaled.scores, scaling.apply(held_out.features).scores)
+        return FittedMLP(target, scaling, weights, self.unit, bounds, distance, range_rows.passes)
 
     def _scaling(self) -> Scaling:
         """Return the scaling of all columns by the running moments; a column that has not varied yet becomes zero."""

@@ -21,12 +21,12 @@ class Scaled:
     Attributes:
         inputs: Inputs, (N, K).
         clipped: Fraction of the inputs of each row that was clipped, (N,).
-        distance: Root mean square of the standard scores before clipping, (N,); about 1 on the rows of `Scaling.fit`.
+        scores: Standard scores before clipping, (N, K), for `Distance`.
     """
 
     inputs: Tensor
     clipped: Tensor
-    distance: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,9 @@ class Scaling(Serializable):
         selected = features if len(self.columns) == features.shape[1] else features.index_select(1, self.columns)
         slope = self.scale.reciprocal()
         scores = torch.addcmul(-self.mean * slope, selected, slope)
-        distance = torch.linalg.vector_norm(scores, dim=1) / math.sqrt(scores.shape[1])
         inputs = scores.clamp(-_CLIP, _CLIP)
         clipped = (inputs != scores).sum(dim=1).float() / scores.shape[1]
-        return Scaled(inputs.mul_(self.weight), clipped, distance)
+        return Scaled(inputs.mul_(self.weight), clipped, scores)
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "Scaling":

@@ -166,7 +166,7 @@ def summary(name: str, output: Tensor, rows: int, kind: Kind, counted: Tensor | 
     Raises:
         ValueError: If the first dimension of the output is not N, or it has another number of tokens than the mask.
     """
-    if output.ndim < 2 or len(output) != rows:
+    if output.ndim < 2 or output.shape[0] != rows:
         raise ValueError(
             f"expected an output of layer {name!r} with the {rows} examples first, got shape "
             f"{tuple(output.shape)}; leave that layer out"

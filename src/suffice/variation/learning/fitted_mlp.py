@@ -10,6 +10,7 @@ from torch import Tensor
 from suffice.storage.parts import INVERTIBLE, Parts, Range, prefixed
 from suffice.storage.serializable import Serializable
 from suffice.utils.modes import full_precision
+from suffice.variation.features.distance import Distance
 from suffice.variation.features.scaling import Scaled, Scaling
 from suffice.variation.learning import mlp
 from suffice.variation.learning.target import Target
@@ -25,7 +26,7 @@ class FittedMLP(Serializable):
         weights: Weights of the network: matrix, bias, matrix, bias, ….
         unit: Mean of the training labels, which are spreads to the power of the target.
         bounds: Least and greatest estimate.
-        limit: Root mean square of standard scores above which an input is flagged as outside.
+        distance: Distance of the features from those of fitting, which flags an input as outside.
         passes: Number T of passes of the labels.
     """
 
@@ -34,7 +35,7 @@ class FittedMLP(Serializable):
     weights: tuple[Tensor, ...] = field(repr=False)
     unit: float
     bounds: tuple[float, float]
-    limit: float
+    distance: Distance = field(repr=False)
     passes: int
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -55,25 +56,26 @@ class FittedMLP(Serializable):
     @property
     def macs(self) -> int:
         """Multiply-adds per example."""
-        return mlp.macs(self.weights)
+        return mlp.macs(self.weights) + self.distance.macs
 
     def to(self, device: torch.device) -> "FittedMLP":
         """Return the map with its tensors on a device."""
         if device == self.scaling.columns.device:
             return self
         weights = tuple(weight.to(device) for weight in self.weights)
-        return replace(self, scaling=self.scaling.to(device), weights=weights)
+        return replace(self, scaling=self.scaling.to(device), weights=weights, distance=self.distance.to(device))
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact."""
+        distance, tensors = self.distance.parts()
         configuration = {
             "target": self.target.name,
             "unit": self.unit,
             "bounds": self.bounds,
-            "limit": self.limit,
+            **distance,
             "passes": self.passes,
         }
-        return configuration, network_tensors(self.scaling, self.weights)
+        return configuration, network_tensors(self.scaling, self.weights) | prefixed("distance.", tensors)
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "FittedMLP":
@@ -86,8 +88,10 @@ class FittedMLP(Serializable):
         low, high = parts.numbers("bounds", 2, Range(0, INVERTIBLE.most))
         if low > high:
             parts.refuse("bounds", "the least and the greatest estimate", [low, high])
-        unit, limit = (parts.number(name, INVERTIBLE) for name in ("unit", "limit"))
-        return cls(target, *read_network(parts, 1), unit, (low, high), limit, parts.count("passes", 1))
+        scaling, weights = read_network(parts, 1)
+        distance = Distance.from_parts(parts, len(scaling.columns))
+        unit, passes = parts.number("unit", INVERTIBLE), parts.count("passes", 1)
+        return cls(target, scaling, weights, unit, (low, high), distance, passes)
 
 
 def network_tensors(scaling: Scaling, weights: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from suffice.variation.features.scaling import Scaled, Scaling
+from suffice.variation.features.distance import Distance
+from suffice.variation.features.scaling import Scaling
 from suffice.variation.learning import agreement, mlp
 from suffice.variation.learning.fitted_mlp import FittedMLP
 from suffice.variation.learning.rows import Rows, mean_label
 from suffice.variation.learning.target import Target
-
-_OUTSIDE = 2.0
-"""Factor by which an input must be farther out than every row of fitting to be flagged as outside."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Objective:
         hidden: Widths of the hidden layers.
         epochs: Maximum number of passes over the training rows.
         seed: Seed of the initial weights and of the order of rows.
+        flags: Whether inputs are flagged as outside by the covariance of the features, at a cost at each prediction.
     """
 
     train: Rows
@@ -37,6 +36,7 @@ class Objective:
     hidden: Sequence[int]
     epochs: int
     seed: int
+    flags: bool = True
 
     def fit(self, layers: Sequence[int]) -> FittedMLP:
         """Fit a network to the features of the output and of the layers with the given positions."""
@@ -56,7 +56,7 @@ class Objective:
             tuple(weight.detach() for weight in weights),
             self.unit,
             estimate_bounds(fitted, self.train.labels, self.target),
-            outside_limit(scaled, scaled_stopping),
+            Distance.fit(scaled.scores, scaled_stopping.scores) if self.flags else Distance.isotropic(scaled.scores),
             self.train.passes,
         )
 
@@ -70,11 +70,13 @@ def fit_rows(
 ) -> FittedMLP:
     """Fit a network to all features of training rows, with early stopping on others; arguments as `fit_variation`.
 
+    The covariance of the features is not fitted; `Distance.isotropic` flags inputs as outside.
+
     Raises:
         ValueError: For fewer than two training rows, or labels that are all zero.
     """
     unit = mean_label(train.labels, target)
-    objective = Objective(train, stopping, unit, target, hidden, epochs, random_seed(generator))
+    objective = Objective(train, stopping, unit, target, hidden, epochs, random_seed(generator), flags=False)
     return objective.fit(range(len(train.widths) - 1))
 
 
@@ -95,8 +97,3 @@ def estimate_bounds(fitted: Tensor, labels: Tensor, target: Target) -> tuple[flo
     """Return the least and the greatest spread in the range both of fitted values (N,) and of labels (N, …)."""
     least, greatest = max(float(fitted.min()), float(labels.min())), min(float(fitted.max()), float(labels.max()))
     return least ** (1 / target.power), max(least, greatest) ** (1 / target.power)
-
-
-def outside_limit(*scaled: Scaled) -> float:
-    """Return the distance beyond which an input is flagged as outside, from rows like those of fitting."""
-    return _OUTSIDE * max(float(rows.distance.max()) for rows in scaled)
