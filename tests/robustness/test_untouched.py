@@ -8,7 +8,7 @@ from tests.robustness import entries, odd
 from tests.robustness.surroundings import SURROUNDINGS
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.* inputs are far outside"),
+    pytest.mark.filterwarnings("ignore:.* inputs are outside"),
     pytest.mark.filterwarnings("ignore:.* ended at the edge of its range"),
 ]
 

@@ -85,7 +85,7 @@ def test_another_model_is_refused_at_loading(kind, edit, tmp_path):
         suffice.load(tmp_path / "kind", network=other)
 
 
-@pytest.mark.filterwarnings("ignore:.* far outside")
+@pytest.mark.filterwarnings("ignore:.* inputs are outside")
 @pytest.mark.parametrize("kind", FITTED)
 def test_changes_that_bypass_the_version_counter_are_detected_at_saving(kind, tmp_path):
     model = odd.build("sequential")

@@ -1,6 +1,6 @@
 """Estimator of the variation of a model's predictions, in one deterministic forward pass.
 
-It is tied to the model's weights, stores its quality on held-out rows, and flags inputs far outside those of fitting. A
+It is tied to the model's weights, stores its quality on held-out rows, and flags inputs outside those of fitting. A
 few real passes can check its estimates (`audit`) or improve them (`cascade`).
 """
 
@@ -48,22 +48,8 @@ class Estimate:
 
     @property
     def outside(self) -> Tensor:
-        """Whether the distance is above 1, or not a number, (N,) bool."""
+        """Flags of the examples whose distance is above 1 or not a number, (N,) bool."""
         return ~(self.distance <= 1)
-
-    @property
-    def is_surprising(self) -> bool:
-        """Whether an input is beyond twice the limit, or more are outside than among inputs like those of fitting.
-
-        The number outside is compared with a binomial of five times the share of false alarms, at a chance of 1e-6.
-        """
-        from scipy.special import bdtrc
-
-        count, rows = int(self.outside.sum()), len(self.distance)
-        if not count:
-            return False
-        is_far = bool((~(self.distance <= 2)).any())
-        return is_far or float(bdtrc(count - 1, rows, 5 * FALSE_ALARMS)) < 1e-6
 
     def __repr__(self) -> str:
         """Describe the estimate in one line."""
@@ -145,7 +131,7 @@ class VariationEstimator(Serializable):
             ValueError: If an output is not finite, or the model's weights differ from those at fitting.
         """
         estimate = self.estimate(x)
-        if estimate.is_surprising:
+        if _is_surprising(estimate):
             warnings.warn(
                 f"{int(estimate.outside.sum())} of {len(estimate.outside)} inputs are outside what the estimator was "
                 "fitted on, so their variation is unreliable; estimate(x).outside marks them, cascade(x) runs "
@@ -308,3 +294,15 @@ class VariationEstimator(Serializable):
             residuals.to(device),
             None if parts.none("teacher") else MCDropout.from_parts(parts.inner("teacher"), network),
         )
+
+
+def _is_surprising(estimate: Estimate) -> bool:
+    """Return whether an input is beyond twice the limit, or more are outside than among inputs like those of fitting.
+
+    The number outside is compared with a binomial of five times the share of false alarms, at a chance of 1e-6.
+    """
+    from scipy.special import bdtrc
+
+    count, rows = int(estimate.outside.sum()), len(estimate.distance)
+    is_far = bool((~(estimate.distance <= 2)).any())
+    return is_far or (count > 0 and float(bdtrc(count - 1, rows, 5 * FALSE_ALARMS)) < 1e-6)

@@ -1,7 +1,7 @@
 """Distance of an input from the rows of fitting: a Mahalanobis distance of its standard scores.
 
-With z the scores (K,) of the features, and λ_j, v_j the eigenvalues and eigenvectors of their covariance on the rows of
-fitting, of which the R = 32 leading ones are kept and the others are replaced by their mean λ_0,
+With z the scores (K,) of the features, and λ_j, v_j the eigenvalues and eigenvectors of their covariance on the N rows
+of fitting, of which the R = min(32, N/10) leading ones are kept and the others are replaced by their mean λ_0,
 
     d² = (Σ_j (v_j·z)²/λ_j + (‖z‖² − Σ_j (v_j·z)²)/λ_0) / K
 
@@ -24,6 +24,8 @@ from suffice.storage.serializable import Serializable
 from suffice.utils.modes import full_precision
 
 _RANK = 32
+_ROWS_PER_DIRECTION = 10
+"""Number of rows for each eigenvector: one from fewer rows is close to those rows, and so far from any other."""
 _ROWS = 1024
 """Number of rows that the eigenvectors of more features than that are computed from."""
 _CLIP = 4.0
@@ -75,7 +77,7 @@ class Distance(Serializable):
         """
         values, vectors = _eigenvectors(scores.clamp(-_CLIP, _CLIP).double())
         width = scores.shape[1]
-        rank = min(_RANK, width - 1, len(values))
+        rank = min(_RANK, width - 1, len(scores) // _ROWS_PER_DIRECTION)
         total = float(scores.clamp(-_CLIP, _CLIP).double().square().mean(dim=0).sum())
         leading = values[:rank].clamp_min(_FLOOR)
         rest = max((total - float(values[:rank].sum())) / (width - rank), _FLOOR)
