@@ -25,7 +25,7 @@ class NestedStage(nn.Module):
 
     def forward(self, state):
         if isinstance(state, Tensor):
-            state = {"h": state, "past": [], "age": torch.zeros(len(state), dtype=torch.long)}
+            state = {"h": state, "past": [], "age": torch.zeros(state.shape[0], dtype=torch.long)}
         hidden = self.linear(state["h"]).tanh()
         return {"h": hidden, "past": [*state["past"], hidden.sum(dim=1)], "age": state["age"] + 1}
 

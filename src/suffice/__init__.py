@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from suffice import calibration as calibration
     from suffice import cost as cost
     from suffice import data as data
+    from suffice import deploy as deploy
     from suffice import evaluation as evaluation
     from suffice import metrics as metrics
     from suffice import models as models
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from suffice.budget.running.stream import run_stream as run_stream
     from suffice.calibration.calibrate import calibrate as calibrate
     from suffice.calibration.calibrated import Calibrated as Calibrated
+    from suffice.deploy.export import export as export
     from suffice.network import Exit as Exit
     from suffice.network import ExitNetwork as ExitNetwork
     from suffice.prediction import Multilabel as Multilabel
@@ -65,6 +67,7 @@ _MODULE_OF = {
     "calibrate": "suffice.calibration.calibrate",
     "conformalize": "suffice.budget.conformalize",
     "control_risk": "suffice.budget.guarantee",
+    "export": "suffice.deploy.export",
     "fit_buckets": "suffice.variation.buckets",
     "fit_exit_variation": "suffice.budget.exit_variation",
     "fit_variation": "suffice.variation.fitting",
@@ -79,6 +82,7 @@ _MODULES = {
     "calibration",
     "cost",
     "data",
+    "deploy",
     "evaluation",
     "metrics",
     "models",

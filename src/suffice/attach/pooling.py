@@ -65,7 +65,7 @@ class Pool(nn.Module):
             case "class token":
                 return x[:, 0]
             case "last token":
-                return x[:, -1] if mask is None else x[torch.arange(len(x), device=x.device), last_index(mask)]
+                return x[:, -1] if mask is None else x[torch.arange(x.shape[0], device=x.device), last_index(mask)]
         return x
 
     def extra_repr(self) -> str:

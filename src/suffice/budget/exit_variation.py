@@ -183,7 +183,7 @@ def _features(prediction: AnyPrediction, state: State) -> list[Tensor]:
     answer = output_features(prediction.outputs, prediction.kind)
     leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     strengths = [
-        torch.cat(summary("state", leaf[:, None] if leaf.ndim == 1 else leaf, len(prediction), "value"), dim=1)
+        torch.cat(summary("state", leaf[:, None] if leaf.ndim == 1 else leaf, answer.shape[0], "value"), dim=1)
         for leaf in leaves
     ]
     return [answer.float(), *strengths]

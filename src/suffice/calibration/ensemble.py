@@ -204,6 +204,25 @@ def extend(running: Running | None, member: AnyPrediction, weight: Weight, produ
     return first if running is None else running.merge(first)
 
 
+def tensors(running: Running) -> list[Tensor]:
+    """Return the tensors of averages, one row per example, in the order of the fields."""
+    return [getattr(running, name) for name in _tensor_fields(running)]
+
+
+def restore(kind: Kind, columns: Sequence[Tensor], weight: Weight, product: bool = False) -> Running:
+    """Return the averages with given tensors and total weight, the reverse of `tensors`.
+
+    Args:
+        kind: Kind of the predictions.
+        columns: Tensors in the order of the fields.
+        weight: Total weight of the exits so far.
+        product: Whether log-probabilities were averaged, and not probabilities.
+    """
+    family: Any = (PRODUCTS if product else AVERAGES)[kind]
+    running: Running = family(*columns, weight)
+    return running
+
+
 def join(parts: Sequence[Running]) -> Running:
     """Concatenate the averages of different examples over the same exits, the reverse of `take`."""
     columns = {name: [getattr(part, name) for part in parts] for name in _tensor_fields(parts[0])}

@@ -229,7 +229,7 @@ class CalibratedExit(Serializable):
 
 def with_bias(phi: Tensor, bias: float | None) -> Tensor:
     """Append the constant of the classifier's bias, if any, to φ (N, D)."""
-    return phi if bias is None else torch.cat([phi, phi.new_full((len(phi), 1), bias)], dim=1)
+    return phi if bias is None else torch.cat([phi, phi.new_full((phi.shape[0], 1), bias)], dim=1)
 
 
 def weights_with_bias(classifier: nn.Linear, bias: float | None) -> Tensor:

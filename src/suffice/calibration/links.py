@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from suffice.prediction import entropy
+from suffice.utils.chunks import chunked
 
 Link = Literal["sampled", "meanfield", "probit", "plugin"]
 
@@ -77,7 +78,8 @@ def sampled_from(
     """Average the softmax over S joint samples whose coefficients are a function of the spectrum.
 
     Rows with samples so far from the mean that rounding would be visible are computed in the type of the spectrum,
-    if that is wider; all others in the type of the logits.
+    if that is wider; all others in the type of the logits. A traced graph cannot branch on values; there all rows are
+    computed by the formula that holds for both.
 
     Args:
         logits: Mean of the logits, (N, C).
@@ -89,6 +91,8 @@ def sampled_from(
     Returns:
         Log-probabilities (N, C) and the mean entropy (N,) of the samples, in nats.
     """
+    if torch.compiler.is_compiling():
+        return _sampled_without_branches(logits, coefficients(spectrum), values, temperature)
     weights, narrow = values / temperature, spectrum.to(logits.dtype)
     narrow_coefficients = coefficients(narrow)
     if narrow is spectrum or not (far := ~(_max_offset(narrow_coefficients, weights) <= _FAR)).any():  # NaN is far
@@ -138,8 +142,7 @@ def meanfield(logits: Tensor, variance: Tensor, temperature: Tensor | float) -> 
         variance: Centered variances of the logits, (N, C).
         temperature: Temperature T.
     """
-    rows = max(1, CHUNK // logits.shape[-1] ** 2)
-    pairs = zip(logits.split(rows), variance.split(rows), strict=True)
+    pairs = chunked(max(1, CHUNK // logits.shape[-1] ** 2), logits, variance)
     chunks = [_log_comparisons(m, v, temperature) for m, v in pairs]
     return _with_entropy_at_mean(torch.cat(chunks).log_softmax(dim=-1), logits, temperature)
 
@@ -148,6 +151,19 @@ def _sampled_by_logsumexp(mean: Tensor, coefficients: Tensor, weights: Tensor) -
     """Compute `_sampled` for few logits, directly in logarithms."""
     deviations = (coefficients @ weights.flatten(1)).unflatten(1, weights.shape[1:])
     log_probs = (mean[:, None] + deviations).log_softmax(dim=-1)
+    return log_probs.logsumexp(dim=1) - math.log(weights.shape[1]), entropy(log_probs).mean(dim=1)
+
+
+def _sampled_without_branches(
+    logits: Tensor, coefficients: Tensor, values: Tensor, temperature: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Compute `sampled` for offsets of any size: in the type of the coefficients up to the distance from the maximum.
+
+    Below the maximum, a rounding error relative to the distance is far below that of the probability.
+    """
+    weights = values.to(coefficients) / temperature
+    z = (coefficients @ weights.flatten(1)).unflatten(1, weights.shape[1:]) + (logits / temperature)[:, None]
+    log_probs = (z - z.amax(dim=-1, keepdim=True)).to(logits.dtype).log_softmax(dim=-1)
     return log_probs.logsumexp(dim=1) - math.log(weights.shape[1]), entropy(log_probs).mean(dim=1)
 
 

@@ -31,7 +31,7 @@ class Tokens(nn.Module):
         """Return the tokens of a batch of images."""
         patches = self.patch(images).flatten(2).transpose(1, 2)
         tokens: Tensor = self.dropout(
-            torch.cat([self.first.expand(len(images), -1, -1), patches], dim=1) + self.position
+            torch.cat([self.first.expand(images.shape[0], -1, -1), patches], dim=1) + self.position
         )
         return tokens
 

@@ -202,7 +202,7 @@ class Multilabel:
             The prediction with `agreeing` filled in, and the streak for the next exit.
         """
         label = self.label
-        count = label.new_ones(len(label))
+        count = label.new_ones(label.shape[0])
         if previous is not None:
             count = previous[1] * (label == previous[0]).all(dim=-1) + 1
         return replace(self, agreeing=count), (label, count)

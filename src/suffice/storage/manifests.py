@@ -40,6 +40,7 @@ class Kind:
         entries: Types of the manifest's entries, besides its format and library.
         files: Function from a manifest to patterns of the paths in the folder besides the manifest. Paths of folders
             end in a slash.
+        version_entry: Name of the manifest's entry that holds the version of the layout.
     """
 
     what: str
@@ -48,6 +49,7 @@ class Kind:
     format: int
     entries: Mapping[str, type] = field(default_factory=dict)
     files: Callable[[Manifest], Iterable[str]] = _no_patterns
+    version_entry: str = "format"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -71,10 +73,10 @@ def read_manifest(folder: Path, kind: Kind) -> Manifest:
         ValueError: If it is damaged, was changed, or is of another format or kind.
     """
     manifest = _read_intact(folder, kind)
-    if manifest["format"] != kind.format:
+    if (version := manifest[kind.version_entry]) != kind.format:
         raise ValueError(
-            f"expected format {kind.format}, got format {manifest['format']} written by {manifest['library']}; "
-            "read it with that version"
+            f"expected format {kind.format}, got format {version} written by {manifest['library']}; read it with that "
+            "version"
         )
     _check_entries(folder, manifest, kind)
     return manifest
@@ -145,9 +147,9 @@ def _read_intact(folder: Path, kind: Kind) -> Manifest:
     file = folder / MANIFEST
     try:
         manifest = reading.read_json(file)
-        if not isinstance(manifest, dict) or not manifest.keys() >= {"manifest_sha256", "library", "format"}:
+        if not isinstance(manifest, dict) or not manifest.keys() >= {"manifest_sha256", "library", kind.version_entry}:
             raise ValueError("it has no digest of itself, library or format")
-        stated, library, version = manifest.pop("manifest_sha256"), manifest["library"], manifest["format"]
+        stated, library, version = manifest.pop("manifest_sha256"), manifest["library"], manifest[kind.version_entry]
         if not re.fullmatch(r"suffice \S{1,40}", str(library)) or type(version) is not int:
             raise ValueError("its library is not suffice, or its format is not a number")
         is_intact = stated == digest(manifest)

@@ -38,7 +38,7 @@ def pack(values: Mapping[str, Any], plan: Plan, k: int, examples: int) -> tuple[
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 name = leaf_key(key, i)
-                layout = plan.layouts.get(name, Layout(0) if leaf.ndim and len(leaf) == examples else Layout(-1))
+                layout = plan.layouts.get(name, Layout(0) if leaf.ndim and leaf.shape[0] == examples else Layout(-1))
                 if name in plan.kept[k] or (is_input(key) and _is_small(leaf, name, plan)):
                     if isinstance(leaf, Blank):
                         raise_missing(leaf.origins)

@@ -57,7 +57,7 @@ class Stage(nn.Module):
             values = input_values(state)
             examples = batch_size(state)
         else:
-            examples, device = len(state[TAP]), state[TAP].device
+            examples, device = state[TAP].shape[0], state[TAP].device
             values = unpack(state["kept"], state["outlines"], self.plan.layouts, examples, device)
         until = self.plan.cuts[self.k] if self.k < len(self.plan.cuts) else None
         batch = current_batch()

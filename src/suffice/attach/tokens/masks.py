@@ -82,7 +82,7 @@ def _by_token(flags: Tensor) -> Tensor:
     """Reduce flags (N, T), (N, T, 1) or, for keys of attention, (N, …, T), to (N, T)."""
     if flags.shape[-1] == 1 and flags.ndim > 2:
         return flags.flatten(1)
-    return flags.reshape(len(flags), -1, flags.shape[-1]).any(dim=1)
+    return flags.reshape(flags.shape[0], -1, flags.shape[-1]).any(dim=1)
 
 
 class WithMask(nn.Module):

@@ -25,6 +25,7 @@ from suffice.calibration.posterior.gaussian import Gaussian
 from suffice.calibration.posterior.moments import Moments, Offsets, standard_normal_like
 from suffice.calibration.posterior.orthonormal import check_orthonormal
 from suffice.storage.parts import INVERTIBLE, NOT_NEGATIVE, POSITIVE, Parts
+from suffice.utils.chunks import chunked
 
 _CHUNK = 1 << 22
 """Number of projected features in memory at once."""
@@ -176,7 +177,7 @@ class Posterior(Gaussian):
     def variance(self, spectrum: Tensor) -> Tensor:
         """Return the variance (N, C) of the logits from the spectrum of φ."""
         rows = max(1, _CHUNK // self.values.numel())
-        chunks = [(chunk.double() @ self._roots).square().sum(dim=-1).T for chunk in spectrum.split(rows)]
+        chunks = [(chunk.double() @ self._roots).square().sum(dim=-1).T for (chunk,) in chunked(rows, spectrum)]
         return torch.cat(chunks).to(spectrum.dtype)
 
     def centered_variance(self, spectrum: Tensor) -> Tensor:

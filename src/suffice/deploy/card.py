@@ -1,0 +1,72 @@
+"""Model card of a bundle: what it predicts, from which inputs, under which policy, and what it costs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_PREDICTS = {
+    "classification": "the probability of each class",
+    "multilabel": "the probability of each label",
+    "regression": "a mean and a variance of each output",
+}
+
+
+def text(manifest: Mapping[str, Any]) -> str:
+    """Return the card for the entries of a manifest, in Markdown."""
+    cumulative = manifest["costs"]["macs"]
+    names = manifest["class_names"]
+    lines = [
+        "# Model card",
+        "",
+        f"A network with {manifest['exits']} exits that predicts {_PREDICTS[manifest['kind']]} "
+        f"({manifest['outputs']} outputs, likelihood {manifest['likelihood']!r}), calibrated and exported by suffice "
+        f"{manifest['suffice']}.",
+        "",
+        "| input | type | shape |",
+        "| --- | --- | --- |",
+        *(f"| {each['name']} | {each['dtype']} | {_shape(each['shape'])} |" for each in manifest["inputs"]),
+        "",
+        "| exit | graph | megabytes | multiply-adds up to it | stops where | validation data that stops |",
+        "| ---: | --- | ---: | ---: | --- | ---: |",
+        *(_exit(manifest, k, macs) for k, macs in enumerate(cumulative)),
+        "",
+        *([f"Classes: {', '.join(names)}.", ""] if names else []),
+        *_policy(manifest["policy"]),
+        f"Network {manifest['hashes']['network'][:12]}, calibration {manifest['hashes']['calibrated'][:12]}. "
+        f"Operators of ONNX version {manifest['opset']}, exported with torch {manifest['versions']['torch']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shape(shape: list[int | str]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _exit(manifest: Mapping[str, Any], k: int, macs: int) -> str:
+    stage, policy = manifest["stages"][k], manifest["policy"]
+    rule, share = "", ""
+    if policy is not None:
+        rule = f"score from {policy['thresholds'][k]}" if k < manifest["exits"] - 1 else "everything left"
+        share = f"{policy['shares'][k]:.1%}"
+    return f"| {k} | {stage['file']} | {stage['bytes'] / 1e6:.2f} | {macs:,} | {rule} | {share} |"
+
+
+def _policy(policy: Mapping[str, Any] | None) -> list[str]:
+    """Return the paragraph about the policy."""
+    if policy is None:
+        return ["There is no policy: every exit is computed.", ""]
+    unit = "multiply-adds" if policy["unit"] == "macs" else "milliseconds"
+    parts = [
+        f"An example stops at the first exit whose score {policy['score']!r} reaches its threshold; "
+        f"{policy['expected']:,.4g} {unit} per example were expected on the validation data."
+    ]
+    if policy["alternative"] is not None:
+        parts.append(f"{policy['portion']:.1%} of the inputs have other thresholds, {policy['alternative']}.")
+    if policy["promise"] is not None:
+        promise = policy["promise"]
+        held = "in expectation" if promise["confidence"] is None else f"with probability {promise['confidence']:g}"
+        parts.append(
+            f"The loss {promise['loss']!r} relative to the last exit is at most {promise['max_loss']:g}, {held}."
+        )
+    if policy["sets"] is not None:
+        parts.append(f"Prediction sets ({policy['sets']['method']}) have a coverage of {policy['sets']['coverage']:g}.")
+    return [" ".join(parts), ""]

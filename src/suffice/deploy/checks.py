@@ -1,0 +1,166 @@
+"""Refusals before anything is computed or written: packages, arguments, the network and its example."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from suffice.budget import scores as scoring
+from suffice.budget.exit_variation import VariationScore
+from suffice.budget.policy import Policy
+from suffice.budget.scores import AnyScore
+from suffice.budget.walk import check_calibrated
+from suffice.calibration.calibrated import Calibrated
+from suffice.inputs import prepare
+from suffice.network import ExitNetwork, State, batch_size, select
+from suffice.twin.kinds import is_compiled
+from suffice.utils import arguments
+from suffice.utils.text import brief
+
+OPSETS = range(18, 24)
+"""Versions of the ONNX operators that torch can export to."""
+
+_TORCH = (2, 13)
+"""Least version of torch whose exporter was tested."""
+
+_LARGEST = 2**31
+"""Size in bytes that a graph in one file has to be below."""
+
+
+def packages() -> None:
+    """Raise an ImportError unless the extra "export" is installed, and torch is new enough."""
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"expected {' and '.join(missing)} to export, found none; pip install 'suffice[export]'")
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < _TORCH:
+        raise ImportError(
+            f"expected PyTorch {'.'.join(map(str, _TORCH))} or later to export, got {torch.__version__}; save with "
+            "suffice.save, and export where a newer one is installed"
+        )
+
+
+def choices(
+    calibrated: Calibrated,
+    policy: Policy | None,
+    opset: int,
+    class_names: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+) -> None:
+    """Check the arguments of `export` other than the example.
+
+    Raises:
+        TypeError: For an argument of another type.
+        ValueError: For a policy of another network or with a score that cannot be exported, an unknown version of the
+            operators, or names that are not one for each output.
+    """
+    check_calibrated(calibrated)
+    if policy is not None:
+        if not isinstance(policy, Policy):
+            raise TypeError(f"expected a policy or None, got {type(policy).__name__}; suffice.allocate makes one")
+        policy.check_made_for(calibrated)
+        score_name(policy.score)
+    if arguments.whole("opset", opset) not in OPSETS:
+        raise ValueError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}; omit it for 20")
+    _check_class_names(class_names, num_outputs(calibrated))
+    _check_json(preprocessing)
+
+
+def score_name(score: str | AnyScore) -> str:
+    """Return the name of a score in a manifest.
+
+    Raises:
+        ValueError: For a function of the user, whose mathematics is not known.
+    """
+    if isinstance(score, str):
+        return score
+    if isinstance(score, VariationScore):
+        return "variation"
+    name = next((name for name, function in scoring.SCORES.items() if function is score), None)
+    if name is None:
+        raise ValueError(
+            f"expected a score by name, one of {sorted(scoring.SCORES)}, or the result of fit_exit_variation, got a "
+            "function, which cannot be exported; allocate with one of those"
+        )
+    return name
+
+
+def num_outputs(calibrated: Calibrated) -> int:
+    """Return the number of classes, labels or means of a prediction."""
+    likelihood = calibrated.likelihood
+    return 2 if likelihood.name == "binary" else likelihood.latents(calibrated.num_classes)
+
+
+def network(network: ExitNetwork) -> None:
+    """Check that the modules, the types and the size of a network can be exported.
+
+    Raises:
+        TypeError: For a compiled or scripted module, or weights that are not float32.
+        ValueError: For a stage that is too large for one file.
+    """
+    for name, module in network.named_modules():
+        if is_compiled(module):
+            raise TypeError(
+                f"expected modules in Python, got a compiled or scripted one at {name!r}; save the calibration, and "
+                "load it with the network as it was before: suffice.load(path, network=…)"
+            )
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise TypeError(
+                f"expected a network in float32, got {parameter.dtype} at {name!r}; call network.float(), and "
+                "calibrate it again"
+            )
+    for k, stage in enumerate(network.stages):
+        tensors = {id(tensor): tensor for part in (stage, network.exit(k)) for tensor in part.state_dict().values()}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size >= _LARGEST:
+            raise ValueError(
+                f"expected weights of less than {_LARGEST / 1e9:.1f} GB in each stage, got {size / 1e9:.1f} GB in "
+                f"stage {k}; attach more exits, so that stages are smaller"
+            )
+
+
+def example_batch(calibrated: Calibrated, example: object) -> State:
+    """Return an example as the network takes it.
+
+    Raises:
+        TypeError: If it holds no tensor.
+        ValueError: If it has no rows, or the network does not take it.
+    """
+    x = prepare(example, calibrated.network)
+    if not batch_size(x):
+        raise ValueError("expected an example of one row or more, got none; pass a batch of inputs")
+    try:
+        calibrated(select(x, torch.arange(2) % batch_size(x)))
+    except Exception as error:  # the network of the user may raise anything
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        reason = brief(str(error).partition("\n")[0], 200)
+        raise ValueError(
+            f"expected an example that the calibrated network takes, got {type(error).__name__}: {reason}"
+            f"{'; ' if notes else ''}{notes}"
+        ) from error
+    return x
+
+
+def _check_class_names(names: object, outputs: int) -> None:
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"expected class_names as a sequence of strings, got {arguments.shown(names)}")
+    if len(names) != outputs:
+        raise ValueError(f"expected {outputs} class_names, one for each output, got {len(names)}")
+
+
+def _check_json(preprocessing: object) -> None:
+    if preprocessing is None:
+        return
+    if not isinstance(preprocessing, Mapping):
+        raise TypeError(f"expected preprocessing as a mapping, got {arguments.shown(preprocessing)}")
+    try:
+        json.dumps(dict(preprocessing), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"expected preprocessing that JSON can hold, got {error}; pass numbers, strings and lists"
+        ) from error
