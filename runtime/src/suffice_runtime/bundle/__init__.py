@@ -1,0 +1,1 @@
+"""Read an exported bundle: the manifest, its graphs, and its costs."""
