@@ -14,7 +14,8 @@ from suffice.budget.scores import AnyScore
 from suffice.budget.walk import check_calibrated
 from suffice.calibration.calibrated import Calibrated
 from suffice.inputs import prepare
-from suffice.network import ExitNetwork, State, batch_size, select
+from suffice.network import ExitNetwork, State, batch_size
+from suffice.storage.reading import check_depth
 from suffice.twin.kinds import is_compiled
 from suffice.utils import arguments
 from suffice.utils.text import brief
@@ -48,8 +49,8 @@ def choices(
     opset: int,
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
-) -> None:
-    """Check the arguments of `export` other than the example.
+) -> int:
+    """Check the arguments of `export` other than the example, and return the version of the operators as an int.
 
     Raises:
         TypeError: For an argument of another type.
@@ -62,10 +63,12 @@ def choices(
             raise TypeError(f"expected a policy or None, got {type(policy).__name__}; suffice.allocate makes one")
         policy.check_made_for(calibrated)
         score_name(policy.score)
-    if arguments.whole("opset", opset) not in OPSETS:
+    opset = arguments.whole("opset", opset)
+    if opset not in OPSETS:
         raise ValueError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}; omit it for 20")
     _check_class_names(class_names, num_outputs(calibrated))
-    _check_json(preprocessing)
+    _check_preprocessing(preprocessing)
+    return opset
 
 
 def score_name(score: str | AnyScore) -> str:
@@ -107,7 +110,7 @@ def network(network: ExitNetwork) -> None:
                 "load it with the network as it was before: suffice.load(path, network=…)"
             )
     for name, parameter in network.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+        if (parameter.is_floating_point() or parameter.is_complex()) and parameter.dtype != torch.float32:
             raise TypeError(
                 f"expected a network in float32, got {parameter.dtype} at {name!r}; call network.float(), and "
                 "calibrate it again"
@@ -133,7 +136,7 @@ def example_batch(calibrated: Calibrated, example: object) -> State:
     if not batch_size(x):
         raise ValueError("expected an example of one row or more, got none; pass a batch of inputs")
     try:
-        calibrated(select(x, torch.arange(2) % batch_size(x)))
+        calibrated(x)
     except Exception as error:  # the network of the user may raise anything
         notes = "; ".join(getattr(error, "__notes__", ()))
         reason = brief(str(error).partition("\n")[0], 200)
@@ -151,16 +154,28 @@ def _check_class_names(names: object, outputs: int) -> None:
         raise TypeError(f"expected class_names as a sequence of strings, got {arguments.shown(names)}")
     if len(names) != outputs:
         raise ValueError(f"expected {outputs} class_names, one for each output, got {len(names)}")
+    unreadable = [name for name in names if not name.strip() or not name.isprintable()]
+    if unreadable:
+        raise ValueError(f"expected class_names of printable characters, got {brief(unreadable[0])!r}; rename it")
 
 
-def _check_json(preprocessing: object) -> None:
+def _check_preprocessing(preprocessing: object) -> None:
     if preprocessing is None:
         return
     if not isinstance(preprocessing, Mapping):
         raise TypeError(f"expected preprocessing as a mapping, got {arguments.shown(preprocessing)}")
     try:
-        json.dumps(dict(preprocessing), allow_nan=False)
-    except (TypeError, ValueError) as error:
+        check_depth([json.loads(json.dumps(dict(preprocessing), allow_nan=False))])
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"expected preprocessing that JSON can hold, got {error}; pass numbers, strings and lists"
         ) from error
+    if not _has_string_keys(preprocessing):
+        raise TypeError("expected preprocessing with strings as keys, got another key, which JSON would replace")
+
+
+def _has_string_keys(value: object) -> bool:
+    """Return whether all keys of mappings in a nest are strings; JSON silently converts numbers."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value) and all(map(_has_string_keys, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_has_string_keys, value))

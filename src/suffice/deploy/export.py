@@ -68,7 +68,7 @@ def export(
         ['manifest.json', 'model_card.md', 'stage-0.onnx', 'stage-1.onnx']
     """
     checks.packages()
-    checks.choices(calibrated, policy, opset, class_names, preprocessing)
+    opset = checks.choices(calibrated, policy, opset, class_names, preprocessing)
     checks.network(calibrated.network)
     calibrated.check_weights()
     manifest.check_replaceable(folder)
@@ -77,7 +77,8 @@ def export(
         inputs.check_coin()
     with inference(calibrated.network) as twin:
         stages = list(_stages(calibrated, policy, inputs, twin))
-        graphs = [translate(trace(stage), stage, opset) for stage in stages]
+        programs = list(map(trace, stages))  # before the first translation, which takes longer
+        graphs = [translate(program, stage, opset) for program, stage in zip(programs, stages, strict=True)]
     entries = manifest.entries(calibrated, policy, inputs, stages, graphs, opset, class_names, preprocessing)
     manifest.write(folder, entries, graphs, card.text(entries))
 
