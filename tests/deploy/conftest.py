@@ -6,10 +6,17 @@ import pytest
 
 import suffice
 from tests import builders
-from tests.deploy import bundles
+from tests.deploy import bundles, models
 from tests.deploy.bundles import Bundle, Setting
 
 SCORES = {**bundles.FEW, bundles.NESTED: "patience"}
+OPTIONS = {
+    list(bundles.FEW)[1]: {
+        "opset": 18,
+        "class_names": ("a", "b", "c", "é"),
+        "preprocessing": {"mean": (0.5, 0.25), "resize": {"size": 8}},
+    }
+}
 
 
 @pytest.fixture(scope="session")
@@ -19,13 +26,25 @@ def bundle(tmp_path_factory) -> Callable[..., Bundle]:
     pytest.importorskip("onnxruntime")
     made: dict[Setting, Bundle] = {}
 
-    def exported(setting: Setting, score: str | None = None, **options) -> Bundle:
+    def exported(setting: Setting) -> Bundle:
         if setting not in made:
-            score = score or SCORES.get(setting) or ("confidence" if setting.is_discrete else "variance")
+            score = SCORES.get(setting) or ("confidence" if setting.is_discrete else "variance")
             calibrated, policy = bundles.calibrated_for(setting), bundles.policy_for(setting, score)
             folder = tmp_path_factory.mktemp("bundles") / "bundle"
+            options = OPTIONS.get(setting, {})
             suffice.export(calibrated, folder, policy=policy, example=builders.inputs(2), **options)
             made[setting] = Bundle(folder, calibrated, policy)
         return made[setting]
 
     return exported
+
+
+@pytest.fixture(scope="session")
+def text_bundle(tmp_path_factory) -> Bundle:
+    """Bundle of a text model with an attached exit, whose example has 9 tokens."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    calibrated, policy = models.calibrated_text(), models.text_policy()
+    folder = tmp_path_factory.mktemp("texts") / "bundle"
+    suffice.export(calibrated, folder, policy=policy, example=models.texts(2))
+    return Bundle(folder, calibrated, policy)

@@ -1,12 +1,15 @@
 """Models whose exits are attached, and networks of layers that are hard to export."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
 import suffice
+from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork
 
-VOCABULARY, WIDTH, TOKENS = 20, 8, 9
+VOCABULARY, WIDTH, TOKENS, CLASSES = 20, 8, 9, 3
 
 
 class Layer(nn.Module):
@@ -66,3 +69,25 @@ def sequential_network(classes: int) -> ExitNetwork:
         torch.manual_seed(0)
         layers = [nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, classes)]
         return suffice.attach_exits(nn.Sequential(*layers).eval(), at=["2"], example=torch.randn(4, 3))
+
+
+@cache
+def calibrated_text() -> Calibrated:
+    """Return the text model, calibrated on texts of 9 and of 6 tokens."""
+    y = torch.arange(20) % CLASSES
+    train = [(texts(20, seed=1), y), (texts(20, 6, seed=2), y)]
+    return suffice.calibrate(
+        text_network(CLASSES),
+        train,
+        [(texts(20, seed=3), y), (texts(20, 6, seed=4), y)],
+        structure="full",
+        link="sampled",
+        samples=8,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+@cache
+def text_policy() -> suffice.Policy:
+    """Return a policy of the text model."""
+    return suffice.allocate(calibrated_text(), [texts(40, seed=5), texts(40, 6, seed=6)], 0.8)

@@ -5,9 +5,10 @@ Both are called one after the other, so that an error names the stage, and the l
 
 import logging
 import re
+import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from suffice.deploy.stage import Stage
 from suffice.deploy.values import EXAMPLES, Value
 from suffice.utils.text import brief
 
-_HERE, _TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
+_LIBRARIES = (Path(__file__).parents[1], Path(torch.__file__).parent)
+_PYTHON = Path(sysconfig.get_path("stdlib"))
 
 
 def trace(stage: Stage) -> torch.export.ExportedProgram:
@@ -150,13 +152,20 @@ def _why_not_traced(stage: Stage, tensors: Sequence[Tensor], error: Exception) -
 
 
 def _place(error: BaseException) -> str | None:
-    """Return file and line of the innermost code on the way to an error that belongs neither to torch nor to us."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} ({frames[-1].line})" if frames else None
+    """Return file and line of the innermost code of the user on the way to an error."""
+    return _innermost(traceback.extract_tb(error.__traceback__))
 
 
-def _is_ours(filename: str) -> bool:
-    return Path(filename).is_relative_to(_TORCH) or Path(filename).is_relative_to(_HERE)
+def _innermost(frames: Iterable[traceback.FrameSummary]) -> str | None:
+    """Return file and line of the last frame that belongs neither to Python, nor to torch or this library."""
+    users = [frame for frame in frames if not _is_library(Path(frame.filename))]
+    return f"{Path(users[-1].filename).name}:{users[-1].lineno} ({users[-1].line})" if users else None
+
+
+def _is_library(file: Path) -> bool:
+    if any(file.is_relative_to(folder) for folder in _LIBRARIES) or str(file).startswith("<"):
+        return True
+    return file.is_relative_to(_PYTHON) and "site-packages" not in file.parts
 
 
 def _first_length(stage: Stage, tensors: Sequence[Tensor]) -> str | None:
@@ -179,8 +188,8 @@ class _LengthsNoted(TorchFunctionMode):
         """Call the function, and record where the length of a tensor is taken."""
         del types
         if func is Tensor.__len__:
-            frames = [frame for frame in traceback.extract_stack() if not _is_ours(frame.filename)]
-            self.places += [f"{Path(frame.filename).name}:{frame.lineno} ({frame.line})" for frame in frames[-1:]]
+            place = _innermost(traceback.extract_stack())
+            self.places += [] if place is None else [place]
         return func(*args, **(kwargs or {}))
 
 

@@ -1,0 +1,202 @@
+"""The folder of a bundle is replaced whole or not at all, and its manifest holds what a runtime needs."""
+
+import errno
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+
+import suffice
+from suffice.deploy import manifest
+from suffice.storage import manifests
+from tests import builders
+from tests.deploy import bundles
+from tests.deploy.bundles import FEW, NESTED, Setting, calibrated_for, labels, policy_for
+from tests.robustness import faults
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* ended at the edge of its range", "ignore:expected a mean cost of"
+)
+USUAL = Setting("classification", "kronecker", "sampled", "product")
+
+
+def entries(stages, version=1):
+    """Return the entries that decide whether a folder is a bundle."""
+    return {
+        "format": manifest.FORMAT,
+        "format_version": manifest.FORMAT_VERSION,
+        "library": "suffice 0.1.0",
+        "exits": stages,
+        "stages": [{"file": f"stage-{k}.onnx"} for k in range(stages)],
+        "version": version,
+    }
+
+
+def write(folder, stages=2, version=1):
+    manifest.write(folder, entries(stages, version), [f"graph {version} {k}".encode() for k in range(stages)], "card\n")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_bundle_is_replaced_with_all_its_files(tmp_path):
+    write(tmp_path / "bundle", stages=3)
+    write(tmp_path / "bundle", stages=2, version=2)
+    assert set(contents(tmp_path / "bundle")) == {"manifest.json", "model_card.md", "stage-0.onnx", "stage-1.onnx"}
+    assert (tmp_path / "bundle" / "stage-1.onnx").read_bytes() == b"graph 2 1"
+    manifest.check_replaceable(tmp_path / "bundle")
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["manifest_sha256"]
+
+
+def test_folders_above_a_bundle_are_made(tmp_path):
+    write(tmp_path / "a" / "b" / "bundle")
+    assert len(contents(tmp_path / "a" / "b" / "bundle")) == 4
+
+
+def test_a_link_stays_and_its_destination_is_replaced(tmp_path):
+    write(tmp_path / "releases")
+    (tmp_path / "current").symlink_to("releases")
+    manifest.check_replaceable(tmp_path / "current")
+    write(tmp_path / "current", version=2)
+    assert os.readlink(tmp_path / "current") == "releases"
+    assert (tmp_path / "releases" / "stage-0.onnx").read_bytes() == b"graph 2 0"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "stage-0.onnx.data", "stage-x.onnx", "estimator.pt"])
+def test_a_bundle_with_files_of_others_is_refused_and_stays(name, tmp_path):
+    write(tmp_path / "bundle")
+    (tmp_path / "bundle" / name).write_text("mine")
+    before = contents(tmp_path / "bundle")
+    for attempt in (manifest.check_replaceable, write):
+        with pytest.raises(FileExistsError, match=f"got also {name}; move that away"):
+            attempt(tmp_path / "bundle")
+    assert contents(tmp_path / "bundle") == before
+
+
+def test_a_bundle_whose_manifest_was_edited_is_refused_and_stays(tmp_path):
+    write(tmp_path / "bundle")
+    file = tmp_path / "bundle" / "manifest.json"
+    file.write_text(file.read_text().replace('"version": 1', '"version": 9'))
+    before = contents(tmp_path / "bundle")
+    with pytest.raises(FileExistsError, match="or was changed"):
+        write(tmp_path / "bundle", version=2)
+    assert contents(tmp_path / "bundle") == before
+
+
+def test_on_a_full_disk_the_old_bundle_stays_at_whichever_call_it_fails(tmp_path):
+    folder = tmp_path / "bundle"
+    write(folder)
+    before, n, struck = contents(folder), 0, True
+    while struck:
+        n += 1
+        try:
+            with faults.at(n, faults.full) as calls:
+                write(folder, version=2)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC  # noqa: PT017
+        struck = calls.struck
+        now = contents(folder)
+        assert now == before or now["stage-0.onnx"] == b"graph 2 0"
+        write(folder)
+        assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"bundle"}
+    assert n > 20
+
+
+def test_the_manifest_of_a_policy_can_be_written_as_json():
+    policy = policy_for(USUAL, "confidence")
+    got = manifest.policy_entries(policy)
+    assert json.loads(json.dumps(got, allow_nan=False)) == got
+    assert got["score"] == "confidence"
+    assert got["unit"] == "macs"
+    assert got["budget"] == policy.budget
+    assert got["thresholds"] == policy.thresholds.tolist()
+    assert got["shares"] == policy.shares.tolist()
+    assert (got["alternative"], got["portion"], got["promise"], got["sets"]) == (None, 0.0, None, None)
+
+
+def test_a_mixed_policy_has_its_second_thresholds_and_their_portion():
+    policy = policy_for(NESTED, "patience")
+    assert policy.alternative is not None
+    got = manifest.policy_entries(policy)
+    assert got["alternative"] == manifest._numbers(policy.alternative)
+    assert 0 < got["portion"] == policy.portion < 1
+
+
+def test_a_promise_and_thresholds_at_infinity_are_in_the_manifest():
+    calibrated, x = calibrated_for(USUAL), builders.inputs(60, seed=2)
+    policy = suffice.control_risk(calibrated, [(x, labels("classification", 60, seed=3))], max_loss=0.01)
+    got = manifest.policy_entries(policy)
+    assert json.loads(json.dumps(got, allow_nan=False)) == got
+    assert got["promise"] == {"loss": "accuracy", "max_loss": 0.01, "confidence": 0.95}
+    assert got["budget"] is None
+    assert manifest._numbers(torch.tensor([-torch.inf, torch.inf, 0.1]).double()) == ["-inf", "inf", 0.1]
+
+
+def test_the_rule_of_prediction_sets_is_in_the_manifest():
+    calibrated, x = calibrated_for(USUAL), builders.inputs(200, seed=2)
+    loader = [(x, labels("classification", 200, seed=3))]
+    policy = suffice.conformalize(calibrated, policy_for(USUAL, "confidence"), loader, method="raps", randomized=True)
+    got = manifest.policy_entries(policy)["sets"]
+    assert json.loads(json.dumps(got, allow_nan=False)) == got
+    assert set(got) == {
+        *("method", "coverage", "by_exit", "counts", "randomized", "penalty", "unpenalized", "thresholds"),
+    }
+    assert got["method"] == "raps"
+    assert got["randomized"] is True
+    assert got["thresholds"] == manifest._numbers(policy.sets.thresholds)
+
+
+def test_a_manifest_names_every_graph_with_its_digest_inputs_and_outputs(bundle):
+    exported = bundle(USUAL)
+    got = exported.manifest
+    for k, stage in enumerate(got["stages"]):
+        payload = (exported.folder / f"stage-{k}.onnx").read_bytes()
+        assert (stage["file"], stage["bytes"]) == (f"stage-{k}.onnx", len(payload))
+        assert stage["sha256"] == hashlib.sha256(payload).hexdigest()
+    assert got["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["N", 3]}] == got["stages"][0]["inputs"]
+    assert [output["name"] for output in got["stages"][1]["outputs"]] == ["log_probs", "aleatoric"]
+    assert got["stages"][0]["outputs"][-1] == {"name": "score", "dtype": "float64", "shape": ["N"]}
+    assert got["costs"] == {"macs": list(exported.calibrated.costs.cumulative), "length": None, "by_length": None}
+
+
+def test_a_manifest_states_what_was_exported(bundle):
+    exported = bundle(USUAL)
+    got = exported.manifest
+    assert {key: got[key] for key in ("format", "format_version", "opset", "kind", "likelihood", "exits", "outputs")} == {
+        "format": "suffice-bundle",
+        "format_version": 1,
+        "opset": 20,
+        "kind": "classification",
+        "likelihood": "classification",
+        "exits": 2,
+        "outputs": bundles.CLASSES,
+    }
+    assert got["ensemble"] == "product"
+    assert got["padding"] is None
+    assert got["hashes"] == {
+        "network": exported.calibrated.network_hash,
+        "calibrated": exported.calibrated.digest,
+        "policy": manifests.digest(got["policy"]),
+    }
+    assert set(got["versions"]) == {"torch", "onnx", "onnxscript", "suffice"}
+
+
+@pytest.mark.parametrize(("setting", "kind", "outputs", "ensemble"), [
+    (list(FEW)[2], "classification", 2, "average"),
+    (list(FEW)[3], "multilabel", 4, "product"),
+    (list(FEW)[4], "regression", 4, "average"),
+    (list(FEW)[5], "regression", 2, "false"),
+])  # fmt: skip
+def test_a_manifest_states_the_kind_and_the_number_of_outputs(setting, kind, outputs, ensemble, bundle):
+    got = bundle(setting).manifest
+    assert (got["kind"], got["outputs"], got["ensemble"]) == (kind, outputs, ensemble)
+
+
+def test_names_of_classes_and_preprocessing_are_kept(bundle):
+    got = bundle(list(FEW)[1]).manifest
+    assert got["class_names"] == ["a", "b", "c", "é"]
+    assert got["preprocessing"] == {"mean": [0.5, 0.25], "resize": {"size": 8}}
+    assert got["opset"] == 18
