@@ -146,7 +146,9 @@ class Bundle:
         paths = [str(self.folder / stage["file"]) for stage in self.manifest["stages"]]
         return [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths]
 
-    def passes(self, x: State, keep: Callable[[int, dict[str, np.ndarray]], np.ndarray] | None = None) -> Iterator[dict]:
+    def passes(
+        self, x: State, keep: Callable[[int, dict[str, np.ndarray]], np.ndarray] | None = None
+    ) -> Iterator[dict]:
         """Run the graphs one after the other, and yield the outputs of each by name.
 
         Args:
@@ -190,10 +192,10 @@ def fields(results: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 def tolerance(calibrated: Calibrated, x: State) -> float:
     """Return a bound on the difference between two computations of a log-probability, or of a mean, in float32.
 
-    Both round sums of at most `TERMS` products on the way from φ to each logit and to its offsets, whose sums of absolute
-    values are at most `greatest`, so that they differ by at most 2γ times that. Earlier roundings change φ by fewer
-    terms, and the weights of a classifier pass them on as part of the same sums; hence 4γ. A log-softmax changes by at most
-    twice the greatest change of a logit, and averages over samples and exits change by no more; hence 8γ.
+    Both round sums of at most `TERMS` products on the way from φ to each logit and to its offsets, whose sums of
+    absolute values are at most `greatest`, so that they differ by at most 2γ times that. Earlier roundings change φ by
+    fewer terms, and the weights of a classifier pass them on as part of the same sums; hence 4γ. A log-softmax changes
+    by at most twice the greatest change of a logit, and averages over samples and exits change by no more; hence 8γ.
     """
     greatest, state = 1.0, x
     with torch.no_grad():
@@ -216,9 +218,9 @@ TERMS = 32
 def field_tolerance(name: str, wanted: Tensor, log_prob: float) -> float:
     """Return a bound on the difference of a field of predictions from that of log-probabilities or means.
 
-    The derivative of an entropy with respect to the log-probabilities is at most 1 + log C in the greatest norm. A variance
-    of means is a difference of squares, and its change is twice the mean times that of the mean; others round relative
-    to their size.
+    The derivative of an entropy with respect to the log-probabilities is at most 1 + log C in the greatest norm. A
+    variance of means is a difference of squares, and its change is twice the mean times that of the mean; others round
+    relative to their size.
     """
     size = float(wanted.abs().max())
     if name.endswith("aleatoric"):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 import suffice
+from suffice.deploy import checks
 from tests import builders
 from tests.deploy import bundles, models
 from tests.deploy.bundles import Bundle, Setting
@@ -19,11 +20,19 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="session")
+def exporter() -> None:
+    """Skip all tests where nothing can be exported: without the extra, or with an old version of torch."""
+    try:
+        checks.packages()
+    except ImportError as error:
+        pytest.skip(str(error))
+    pytest.importorskip("onnxruntime")
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory) -> Callable[..., Bundle]:
     """Return a function that exports the tiny network with a setting once, and returns its bundle."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     made: dict[Setting, Bundle] = {}
 
     def exported(setting: Setting) -> Bundle:
@@ -42,8 +51,6 @@ def bundle(tmp_path_factory) -> Callable[..., Bundle]:
 @pytest.fixture(scope="session")
 def text_bundle(tmp_path_factory) -> Bundle:
     """Bundle of a text model with an attached exit, whose example has 9 tokens."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     calibrated, policy = models.calibrated_text(), models.text_policy()
     folder = tmp_path_factory.mktemp("texts") / "bundle"
     suffice.export(calibrated, folder, policy=policy, example=models.texts(2))

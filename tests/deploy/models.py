@@ -56,11 +56,18 @@ def texts(count: int, tokens: int = TOKENS, seed: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def drawn(network: ExitNetwork) -> ExitNetwork:
+    """Draw the weights of all exits, in place of training them."""
+    for exit_ in network.exits:
+        nn.init.normal_(exit_.classifier.weight)
+    return network
+
+
 def text_network(classes: int) -> ExitNetwork:
     """Return a text model with an exit attached after its first layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return suffice.attach_exits(TextClassifier(classes).eval(), at=["layers.0"], example=texts(4))
+        return drawn(suffice.attach_exits(TextClassifier(classes).eval(), at=["layers.0"], example=texts(4)))
 
 
 def sequential_network(classes: int) -> ExitNetwork:
@@ -68,7 +75,7 @@ def sequential_network(classes: int) -> ExitNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, classes)]
-        return suffice.attach_exits(nn.Sequential(*layers).eval(), at=["2"], example=torch.randn(4, 3))
+        return drawn(suffice.attach_exits(nn.Sequential(*layers).eval(), at=["2"], example=torch.randn(4, 3)))
 
 
 @cache

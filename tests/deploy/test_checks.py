@@ -1,6 +1,5 @@
 """What cannot be exported is refused by one error, before anything is computed or written."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,6 @@ from suffice.deploy import checks
 from tests import builders
 from tests.deploy.bundles import Setting, calibrated_for, policy_for
 
-pytest.importorskip("onnxscript")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* ended at the edge of its range", "ignore:expected a mean cost of", "ignore:.*torch.jit"
@@ -95,7 +93,7 @@ def test_a_policy_of_another_network_is_refused(folder):
 def test_a_score_that_is_a_function_of_the_user_is_refused(folder):
     calibrated = calibrated_for(USUAL)
     policy = suffice.allocate(calibrated, [X], 0.8, score=lambda prediction, state: prediction.confidence)
-    with pytest.raises(ValueError, match="a score by name, one of .*'confidence'.*got a function"):
+    with pytest.raises(ValueError, match=r"a score by name, one of .*'confidence'.*got a function"):
         suffice.export(calibrated, folder / "bundle", policy=policy, example=X)
 
 
@@ -165,7 +163,10 @@ def test_an_opset_of_numpy_is_a_whole_number():
 FOLDERS = {
     "a folder with files of the user": lambda path: (path.mkdir(), (path / "notes.txt").write_text("mine")),
     "a file": lambda path: path.write_text("mine"),
-    "a folder with a manifest of another program": lambda path: (path.mkdir(), (path / "manifest.json").write_text("{}")),
+    "a folder with a manifest of another program": lambda path: (
+        path.mkdir(),
+        (path / "manifest.json").write_text("{}"),
+    ),
     "a broken link": lambda path: path.symlink_to(path.parent / "nothing"),
     "a saved network": lambda path: suffice.save(calibrated_for(USUAL), path),
 }
@@ -175,6 +176,6 @@ FOLDERS = {
 def test_a_folder_that_is_no_bundle_is_refused_and_stays(kind, tmp_path):
     FOLDERS[kind](tmp_path / "bundle")
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match="expected a (new )?path"):
+    with pytest.raises(FileExistsError, match=r"expected a (new )?path"):
         suffice.export(calibrated_for(USUAL), tmp_path / "bundle", example=X)
     assert contents(tmp_path) == before

@@ -14,13 +14,11 @@ from suffice.deploy.inputs import Inputs
 from suffice.network import Exit, ExitNetwork
 from tests.deploy import bundles, models
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.* ended at the edge of its range", "ignore:expected a mean cost of"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of")
 
 
 def tolerance(calibrated, x):
-    """Return the bound on differences of log-probabilities; attention and norms add terms, at most those of all tokens."""
+    """Return the bound on differences of log-probabilities; attention, norms and means add sums of as many terms."""
     return bundles.tolerance(calibrated, x) * models.WIDTH
 
 
@@ -122,7 +120,9 @@ class FixedLength(nn.Module):
 
 def test_a_network_of_texts_of_one_length_is_refused():
     network = ExitNetwork([FixedLength()], [Exit(nn.Identity(), nn.Linear(9, 3))])
-    with pytest.raises(ValueError, match="a network of texts of any length, got RuntimeError for 4 in place of 9 tokens"):
+    with pytest.raises(
+        ValueError, match="a network of texts of any length, got RuntimeError for 4 in place of 9 tokens"
+    ):
         of_texts().probe(network)
 
 
@@ -155,14 +155,12 @@ def test_a_coin_that_needs_another_mask_is_refused(mask):
 
 def test_a_coin_that_needs_another_order_of_the_inputs_is_refused():
     x = {"a": torch.ones(2, 3), "a!": torch.ones(2, 3)}
-    with pytest.raises(ValueError, match="in the order of their names.*rename the keys to letters and digits"):
+    with pytest.raises(ValueError, match=r"in the order of their names.*rename the keys to letters and digits"):
         Inputs(x, list(x), None, None).check_coin()
     Inputs({"b": x["a"], "a": x["a"]}, ["b", "a"], None, None).check_coin()
 
 
 def test_a_network_of_a_mapping_has_an_input_for_each_key_in_any_order(tmp_path):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     network = ExitNetwork([Joined(), nn.Tanh()], [Exit(nn.Identity(), nn.Linear(4, 3)) for _ in range(2)]).eval()
     x = {"numbers": torch.randn(9, 2), "category": torch.arange(9) % 5}
     calibrated = suffice.calibrate(

@@ -1,6 +1,6 @@
 """The folder of a bundle is replaced whole or not at all, and its manifest holds what a runtime needs."""
 
-import errno
+import contextlib
 import hashlib
 import json
 import os
@@ -16,9 +16,7 @@ from tests.deploy import bundles
 from tests.deploy.bundles import FEW, NESTED, Setting, calibrated_for, labels, policy_for
 from tests.robustness import faults
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.* ended at the edge of its range", "ignore:expected a mean cost of"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of")
 USUAL = Setting("classification", "kronecker", "sampled", "product")
 
 
@@ -92,11 +90,8 @@ def test_on_a_full_disk_the_old_bundle_stays_at_whichever_call_it_fails(tmp_path
     before, n, struck = contents(folder), 0, True
     while struck:
         n += 1
-        try:
-            with faults.at(n, faults.full) as calls:
-                write(folder, version=2)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC  # noqa: PT017
+        with contextlib.suppress(OSError), faults.at(n, faults.full) as calls:
+            write(folder, version=2)
         struck = calls.struck
         now = contents(folder)
         assert now == before or now["stage-0.onnx"] == b"graph 2 0"
@@ -127,12 +122,14 @@ def test_a_mixed_policy_has_its_second_thresholds_and_their_portion():
 
 def test_a_promise_and_thresholds_at_infinity_are_in_the_manifest():
     calibrated, x = calibrated_for(USUAL), builders.inputs(60, seed=2)
-    policy = suffice.control_risk(calibrated, [(x, labels("classification", 60, seed=3))], max_loss=0.01)
+    with pytest.warns(UserWarning, match="no level guarantees a loss"):  # so few examples that nothing stops early
+        policy = suffice.control_risk(calibrated, [(x, labels("classification", 60, seed=3))], max_loss=0.01)
     got = manifest.policy_entries(policy)
     assert json.loads(json.dumps(got, allow_nan=False)) == got
     assert got["promise"] == {"loss": "accuracy", "max_loss": 0.01, "confidence": 0.95}
     assert got["budget"] is None
-    assert manifest._numbers(torch.tensor([-torch.inf, torch.inf, 0.1]).double()) == ["-inf", "inf", 0.1]
+    assert got["thresholds"] == ["inf"]
+    assert manifest._numbers(torch.tensor([-torch.inf, 0.5])) == ["-inf", 0.5]
 
 
 def test_the_rule_of_prediction_sets_is_in_the_manifest():
@@ -165,7 +162,9 @@ def test_a_manifest_names_every_graph_with_its_digest_inputs_and_outputs(bundle)
 def test_a_manifest_states_what_was_exported(bundle):
     exported = bundle(USUAL)
     got = exported.manifest
-    assert {key: got[key] for key in ("format", "format_version", "opset", "kind", "likelihood", "exits", "outputs")} == {
+    assert {
+        key: got[key] for key in ("format", "format_version", "opset", "kind", "likelihood", "exits", "outputs")
+    } == {
         "format": "suffice-bundle",
         "format_version": 1,
         "opset": 20,

@@ -10,9 +10,7 @@ from tests import builders
 from tests.deploy import bundles, models
 from tests.deploy.bundles import Setting, calibrated_for, policy_for
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.* ended at the edge of its range", "ignore:expected a mean cost of"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of")
 CLASSES, LABELS = Setting("classification", "kronecker", "sampled", "product"), list(bundles.FEW)[3]
 NUMBERS = Setting("regression", "kronecker", "probit", "average")
 X = builders.inputs(20, seed=7)
@@ -71,8 +69,6 @@ def test_the_fields_of_predictions_are_those_of_a_bundle():
 
 
 def test_the_score_of_an_attached_exit_that_estimates_dropout_is_exported(tmp_path):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     network = models.sequential_network(bundles.CLASSES)
     x, y = builders.inputs(80), bundles.labels("classification", 80)
     generator = torch.Generator().manual_seed(2)

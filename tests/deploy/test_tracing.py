@@ -11,7 +11,6 @@ import suffice
 from tests import builders
 from tests.deploy import bundles
 
-pytest.importorskip("onnxscript")
 X = builders.inputs(30)
 
 
@@ -95,7 +94,6 @@ def test_a_shape_made_into_an_int_is_refused_or_exported_for_all_sizes(tmp_path)
     except ValueError as error:
         assert "write x.shape[0] in place of len(x)" in str(error)  # noqa: PT017
         return
-    pytest.importorskip("onnxruntime")
     *_, got = bundles.Bundle(tmp_path / "bundle", calibrated).passes(X[:7])
     torch.testing.assert_close(torch.from_numpy(got["log_probs"]), calibrated(X[:7])[1].log_probs, atol=1e-5, rtol=0)
 

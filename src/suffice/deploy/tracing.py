@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from suffice.deploy.decompositions import replace_untranslated
 from suffice.deploy.stage import Stage
 from suffice.deploy.values import EXAMPLES, Value
 from suffice.utils.text import brief
@@ -48,6 +49,7 @@ def translate(program: torch.export.ExportedProgram, stage: Stage, opset: int) -
     """
     try:
         with _quiet(), torch.no_grad():
+            program = replace_untranslated(program)
             translated: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=True)
     except Exception as error:  # of several libraries
         raise ValueError(
