@@ -9,6 +9,7 @@ import torch
 
 import suffice
 from tests import signatures
+from tests.deploy.bundles import require_exporter
 
 FRAGMENTS = frozenset(
     [
@@ -150,6 +151,8 @@ def examples():
 @pytest.mark.parametrize("example", examples())
 @pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
 def test_examples_print_what_they_show(example):
+    if example.name.startswith("suffice.deploy"):
+        require_exporter()
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     with torch.random.fork_rng():
         torch.manual_seed(0)

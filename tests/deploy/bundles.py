@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 import suffice
 from suffice.calibration.calibrated import Calibrated
+from suffice.deploy import checks
 from suffice.network import State, batch_size
 from suffice.prediction import AnyPrediction
 from suffice.utils.nest import dotted_leaves
@@ -72,6 +74,14 @@ FEW = {
     Setting("heteroscedastic", None, "plugin", False): "variance",
 }
 """Settings in which, with `NESTED`, every value of every choice appears, and the score of each one's policy."""
+
+
+def require_exporter() -> None:
+    """Skip a test where nothing can be exported: without the extra, or with an old version of torch."""
+    try:
+        checks.packages()
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 def pairs(setting: Setting) -> set[tuple[int, Any, int, Any]]:

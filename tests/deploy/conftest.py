@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 import suffice
-from suffice.deploy import checks
 from tests import builders
 from tests.deploy import bundles, models
 from tests.deploy.bundles import Bundle, Setting
@@ -22,11 +21,8 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True, scope="session")
 def exporter() -> None:
-    """Skip all tests where nothing can be exported: without the extra, or with an old version of torch."""
-    try:
-        checks.packages()
-    except ImportError as error:
-        pytest.skip(str(error))
+    """Skip all tests where nothing can be exported, or no graph can be run."""
+    bundles.require_exporter()
     pytest.importorskip("onnxruntime")
 
 

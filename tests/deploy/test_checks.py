@@ -10,7 +10,6 @@ from suffice.deploy import checks
 from tests import builders
 from tests.deploy.bundles import Setting, calibrated_for, policy_for
 
-
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* ended at the edge of its range", "ignore:expected a mean cost of", "ignore:.*torch.jit"
 )

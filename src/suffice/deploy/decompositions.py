@@ -1,6 +1,6 @@
 """Operations in forms that the translation to ONNX does not take, by forms that it does.
 
-attention of (N, T, D), one head without a dimension of its own   →   of (N, 1, T, D)
+Attention of (N, T, D), whose single head has no dimension of its own, becomes attention of (N, 1, T, D).
 """
 
 from typing import Any
