@@ -100,17 +100,25 @@ def rest() -> list[Setting]:
     return chosen
 
 
-def labels(likelihood: str, count: int, seed: int = 5) -> Tensor:
-    """Return targets of a likelihood for `count` examples."""
+def targets(likelihood: str, outputs: Tensor, seed: int = 5) -> Tensor:
+    """Draw targets from the distribution that outputs (N, C) of a network stand for, so that temperatures are about 1."""
     generator = torch.Generator().manual_seed(seed)
+    outputs = outputs.detach()
     match likelihood:
         case "classification":
-            return torch.randint(CLASSES, (count,), generator=generator)
+            return builders.sampled_labels(outputs, seed=seed)
         case "binary":
-            return torch.randint(2, (count,), generator=generator)
+            return outputs.sigmoid().bernoulli(generator=generator).long()[:, 0]
         case "multilabel":
-            return torch.randint(2, (count, CLASSES), generator=generator)
-    return torch.randn(count, CLASSES if likelihood == "regression" else CLASSES // 2, generator=generator)
+            return outputs.sigmoid().bernoulli(generator=generator).long()
+    means = outputs if likelihood == "regression" else outputs[:, : outputs.shape[1] // 2]
+    return means + torch.randn(means.shape, generator=generator)
+
+
+def labeled(calibrated: Calibrated, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Return a loader of one labeled batch of the tiny network."""
+    x = builders.inputs(count, seed=seed)
+    return [(x, targets(calibrated.likelihood.name, calibrated.network(x)[-1], seed))]
 
 
 @cache
@@ -118,9 +126,11 @@ def calibrated_for(setting: Setting) -> Calibrated:
     """Return the tiny network, calibrated; with three exits and a nested state for `NESTED`."""
     classes = 1 if setting.likelihood == "binary" else CLASSES
     widths = (*WIDTHS, 4) if setting is NESTED else WIDTHS
-    x, y = builders.inputs(80), labels(setting.likelihood, 80)
+    network = builders.network(widths, classes=classes, nested=setting is NESTED)
+    x = builders.inputs(80)
+    y = targets(setting.likelihood, network(x)[-1])
     return suffice.calibrate(
-        builders.network(widths, classes=classes, nested=setting is NESTED),
+        network,
         builders.batched(x[:40], y[:40], 20),
         builders.batched(x[40:], y[40:], 20),
         **setting._asdict(),
@@ -217,7 +227,7 @@ def tolerance(calibrated: Calibrated, x: State) -> float:
             if exit_.posterior is not None:
                 deviation = exit_.posterior.variance(exit_.spectrum(phi)).sqrt()
                 size += 4 * float(deviation.max())  # the samples are within 4 deviations
-            greatest = max(greatest, size / min(1.0, float(exit_.temperature)))
+            greatest = max(greatest, size / float(exit_.temperature))
     return 8 * gamma(TERMS, torch.float32) * greatest
 
 

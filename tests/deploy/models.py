@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import suffice
 from suffice.calibration.calibrated import Calibrated
 from suffice.network import ExitNetwork
+from tests import builders
 
 VOCABULARY, WIDTH, TOKENS, CLASSES = 20, 8, 9, 3
 
@@ -81,12 +82,13 @@ def sequential_network(classes: int) -> ExitNetwork:
 @cache
 def calibrated_text() -> Calibrated:
     """Return the text model, calibrated on texts of 9 and of 6 tokens."""
-    y = torch.arange(20) % CLASSES
-    train = [(texts(20, seed=1), y), (texts(20, 6, seed=2), y)]
+    network = text_network(CLASSES)
+    batches = [texts(20, tokens, seed) for seed, tokens in enumerate((TOKENS, 6, TOKENS, 6))]
+    loader = [(x, builders.sampled_labels(network(x)[-1])) for x in batches]
     return suffice.calibrate(
-        text_network(CLASSES),
-        train,
-        [(texts(20, seed=3), y), (texts(20, 6, seed=4), y)],
+        network,
+        loader[:2],
+        loader[2:],
         structure="full",
         link="sampled",
         samples=8,

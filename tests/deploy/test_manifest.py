@@ -11,9 +11,8 @@ import torch
 import suffice
 from suffice.deploy import manifest
 from suffice.storage import manifests
-from tests import builders
 from tests.deploy import bundles
-from tests.deploy.bundles import FEW, NESTED, Setting, calibrated_for, labels, policy_for
+from tests.deploy.bundles import FEW, NESTED, Setting, calibrated_for, policy_for
 from tests.robustness import faults
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of")
@@ -121,9 +120,9 @@ def test_a_mixed_policy_has_its_second_thresholds_and_their_portion():
 
 
 def test_a_promise_and_thresholds_at_infinity_are_in_the_manifest():
-    calibrated, x = calibrated_for(USUAL), builders.inputs(60, seed=2)
+    calibrated = calibrated_for(USUAL)
     with pytest.warns(UserWarning, match="no level guarantees a loss"):  # so few examples that nothing stops early
-        policy = suffice.control_risk(calibrated, [(x, labels("classification", 60, seed=3))], max_loss=0.01)
+        policy = suffice.control_risk(calibrated, bundles.labeled(calibrated, 60, 2), max_loss=0.01)
     got = manifest.policy_entries(policy)
     assert json.loads(json.dumps(got, allow_nan=False)) == got
     assert got["promise"] == {"loss": "accuracy", "max_loss": 0.01, "confidence": 0.95}
@@ -133,8 +132,8 @@ def test_a_promise_and_thresholds_at_infinity_are_in_the_manifest():
 
 
 def test_the_rule_of_prediction_sets_is_in_the_manifest():
-    calibrated, x = calibrated_for(USUAL), builders.inputs(200, seed=2)
-    loader = [(x, labels("classification", 200, seed=3))]
+    calibrated = calibrated_for(USUAL)
+    loader = bundles.labeled(calibrated, 200, 2)
     policy = suffice.conformalize(calibrated, policy_for(USUAL, "confidence"), loader, method="raps", randomized=True)
     got = manifest.policy_entries(policy)["sets"]
     assert json.loads(json.dumps(got, allow_nan=False)) == got

@@ -70,7 +70,8 @@ def test_the_fields_of_predictions_are_those_of_a_bundle():
 
 def test_the_score_of_an_attached_exit_that_estimates_dropout_is_exported(tmp_path):
     network = models.sequential_network(bundles.CLASSES)
-    x, y = builders.inputs(80), bundles.labels("classification", 80)
+    x = builders.inputs(80)
+    y = bundles.targets("classification", network(x)[-1])
     generator = torch.Generator().manual_seed(2)
     calibrated = suffice.calibrate(network, None, [(x, y)], structure=None)
     teacher = suffice.MCDropout(passes=4)

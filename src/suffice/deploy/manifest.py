@@ -26,7 +26,7 @@ FORMAT, FORMAT_VERSION = "suffice-bundle", 1
 """Name and version of the layout."""
 
 CARD = "model_card.md"
-_FOLDER = manifests.Kind(
+FOLDER = manifests.Kind(
     "a bundle",
     "suffice.export",
     "move it away and export again",
@@ -35,7 +35,9 @@ _FOLDER = manifests.Kind(
     files=lambda manifest: [r"stage-\d+\.onnx", r"model_card\.md"],
     version_entry="format_version",
 )
-_owned_paths = partial(manifests.owned_paths, kind=_FOLDER)
+"""Entries and files by which a folder is a bundle, which may be replaced."""
+
+_owned_paths = partial(manifests.owned_paths, kind=FOLDER)
 
 
 def check_replaceable(folder: str | os.PathLike[str]) -> None:
