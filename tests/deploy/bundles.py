@@ -101,7 +101,7 @@ def rest() -> list[Setting]:
 
 
 def targets(likelihood: str, outputs: Tensor, seed: int = 5) -> Tensor:
-    """Draw targets from the distribution that outputs (N, C) of a network stand for, so that temperatures are about 1."""
+    """Draw targets from the distributions that outputs (N, C) stand for, so that temperatures are about 1."""
     generator = torch.Generator().manual_seed(seed)
     outputs = outputs.detach()
     match likelihood:
