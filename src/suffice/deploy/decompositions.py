@@ -16,7 +16,8 @@ def replace_untranslated(program: torch.export.ExportedProgram) -> torch.export.
     calls = (node for node in program.graph.nodes if node.target is _ATTENTION)
     if all(node.args[0].meta["val"].ndim == 4 for node in calls):
         return program  # a second trace takes a while
-    return program.run_decompositions({_ATTENTION: _with_heads})
+    replaced: torch.export.ExportedProgram = program.run_decompositions({_ATTENTION: _with_heads})
+    return replaced
 
 
 def _with_heads(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import astuple
-from typing import Any
+from typing import Any, cast
 
 from torch.utils._pytree import (
     keystr,
@@ -34,4 +34,4 @@ def named_leaves(nest: Any) -> Iterator[tuple[str, Any]]:
 def dotted_leaves(nest: Any) -> Iterator[tuple[str, Any]]:
     """Yield the leaves of a nest with their keys joined by dots, such as "ids.0"; "" for a leaf alone."""
     for path, leaf in tree_flatten_with_path(nest)[0]:
-        yield ".".join(str(astuple(entry)[0]) for entry in path), leaf
+        yield ".".join(str(astuple(cast(Any, entry))[0]) for entry in path), leaf
