@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ def _shown(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether a value is a number that float64 can hold, infinities and NaN included."""
+    if isinstance(value, float):
+        return True
+    return type(value) is int and abs(value) <= sys.float_info.max  # JSON has integers of any size
 
 
 class Entries:

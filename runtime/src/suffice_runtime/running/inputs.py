@@ -111,7 +111,7 @@ def _converted(value: Any, tensor: Tensor) -> Array:
             f"expected {tensor.dtype} for the input {tensor.name!r}, got {value.dtype}; convert it, if that is meant, "
             f"with x.astype(numpy.{tensor.dtype}), after the preprocessing of the training"
         )
-    return np.ascontiguousarray(value, dtype=tensor.dtype)
+    return np.asarray(value, dtype=tensor.dtype, order="C")
 
 
 def _converts(source: np.dtype[Any], target: np.dtype[Any]) -> bool:

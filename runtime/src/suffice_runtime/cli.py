@@ -1,0 +1,152 @@
+"""Command of the runtime: run a bundle on a file of inputs, or describe a bundle.
+
+Exit status 0 after success, 1 after an error, 2 for arguments that are not understood.
+"""
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suffice_runtime import saving, summary
+from suffice_runtime._version import __version__
+from suffice_runtime.answer import Answer
+from suffice_runtime.bundle.entries import printable
+from suffice_runtime.runner import Runner
+from suffice_runtime.running.stream import Served
+
+Array = NDArray[Any]
+
+INPUTS = (".npy", ".npz")
+"""Endings of files of inputs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Args:
+        arguments: Arguments of the command line; those of the process by default.
+    """
+    choices = _parser().parse_args(arguments)
+    try:
+        choices.command(choices)
+    except (OSError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="suffice-runtime", description="Run networks that suffice exported.")
+    parser.add_argument("--version", action="version", version=f"suffice-runtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = commands.add_parser(
+        "run",
+        help="answer the examples of a file",
+        epilog="example: suffice-runtime run bundle --input images.npy --output answers.csv",
+    )
+    run.add_argument("bundle", type=Path, help="folder that suffice.export wrote")
+    run.add_argument(
+        "--input", required=True, type=_path_ending(INPUTS), help=".npy with one array, or .npz with one for each input"
+    )
+    run.add_argument(
+        "--output", required=True, type=_path_ending(tuple(saving.WRITERS)), help="file to write: .npz, .csv or .json"
+    )
+    run.add_argument("--batch-size", type=_whole, default=64, help="examples on which a graph runs (default: 64)")
+    run.add_argument("--force", action="store_true", help="replace the output if it is there")
+    run.set_defaults(command=_run)
+    info = commands.add_parser("info", help="describe a bundle", epilog="example: suffice-runtime info bundle")
+    info.add_argument("bundle", type=Path, help="folder that suffice.export wrote")
+    info.set_defaults(command=_info)
+    for command in (run, info):
+        command.add_argument("--threads", type=_whole, default=1, help="threads of an operator (default: 1)")
+    return parser
+
+
+def _path_ending(endings: Sequence[str]) -> Callable[[str], Path]:
+    """Return a function that reads a path with one of some endings."""
+
+    def path(text: str) -> Path:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"expected a file ending in {' or '.join(endings)}, got {text!r}")
+        return Path(text)
+
+    return path
+
+
+def _whole(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _run(choices: argparse.Namespace) -> None:
+    """Answer the examples of a file."""
+    saving.check_writable(choices.output, choices.force)
+    runner = Runner(choices.bundle, choices.threads)
+    answers = _answers(runner, _read(choices.input), choices.batch_size)
+    saving.write(choices.output, answers, runner.manifest.class_names, choices.force)
+
+
+def _info(choices: argparse.Namespace) -> None:
+    """Print the description of a bundle, all of whose files were checked."""
+    print(summary.text(choices.bundle, Runner(choices.bundle, choices.threads).manifest))
+
+
+def _answers(runner: Runner, x: Array | Mapping[str, Array], size: int) -> list[Answer]:
+    """Return the answers of all examples, batch by batch.
+
+    Raises:
+        TypeError: If an input is of another type than the graphs take.
+        ValueError: If an example cannot be answered; the message names its row.
+    """
+    arrays = {"": x} if isinstance(x, np.ndarray) else x
+    rows = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if len(rows) != 1 or not max(rows):
+        return [runner.run(x)]  # no examples, or a shape that is refused by name
+    return [_complete(served) for served in runner.run_stream(_batches(x, max(rows), size), size=size)]
+
+
+def _batches(x: Array | Mapping[str, Array], rows: int, size: int) -> Iterator[Array | Mapping[str, Array]]:
+    """Yield the rows of arrays in batches."""
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        yield x[part] if isinstance(x, np.ndarray) else {name: array[part] for name, array in x.items()}
+
+
+def _complete(served: Served) -> Answer:
+    """Return the answer of a batch, or raise the error of its first example that failed."""
+    for error in served.errors:
+        raise ValueError(str(error.__cause__)) from error
+    assert served.answer is not None
+    return served.answer
+
+
+def _read(file: Path) -> Array | Mapping[str, Array]:
+    """Return the array of a .npy, or those of a .npz by name.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds anything else.
+    """
+    try:
+        with file.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = printable(str(error).partition("\n")[0])
+        raise ValueError(
+            f"expected arrays of numbers as numpy.save and numpy.savez write them in {printable(file, 200)}, got "
+            f"something else: {reason}"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Description of a bundle in lines of 80 columns."""
+
+import math
+import textwrap
+from pathlib import Path
+
+from suffice_runtime.bundle.entries import printable
+from suffice_runtime.bundle.manifest import Manifest
+from suffice_runtime.policy import Policy
+
+WIDTH = 80
+"""Greatest number of characters in a line."""
+
+_INDENT = 14
+
+
+def text(folder: Path, manifest: Manifest) -> str:
+    """Return the description of a bundle: what it takes and returns, its policy, and a table of its exits."""
+    lines = [
+        _entry("bundle", printable(folder, 200)),
+        _entry("predictions", _predictions(manifest)),
+        _entry("ensemble", "none" if manifest.ensemble == "false" else f"{manifest.ensemble} of the exits up to each"),
+        *(_entry("inputs" if i == 0 else "", str(tensor)) for i, tensor in enumerate(manifest.inputs)),
+    ]
+    if manifest.padding is not None:
+        lines.append(_entry("padding", f"tokens count where {printable(manifest.padding)} is not 0"))
+    if manifest.preprocessing is not None:
+        lines.append(_entry("preprocessing", printable(manifest.preprocessing, 400)))
+    lines += _policy(manifest.policy)
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items() if name != "suffice")
+    written = f"suffice {manifest.library}, opset {manifest.opset}" + (f"; {versions}" if versions else "")
+    lines.append(_entry("written by", printable(written, 400)))
+    return "\n".join([*lines, "", *_exits(manifest)])
+
+
+def _entry(name: str, value: str) -> str:
+    """Return a name and its value, wrapped."""
+    return textwrap.fill(
+        value, WIDTH, initial_indent=f"{name:<{_INDENT}}", subsequent_indent=" " * _INDENT, break_on_hyphens=False
+    )
+
+
+def _predictions(manifest: Manifest) -> str:
+    kind, names = manifest.kind.kind, manifest.class_names
+    likelihood = "" if manifest.likelihood == kind else f" ({printable(manifest.likelihood)})"
+    return f"{kind}{likelihood}" + ("" if names is None else f": {printable(', '.join(names), 400)}")
+
+
+def _policy(policy: Policy | None) -> list[str]:
+    """Return the lines about a policy."""
+    if policy is None:
+        return [_entry("policy", "none; predictions of every exit only")]
+    promise = policy.promise
+    if promise is None:
+        goal = f"budget of {policy.budget:,.6g} {policy.unit} per example"
+    else:
+        sure = "in expectation" if promise.confidence is None else f"with confidence {promise.confidence:g}"
+        goal = f"loss ({promise.loss}) of at most {promise.max_loss:g} {sure}"
+    lines = [_entry("policy", f"{goal}; {policy.expected:,.6g} {policy.unit} on validation data")]
+    if policy.alternative is not None:
+        lines.append(_entry("", f"second thresholds for {policy.portion:.1%} of the examples"))
+    if policy.sets is not None:
+        rule, among = policy.sets, "at each exit" if policy.sets.by_exit else "over all exits"
+        lines.append(_entry("sets", f"{rule.method}, with a coverage of {rule.coverage:g} {among}"))
+    return lines
+
+
+def _exits(manifest: Manifest) -> list[str]:
+    """Return a table with one line for each exit."""
+    policy = manifest.policy
+    heading = f"{'exit':>4}  {'graph':>10}  {'multiply-adds':>22}"
+    if policy is not None:
+        heading += f"  {'stops':>7}  where {printable(policy.score, 16)} is at least"
+    lines = [heading]
+    for k, (stage, macs) in enumerate(zip(manifest.stages, manifest.costs.macs, strict=True)):
+        line = f"{k:>4}  {_size(stage.bytes):>10}  {macs:>22,}"
+        if policy is not None:
+            line += f"  {policy.shares[k]:>7.1%}  {_rule(policy, k)}"
+        lines.append(line.rstrip())
+    if manifest.costs.length is not None:
+        also = "other lengths are known too" if manifest.costs.lengths else "those of other lengths are not known"
+        lines.append(f"Multiply-adds are for {manifest.costs.length:,} tokens; {also}.")
+    return lines
+
+
+def _rule(policy: Policy, k: int) -> str:
+    """Return the threshold of an exit, and the second one of a mixed policy."""
+    if k == len(policy.thresholds):
+        return "(all others)"
+    first = _number(policy.thresholds[k])
+    return first if policy.alternative is None else f"{first} or {_number(policy.alternative[k])}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}" if math.isfinite(value) else ("∞" if value > 0 else "−∞")
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in a unit that people read."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
