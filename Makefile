@@ -7,8 +7,8 @@ HARDENING := $(VENV)/.hardening
 ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py beside.py edited.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numerics test-install lint format bench bench-data bench-dynamic bench-posterior \
-	bench-variation models hardening check-all test-all test-numerics-all
+.PHONY: help setup demo test test-numerics test-runtime test-install lint format bench bench-data bench-dynamic \
+	bench-posterior bench-variation models hardening check-all test-all test-numerics-all
 .NOTPARALLEL:
 
 help:  ## Show what can be done here
@@ -39,6 +39,9 @@ test: $(READY)  ## Run the fast tests
 
 test-numerics: $(READY)  ## Run the tests of bytes and tolerances under other instruction sets and numbers of threads
 	.ci/numerics
+
+test-runtime:  ## Install the runtime in an environment without torch, and run its tests there
+	PYTHON=$(PYTHON) .ci/runtime
 
 lint: $(READY)  ## Check style, docstrings, types and the layers of imports
 	$(BIN)/ruff check .
@@ -75,7 +78,7 @@ hardening: $(HARDENING)  ## Attack the library: threads, faults, kills, power lo
 test-install: $(HARDENING)  ## Install wheel and source archive in fresh environments, with the newest and the oldest versions
 	$(BIN)/python -m hardening.install
 
-check-all: lint test-all test-numerics-all bench  ## Run everything (with `make -k` also after a failure)
+check-all: lint test-all test-numerics-all test-runtime bench  ## Run everything (with `make -k` also after a failure)
 
 test-all: $(PEERS)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not exhaustive'

@@ -52,9 +52,9 @@ def without_padding(leaves: Sequence[Array], marks: int) -> list[Array]:
 
     Args:
         leaves: Arrays of the batch; those whose second axis is that of the tokens are changed.
-        marks: Index of the array that marks tokens, nonzero where one counts: (N, T), (N, T, 1) or (N, …, T).
+        marks: Index of the array (N, T) that is not 0 where a token counts.
     """
-    counted = _by_token(leaves[marks] != 0)
+    counted = leaves[marks] != 0
     order = np.argsort(~counted, axis=1, kind="stable")
     kept = np.take_along_axis(counted, order, axis=1)
 
@@ -65,14 +65,6 @@ def without_padding(leaves: Sequence[Array], marks: int) -> list[Array]:
         return np.where(kept[wide], np.take_along_axis(leaf, order[wide], axis=1), leaf.dtype.type(0))
 
     return [kept.astype(np.int64) if i == marks else packed(leaf) for i, leaf in enumerate(leaves)]
-
-
-def _by_token(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Reduce flags (N, T), (N, T, 1) or, for keys of attention, (N, …, T), to (N, T)."""
-    if flags.ndim > 2 and flags.shape[-1] == 1:
-        return flags.reshape(len(flags), -1)
-    rows = math.prod(flags.shape[1:-1])
-    return flags.reshape(len(flags), rows, flags.shape[-1]).max(axis=1)
 
 
 @lru_cache(maxsize=64)

@@ -196,8 +196,10 @@ def _check_stages(manifest: Manifest) -> None:
     for tensor in manifest.inputs:
         if not all(isinstance(size, int) or size == TOKENS for size in tensor.shape[1:]):
             raise _inconsistent("inputs", f"of fixed sizes or {TOKENS!r} behind {BATCH!r}", tensor)
-    if manifest.padding is not None and manifest.padding not in named:
-        raise _inconsistent("padding.mask", f"one of the inputs {named}", manifest.padding)
+    masks = [tensor.name for tensor in manifest.inputs if tensor.shape == (BATCH, TOKENS)]
+    if manifest.padding is not None and manifest.padding not in masks:
+        expected = f"one of the inputs of shape ({BATCH}, {TOKENS}), {masks}"
+        raise _inconsistent("padding.mask", expected, manifest.padding)
     given = {tensor.name: tensor for tensor in manifest.inputs}
     for k, stage in enumerate(manifest.stages):
         outputs = {tensor.name: tensor for tensor in stage.outputs}
