@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from suffice_runtime import Runner
 
 import suffice
 from suffice.utils.timing import interleaved
+from suffice_runtime import Runner
 
 REPEATS = 300
 

@@ -29,9 +29,9 @@ class Poisoned:
         if self.what == "failure" and bad.any():
             raise ArithmeticError("a graph that fails for this example")
         if self.what == "scores":
-            return replace(result, scores=np.where(bad, np.nan, result.scores))
+            return result._replace(scores=np.where(bad, np.nan, result.scores))
         first, *others = (getattr(result.prediction, name) for name in result.prediction.names())
-        return replace(result, prediction=type(result.prediction)(np.where(bad[:, None], np.nan, first), *others))
+        return result._replace(prediction=type(result.prediction)(np.where(bad[:, None], np.nan, first), *others))
 
 
 def watch(runner):

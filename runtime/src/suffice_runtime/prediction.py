@@ -7,6 +7,7 @@ under the posteriors and members behind it, epistemic the difference; all in nat
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from statistics import NormalDist
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ class _Rows:
     """Base class of frozen dataclasses of arrays with one row per example."""
 
     @classmethod
+    @cache
     def names(cls) -> tuple[str, ...]:
         """Names of the fields, which are those of the outputs of a graph."""
         return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
@@ -101,7 +103,7 @@ class Prediction(_Rows):
     @property
     def soundness(self) -> Array:
         """Value (N,) that is finite where all fields are, so that one check covers them."""
-        return self.log_probs.max(axis=-1) + self.aleatoric
+        return np.maximum.reduce(self.log_probs, axis=-1) + self.aleatoric  # faster than .max for few rows
 
 
 @dataclass(frozen=True, repr=False)

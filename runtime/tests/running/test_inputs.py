@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import bundles
+from suffice_runtime.bundle.manifest import read
+from suffice_runtime.running.inputs import check_finite, prepare
 
 X = bundles.inputs(6)
 
@@ -86,10 +88,7 @@ def test_several_inputs_have_names_rows_and_tokens_in_common(opened, x, error, m
         opened(tokens=True).run(x)
 
 
-def test_inputs_in_mappings_of_mappings_have_dotted_names(tmp_path, monkeypatch):
-    from suffice_runtime.bundle.manifest import read
-    from suffice_runtime.running.inputs import prepare
-
+def test_inputs_in_mappings_of_mappings_have_dotted_names(tmp_path):
     folder = bundles.write(tmp_path, tokens=True)
 
     def dotted(entries):
@@ -99,3 +98,9 @@ def test_inputs_in_mappings_of_mappings_have_dotted_names(tmp_path, monkeypatch)
     x = {"text": {"ids": TEXTS["input_ids"]}, "attention_mask": TEXTS["attention_mask"]}
     arrays = prepare(x, read(folder))
     assert [array.tobytes() for array in arrays] == [array.tobytes() for array in TEXTS.values()]
+
+
+def test_the_largest_numbers_are_finite(runner):
+    large = np.full((3, 4), np.finfo(np.float32).max)
+    arrays = prepare(large, runner.manifest)
+    check_finite(arrays, runner.manifest)

@@ -87,7 +87,7 @@ class Case:
             1.0,
             torch.full((3,), 1 / 3, dtype=torch.float64),
             self.calibrated.digest,
-            alternative=torch.full((2,), torch.inf, dtype=torch.float64),
+            alternative=torch.tensor([-torch.inf, torch.inf], dtype=torch.float64),  # by the coin some stop at exit 0
             portion=0.4,
             sets=RULE,
         )

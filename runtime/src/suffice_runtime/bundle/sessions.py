@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -26,8 +26,7 @@ _TYPES = {
 """Types of NumPy by the names that ONNX Runtime gives them."""
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """Outputs of a graph for N rows.
 
     Attributes:
@@ -62,11 +61,11 @@ class Graph:
     def __call__(self, arrays: Sequence[Array]) -> Result:
         """Run the graph on arrays in the order of its inputs, with one row or more."""
         results = self.session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
-        behind = len(self.kind.names())
-        prediction = self.kind(*results[:behind])
+        fields = len(self.kind.names())
+        prediction = self.kind(*results[:fields])
         if not self.scored:
-            return Result(prediction, None, results[behind:])
-        return Result(prediction, results[behind], results[behind + 1 :])
+            return Result(prediction, None, results[fields:])
+        return Result(prediction, results[fields], results[fields + 1 :])
 
 
 def open_graphs(folder: Path, manifest: Manifest, threads: int, providers: Sequence[str], check: bool) -> list[Graph]:

@@ -1,5 +1,6 @@
 """Batches on their way through the exits: the rows in flight between two graphs, and those finished at one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,31 +99,38 @@ def advance(graph: Graph, policy: Policy, k: int, rows: InFlight) -> tuple[Finis
         The examples that stop at exit k, and the rows before the next graph; None where there are none.
 
     Raises:
-        ValueError: If predictions or scores are not finite; the message names the position.
+        ValueError: If a score, or a prediction of those that stop, is not finite; the message names the position.
     """
-    result = graph(rows.carried)
-    check_sound(result.prediction, k, rows.positions)
-    if result.scores is None:
-        return Finished(rows.positions, k, result.prediction, rows.scores, rows.coin), None
-    values = result.scores
-    if not np.isfinite(values).all():
-        raise inputs.not_finite(f"the scores of exit {k}", ~np.isfinite(values), rows.positions)
+    prediction, values, carried = graph(rows.carried)
+    if values is None:
+        check_sound(prediction, k, rows.positions)
+        return Finished(rows.positions, k, prediction, rows.scores, rows.coin), None
+    _check_finite(values, "scores", k, rows.positions)
     stops = policy.stops(k, values, rows.coin)
-    scores, count = (*rows.scores, values), int(np.count_nonzero(stops))
-    finished = Finished(rows.positions, k, result.prediction, scores, rows.coin)
-    behind = InFlight(result.carried, rows.positions, rows.coin, scores)
-    if count == 0:
-        return None, behind
-    if count == len(rows):
-        return finished, None
-    return finished.take(stops.nonzero()[0]), behind.take((~stops).nonzero()[0])
+    scores, count = (*rows.scores, values), np.count_nonzero(stops)
+    if not count:
+        return None, InFlight(carried, rows.positions, rows.coin, scores)
+    finished = Finished(rows.positions, k, prediction, scores, rows.coin)
+    behind = None
+    if count < len(rows):
+        finished = finished.take(stops.nonzero()[0])
+        behind = InFlight(carried, rows.positions, rows.coin, scores).take((~stops).nonzero()[0])
+    check_sound(finished.prediction, k, finished.positions)
+    return finished, behind
 
 
 def check_sound(prediction: AnyPrediction, k: int, positions: Positions) -> None:
     """Raise a ValueError that names the first example whose prediction at exit k is not finite."""
-    soundness = prediction.soundness
-    if not np.isfinite(soundness).all():
-        raise inputs.not_finite(f"the predictions of exit {k}", ~np.isfinite(soundness), positions)
+    _check_finite(prediction.soundness, "predictions", k, positions)
+
+
+def _check_finite(values: Floats, what: str, k: int, positions: Positions) -> None:
+    """Raise a ValueError that names the first row of values (M,) of exit k that is not finite."""
+    if len(values) == 1 and math.isfinite(values.item()):  # the fastest way for a single example
+        return
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise inputs.not_finite(f"the {what} of exit {k}", ~finite, positions)
 
 
 def in_order(finished: Sequence[Finished], exits: int, costs: Sequence[int] | None, policy: Policy) -> Answer:
@@ -134,11 +142,12 @@ def in_order(finished: Sequence[Finished], exits: int, costs: Sequence[int] | No
         costs: Cumulative multiply-adds (K) of an example of this shape, or None.
         policy: Policy with the rule for the prediction sets.
     """
-    exit_index = np.concatenate([np.full(len(part.positions), part.exit, dtype=np.int64) for part in finished])
-    scores = np.full((len(exit_index), exits - 1), np.nan)
-    start = 0
+    total, start = sum(len(part.positions) for part in finished), 0
+    exit_index, scores = np.empty(total, dtype=np.int64), np.empty((total, exits - 1))
+    scores.fill(np.nan)
     for part in finished:
         end = start + len(part.positions)
+        exit_index[start:end] = part.exit
         for k, column in enumerate(part.scores):
             scores[start:end, k] = column
         start = end
