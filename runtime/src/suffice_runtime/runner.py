@@ -92,8 +92,8 @@ class Runner:
 
         Raises:
             TypeError: If an input is no array, or of another type than the graphs take.
-            ValueError: If the bundle has no policy, names or shapes of inputs differ, or inputs, predictions or scores
-                are not finite; the message names the position in x.
+            ValueError: If the bundle has no policy, names or shapes of inputs differ, or inputs, scores or the
+                predictions that are answered are not finite; the message names the position in x.
         """
         policy = self._policy(policy)
         rows, tokens = self._network.enter(x, coin=policy.needs_coin)
