@@ -56,7 +56,7 @@ MISSING = {
 }
 """Commands that need an extra; without it, their output must name it."""
 
-TESTERS = ("hypothesis", "pytest", "pytest-xdist")
+TESTERS = ("hypothesis", "onnxruntime", "pytest", "pytest-xdist")
 """Packages that the tests need besides the extras."""
 
 
