@@ -72,8 +72,8 @@ class Probe:
         cls, names: Sequence[str], first: State, second: State, sizes: Mapping[str, tuple[int, int]]
     ) -> "Probe":
         """Return the inputs of a network."""
-        pairs = (dict(zip(names, tensors_of(x), strict=True)) for x in (first, second))
-        return cls(Template.of(first), *pairs, sizes)
+        by_name = [dict(zip(names, tensors_of(x), strict=True)) for x in (first, second)]
+        return cls(Template.of(first), by_name[0], by_name[1], sizes)
 
     @property
     def values(self) -> list[Value]:
@@ -126,8 +126,7 @@ def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tu
     except ValueError as error:
         raise ValueError(f"in {where}: {error}") from error
     carried = [name for name in names if name.startswith(NEXT)]
-    following = Probe(
-        template, *({name.removeprefix(NEXT): each[name] for name in carried} for each in passes), before.sizes
-    )
+    ahead = [{name.removeprefix(NEXT): each[name] for name in carried} for each in passes]
+    following = Probe(template, ahead[0], ahead[1], before.sizes)
     assert all(value.shape[0] == EXAMPLES for value in outputs)
     return Stage(step.k, module, before, outputs), following

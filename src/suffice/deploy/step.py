@@ -63,7 +63,8 @@ class Step:
     @classmethod
     def of(cls, calibrated: Calibrated, policy: Policy | None, k: int) -> "Step":
         """Return the step of exit k under a policy."""
-        last, score = k == len(calibrated.exits) - 1, policy and scoring.resolve(policy.score, calibrated.digest)
+        last = k == len(calibrated.exits) - 1
+        score = None if policy is None else scoring.resolve(policy.score, calibrated.digest)
         at_exit = score.at(k) if isinstance(score, ExitScore) else score
         totals = [0.0, *accumulate(calibrated.weights)]
         return cls(
