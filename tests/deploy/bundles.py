@@ -238,9 +238,8 @@ TERMS = 32
 def field_tolerance(name: str, wanted: Tensor, log_prob: float) -> float:
     """Return a bound on the difference of a field of predictions from that of log-probabilities or means.
 
-    The derivative of an entropy with respect to the log-probabilities is at most 1 + log C in the greatest norm. A
-    variance of means is a difference of squares, and its change is twice the mean times that of the mean; others round
-    relative to their size.
+    The derivative of an entropy with respect to the log-probabilities is at most 1 + log C in the greatest norm. The
+    variance V between means changes by at most 2√V ≤ 1 + V times as much as they do; others round relative to V.
     """
     size = float(wanted.abs().max())
     if name.endswith("aleatoric"):
@@ -248,13 +247,16 @@ def field_tolerance(name: str, wanted: Tensor, log_prob: float) -> float:
     return log_prob * (1 if name == "log_probs" else max(1.0, size) if name == "mean" else 2 * (1 + size))
 
 
-def score_tolerance(setting: Setting, prediction: AnyPrediction, log_prob: float) -> float:
-    """Return a bound on the difference of scores from that of log-probabilities or means.
+def score_tolerance(score: str, prediction: AnyPrediction, log_prob: float) -> Tensor:
+    """Return a bound (N,) on the difference of scores from that of log-probabilities or means.
 
-    A score of classes or labels is a sum of at most C entropies or differences of two log-probabilities. Those of a
-    regression are means of logarithms of variances.
+    Numbers of exits are exact where labels agree. Other scores of classes or labels are sums of at most C entropies or
+    differences of two log-probabilities. Those of a regression are means of logarithms of variances V, whose relative
+    change is at most 2/√V times that of the mean, and as much as that of a logit where V is an exponential.
     """
-    if setting.is_discrete:
-        return log_prob * 2 * CLASSES * (1 + math.log(CLASSES))
-    least = min(float(part.min()) for part in (prediction.epistemic_variance, prediction.variance) if part.min() > 0)
-    return max(field_tolerance("variance", prediction.variance, log_prob) / least, 2**-20)
+    if score == "patience":
+        return torch.zeros(len(prediction))
+    if prediction.kind != "regression":
+        return torch.full((len(prediction),), log_prob * 2 * CLASSES * (1 + math.log(CLASSES)))
+    values = prediction.epistemic_variance if score == "epistemic" else prediction.variance
+    return 2 * log_prob * (1 + values.amin(dim=1).rsqrt())
