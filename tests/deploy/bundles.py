@@ -182,13 +182,13 @@ class Bundle:
             rows = slice(None) if keep is None else keep(k, results)
             fed = {name.removeprefix(NEXT): values[rows] for name, values in results.items() if name.startswith(NEXT)}
 
-    def exits(self, x: State) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
-        """Run the graphs under the policy; finished examples leave the batch.
+    def exits(self, x: State, thresholds: Tensor) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
+        """Run the graphs with thresholds (K − 1,) for the policy's score; finished examples leave the batch.
 
         Returns:
             The exit (N,) of each example, and the outputs of each exit for those that reach it.
         """
-        count, thresholds, last = batch_size(x), self.policy.thresholds, len(self.sessions) - 1
+        count, last = batch_size(x), len(self.sessions) - 1
         exit_, going = np.full(count, last), np.arange(count)
 
         def keep(k: int, results: dict[str, np.ndarray]) -> np.ndarray:

@@ -68,8 +68,10 @@ def test_examples_leave_the_batch_where_run_stops_them_and_with_the_same_answers
     exported = bundle(setting)
     x = builders.inputs(60, seed=5)
     allowed = bundles.tolerance(exported.calibrated, x)
-    exit_, results = exported.exits(x)
-    coinless = dataclasses.replace(exported.policy, alternative=None, portion=0.0)
+    policy = exported.policy
+    thresholds = policy.thresholds if policy.alternative is None else policy.alternative  # without the coin
+    coinless = dataclasses.replace(policy, thresholds=thresholds, alternative=None, portion=0.0)
+    exit_, results = exported.exits(x, thresholds)
     answer = suffice.run(exported.calibrated, coinless, x)
     reach = bundles.score_tolerance(exported.policy.score, answer.prediction, allowed)[:, None]
     clear = ~((answer.scores - coinless.thresholds).abs() < reach).any(dim=1)

@@ -49,7 +49,7 @@ def test_padding_does_not_change_an_answer(text_bundle):
 
 def test_texts_leave_the_batch_where_run_stops_them(text_bundle):
     x = models.texts(40, 7, seed=8)
-    exit_, _ = text_bundle.exits(x)
+    exit_, _ = text_bundle.exits(x, text_bundle.policy.thresholds)
     answer = suffice.run(text_bundle.calibrated, text_bundle.policy, x)
     allowed = bundles.score_tolerance("confidence", answer.prediction, tolerance(text_bundle.calibrated, x))
     clear = ((answer.scores - text_bundle.policy.thresholds).abs() > allowed[:, None]).all(dim=1)

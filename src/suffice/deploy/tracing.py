@@ -145,7 +145,8 @@ def _why_not_traced(stage: Stage, tensors: Sequence[Tensor], error: Exception) -
     """Return what a stage does that cannot be traced, where, and what to change."""
     reason = brief(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
     place, remedy = _place(error), "compute it by torch operations, without a branch on the values of tensors"
-    if "specialized" in str(error) or "Constraints violated" in str(error):
+    depends_on_values = "data-dependent" in str(error)
+    if not depends_on_values and ("specialized" in str(error) or "Constraints violated" in str(error)):
         reason = "a pass that holds only for the example's number of examples or tokens"
         place = place or _first_length(stage, tensors)
         remedy = "write x.shape[0] in place of len(x), and no number that is made of a shape into a Python int"

@@ -92,7 +92,7 @@ class Scaling(Serializable):
         Raises:
             ValueError: If there are fewer columns than at fitting.
         """
-        if features.shape[1] < self.least_width:
+        if not torch.compiler.is_compiling() and features.shape[1] < self.least_width:  # a trace has no values
             raise ValueError(
                 f"expected features of {self.least_width} columns or more, got {features.shape[1]}: the output or a "
                 "layer that is read is narrower than it was; pass the model and inputs like those of fitting"
