@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -219,5 +220,6 @@ def test_a_bundle_without_a_policy_is_described(tmp_path, capsys):
 
 def test_the_module_is_a_command(written):
     command = [sys.executable, "-m", "suffice_runtime.cli", "info", str(written())]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith("bundle        ")

@@ -1,10 +1,12 @@
+import os
 import subprocess
 import sys
 
 
 def modules_after(statement):
     program = f"import sys; {statement}; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 

@@ -59,7 +59,7 @@ def export(
         OSError: If the folder cannot be written, or the disk is full.
 
     Example:
-        >>> import tempfile, torch, suffice
+        >>> import os, tempfile, torch, suffice
         >>> network, x = suffice.models.convnet(num_classes=3, widths=(4, 8)), torch.rand(200, 1, 8, 8)
         >>> loader = [(x, torch.arange(200) % 3)]
         >>> calibrated = suffice.calibrate(network, None, loader, structure=None, temperature=False)

@@ -1,4 +1,4 @@
-"""What one exit computes from φ and its outputs, as tensors in and tensors out: prediction, ensemble, streak and score.
+"""Computation at one exit, from φ and its outputs, in tensors: prediction, ensemble, streak and score.
 
 The mathematics is that of `suffice.calibration` and `suffice.budget`; a trace of it takes no branch on values.
 """

@@ -58,7 +58,7 @@ class Value:
                 "return a plain number in its place, or compute it in the module that reads it"
             )
         dtype = str(first.dtype).removeprefix("torch.")
-        if dtype not in np.sctypeDict:  # np.dtype would take those that other packages have registered
+        if not _is_of_numpy(dtype):
             raise ValueError(
                 f"expected {name!r} in a type that NumPy has, got {first.dtype}; return it as float32, .float()"
             )
@@ -68,6 +68,14 @@ class Value:
     def entry(self) -> dict[str, Any]:
         """Return the entry of a manifest."""
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+
+def _is_of_numpy(dtype: str) -> bool:
+    """Return whether a type is NumPy's own; other packages may have registered further ones."""
+    try:
+        return np.dtype(dtype).isbuiltin == 1
+    except TypeError:
+        return False
 
 
 def _axis(name: str, axis: int, pair: tuple[int, int], sizes: Mapping[str, tuple[int, int]]) -> int | str:

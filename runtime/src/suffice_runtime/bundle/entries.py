@@ -60,11 +60,11 @@ class Entries:
         with file.open("rb") as stream:
             payload = stream.read(MAX_BYTES + 1)
         if len(payload) > MAX_BYTES:
-            raise ValueError(f"expected at most {MAX_BYTES:,} bytes in {printable(file)}, got more")
+            raise ValueError(f"expected at most {MAX_BYTES:,} bytes in {printable(file, 200)}, got more")
         try:
             values = json.loads(payload)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"expected JSON in {printable(file)}, got something else: {error}") from error
+            raise ValueError(f"expected JSON in {printable(file, 200)}, got something else: {error}") from error
         return cls(values, file.name)
 
     def check_digest(self, name: str) -> None:
