@@ -77,7 +77,7 @@ def test_examples_leave_the_batch_where_run_stops_them_and_with_the_same_answers
     clear = ~((answer.scores - coinless.thresholds).abs() < reach).any(dim=1)
     assert clear.sum() >= 50
     assert torch.equal(torch.from_numpy(exit_)[clear], answer.exit[clear])
-    if setting != bundles.NESTED:  # there the labels of both exits agree on all examples, so all stop at the second
+    if len(answer.scores[:, 0].unique()) > 1:  # one length of streaks, or one variance of all, stops all or none
         assert len(answer.exit.unique()) > 1
     reached = np.arange(60)
     for k, got in enumerate(results):
