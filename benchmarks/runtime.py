@@ -1,6 +1,6 @@
 """Overhead of the runtime's loop, relative to its graphs alone, for single examples.
 
-`python -m benchmarks.runtime` exports MSDNet for CIFAR with random weights, and prints medians of one interleaved run
+`make bench-deploy` exports MSDNet for CIFAR with random weights, and prints medians of one interleaved run
 on one thread. The graphs alone are `onnxruntime` with prepared inputs and nothing around it: no check, no score
 compared with a threshold, no answer.
 """
