@@ -47,7 +47,7 @@ def test_the_layers_of_a_head_are_found_whatever_calls_them():
 def test_exits_and_towers_have_the_head_of_their_last_exit():
     head = find_head(convnet(9, widths=(3, 5), dropout=0.3), torch.rand(4, 1, 8, 8))
     assert (head.layers, head.rates) == (("exits.1.classifier",), (0.3,))
-    assert head.points.shape == (128, 5)
+    assert head.points.shape == (128, 3)
     ids = torch.randint(9, (4, 2))
     deep = find_head(tower([9, 9], hidden=(8, 7, 6, 5), dropout=0.3), ids, likelihood="binary")
     assert deep.layers == ("exits.0.classifier", "stages.0.10", "stages.0.7")  # three at most
@@ -188,3 +188,29 @@ def test_the_modes_of_the_caller_change_nothing(surrounding):
         spread = head_spread(model, x)
     assert torch.equal(spread, expected)
     assert not spread.is_inference()
+
+
+def test_deeper_layers_have_the_largest_rank_that_costs_fifteen_percent_of_the_model():
+    model = nn.Sequential(nn.Dropout(0.2), nn.Linear(100, 80), nn.ReLU(), nn.Dropout(0.2), nn.Linear(80, 1)).eval()
+    x = torch.randn(50, 100)
+    head = find_head(model, x, likelihood="binary")
+    assert head.factors == (None,)
+    low = head.low_rank(model, x, "binary")
+    # 8,080 multiply-adds; each rank adds 180 to the 180 of the squares and the 128 of the points.
+    assert [tuple(matrix.shape) for matrix in low.factors[0]] == [(80, 5), (5, 100)]
+    assert low.macs(model, "binary") == 180 + 128 + 5 * 180 <= 0.15 * 8080 < 180 + 128 + 6 * 180
+    wide = nn.Sequential(nn.Linear(5, 4000), nn.ReLU(), nn.Linear(4000, 100), nn.ReLU(), *model)
+    assert (
+        find_head(wide, x[:, :5], likelihood="binary").low_rank(wide, x[:, :5], "binary").factors[0][0].shape[1] == 16
+    )
+
+
+def test_a_rank_of_one_remains_where_even_that_costs_more():
+    model = nn.Sequential(nn.Dropout(0.2), nn.Linear(9, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1)).eval()
+    low = find_head(model, torch.randn(5, 9), likelihood="binary").low_rank(model, torch.randn(5, 9), "binary")
+    assert low.factors[0][0].shape == (8, 1)
+    assert plain_head().low_rank(plain(), torch.rand(5, 3), "classification").factors == ()  # no deeper layer
+
+
+def plain_head():
+    return find_head(plain(), torch.rand(5, 3))

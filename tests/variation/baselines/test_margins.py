@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,8 +197,54 @@ def test_the_products_of_margins_are_all_counted():
     with pytest.warns(UserWarning, match="multiply-adds of linalg_cholesky_ex are not counted"):  # of 5 × 5 matrices
         _, counted = count_macs(lambda: margins.head_spreads(logits, layers, points, "classification"))
     shapes = [tuple(layer.weight.shape) for layer in layers]
-    assert counted == margins.macs(shapes, (0.1, 0.5, 0.3), 5, len(points), covariances=True)
-    assert margins.macs([(1, 16)], (0.5,), 1, 0, covariances=False) == 16
+    assert counted == margins.macs(shapes, (None, None), (0.1, 0.5, 0.3), 5, len(points), covariances=True)
+    assert margins.macs([(1, 16)], (), (0.5,), 1, 0, covariances=False) == 16
+
+
+def test_the_products_with_factors_are_counted_in_place_of_those_with_the_weight():
+    _, layers = head("relu", 9)
+    low = [layers[0], *(factorized(layer, 2) for layer in layers[1:])]
+    points, logits = margins.normal_points(5).double(), layers[0].inputs @ layers[0].weight.T
+    with pytest.warns(UserWarning, match="multiply-adds of linalg_cholesky_ex are not counted"):  # of 5 × 5 matrices
+        _, counted = count_macs(lambda: margins.head_spreads(logits, low, points, "classification"))
+    shapes = [tuple(layer.weight.shape) for layer in layers]
+    assert counted == margins.macs(shapes, (2, 2), (0.1, 0.5, 0.3), 5, len(points), covariances=True)
+
+
+def factorized(layer, rank):
+    factors = margins.factorize(layer.weight, layer.inputs, rank)
+    return replace(layer, factors=tuple(factor.to(DOUBLE) for factor in factors))
+
+
+def test_factors_of_full_rank_have_the_weight_as_their_product():
+    weight = randn(5, 8)
+    left, right = margins.factorize(weight, randn(20, 8, seed=1), 5)
+    rounding = tolerances.gamma(2 + 5, torch.float32) * (left.abs() @ right.abs()).max()  # of both, and of the product
+    torch.testing.assert_close((left @ right).double(), weight, atol=float(rounding), rtol=0)
+
+
+def test_factors_take_the_place_of_the_weight():
+    _, layers = head("gelu", 4)
+    low = [layers[0], factorized(layers[1], 3), factorized(layers[2], 2)]
+    products = [layers[0], *(replace(layer, weight=layer.factors[0] @ layer.factors[1]) for layer in low[1:])]
+    products = [replace(layer, factors=None) for layer in products]
+    torch.testing.assert_close(margins.output_variance(low), margins.output_variance(products))
+
+
+def test_factors_of_a_low_rank_keep_what_the_inputs_use():
+    rows, scale = 1000, torch.tensor([9.0, 5.0, 1e-6, 1e-6], dtype=DOUBLE)
+    f = scale * (1 + torch.rand(rows, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE))
+    deep = Layer(randn(6, 4), f, 0.3, torch.ones(rows, 6, dtype=DOUBLE))
+    last = Layer(randn(1, 6, seed=2), randn(rows, 6, seed=3), 0.0)
+    low, exact = (margins.output_variance([last, layer]) for layer in (factorized(deep, 2), deep))
+    torch.testing.assert_close(low, exact, rtol=2 / rows, atol=0)  # the row of means turns the directions by so much
+
+
+def test_no_input_of_one_row_counts_for_nothing():
+    weight = torch.tensor([[1.0, 0.0], [0.0, 100.0]], dtype=DOUBLE)
+    left, right = margins.factorize(weight, torch.tensor([[1.0, 0.0]]), 1)  # the second input is off in this row
+    assert left.dtype == right.dtype == torch.float32
+    torch.testing.assert_close((left @ right).abs().double(), torch.tensor([[0.0, 0.0], [0.0, 100.0]], dtype=DOUBLE))
 
 
 @pytest.mark.parametrize("margin", [20.0, -20.0])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suffice import cost
 from suffice.attach.classifier import find_classifier
 from suffice.inputs import prepare
 from suffice.network import ExitNetwork, State, call, select
@@ -30,6 +31,8 @@ from suffice.variation.teachers import sites
 from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, finite_outputs, output_matrix
 
 _MOST_LAYERS = 3
+_MOST_RANK, _SHARE = 16, 0.15
+"""Largest rank in place of a deeper layer's weight, and share of the model's multiply-adds that it may cost."""
 _MOST_OUTPUTS = 64
 """Largest number of predicted numbers or labels, each of which has gradients of its own."""
 _RATE = Range(least=0, below=1)
@@ -44,12 +47,14 @@ class Head(Serializable):
         rates: Dropout rate on the inputs of each; 0 for none.
         activations: Activation (`slopes.ACTIVATIONS`) between each layer and the deeper one after it in `layers`.
         points: Points (P, k) in place of standard normals for k margins, float32; (P, 1) but for a classification.
+        factors: Matrices in place of the weight of each layer but the last of the model, as in `margins.Layer`.
     """
 
     layers: tuple[str, ...]
     rates: tuple[float, ...]
     activations: tuple[str, ...]
     points: Tensor
+    factors: tuple[tuple[Tensor, Tensor] | None, ...]
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[list[margins.Layer]]:
@@ -63,6 +68,7 @@ class Head(Serializable):
         """
         seen: dict[str, list[margins.Layer]] = {name: [] for name in self.layers}
         slopes = (None, *(ACTIVATIONS[name].slope for name in self.activations))
+        factors = (None, *self.factors)
 
         def hook(position: int) -> Any:
             def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
@@ -70,8 +76,10 @@ class Head(Serializable):
                 inputs = (args[0] if args else kwargs["input"]).detach().to(dtype, copy=True)
                 with full_precision():
                     outer = None if slope is None else slope(output.detach().to(dtype))
-                weight = module.get_parameter("weight").detach().to(dtype)
-                seen[self.layers[position]].append(margins.Layer(weight, inputs, self.rates[position], outer))
+                weight, pair = module.get_parameter("weight").detach().to(dtype), factors[position]
+                low_rank = None if pair is None else (pair[0].to(dtype), pair[1].to(dtype))
+                layer = margins.Layer(weight, inputs, self.rates[position], outer, low_rank)
+                seen[self.layers[position]].append(layer)
 
             return record
 
@@ -97,21 +105,59 @@ class Head(Serializable):
 
     def macs(self, model: nn.Module, likelihood: LikelihoodName) -> int:
         """Return the multiply-adds of `spreads` per example, beyond the model's own."""
-        shapes = [tuple(model.get_submodule(name).get_parameter("weight").shape) for name in self.layers]
+        ranks = [None if pair is None else pair[0].shape[1] for pair in self.factors]
+        return self._macs(_shapes(model, self.layers), ranks, likelihood)
+
+    def _macs(self, shapes: Sequence[tuple[int, int]], ranks: Sequence[int | None], likelihood: LikelihoodName) -> int:
         points, k = self.points.shape
         is_classification = likelihood == "classification"
         count = k if is_classification else shapes[0][0]
         points = 0 if likelihood == "regression" else points
-        return margins.macs([(rows, columns) for rows, columns in shapes], self.rates, count, points, is_classification)
+        return margins.macs(shapes, ranks, self.rates, count, points, is_classification)
+
+    def low_rank(self, model: nn.Module, x: State, likelihood: LikelihoodName) -> "Head":
+        """Return the head with factors of a lower rank in place of the weights of deeper layers, where they cost less.
+
+        The rank is the largest one up to 16 with which `macs` are at most 15 % of the model's, or else 1.
+
+        Args:
+            model: Model; only twins of it run.
+            x: Batch of inputs, for the principal directions of each layer.
+            likelihood: Meaning of the model's output.
+        """
+        shapes, limit = _shapes(model, self.layers), _SHARE * cost.macs(model, x)
+
+        def ranks(most: int) -> list[int | None]:
+            return [most if most * (rows + columns) < rows * columns else None for rows, columns in shapes[1:]]
+
+        within = (n for n in range(_MOST_RANK, 0, -1) if self._macs(shapes, ranks(n), likelihood) <= limit)
+        chosen = ranks(next(within, 1))
+        if not any(chosen):
+            return self
+        with inference(model) as twin, full_precision():
+            with self.recording(twin) as recorded:
+                call(twin, prepare(x, model))
+            factors = [
+                None if rank is None else margins.factorize(layer.weight, layer.inputs, rank)
+                for layer, rank in zip(recorded[1:], chosen, strict=True)
+            ]
+        return replace(self, factors=tuple(factors))
 
     def to(self, device: torch.device) -> "Head":
-        """Return the head with its points on a device."""
-        return self if device == self.points.device else replace(self, points=self.points.to(device))
+        """Return the head with its tensors on a device."""
+        if device == self.points.device:
+            return self
+        factors = [None if pair is None else (pair[0].to(device), pair[1].to(device)) for pair in self.factors]
+        return replace(self, points=self.points.to(device), factors=tuple(factors))
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the configuration and the tensors of an artifact."""
         configuration = {"layers": self.layers, "rates": self.rates, "activations": self.activations}
-        return configuration, self.tensors()
+        tensors = {"points": self.points}
+        for i, pair in enumerate(self.factors):
+            if pair is not None:
+                tensors |= {f"factors.{i}.left": pair[0], f"factors.{i}.right": pair[1]}
+        return configuration, tensors
 
     @classmethod
     def from_parts(cls, parts: Parts, model: nn.Module, likelihood: LikelihoodName) -> "Head":
@@ -130,7 +176,8 @@ class Head(Serializable):
         points = parts.tensor("points", f"* {k}", dtype=torch.float32)
         if len(points) < 2:
             parts.refuse_tensor("points", "of two rows or more", len(points))
-        return cls(names, rates, activations, points)
+        factors = tuple(_factors(parts, i, shape) for i, shape in enumerate(_shapes(model, names)[1:]))
+        return cls(names, rates, activations, points, factors)
 
 
 def find_head(
@@ -175,7 +222,7 @@ def find_head(
             )
         points = margins.normal_points(_margins(outputs, likelihood)).to(output_matrix(output, likelihood).device)
         names, rates, activations = zip(*links, strict=True)
-        return Head(names, rates, activations[1:], points)
+        return Head(names, rates, activations[1:], points, (None,) * (len(names) - 1))
 
 
 def head_spread(
@@ -202,6 +249,23 @@ def head_spread(
         with head.recording(twin) as recorded:
             output = call(twin, prepare(x, model))
         return head.spreads(finite_outputs(output, likelihood), recorded, likelihood)[:, 0].double()
+
+
+def _shapes(model: nn.Module, layers: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the shapes (D′, D) of the weights of linear layers."""
+    weights = [model.get_submodule(name).get_parameter("weight") for name in layers]
+    return [(weight.shape[0], weight.shape[1]) for weight in weights]
+
+
+def _factors(parts: Parts, i: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+    """Read the factors in place of a weight of a shape (D′, D), number i, from an artifact that may have none."""
+    left, right = f"factors.{i}.left", f"factors.{i}.right"
+    if left not in parts:
+        return None
+    outer = parts.tensor(left, f"{shape[0]} *", dtype=torch.float32)
+    if not outer.shape[1]:
+        parts.refuse_tensor(left, "of one column or more", 0)
+    return outer, parts.tensor(right, f"{outer.shape[1]} {shape[1]}", dtype=torch.float32)
 
 
 def _margins(outputs: int, likelihood: LikelihoodName) -> int:

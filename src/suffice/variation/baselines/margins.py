@@ -9,6 +9,9 @@ m_c = z_t − z_c. To first order in the factors, with J_1 = W_t − W_c a row f
 The term of l = 1 is exact, deeper ones are where slopes a′ do not change, as of ReLU units that stay on or off. The
 spread of the top class's probability is that of 1/(1 + Σ_c exp(−m_c − (Lz)_c)) over fixed points z, with LLᵀ = S. So it
 is bounded, unlike that of the delta rule, and no gradient is taken. For logits and predictions J_1 = W_1.
+
+The products with W_l of deeper layers are most of the cost. With the r principal directions U of W_l f (D′, r), W_l can
+be approximated by U (UᵀW_l): r(D′ + D) multiply-adds for each margin instead of D′D.
 """
 
 import math
@@ -20,8 +23,8 @@ from torch import Tensor
 
 from suffice.variation.teachers.spreads import LikelihoodName
 
-MARGINS = 5
-"""Largest number of margins: over four runners-up, and over the rest of the classes together."""
+MARGINS = 3
+"""Largest number of margins: over two runners-up, and over the rest of the classes together."""
 POINTS = 128
 """Number of points of `normal_points`."""
 SHRINKAGE = 1e-4
@@ -39,12 +42,14 @@ class Layer:
         inputs: Inputs f without dropout, (N, D).
         rate: Dropout rate ρ on the inputs; 0 for none.
         slopes: Slopes a′ at the layer's outputs, (N, D′); None for the last layer, which no activation follows.
+        factors: Matrices (D′, r) and (r, D), the product of which is used in place of the weight; None for the weight.
     """
 
     weight: Tensor
     inputs: Tensor
     rate: float
     slopes: Tensor | None = None
+    factors: tuple[Tensor, Tensor] | None = None
 
 
 def head_spreads(outputs: Tensor, layers: Sequence[Layer], points: Tensor, likelihood: LikelihoodName) -> Tensor:
@@ -115,22 +120,54 @@ def _scaled(directions: Tensor, layers: Sequence[Layer]) -> Iterator[Tensor]:
     jacobian = directions
     for layer in layers:
         if layer.slopes is not None:
-            jacobian = (jacobian * layer.slopes[:, None]) @ layer.weight
+            jacobian = jacobian * layer.slopes[:, None]
+            for matrix in layer.factors or (layer.weight,):
+                jacobian = jacobian @ matrix
         if layer.rate:
             yield jacobian * (math.sqrt(layer.rate / (1 - layer.rate)) * layer.inputs[:, None])
 
 
-def macs(shapes: Sequence[tuple[int, int]], rates: Sequence[float], k: int, points: int, covariances: bool) -> int:
+def factorize(weight: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return factors U (D′, r) and UᵀW (r, D) of a weight, float32, U the principal directions of W f.
+
+    The second moments of f are those of the inputs without their correlations, which dropout does not have. They are
+    averaged with one more row that has the mean of them all, so that no input of a few rows counts for nothing.
+
+    Args:
+        weight: Weight W, (D′, D).
+        inputs: Inputs f of the layer, (N, D).
+        rank: Number r of directions, at most D′ and D.
+    """
+    squares = inputs.double().square()
+    moments = (squares.sum(dim=0) + squares.mean()) / (len(squares) + 1)
+    scaled = weight.double() * moments.sqrt()
+    directions = torch.linalg.eigh(scaled @ scaled.mT).eigenvectors[:, -rank:]
+    return directions.float(), (directions.mT @ weight.double()).float()
+
+
+def macs(
+    shapes: Sequence[tuple[int, int]],
+    ranks: Sequence[int | None],
+    rates: Sequence[float],
+    k: int,
+    points: int,
+    covariances: bool,
+) -> int:
     """Return the multiply-adds per example in matrix products of `head_spreads`.
 
     Args:
         shapes: Shapes (D′, D) of the weights, the last layer first.
-        rates: Dropout rate at the inputs of each.
+        ranks: Rank of the factors in place of each weight but the first; None for the weight itself.
+        rates: Dropout rate at the inputs of each layer.
         k: Number of margins or outputs.
         points: Number P of points; 0 if no probability is computed.
         covariances: Whether covariances are computed, for margins, and not only variances.
     """
-    products = sum(k * rows * columns for rows, columns in shapes[1:])
+    elements = sum(
+        rows * columns if rank is None else rank * (rows + columns)
+        for (rows, columns), rank in zip(shapes[1:], ranks, strict=True)
+    )
+    products = k * elements
     if covariances and shapes[0][0] > 1 + k:
         products += shapes[0][0] * shapes[0][1]  # the rest of the classes
     pairs = k * k if covariances else k

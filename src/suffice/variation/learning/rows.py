@@ -97,7 +97,8 @@ def _head(
     others = "all" if layers == "auto" else [pattern for pattern in patterns if pattern != MARGINS]
     try:
         dropout = _dropout(teacher, f"layers={[MARGINS]}")
-        return find_head(model, example, dropout.at, dropout.rate, likelihood), others
+        head = find_head(model, example, dropout.at, dropout.rate, likelihood)
+        return head.low_rank(model, example, likelihood), others
     except (TypeError, ValueError):
         if layers != "auto":
             raise
