@@ -134,3 +134,11 @@ def test_noise_is_told_from_digits():
         assert float(metrics.auroc(torch.cat([distances["digits"], distances[name]]), labels)) > 0.95
         assert (distances[name] > 1).double().mean() > 0.4
     assert (distances["digits"] > 1).double().mean() < 0.03
+
+
+@pytest.mark.parametrize("size", [1e20, 3e38, float("inf")])
+def test_scores_too_large_to_square_are_far_away_at_a_finite_distance(size):
+    distance = Distance.fit(torch.randn(500, 4, generator=torch.Generator().manual_seed(0)))
+    far = distance(torch.tensor([[size, 0, 0, 0], [-size, size, 0, 0]]))
+    assert bool(far.isfinite().all())
+    assert float(far.min()) > 1e12

@@ -30,6 +30,8 @@ _ROWS = 1024
 """Number of rows that the eigenvectors of more features than that are computed from."""
 _CLIP = 4.0
 """Largest score of a row of fitting, so that a few outlying rows do not determine the eigenvectors."""
+_LARGEST = 1e15
+"""Largest score of any row, so that its square and the sums of these are finite."""
 _FLOOR = 1e-2
 """Least eigenvalue, where the mean one is 1: what hardly varies does not decide alone."""
 FALSE_ALARMS = 0.01
@@ -51,10 +53,12 @@ class Distance(Serializable):
     limit: float
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Return the distances d/limit (N,) of standard scores (N, K), above 1 outside; overflow is not finite."""
+        """Return the finite distances d/limit (N,) of standard scores (N, K), above 1 outside."""
+        scores = scores.clamp(-_LARGEST, _LARGEST)
         with full_precision():
             squares = scores.square().sum(dim=1) / self.rest - (scores @ self.directions).square().sum(dim=1)
-        return (squares.clamp_min(0) / scores.shape[1]).sqrt() / self.limit
+        distances = (squares.clamp_min(0) / scores.shape[1]).sqrt() / self.limit
+        return distances.clamp_max(torch.finfo(distances.dtype).max)
 
     @property
     def macs(self) -> int:
