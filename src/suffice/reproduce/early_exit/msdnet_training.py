@@ -71,7 +71,7 @@ class MSDNetExperiment:
         epochs: Number of training epochs; None for the paper's.
         seed: Seed of the weights, the order, the augmentation and the split of the data.
         validation: Number of images held out of the training part; None for the data set's default.
-        bfloat16: Train in mixed precision with Lightning Fabric (extra "train").
+        bfloat16: Train in mixed precision with Lightning Fabric (extra "train"), on a processor that has it.
         compiled: Train with `torch.compile`.
     """
 
@@ -187,13 +187,22 @@ def _check_settings(config: MSDNetExperiment, sets: Sets, folder: Path) -> None:
 
 
 def mixed_precision() -> Any:
-    """Return a Lightning Fabric that trains in bfloat16 where that is safe.
+    """Return a Lightning Fabric that trains in bfloat16 where that is safe; None where float32 is faster.
+
+    Without instructions for bfloat16 an MSDNet small trains seven times slower in it than in float32.
 
     Raises:
         ImportError: If Lightning Fabric is not installed.
     """
+    if not (torch.cuda.is_available() or _has_bfloat16()):
+        return None
     if importlib.util.find_spec("lightning_fabric") is None:
         raise ImportError("expected Lightning Fabric for bfloat16, found none; pip install 'suffice[train]'")
     from lightning_fabric import Fabric
 
     return Fabric(precision="bf16-mixed", devices=1)
+
+
+def _has_bfloat16() -> bool:
+    """Return whether the processor has instructions for bfloat16 that torch uses."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
