@@ -14,9 +14,9 @@ from tests.attach.tokens.test_masks import Decoder, texts
 class Ending(nn.Module):
     """Model that applies `after(logits, x)` to the output of its classifier."""
 
-    def __init__(self, after):
+    def __init__(self, after, outputs=4):
         super().__init__()
-        self.after, self.body, self.fc = after, nn.Linear(8, 6), nn.Linear(6, 4)
+        self.after, self.body, self.fc = after, nn.Linear(8, 6), nn.Linear(6, outputs)
 
     def forward(self, x, **others):
         return self.after(self.fc(self.body(x).tanh()), x, **others)
@@ -101,6 +101,12 @@ def test_a_write_to_a_copy_is_not_one_to_the_logits():
 def test_what_keeps_the_values_is_accepted(after):
     model, x = Ending(after).eval(), torch.randn(4, 8)
     assert torch.equal(as_exit_network(model, x)(x)[0], model(x))
+
+
+@pytest.mark.parametrize("after", [lambda z, x: z[:, 0], lambda z, x: z[..., 0], lambda z, x: z.squeeze(-1)])
+def test_the_only_column_is_no_selection(after):
+    model, x = Ending(after, outputs=1).eval(), torch.randn(4, 8)
+    assert torch.equal(as_exit_network(model, x)(x)[0].flatten(), model(x))
 
 
 def test_a_hook_that_replaces_the_classifiers_input_is_refused_and_one_that_reads_it_is_not():

@@ -196,9 +196,9 @@ def test_deeper_layers_have_the_largest_rank_that_costs_fifteen_percent_of_the_m
     head = find_head(model, x, likelihood="binary")
     assert head.factors == (None,)
     low = head.low_rank(model, x, "binary")
-    # 8,080 multiply-adds; each rank adds 180 to the 180 of the squares and the 128 of the points.
+    # 8,080 multiply-adds; each rank adds 180 to the 180 of the squares and the 32 of the points.
     assert [tuple(matrix.shape) for matrix in low.factors[0]] == [(80, 5), (5, 100)]
-    assert low.macs(model, "binary") == 180 + 128 + 5 * 180 <= 0.15 * 8080 < 180 + 128 + 6 * 180
+    assert low.macs(model, "binary") == 180 + 32 + 5 * 180 <= 0.15 * 8080 < 180 + 32 + 6 * 180
     wide = nn.Sequential(nn.Linear(5, 4000), nn.ReLU(), nn.Linear(4000, 100), nn.ReLU(), *model)
     assert (
         find_head(wide, x[:, :5], likelihood="binary").low_rank(wide, x[:, :5], "binary").factors[0][0].shape[1] == 16

@@ -25,8 +25,8 @@ from suffice.variation.teachers.spreads import LikelihoodName
 
 MARGINS = 3
 """Largest number of margins: over two runners-up, and over the rest of the classes together."""
-POINTS = 128
-"""Number of points of `normal_points`."""
+POINTS, LINE_POINTS = 128, 32
+"""Number of points of `normal_points` for several margins, and for one."""
 SHRINKAGE = 1e-4
 """Share of each correlation that is left out, so that singular covariances have a Cholesky factor without much noise.
 
@@ -205,10 +205,15 @@ def cholesky(covariance: Tensor) -> Tensor:
 
 
 def normal_points(k: int) -> Tensor:
-    """Return `POINTS` points (P, k) float32 in place of standard normals: of mean zero and of covariance one.
+    """Return points (P, k) float32 in place of standard normals: of mean zero and of covariance one.
 
-    They are Sobol points through the normal quantile, with the negation of each, made uncorrelated by the polar factor.
+    For one margin they are quantiles of a normal at the middles of equal parts, scaled; for several, Sobol points
+    through the normal quantile, with the negation of each, made uncorrelated by the polar factor.
     """
+    if k == 1:
+        middles = (torch.arange(LINE_POINTS, dtype=torch.float64) + 0.5) / LINE_POINTS
+        quantiles = torch.special.ndtri(middles)
+        return (quantiles / quantiles.square().mean().sqrt()).float()[:, None]
     uniform = torch.quasirandom.SobolEngine(k).draw(POINTS // 2 + 1, dtype=torch.float64)[1:]  # without the corner
     left, _, right = torch.linalg.svd(torch.special.ndtri(uniform), full_matrices=False)
     half = math.sqrt(POINTS // 2) * (left @ right)
