@@ -29,7 +29,8 @@ def command(
     """Calibrate a small network, run it at half the cost, and estimate its dropout variation.
 
     With `--data digits` the network is trained first, on scikit-learn's handwritten digits. With `--data cifar100` it
-    is the pretrained MSDNet of the library; fetch the images first with `suffice data fetch cifar100`.
+    is the pretrained MSDNet of the library, which takes seven to nine minutes on one core; fetch the images first with
+    `suffice data fetch cifar100`.
 
     Writes report.html, results.json and the saved artifacts to the output folder.
 

@@ -140,7 +140,9 @@ def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Res
 
 def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple[VariationEstimator, Results]:
     """Fit the variation estimator to unlabeled images, and compare estimates on test images."""
-    fit = comparison.FitSpec(subject.unlabeled, subject.validation.batches(), subject.teacher)
+    estimators = {"prediction only": {"layers": []}, "estimator": {"layers": subject.layers}}
+    validation = subject.validation.batches()
+    fit = comparison.FitSpec(subject.unlabeled, validation, subject.teacher, estimators=estimators)
     table = comparison.compare(
         subject.network,
         fit,

@@ -42,6 +42,7 @@ class Subject:
         teacher: Dropout passes whose variation is estimated.
         unlabeled: Batches of inputs that the variation estimator is fitted to.
         repeated: Batches of test inputs on which the estimates are compared with many dropout passes.
+        layers: Layers whose strengths the variation estimator reads, as for `fit_variation`.
     """
 
     about: str
@@ -52,6 +53,7 @@ class Subject:
     teacher: MCDropout
     unlabeled: list[Tensor]
     repeated: list[Tensor]
+    layers: str
 
 
 def digits(seed: int, progress: ProgressCallback) -> Subject:
@@ -83,6 +85,7 @@ def digits(seed: int, progress: ProgressCallback) -> Subject:
         MCDropout(passes=PASSES),
         list(perturbed.split(256)),
         list(sets.test.images.split(100)),
+        layers="all",
     )
 
 
@@ -110,6 +113,7 @@ def cifar100(seed: int, progress: ProgressCallback) -> Subject:
         MCDropout(passes=PASSES, rate=0.2, at=["exits.3.features.0"]),
         [x for x, _ in train_images.batches(200, shuffle=False)],
         [x for x, _ in test.subset(torch.arange(TRUTH)).batches(50)],
+        layers="last",  # 4,000 images are too few for the strengths of all 86
     )
 
 
