@@ -19,6 +19,7 @@ from suffice_runtime.answer import Answer
 from suffice_runtime.bundle.entries import printable
 from suffice_runtime.runner import Runner
 from suffice_runtime.running.stream import Served
+from suffice_runtime.triton import repository
 
 Array = NDArray[Any]
 
@@ -64,6 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="describe a bundle", epilog="example: suffice-runtime info bundle")
     info.add_argument("bundle", type=Path, help="folder that suffice.export wrote")
     info.set_defaults(command=_info)
+    triton = commands.add_parser(
+        "triton",
+        help="write the graphs of a bundle as models of Triton Inference Server",
+        epilog="example: suffice-runtime triton bundle models --name digits",
+    )
+    triton.add_argument("bundle", type=Path, help="folder that suffice.export wrote")
+    triton.add_argument("repository", type=Path, help="folder of the model repository")
+    triton.add_argument("--name", required=True, help="name of the models, before -stage-0, …")
+    triton.add_argument(
+        "--max-batch-size", type=_whole, default=64, help="examples that the server runs together (default: 64)"
+    )
+    triton.set_defaults(command=_triton)
     for command in (run, info):
         command.add_argument("--threads", type=_whole, default=1, help="threads of an operator (default: 1)")
     return parser
@@ -98,6 +111,11 @@ def _run(choices: argparse.Namespace) -> None:
 def _info(choices: argparse.Namespace) -> None:
     """Print the description of a bundle, all of whose files were checked."""
     print(summary.text(choices.bundle, Runner(choices.bundle, choices.threads).manifest))
+
+
+def _triton(choices: argparse.Namespace) -> None:
+    """Write a model repository, and print the names of the models."""
+    print(*repository.write(choices.bundle, choices.repository, choices.name, choices.max_batch_size), sep="\n")
 
 
 def _answers(runner: Runner, x: Array | Mapping[str, Array], size: int) -> list[Answer]:

@@ -140,7 +140,7 @@ def _timing(calibrated: Calibrated, policy: Policy, images: list[Tensor]) -> Res
 
 def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple[VariationEstimator, Results]:
     """Fit the variation estimator to unlabeled images, and compare estimates on test images."""
-    estimators = {"prediction only": {"layers": []}, "estimator": {"layers": subject.layers}}
+    estimators: dict[str, Results] = {"prediction only": {"layers": []}, "estimator": {"layers": subject.layers}}
     validation = subject.validation.batches()
     fit = comparison.FitSpec(subject.unlabeled, validation, subject.teacher, estimators=estimators)
     table = comparison.compare(

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
@@ -40,19 +40,26 @@ class Result(NamedTuple):
     carried: Sequence[Array]
 
 
+class Session(Protocol):
+    """What runs a graph, such as a session of ONNX Runtime."""
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], /) -> Sequence[Array]:
+        """Return outputs by name, for inputs by name."""
+
+
 @dataclass(frozen=True)
 class Graph:
     """Stage of the network with its exit, ready to run; may be called from several threads at once.
 
     Attributes:
-        session: Session of ONNX Runtime.
+        session: Session that runs it.
         kind: Class of the predictions.
         inputs: Names of the inputs, in order.
         outputs: Names of the outputs to compute: the fields of the prediction, the score, the next graph's inputs.
         scored: Whether there is a score among them.
     """
 
-    session: onnxruntime.InferenceSession
+    session: Session
     kind: type[AnyPrediction]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -88,11 +95,19 @@ def open_graphs(folder: Path, manifest: Manifest, threads: int, providers: Seque
     options.log_severity_level = 3  # errors, which are raised anyway; warnings of the optimizer help no caller
     # Stages run one after the other; threads of one that wait busily would slow down the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    graphs = []
-    for k, stage in enumerate(manifest.stages):
-        session = _session(_read(folder, stage, check), stage, manifest, options, providers)
+    sessions = []
+    for stage in manifest.stages:
+        session = _session(read_graph(folder, stage, check), stage, manifest, options, providers)
         _check_tensors(stage, "inputs", stage.inputs, session.get_inputs())
         _check_tensors(stage, "outputs", stage.outputs, session.get_outputs())
+        sessions.append(session)
+    return as_graphs(manifest, sessions)
+
+
+def as_graphs(manifest: Manifest, sessions: Sequence[Session]) -> list[Graph]:
+    """Return the graphs of a bundle that run in some sessions, one for each stage."""
+    graphs = []
+    for k, (stage, session) in enumerate(zip(manifest.stages, sessions, strict=True)):
         later = manifest.stages[k + 1].inputs if k + 1 < len(manifest.stages) else ()
         scored = manifest.policy is not None and k + 1 < len(manifest.stages)
         names = (*manifest.kind.names(), *((SCORE,) if scored else ()), *(f"{NEXT}{tensor.name}" for tensor in later))
@@ -113,8 +128,13 @@ def _check_providers(providers: Sequence[str]) -> None:
         )
 
 
-def _read(folder: Path, stage: Stage, check: bool) -> bytes:
-    """Return the bytes of a graph, compared with the manifest if `check`."""
+def read_graph(folder: Path, stage: Stage, check: bool = True) -> bytes:
+    """Return the bytes of a graph, compared with the manifest if `check`.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is damaged.
+    """
     file = folder / stage.file
     try:
         payload = file.read_bytes()
