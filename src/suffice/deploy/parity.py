@@ -1,0 +1,137 @@
+"""Parity of a bundle with the network that it was exported from, on examples."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suffice.batches import Loader, read
+from suffice.budget.policy import Policy
+from suffice.budget.running.run import run
+from suffice.calibration.calibrated import Calibrated
+from suffice.deploy.values import input_names
+from suffice.network import State
+from suffice.utils.nest import tree_leaves
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences between a bundle and its network.
+
+    Attributes:
+        examples: Number of examples N.
+        differences: Largest difference at each exit (K): of a probability; for predicted numbers, of a mean or of its
+            standard deviation, in units of that deviation.
+        moved: Number of examples that stop at another exit under the policy.
+        distance: Largest distance of the scores of these examples from the threshold, at the earlier of both exits.
+    """
+
+    examples: int
+    differences: tuple[float, ...]
+    moved: int
+    distance: float
+
+    def holds(self, tolerance: float = 1e-4) -> bool:
+        """Return whether predictions differ by at most a tolerance, and exits only where scores are so close."""
+        return max(self.differences) <= tolerance and self.distance <= tolerance
+
+    def __add__(self, other: "Parity") -> "Parity":
+        """Return the parity on the examples of both."""
+        differences = tuple(map(max, self.differences, other.differences))
+        distance = max(self.distance, other.distance)
+        return Parity(self.examples + other.examples, differences, self.moved + other.moved, distance)
+
+
+def compare(
+    calibrated: Calibrated, folder: str | os.PathLike[str], loader: Loader, policy: Policy | None = None
+) -> Parity:
+    """Compare the predictions of a bundle at every exit, and the exits under its policy, with those of its network.
+
+    Needs the package suffice-runtime.
+
+    Args:
+        calibrated: Network that was exported.
+        folder: Folder of the bundle.
+        loader: Batches of inputs, alone or with labels, which are not used.
+        policy: Policy that was exported with it; None to compare predictions alone.
+
+    Raises:
+        ImportError: If suffice-runtime is not installed.
+        ValueError: If the loader is empty, an input is not finite, or the bundle or the policy is another network's.
+
+    Example:
+        >>> import tempfile, torch, suffice
+        >>> from suffice.deploy import parity
+        >>> network, x = suffice.models.convnet(num_classes=3, widths=(4, 8)), torch.rand(200, 1, 8, 8)
+        >>> loader = [(x, torch.arange(200) % 3)]
+        >>> calibrated = suffice.calibrate(network, None, loader, structure=None, temperature=False)
+        >>> policy = suffice.allocate(calibrated, [x], budget=0.8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     suffice.export(calibrated, f"{folder}/bundle", policy=policy, example=x)
+        ...     parity.compare(calibrated, f"{folder}/bundle", loader, policy).holds()
+        True
+    """
+    if find_spec("suffice_runtime") is None:
+        raise ImportError("expected the package suffice-runtime, found none; pip install ./runtime of this repository")
+    from suffice_runtime import Runner
+
+    runner = Runner(folder)
+    _check_source(calibrated, runner, policy)
+    parts = [_compare(calibrated, runner, batch.inputs, policy) for batch in read(loader, calibrated.network)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _check_source(calibrated: Calibrated, runner: Any, policy: Policy | None) -> None:
+    """Raise a ValueError unless a bundle is that of a calibrated network, with a policy if one is given."""
+    digest = runner.manifest.hashes.get("calibrated")
+    if digest != calibrated.digest:
+        raise ValueError(
+            f"expected a bundle of this calibrated network, {calibrated.digest[:12]}…, got one of {str(digest)[:12]}…; "
+            "export it again"
+        )
+    if policy is not None and runner.policy.thresholds.tolist() != policy.thresholds.tolist():
+        raise ValueError("expected the policy that the bundle was exported with, got another; export it again")
+
+
+def _compare(calibrated: Calibrated, runner: Any, x: State, policy: Policy | None) -> Parity:
+    """Return the parity on a batch."""
+    arrays = {name: leaf.cpu().numpy() for name, leaf in zip(input_names(x), tree_leaves(x), strict=True)}
+    pairs = zip(calibrated(x), runner.predict(arrays), strict=True)
+    differences = tuple(_difference(ours, theirs) for ours, theirs in pairs)
+    rows = len(next(iter(arrays.values())))
+    if policy is None:
+        return Parity(rows, differences, 0, 0.0)
+    ours, theirs = run(calibrated, policy, x), runner.run(arrays)
+    moved = np.flatnonzero(ours.exit.cpu().numpy() != theirs.exit)
+    distances = [_distance(ours.scores.cpu().numpy()[i], theirs.scores[i], policy) for i in moved]
+    return Parity(rows, differences, len(moved), max(distances, default=0.0))
+
+
+def _difference(ours: Any, theirs: Any) -> float:
+    """Return the largest difference of two predictions."""
+    if hasattr(theirs, "probs"):
+        return _largest(ours.probs.cpu().numpy() - theirs.probs)
+    std = ours.variance.double().sqrt().cpu().numpy()
+    return max(_largest((ours.mean.cpu().numpy() - theirs.mean) / std), _largest(np.sqrt(theirs.variance) / std - 1))
+
+
+def _distance(ours: Array, theirs: Array, policy: Policy) -> float:
+    """Return how far the scores (K − 1) of an example are from the threshold where only one of them stopped."""
+    stopped = min(int((~np.isnan(scores)).sum()) for scores in (ours, theirs)) - 1  # scores behind the exit are NaN
+    options: Iterable[Any] = (policy.thresholds, *(() if policy.alternative is None else (policy.alternative,)))
+    return min(
+        abs(float(scores[stopped]) - float(thresholds[stopped])) for scores in (ours, theirs) for thresholds in options
+    )
+
+
+def _largest(differences: Array) -> float:
+    return float(np.abs(differences).max(initial=0.0))
