@@ -8,7 +8,7 @@ ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-runtime test-install lint format bench bench-data bench-dynamic \
-	bench-deploy bench-posterior bench-variation models hardening check-all test-all test-numerics-all
+	bench-deploy bench-parity bench-posterior bench-variation models hardening check-all test-all test-numerics-all
 .NOTPARALLEL:
 
 help:  ## Show what can be done here
@@ -58,6 +58,9 @@ bench: $(READY)  ## Measure speed, beside a peer or the plain pass
 
 bench-dynamic: $(PEERS)  ## Measure examples that leave early, beside the full network and earlyon
 	$(BIN)/python -m benchmarks.dynamic
+
+bench-parity: $(READY)  ## Compare bundles with their networks on 10,000 images, clicks and texts
+	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.parity
 
 bench-deploy: $(READY)  ## Measure the runtime's loop around the graphs of a bundle
 	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.runtime

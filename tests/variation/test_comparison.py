@@ -57,7 +57,8 @@ def test_every_estimate_of_a_tower_is_compared(likelihood):
     assert "one dropout, on the inputs of the last linear layer" in result.left_out["last layer, exact"]
     assert rows["dropout, T = 10"]["r2"] < rows["dropout, T = 50"]["r2"] < rows["dropout, T = 100"]["r2"] < 1
     assert rows["moments, full"]["r2"] > 0.9
-    assert rows["margins"]["r2"] < rows["delta rule"]["r2"]  # the embeddings' dropout is before the head
+    # Both are the first order in the dropped values, those of the embeddings included.
+    assert rows["margins"]["r2"] == pytest.approx(rows["delta rule"]["r2"], rel=1e-4)
     assert min(rows["inputs only"]["r2"], rows["estimator"]["r2"]) > 0.8
     assert rows["prediction only"]["r2"] < rows["estimator"]["r2"]
     assert result.estimators["estimator"].layers

@@ -109,6 +109,14 @@ def test_inputs_far_outside_are_flagged_with_a_warning(estimator):
     assert estimator.estimate(x).outside.nonzero()[:, 0].tolist() == [7]
 
 
+@pytest.mark.parametrize("size", [1, 64, 4096])
+def test_batches_like_those_of_fitting_cause_no_warning(estimator, size):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(5):
+            estimator(rows(size, seed=100 + seed))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_outputs_that_are_not_finite_are_refused_by_position(estimator, value):
     x = rows(4)

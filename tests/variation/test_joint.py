@@ -81,3 +81,13 @@ def test_the_modes_of_the_caller_change_nothing(surrounding):
         actual = [heads[1].step(x) for x in inputs], heads[1].finish(loader)
     assert actual[0] == expected[0]
     assert all(map(torch.equal, actual[1](loader[0]), expected[1](loader[0])))
+
+
+def test_margins_of_a_model_that_still_changes_use_its_weights():
+    """Factors of a weight would be those of the first step."""
+    model = nn.Sequential(
+        *(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.3)), nn.Linear(16, 1)
+    )
+    head = JointHead(model, teacher=TEACHER, layers=["<margins>"], generator=seeded())
+    head.step(rows(64))
+    assert head._reader.head.factors == (None,)

@@ -161,7 +161,7 @@ def fit_buckets(
     batches.check_loader(val_loader)
     spread = Target(target)
     likelihood, example, train_loader = labels.examine(model, train_loader, teacher)
-    reader = rows.make_reader(model, example, teacher, layers, strengths, False, likelihood)
+    reader = rows.make_reader(model, example, teacher, layers, strengths, False, likelihood).low_rank(model, example)
 
     def read(loader: Loader) -> Rows:
         labeled = labels.label_batches(model, loader, teacher, spread, generator)

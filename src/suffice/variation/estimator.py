@@ -297,12 +297,17 @@ class VariationEstimator(Serializable):
 
 
 def _is_surprising(estimate: Estimate) -> bool:
-    """Return whether an input is beyond twice the limit, or more are outside than among inputs like those of fitting.
+    """Return whether more inputs are outside, or far outside, than among inputs like those of fitting.
 
-    The number outside is compared with a binomial of five times the share of false alarms, at a chance of 1e-6.
+    The number beyond the limit is compared with a binomial of five times the share of false alarms, at a chance of
+    1e-6; that beyond twice the limit with one of a twentieth of the share, at a chance of 1e-3. No input like those of
+    fitting is beyond ten times the limit.
     """
     from scipy.special import bdtrc
 
-    count, rows = int(estimate.outside.sum()), len(estimate.distance)
-    is_far = bool((~(estimate.distance <= 2)).any())
-    return is_far or (count > 0 and float(bdtrc(count - 1, rows, 5 * FALSE_ALARMS)) < 1e-6)
+    rows = len(estimate.distance)
+    for limit, share, chance in ((1, 5 * FALSE_ALARMS, 1e-6), (2, FALSE_ALARMS / 20, 1e-3), (10, 0.0, 1e-3)):
+        count = int((~(estimate.distance <= limit)).sum())
+        if count and float(bdtrc(count - 1, rows, share)) < chance:
+            return True
+    return False

@@ -162,6 +162,7 @@ def _fit(
 ) -> VariationEstimator:
     teacher, target, layers = labels.teacher, labels.target, options.layers
     reader = make_reader(model, labels.example, teacher, layers, options.strengths, options.delta, labels.likelihood)
+    reader = reader.low_rank(model, labels.example)
     labeled = iter(labels.train)
     first = next(labeled)
     training = read_rows(model, chain([first], labeled), reader)

@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional
 
 from suffice.models import convnet, tower
+from suffice.twin import inference
 from suffice.variation.baselines.head import find_head, head_spread
 from suffice.variation.teachers.dropout import MCDropout
 from tests import tolerances
@@ -16,6 +17,10 @@ def seeded():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def scripted_write(h: torch.Tensor):
+    h.mul_(5.0)
 
 
 class Functional(nn.Module):
@@ -101,7 +106,11 @@ def test_a_write_into_the_values_begins_the_head():
         lambda h: h.add_(1),
         lambda h: torch.add(h, 1, out=h),
         lambda h: h.__imul__(2),
+        lambda h: torch._foreach_mul_([h], 5.0),
+        lambda h: torch.sort(h, dim=1, out=(h, torch.empty_like(h, dtype=torch.long))),
     )
+    with pytest.warns(DeprecationWarning, match="is deprecated"):
+        writes += (torch.jit.script(scripted_write),)
     for write in writes:
         with pytest.raises(ValueError, match="which is elsewhere"):
             find_head(Writing(write), x)
@@ -214,3 +223,85 @@ def test_a_rank_of_one_remains_where_even_that_costs_more():
 
 def plain_head():
     return find_head(plain(), torch.rand(5, 3))
+
+
+@pytest.mark.parametrize("activation", [torch.relu, torch.tanh, functional.gelu])
+def test_an_activation_may_take_its_input_by_name(activation):
+    class Named(nn.Module):
+        def __init__(self, call):
+            super().__init__()
+            self.a, self.b, self.drop, self.call = nn.Linear(4, 8), nn.Linear(8, 3), nn.Dropout(0.3), call
+
+        def forward(self, x):
+            return self.b(self.call(self.a(self.drop(x))))
+
+    by_name, by_place = Named(lambda z: activation(input=z)), Named(activation)
+    by_name.load_state_dict(by_place.state_dict())
+    x = torch.rand(5, 4)
+    assert find_head(by_name, x).activations == find_head(by_place, x).activations != ("identity",)
+    assert torch.equal(head_spread(by_name, x), head_spread(by_place, x))
+
+
+def test_an_activation_that_writes_its_output_elsewhere_begins_the_head():
+    class Out(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.first, self.second = nn.Dropout(0.3), nn.Dropout(0.3)
+
+        def forward(self, x):
+            h = self.a(self.first(x))
+            torch.tanh(h, out=h)
+            return self.b(self.second(h))
+
+    assert find_head(Out(), torch.rand(5, 4)).layers == ("b",)
+
+
+def test_a_weight_may_be_a_buffer():
+    model, x = plain().eval(), torch.rand(5, 3)
+    expected = head_spread(model, x)
+    weight = model[3].weight.detach()
+    del model[3].weight
+    model[3].register_buffer("weight", weight)
+    assert torch.equal(head_spread(model, x), expected)
+
+
+def test_a_rate_that_is_one_up_to_rounding_is_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(1 - 1e-10), nn.Dropout(1 - 1e-10), nn.Linear(4, 3)).eval()
+    with pytest.raises(ValueError, match="on the inputs of '3' at a rate below 1, got 1"):
+        find_head(model, torch.rand(5, 3))
+
+
+def test_a_spread_that_is_not_finite_is_refused():
+    model = plain(1).eval()
+    with torch.no_grad():
+        model[3].weight.fill_(1e25)
+    with pytest.raises(ValueError, match="spreads under dropout of the head"):
+        head_spread(model, torch.rand(5, 3), likelihood="regression")
+
+
+def test_the_spread_among_a_hundred_classes_is_close_to_that_of_twenty_thousand_masks(generator):
+    """Four margins, as few as an estimator reads, give an R² below zero here."""
+    model = nn.Sequential(nn.Linear(3, 60), nn.ReLU(), nn.Dropout(0.5), nn.Linear(60, 100)).eval()
+    with torch.no_grad():
+        model[3].weight.mul_(6)
+    x = torch.randn(40, 3)
+    sampled = MCDropout(passes=20_000)(model, x, generator=generator)["std"]
+    assert float((head_spread(model, x) - sampled).square().mean() / sampled.var()) < 0.1
+
+
+def test_features_of_predictions_do_not_depend_on_their_unit():
+    model, x = plain(1).eval(), torch.rand(50, 3)
+    small = plain(1).eval()
+    small.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        small[3].weight.mul_(2.0**-40)
+        small[3].bias.mul_(2.0**-40)
+    features = []
+    for network in (model, small):
+        head = find_head(network, x, likelihood="regression")
+        with inference(network) as twin, head.recording(twin) as recorded:
+            output = twin(x)
+        features.append(head.features(output, recorded, "regression"))
+    shift = 40 * torch.tensor(2.0).log()
+    torch.testing.assert_close(features[1], features[0] - shift, rtol=tolerances.gamma(8, torch.float32), atol=0)

@@ -76,6 +76,13 @@ def test_an_outlying_row_of_fitting_does_not_hide_others():
     assert bool((Distance.fit(train)(30 * torch.ones(1, 50)) > 1).all())
 
 
+def test_an_outlying_row_among_few_others_does_not_hide_others():
+    others = scores(50, seed=1)
+    others[0] *= 1000
+    assert bool((Distance.fit(scores(2000), others)(30 * torch.ones(1, 50)) > 1).all())
+    assert bool((Distance.fit(others)(30 * torch.ones(1, 50)) > 1).all())
+
+
 def test_more_features_than_rows_have_a_distance_too():
     train, other = scores(300, width=1500), scores(300, width=1500, seed=1)
     fitted = Distance.fit(train, other)
@@ -84,6 +91,13 @@ def test_more_features_than_rows_have_a_distance_too():
     assert bool((fitted(torch.randn(20, 1500, generator=seeded(3))) > 1).all())
     expected = dense(fitted, fitted.rest, other.double(), train.clamp(-4, 4).double())
     torch.testing.assert_close(fitted(other) * fitted.limit, expected.float(), rtol=1e-3, atol=0)
+
+
+def test_directions_longer_than_any_that_is_fitted_are_refused():
+    configuration, tensors = Distance.fit(scores(500)).parts()
+    named = {"distance.directions": 1e3 * tensors["directions"]}
+    with pytest.raises(ValueError, match=r"distance\.directions to be finite and at least -10"):
+        Distance.from_parts(Parts(configuration, named), 50)
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan, 1e30])
@@ -104,7 +118,11 @@ def test_parts_give_the_same_distance_back_and_older_ones_the_root_mean_square()
         configuration, tensors = fitted.parts()
         named = {f"distance.{name}": tensor for name, tensor in tensors.items()}
         assert torch.equal(Distance.from_parts(Parts(configuration, named), 50)(rows), fitted(rows))
-    older = Distance.from_parts(Parts({"limit": 2.5}, {}), 50)
+    torch.set_default_dtype(torch.float64)
+    try:
+        older = Distance.from_parts(Parts({"limit": 2.5}, {}), 50)
+    finally:
+        torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(older(rows) * 2.5, rows.square().mean(dim=1).sqrt())
     assert older.limit == 2.5
 

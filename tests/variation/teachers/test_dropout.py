@@ -274,3 +274,17 @@ def test_names_in_a_list_are_kept_as_a_tuple_and_make_an_equal_hashable_teacher(
 
 def test_another_number_of_passes_changes_nothing_else():
     assert MCDropout(0.2, at="0", passes=5).with_passes(7) == MCDropout(0.2, at="0", passes=7)
+
+
+def test_a_class_that_is_masked_by_a_huge_number_does_not_hide_the_variation_of_the_others():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 4))
+
+        def forward(self, x):
+            return self.head(x) + torch.tensor([0, 0, -1e9, 0])
+
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    spread = MCDropout(passes=20)(Masked().eval(), x, generator=torch.Generator().manual_seed(0))["std"]
+    assert float(spread.min()) > 0

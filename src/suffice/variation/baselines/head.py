@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from suffice import cost
 from suffice.attach.classifier import find_classifier
 from suffice.inputs import prepare
-from suffice.network import ExitNetwork, State, call, select
+from suffice.network import ExitNetwork, State, call, check_finite, select
 from suffice.network import batch_size as rows_of
 from suffice.storage.parts import Parts, Range
 from suffice.storage.serializable import Serializable
@@ -35,6 +35,10 @@ _MOST_RANK, _SHARE = 16, 0.15
 """Largest rank in place of a deeper layer's weight, and share of the model's multiply-adds that it may cost."""
 _MOST_OUTPUTS = 64
 """Largest number of predicted numbers or labels, each of which has gradients of its own."""
+_MOST_MARGINS = 32
+"""Largest number of margins of `head_spread`."""
+_LEAST = 1e-8
+"""Smallest spread of a probability, a logit or a margin as a feature."""
 _RATE = Range(least=0, below=1)
 
 
@@ -76,7 +80,7 @@ class Head(Serializable):
                 inputs = (args[0] if args else kwargs["input"]).detach().to(dtype, copy=True)
                 with full_precision():
                     outer = None if slope is None else slope(output.detach().to(dtype))
-                weight, pair = module.get_parameter("weight").detach().to(dtype), factors[position]
+                weight, pair = _weight(module).detach().to(dtype), factors[position]
                 low_rank = None if pair is None else (pair[0].to(dtype), pair[1].to(dtype))
                 layer = margins.Layer(weight, inputs, self.rates[position], outer, low_rank)
                 seen[self.layers[position]].append(layer)
@@ -100,8 +104,16 @@ class Head(Serializable):
             return margins.head_spreads(outputs, recorded, self.points.to(outputs), likelihood)
 
     def features(self, outputs: Tensor, recorded: Sequence[margins.Layer], likelihood: LikelihoodName) -> Tensor:
-        """Return the logarithms of `spreads`, (N, F) float32, as features."""
-        return self.spreads(outputs, recorded, likelihood).clamp_min(1e-8).log().float()
+        """Return the logarithms of `spreads`, (N, F) float32, as features.
+
+        Those of predicted numbers end at a spread that is small for the weights of each, in whatever unit it is.
+        """
+        spreads = self.spreads(outputs, recorded, likelihood)
+        least = torch.full_like(spreads[0], _LEAST)
+        if likelihood == "regression":
+            norms = recorded[0].weight.norm(dim=1)
+            least *= norms if len(norms) == 1 else torch.cat([norms.mean()[None], norms])
+        return torch.maximum(spreads, least.clamp_min(torch.finfo(least.dtype).tiny)).log().float()
 
     def macs(self, model: nn.Module, likelihood: LikelihoodName) -> int:
         """Return the multiply-adds of `spreads` per example, beyond the model's own."""
@@ -172,7 +184,7 @@ class Head(Serializable):
         activations = parts.texts("activations")
         if len(activations) != len(names) - 1 or not ACTIVATIONS.keys() >= set(activations):
             parts.refuse("activations", f"{len(names) - 1} of {tuple(ACTIVATIONS)}", activations)
-        k = _margins(len(modules[names[0]].get_parameter("weight")), likelihood)
+        k = _margins(len(_weight(modules[names[0]])), likelihood)
         points = parts.tensor("points", f"* {k}", dtype=torch.float32)
         if len(points) < 2:
             parts.refuse_tensor("points", "of two rows or more", len(points))
@@ -186,6 +198,7 @@ def find_head(
     at: str | Sequence[str] | None = None,
     rate: float | None = None,
     likelihood: LikelihoodName = "classification",
+    most: int = margins.MARGINS,
 ) -> Head:
     """Find the head of a model, and the dropout on the inputs of its layers.
 
@@ -195,6 +208,7 @@ def find_head(
         at: Names or patterns of the modules that drop, as for `MCDropout`.
         rate: Probability of dropping a unit; None for the rate of each dropout module.
         likelihood: Meaning of the model's output.
+        most: Largest number of margins of a classification.
 
     Raises:
         TypeError: If the model's output is not a tensor.
@@ -220,7 +234,7 @@ def find_head(
                 f"expected dropout on the inputs of the last linear layers, {name!r} and those right before it, got "
                 f"dropout at {chosen.names}, which is elsewhere; leave the margins out"
             )
-        points = margins.normal_points(_margins(outputs, likelihood)).to(output_matrix(output, likelihood).device)
+        points = margins.normal_points(_margins(outputs, likelihood, most)).to(output_matrix(output, likelihood).device)
         names, rates, activations = zip(*links, strict=True)
         return Head(names, rates, activations[1:], points, (None,) * (len(names) - 1))
 
@@ -234,7 +248,8 @@ def head_spread(
 ) -> Tensor:
     """Return the spread "std" (N,) float64 under dropout of the head, in one pass and without a gradient.
 
-    Arguments and errors are those of `find_head`; x are all N examples.
+    Arguments and errors are those of `find_head`; x are all N examples. There are up to 32 margins, many more than an
+    estimator reads. A spread that is not finite raises a ValueError.
 
     Example:
         >>> import torch
@@ -244,17 +259,25 @@ def head_spread(
         >>> head_spread(model, torch.randn(6, 3)).shape
         torch.Size([6])
     """
-    head = find_head(model, x, at, rate, likelihood)
+    head = find_head(model, x, at, rate, likelihood, _MOST_MARGINS)
     with inference(model) as twin:
         with head.recording(twin) as recorded:
             output = call(twin, prepare(x, model))
-        return head.spreads(finite_outputs(output, likelihood), recorded, likelihood)[:, 0].double()
+        spread = head.spreads(finite_outputs(output, likelihood), recorded, likelihood)[:, 0].double()
+        check_finite(spread, "spreads under dropout of the head")
+        return spread
 
 
 def _shapes(model: nn.Module, layers: Sequence[str]) -> list[tuple[int, int]]:
     """Return the shapes (D′, D) of the weights of linear layers."""
-    weights = [model.get_submodule(name).get_parameter("weight") for name in layers]
+    weights = [_weight(model.get_submodule(name)) for name in layers]
     return [(weight.shape[0], weight.shape[1]) for weight in weights]
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """Return the weight of a linear layer, a parameter or a buffer."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight
 
 
 def _factors(parts: Parts, i: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
@@ -268,9 +291,9 @@ def _factors(parts: Parts, i: int, shape: tuple[int, int]) -> tuple[Tensor, Tens
     return outer, parts.tensor(right, f"{outer.shape[1]} {shape[1]}", dtype=torch.float32)
 
 
-def _margins(outputs: int, likelihood: LikelihoodName) -> int:
+def _margins(outputs: int, likelihood: LikelihoodName, most: int = margins.MARGINS) -> int:
     """Return the dimension of the points for a number of outputs."""
-    return min(margins.MARGINS, outputs - 1) if likelihood == "classification" else 1
+    return min(most, outputs - 1) if likelihood == "classification" else 1
 
 
 def _classifier(model: nn.Module, x: State) -> str:
@@ -294,6 +317,8 @@ def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[tup
         rate, inner = 0.0, step.before
         while inner is not None and inner.kind == "dropout":
             rate, inner = rate + inner.rate - rate * inner.rate, inner.before
+        if rate >= 1:
+            raise ValueError(f"expected dropout on the inputs of {step.name!r} at a rate below 1, got {rate:g}")
         links.append((step.name, rate, activation))
         activation = "identity"
         if inner is not None and inner.kind == "activation":

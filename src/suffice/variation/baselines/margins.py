@@ -16,7 +16,7 @@ be approximated by U (UᵀW_l): r(D′ + D) multiply-adds for each margin instea
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,8 +111,12 @@ def margin_covariance(directions: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 def output_variance(layers: Sequence[Layer]) -> Tensor:
     """Return the variance (N, C) of each output of a head, the diagonal of S for J_1 = W_1."""
-    parts = _scaled(layers[0].weight[None], layers)
-    return torch.stack([scaled.square().sum(dim=2) for scaled in parts]).sum(dim=0)
+    last, weight = layers[0], layers[0].weight
+    deeper = _scaled(weight[None], [replace(last, rate=0.0), *layers[1:]])
+    variances = [scaled.square().sum(dim=2) for scaled in deeper]
+    if last.rate:  # (N, C, D) is not needed
+        variances.append(last.rate / (1 - last.rate) * last.inputs.square() @ weight.square().mT)
+    return torch.stack(variances).sum(dim=0)
 
 
 def _scaled(directions: Tensor, layers: Sequence[Layer]) -> Iterator[Tensor]:
@@ -140,6 +144,8 @@ def factorize(weight: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor
     """
     squares = inputs.double().square()
     moments = (squares.sum(dim=0) + squares.mean()) / (len(squares) + 1)
+    if not moments.any():
+        moments = torch.ones_like(moments)
     scaled = weight.double() * moments.sqrt()
     directions = torch.linalg.eigh(scaled @ scaled.mT).eigenvectors[:, -rank:]
     return directions.float(), (directions.mT @ weight.double()).float()

@@ -87,7 +87,8 @@ class _Tracing(TorchFunctionMode):
         self.linear: dict[str, list[Step]] = {}
         self.rows = rows
         self._names = names
-        self._steps: dict[int, tuple[Tensor, Step]] = {}  # an `id` is that of one tensor while that is alive
+        # An `id` is that of one tensor while that is alive. The version is that of its values.
+        self._steps: dict[int, tuple[Tensor, Step, int]] = {}
         self._factors: dict[int, tuple[Tensor, float]] = {}
 
     def gate(self, rate: float, units: Tensor) -> Tensor:
@@ -120,19 +121,22 @@ class _Tracing(TorchFunctionMode):
         elif func not in _RESHAPES:
             self._forget(result)  # which may be an input that was written into, or `out`
         if step is not None:
-            self._steps[id(result)] = result, step
+            self._steps[id(result)] = result, step, _version(result)
 
     def _forget(self, written: Tensor) -> None:
         """Break the links of all tensors in the memory of one."""
         memory = written.untyped_storage()._cdata
-        linked = [(key, tensor) for key, (tensor, _) in self._steps.items()]
+        linked = [(key, tensor) for key, (tensor, *_) in self._steps.items()]
         for key, tensor in linked:
             if tensor.untyped_storage()._cdata == memory:
                 del self._steps[key]
 
     def _made(self, tensor: Tensor) -> Step | None:
-        """Return the step that made a tensor, if it is known."""
-        return self._steps[id(tensor)][1] if id(tensor) in self._steps else None
+        """Return the step that made a tensor, if it is known and nothing has written into the tensor since."""
+        if id(tensor) not in self._steps:
+            return None
+        _, step, version = self._steps[id(tensor)]
+        return step if version == _version(tensor) else None
 
     def _step(
         self, func: Any, source: Tensor, tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -146,7 +150,13 @@ class _Tracing(TorchFunctionMode):
         factors, rate = self._factors.get(id(tensors[-1]), (None, 0.0))
         if factors is not None and factors.shape == source.shape:
             return Step("dropout", rate=rate, before=before)
-        if func in _ACTIVATIONS:
-            name = slopes.recognize(_ACTIVATIONS[func], lambda grid: func(grid, *args[1:], **kwargs))
+        if func in _ACTIVATIONS and "out" not in kwargs:
+            others = {name: value for name, value in kwargs.items() if value is not source}
+            name = slopes.recognize(_ACTIVATIONS[func], lambda grid: func(grid, *args[1:], **others))
             return None if name is None else Step("activation", name, before=before)
         return None
+
+
+def _version(tensor: Tensor) -> int:
+    """Return the number of writes into a tensor; 0 if they are not counted."""
+    return 0 if tensor.is_inference() else tensor._version

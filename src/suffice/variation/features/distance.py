@@ -8,9 +8,11 @@ of fitting, of which the R = min(32, N/10) leading ones are kept and the others 
 so that d is about 1 on those rows. Scores of features that vary together add up in ‖z‖, but not in d; and what no row
 of fitting has, such as features that disagree, is far in d and not in ‖z‖. Tipping and Bishop 1999 (the covariance).
 
-Distances are given in units of a limit, the 0.99 quantile of d: 1 % of inputs like those of fitting are beyond 1.
+Distances are given in units of a limit, the 0.99 quantile of d: 1 % of inputs like those of fitting are beyond 1. With
+fewer than some hundred rows they are more, since the eigenvectors fit those rows better than any other.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from suffice.metrics import quantile
-from suffice.storage.parts import INVERTIBLE, Parts
+from suffice.storage.parts import INVERTIBLE, Parts, Range
 from suffice.storage.serializable import Serializable
 from suffice.utils.modes import full_precision
 
@@ -30,10 +32,14 @@ _ROWS = 1024
 """Number of rows that the eigenvectors of more features than that are computed from."""
 _CLIP = 4.0
 """Largest score of a row of fitting, so that a few outlying rows do not determine the eigenvectors."""
+_MOST = 10.0
+"""Largest limit, in medians of the distance, so that one outlying row among few does not determine it."""
 _LARGEST = 1e15
 """Largest score of any row, so that its square and the sums of these are finite."""
 _FLOOR = 1e-2
 """Least eigenvalue, where the mean one is 1: what hardly varies does not decide alone."""
+_LONGEST = 1.001 / math.sqrt(_FLOOR)
+"""Largest element of a direction, up to rounding."""
 FALSE_ALARMS = 0.01
 """Share of inputs like those of fitting that are outside."""
 
@@ -97,7 +103,8 @@ class Distance(Serializable):
 
     def limited(self, *distances: Tensor) -> "Distance":
         """Return the distance with its limit from the distances (N,) of rows like those of fitting."""
-        greatest = self.limit * max(float(quantile(rows, [1 - FALSE_ALARMS])[0]) for rows in distances)
+        limits, medians = zip(*(quantile(rows, [1 - FALSE_ALARMS, 0.5]).tolist() for rows in distances), strict=True)
+        greatest = self.limit * min(max(limits), _MOST * max(medians))
         return replace(self, limit=min(max(greatest, INVERTIBLE.least), INVERTIBLE.most))
 
     def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -114,11 +121,16 @@ class Distance(Serializable):
         """
         limit = parts.number("limit", INVERTIBLE)
         if "rank" not in parts:
-            return cls(torch.zeros(width, 0), 1.0, limit)
+            return cls(_no_directions(width), 1.0, limit)
         rest, rank = parts.number("rest", INVERTIBLE), parts.count("rank", most=min(_RANK, width - 1))
-        shape = f"{width} {rank}"
-        directions = parts.tensor("distance.directions", shape, dtype=torch.float32) if rank else torch.zeros(width, 0)
-        return cls(directions, rest, limit)
+        if not rank:
+            return cls(_no_directions(width), rest, limit)
+        longest = Range(least=-_LONGEST, most=_LONGEST)
+        return cls(parts.tensor("distance.directions", f"{width} {rank}", longest, dtype=torch.float32), rest, limit)
+
+
+def _no_directions(width: int) -> Tensor:
+    return torch.zeros(width, 0, dtype=torch.float32)
 
 
 def _eigenvectors(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,10 @@ class Reader:
         names = tuple(self.layers[i] for i in layers)
         return replace(self, layers=names, head=self.head if MARGINS in names else None)
 
+    def low_rank(self, model: nn.Module, x: State) -> "Reader":
+        """Return the reader with the margins of `Head.low_rank`, which cost less, for weights that stay as they are."""
+        return self if self.head is None else replace(self, head=self.head.low_rank(model, x, self.likelihood))
+
     def costs(self, model: nn.Module) -> list[int]:
         """Return the multiply-adds per example of reading each layer; strengths cost none."""
         margins = 0 if self.head is None else self.head.macs(model, self.likelihood)

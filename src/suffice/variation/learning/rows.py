@@ -97,8 +97,7 @@ def _head(
     others = "all" if layers == "auto" else [pattern for pattern in patterns if pattern != MARGINS]
     try:
         dropout = _dropout(teacher, f"layers={[MARGINS]}")
-        head = find_head(model, example, dropout.at, dropout.rate, likelihood)
-        return head.low_rank(model, example, likelihood), others
+        return find_head(model, example, dropout.at, dropout.rate, likelihood), others
     except (TypeError, ValueError):
         if layers != "auto":
             raise

@@ -166,10 +166,12 @@ def _seeded(chosen: Sites, generator: torch.Generator | None, x: State) -> Itera
 def _differs(outputs: Tensor, deterministic: Tensor) -> bool:
     """Return whether outputs (T, N, C) differ from the deterministic ones (N, C) by more than rounding.
 
-    Rounding depends on the size of the batch: some fifty units in the last place in float32, three in bfloat16.
+    Rounding depends on the size of the batch: some fifty units in the last place in float32, three in bfloat16. An
+    output is compared with its own size or that of most outputs, since a few may be masked by a huge negative number.
     """
-    tolerance = torch.finfo(deterministic.dtype).eps ** 0.75 * deterministic.abs().max()
-    return bool((outputs - deterministic).abs().max() > tolerance)
+    sizes = deterministic.abs().amax(dim=0)
+    tolerance = torch.finfo(deterministic.dtype).eps ** 0.75 * torch.maximum(sizes, sizes.median())
+    return bool(((outputs - deterministic).abs() > tolerance).any())
 
 
 def _device_of(x: State) -> torch.device:
