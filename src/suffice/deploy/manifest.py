@@ -38,7 +38,7 @@ FOLDER = manifests.Kind(
 )
 """Entries and files by which a folder is a bundle, which may be replaced."""
 
-_NO_COSTS = {"macs": [], "length": None, "by_length": None}
+_NO_COSTS: dict[str, Any] = {"macs": [], "length": None, "by_length": None}
 """Costs of a bundle without exits."""
 
 _owned_paths = partial(manifests.owned_paths, kind=FOLDER)
