@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
