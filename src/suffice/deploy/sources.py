@@ -1,4 +1,4 @@
-"""What is exported: a calibrated network with its policy, a variation estimator, or both."""
+"""Sources of a bundle: a calibrated network with its policy, a variation estimator, or both."""
 
 from dataclasses import dataclass
 
