@@ -3,6 +3,9 @@
 A network has three exits. Stage k turns a state h (N, 4) into tanh(h W_k), and its classifier has the weights C_k
 (4, 3). Classes are combined by the product of the exits with equal weights; the score is the greatest log-probability.
 Several labels and numbers have no ensemble. Texts are the sum of their ids that count, spread over the state.
+
+An estimator multiplies its inputs by C_0. The variation is the mean of their absolute values, the distance the greatest
+of them in units of 3.
 """
 
 import hashlib
@@ -196,24 +199,72 @@ def _entry(k, tokens):
     """
 
 
+def estimator_graph():
+    """Return the ONNX model of the estimator."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": {OPSET}]>
+        estimator (float[N,4] input)
+            => (float[N,3] output, float[N] variation, float[N] clipped, float[N] distance) {{
+            output = MatMul(input, c)
+            sizes = Abs(input)
+            variation = ReduceMean <keepdims = 0> (sizes, last)
+            greatest = ReduceMax <keepdims = 0> (sizes, last)
+            distance = Div(greatest, limit)
+            clipped = Sub(distance, distance)
+        }}"""
+    )
+    found = {"c": weights(0)[1], "last": np.array([-1]), "limit": np.array(LIMIT, np.float32)}
+    for name, array in found.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.checker.check_model(model)
+    return model
+
+
+LIMIT = 3
+
+ESTIMATOR = {"target": "std", "teacher": {"name": "MCDropout"}, "quality": {"r_squared": 0.75, "log_error": 0.1}}
+
+
+def estimated(x):
+    """Return the output, the variation and the distance of inputs, in float64."""
+    sizes = abs(x.astype(np.float64))
+    return x.astype(np.float64) @ weights(0)[1], sizes.mean(axis=1), sizes.max(axis=1) / LIMIT
+
+
+def written_graph(folder, name, model):
+    """Write a graph, and return its entry in a manifest."""
+    payload = model.SerializeToString()
+    (folder / name).write_bytes(payload)
+    return {
+        "file": name,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "bytes": len(payload),
+        "inputs": [described(node) for node in model.graph.input],
+        "outputs": [described(node) for node in model.graph.output],
+    }
+
+
+def write_estimator(folder, alone=False):
+    """Write a bundle with an estimator, or of one alone, and return its folder."""
+    folder = write(folder)
+    entry = {**written_graph(folder, "estimator.onnx", estimator_graph()), **ESTIMATOR}
+    edit(folder, lambda manifest: manifest.update(estimator=entry))
+    if alone:
+        for k in range(EXITS):
+            (folder / f"stage-{k}.onnx").unlink()
+        nothing = {"macs": [], "by_length": None, "length": None}
+        changes = {"kind": "estimator", "exits": 0, "stages": [], "costs": nothing, "policy": None, "ensemble": "false"}
+        edit(folder, lambda manifest: manifest.update(changes, likelihood="classification"))
+    return folder
+
+
 def write(folder, kind="classification", tokens=False, policy=POLICY, **entries):
     """Write a bundle, with other entries in its manifest if given, and return its folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stages = []
-    for k in range(EXITS):
-        model = graph(k, kind, tokens, policy is not None)
-        payload = model.SerializeToString()
-        (folder / f"stage-{k}.onnx").write_bytes(payload)
-        stages.append(
-            {
-                "file": f"stage-{k}.onnx",
-                "sha256": hashlib.sha256(payload).hexdigest(),
-                "bytes": len(payload),
-                "inputs": [described(node) for node in model.graph.input],
-                "outputs": [described(node) for node in model.graph.output],
-            }
-        )
+    stages = [
+        written_graph(folder, f"stage-{k}.onnx", graph(k, kind, tokens, policy is not None)) for k in range(EXITS)
+    ]
     manifest = {
         "format": "suffice-bundle",
         "format_version": 1,

@@ -164,7 +164,7 @@ def batch_size(x: State) -> int:
     if not leaves or not leaves[0].ndim:
         kind = "a single number" if leaves else type(x).__name__
         raise TypeError(f"expected a tensor or a nest of tensors, batch first, got {kind}; pass one row per example")
-    return len(leaves[0])
+    return leaves[0].size(0)  # len() would make it a constant of a trace
 
 
 def select(state: State, index: Tensor) -> State:

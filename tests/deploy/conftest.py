@@ -6,7 +6,7 @@ import pytest
 
 import suffice
 from tests import builders
-from tests.deploy import bundles, models
+from tests.deploy import bundles, estimators, models
 from tests.deploy.bundles import Bundle, Setting
 
 SCORES = {**bundles.FEW, bundles.NESTED: "patience"}
@@ -46,8 +46,9 @@ def bundle(tmp_path_factory) -> Callable[..., Bundle]:
 
 @pytest.fixture(scope="session")
 def text_bundle(tmp_path_factory) -> Bundle:
-    """Bundle of a text model with an attached exit, whose example has 9 tokens."""
+    """Bundle of a text model with an attached exit and an estimator, whose example has 9 tokens."""
     calibrated, policy = models.calibrated_text(), models.text_policy()
     folder = tmp_path_factory.mktemp("texts") / "bundle"
-    suffice.export(calibrated, folder, policy=policy, example=models.texts(2))
+    estimator = estimators.text_estimator()
+    suffice.export(calibrated, folder, policy=policy, estimator=estimator, example=models.texts(2))
     return Bundle(folder, calibrated, policy)

@@ -1,10 +1,11 @@
 """Operations are replaced by others with the same results, and only where they have to be."""
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from suffice.deploy.decompositions import _ATTENTION, replace_untranslated
+from suffice.deploy.decompositions import _ATTENTION, _CHOLESKY, _SORT, replace_untranslated
 from tests.tolerances import gamma
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch's own exporter
@@ -20,6 +21,24 @@ class Attention(nn.Module):
 
     def forward(self, h, mask):
         return nn.functional.scaled_dot_product_attention(h, h, h, attn_mask=mask, is_causal=self.causal)
+
+
+class Ranked(nn.Module):
+    """Values and their places in the order of a stable sort."""
+
+    def forward(self, values):
+        return torch.sort(values, dim=1, descending=True, stable=True)
+
+
+class Factored(nn.Module):
+    """Cholesky factors of matrices."""
+
+    def forward(self, matrices):
+        return torch.linalg.cholesky_ex(matrices)
+
+
+def targets(program):
+    return {node.target for node in program.graph.nodes}
 
 
 def traced(shape, mask, causal=False):
@@ -55,3 +74,39 @@ def test_attention_of_three_dimensions_gets_a_head(mask, causal):
 def test_a_program_without_such_attention_stays_as_it_is():
     program, _ = traced((ROWS, 2, TOKENS, WIDTH), None)
     assert replace_untranslated(program) is program
+
+
+def test_a_stable_sort_becomes_a_sort_with_the_same_order():
+    values = torch.tensor([[2.0, 7.0, 2.0, 7.0, 7.0], [1.0, 0.0, 1.0, 0.0, 3.0]])
+    program = torch.export.export(Ranked(), (values,), strict=False)
+    assert _SORT in targets(program)
+    replaced = replace_untranslated(program)
+    assert not targets(replaced) & {_SORT}
+    graph = torch.onnx.export(replaced, dynamo=True, verbose=False, optimize=True).model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(graph)
+    ranked, places = session.run(None, {session.get_inputs()[0].name: values.numpy()})
+    assert ranked.tolist() == [[7, 7, 7, 2, 2], [3, 1, 1, 0, 0]]
+    assert places.tolist() == [[1, 3, 4, 0, 2], [4, 0, 2, 1, 3]]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_a_cholesky_factor_is_that_of_elementary_operations(k):
+    generator = torch.Generator().manual_seed(k)
+    roots = torch.randn(ROWS, k, k, generator=generator)
+    matrices = roots @ roots.mT + torch.eye(k)  # eigenvalues of 1 or more
+    program = torch.export.export(Factored(), (matrices,), strict=False)
+    replaced = replace_untranslated(program)
+    assert not targets(replaced) & {_CHOLESKY}
+    factor, errors = replaced.module()(matrices)
+    assert errors.tolist() == [0] * ROWS
+    assert torch.equal(factor, factor.tril())
+    # LLᵀ is A up to γ_{k+1} |L||Lᵀ|, of elements at most those of the diagonal of A (Higham 2002, theorem 10.3)
+    greatest = float(matrices.diagonal(dim1=1, dim2=2).max())
+    terms = k + 2  # and those of the product
+    torch.testing.assert_close(factor @ factor.mT, matrices, atol=2 * gamma(terms, torch.float32) * greatest, rtol=0)
+
+
+def test_a_matrix_of_many_columns_is_left_to_the_translation():
+    matrices = torch.eye(9).expand(ROWS, 9, 9).clone()
+    replaced = replace_untranslated(torch.export.export(Factored(), (matrices,), strict=False))
+    assert _CHOLESKY in targets(replaced)

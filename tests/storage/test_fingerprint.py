@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import gelu, relu
 
 import suffice
-from suffice.storage.fingerprint import check_fingerprint, check_structure, fingerprint, structure
+from suffice.storage.fingerprint import check_fingerprint, check_structure, fingerprint, fingerprints, structure
 from tests import builders
 
 
@@ -25,6 +25,20 @@ class WithFunction(nn.Module):
 
 def layers(activation=nn.ReLU, rate=0.3, stride=2, eps=1e-5):
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=stride), activation(), nn.Dropout(rate), nn.GroupNorm(2, 4, eps))
+
+
+def test_weights_have_equal_hashes_by_their_content_whatever_their_names():
+    first, second = nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+    second[1].load_state_dict(first.state_dict())
+    assert fingerprints(second) == {f"1.{name}": weight for name, weight in fingerprints(first).items()}
+    with torch.no_grad():
+        second[1].bias[0] += 1
+    assert fingerprints(second)["1.weight"] == fingerprints(first)["weight"]
+    assert fingerprints(second)["1.bias"] != fingerprints(first)["bias"]
+    assert (
+        len(set(fingerprints(nn.BatchNorm1d(2)).values())) == 3
+    )  # weight and variance are both ones, bias and mean zeros
+    assert fingerprints(nn.Linear(2, 3, bias=False).double()) != fingerprints(nn.Linear(2, 3, bias=False))
 
 
 def test_the_structure_has_the_classes_and_constructor_arguments_of_torch_modules():

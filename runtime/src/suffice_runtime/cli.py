@@ -17,6 +17,7 @@ from suffice_runtime import saving, summary
 from suffice_runtime._version import __version__
 from suffice_runtime.answer import Answer
 from suffice_runtime.bundle.entries import printable
+from suffice_runtime.estimate import Estimate, warning
 from suffice_runtime.runner import Runner
 from suffice_runtime.running.stream import Served
 from suffice_runtime.triton import repository
@@ -104,8 +105,19 @@ def _run(choices: argparse.Namespace) -> None:
     """Answer the examples of a file."""
     saving.check_writable(choices.output, choices.force)
     runner = Runner(choices.bundle, choices.threads)
-    answers = _answers(runner, _read(choices.input), choices.batch_size)
-    saving.write(choices.output, answers, runner.manifest.class_names, choices.force)
+    x, manifest = _read(choices.input), runner.manifest
+    parts = list[dict[str, Array]]()
+    if manifest.kind is not None:
+        parts = [saving.columns(answer) for answer in _answers(runner, x, choices.batch_size)]
+    if manifest.estimator is not None:
+        estimates = _estimates(runner, x, choices.batch_size)
+        found = [saving.estimate_columns(estimate) for estimate in estimates]
+        if manifest.kind is None:
+            parts = [saving.output_columns(estimate) for estimate in estimates]
+        parts = [{**part, **more} for part, more in zip(parts, found, strict=True)]
+        if message := warning([part["distance"] for part in parts]):
+            print(f"warning: {message}", file=sys.stderr)
+    saving.write(choices.output, parts, manifest.class_names, choices.force)
 
 
 def _info(choices: argparse.Namespace) -> None:
@@ -125,11 +137,24 @@ def _answers(runner: Runner, x: Array | Mapping[str, Array], size: int) -> list[
         TypeError: If an input is of another type than the graphs take.
         ValueError: If an example cannot be answered; the message names its row.
     """
+    rows = _rows(x)
+    if not rows:
+        return [runner.run(x)]
+    return [_complete(served) for served in runner.run_stream(_batches(x, rows, size), size=size)]
+
+
+def _estimates(runner: Runner, x: Array | Mapping[str, Array], size: int) -> list[Estimate]:
+    """Return the estimates of all examples, batch by batch, without warnings; errors are those of `_answers`."""
+    rows = _rows(x)
+    batches = _batches(x, rows, size) if rows else [x]
+    return [runner._network.estimate(batch, i * size) for i, batch in enumerate(batches)]
+
+
+def _rows(x: Array | Mapping[str, Array]) -> int:
+    """Return the number of examples; 0 if there are none, or the shapes are refused by name."""
     arrays = {"": x} if isinstance(x, np.ndarray) else x
     rows = {len(array) if array.ndim else 0 for array in arrays.values()}
-    if len(rows) != 1 or not max(rows):
-        return [runner.run(x)]  # no examples, or a shape that is refused by name
-    return [_complete(served) for served in runner.run_stream(_batches(x, max(rows), size), size=size)]
+    return max(rows) if len(rows) == 1 else 0
 
 
 def _batches(x: Array | Mapping[str, Array], rows: int, size: int) -> Iterator[Array | Mapping[str, Array]]:

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from suffice_runtime.answer import Answer
 from suffice_runtime.bundle import manifest
 from suffice_runtime.bundle.manifest import Manifest
-from suffice_runtime.bundle.sessions import open_graphs
+from suffice_runtime.bundle.sessions import Loader
+from suffice_runtime.estimate import Estimate, warning
 from suffice_runtime.policy import Policy
 from suffice_runtime.prediction import AnyPrediction
 from suffice_runtime.running import stream, walk
@@ -59,13 +61,14 @@ class Runner:
         check: bool = True,
     ) -> None:
         self.manifest = manifest.read(Path(folder), check)
-        graphs = open_graphs(Path(folder), self.manifest, _whole("threads", threads), providers, check)
-        self._network = Network(self.manifest, graphs)
+        loader = Loader(Path(folder), self.manifest, _whole("threads", threads), providers, check)
+        self._network = Network(self.manifest, loader.stages(), loader.estimator())
 
     def __repr__(self) -> str:
         """Describe the bundle in one line."""
-        shapes = "; ".join(map(str, self.manifest.inputs))
-        return f"Runner({self.manifest.kind.kind}, {len(self.manifest.stages)} exits, {shapes})"
+        kind, shapes = self.manifest.kind, "; ".join(map(str, self.manifest.inputs))
+        what = "estimator" if kind is None else f"{kind.kind}, {len(self.manifest.stages)} exits"
+        return f"Runner({what}, {shapes})"
 
     @property
     def policy(self) -> Policy:
@@ -74,6 +77,7 @@ class Runner:
         Raises:
             ValueError: If the bundle has none.
         """
+        self._check_exits()
         if self.manifest.policy is None:
             raise ValueError(
                 "expected a bundle with a policy, got one without; use predict() or anytime(), or export with policy=…"
@@ -134,6 +138,7 @@ class Runner:
             ValueError: If names or shapes of inputs differ, or inputs are not finite; while iterating, if predictions
                 are not.
         """
+        self._check_exits()
         rows, _ = self._network.enter(x, coin=False)
         self._network.check_finite(rows)
         return self._predictions(rows)
@@ -167,6 +172,33 @@ class Runner:
             )
         size, delay = _whole("size", size), _whole("delay", delay, least=0)
         return stream.serve(self._network, self._policy(policy), batches, size, delay)
+
+    def estimate(self, x: Any) -> Estimate:
+        """Run the estimator's model once, and estimate the variation of its output.
+
+        A warning is issued if inputs are far outside those of fitting, or more are outside than chance allows, as by a
+        call of `suffice.VariationEstimator`.
+
+        Args:
+            x: Inputs as for `run`.
+
+        Raises:
+            TypeError: If an input is no array, or of another type than the graph takes.
+            ValueError: If the bundle has no estimator, names or shapes of inputs differ, or inputs or outputs are not
+                finite.
+        """
+        found = self._network.estimate(x)
+        if message := warning([found.distance]):
+            warnings.warn(message, stacklevel=2)
+        return found
+
+    def _check_exits(self) -> None:
+        """Raise a ValueError for a bundle of an estimator alone."""
+        if self.manifest.kind is None:
+            raise ValueError(
+                "expected a bundle of a calibrated network, got one of an estimator alone; use estimate(), or export "
+                "the calibrated network with estimator=…"
+            )
 
     def _policy(self, policy: Policy | None) -> Policy:
         """Return the policy to use."""

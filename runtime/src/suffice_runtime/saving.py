@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from suffice_runtime.answer import Answer
 from suffice_runtime.bundle.entries import printable
+from suffice_runtime.estimate import Estimate
 from suffice_runtime.sets import LabelSets
 
 Array = NDArray[Any]
@@ -28,7 +29,17 @@ _FIELDS = {
 }
 """Fields of a prediction that are written, by its kind."""
 
-_BY_OUTPUT = ("probs", "set", "set_low", "set_high", "mean", "variance", "epistemic_variance", "noise_variance")
+_BY_OUTPUT = (
+    "output",
+    "probs",
+    "set",
+    "set_low",
+    "set_high",
+    "mean",
+    "variance",
+    "epistemic_variance",
+    "noise_variance",
+)
 """Columns with one number for each class, label or output."""
 
 
@@ -46,6 +57,20 @@ def columns(answer: Answer) -> dict[str, Array]:
     return {**found, "scores": answer.scores}
 
 
+def estimate_columns(estimate: Estimate) -> dict[str, Array]:
+    """Return the variation and the distance of an estimate, each with one row per example."""
+    return {"variation": estimate.variation, "distance": estimate.distance}
+
+
+def output_columns(estimate: Estimate) -> dict[str, Array]:
+    """Return the output of the model in an estimate by name."""
+    if isinstance(estimate.output, np.ndarray):
+        return {"output": estimate.output}
+    output = estimate.output
+    places = output if isinstance(output, dict) else {str(i): array for i, array in enumerate(output)}
+    return {f"output.{place}": array for place, array in places.items()}
+
+
 def check_writable(file: Path, force: bool) -> None:
     """Raise an OSError if a file cannot be written, or is there already and must not be replaced."""
     if not file.parent.is_dir():
@@ -56,19 +81,18 @@ def check_writable(file: Path, force: bool) -> None:
         raise FileExistsError(f"expected no file at {printable(file, 200)}, found one; pass --force to replace it")
 
 
-def write(file: Path, answers: Sequence[Answer], names: Names = None, force: bool = False) -> None:
-    """Write answers to a file, whose ending is one of `WRITERS`.
+def write(file: Path, parts: Sequence[Mapping[str, Array]], names: Names = None, force: bool = False) -> None:
+    """Write columns to a file, whose ending is one of `WRITERS`.
 
     Args:
         file: File to write.
-        answers: Answers of one bundle, at least one.
+        parts: Columns of batches by name, at least one batch.
         names: Names of the classes, labels or outputs, or None.
         force: Whether to replace a file that is there.
 
     Raises:
         OSError: If the file cannot be written, or is there already.
     """
-    parts = [columns(answer) for answer in answers]
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     payload = WRITERS[file.suffix.lower()](table, names)
     check_writable(file, force)
@@ -116,7 +140,7 @@ def _headings(name: str, array: Array, names: Names) -> Iterator[str]:
 def _records(table: Mapping[str, Array], names: Names) -> bytes:
     """Return a JSON object with one record per example; NaN becomes null, infinities "inf" and "-inf"."""
     records = []
-    for i in range(len(table["exit"])):
+    for i in range(len(next(iter(table.values())))):
         record = {name: _jsonable(array[i].tolist()) for name, array in table.items()}
         if "set" in record:
             record["set"] = np.flatnonzero(table["set"][i]).tolist()

@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 from suffice_runtime.bundle.entries import printable
+from suffice_runtime.bundle.estimator import EstimatorFile
 from suffice_runtime.bundle.manifest import Manifest
 from suffice_runtime.policy import Policy
 
@@ -18,19 +19,20 @@ def text(folder: Path, manifest: Manifest) -> str:
     """Return the description of a bundle: what it takes and returns, its policy, and a table of its exits."""
     lines = [
         _entry("bundle", printable(folder, 200)),
-        _entry("predictions", _predictions(manifest)),
-        _entry("ensemble", "none" if manifest.ensemble == "false" else f"{manifest.ensemble} of the exits up to each"),
+        *_predictions(manifest),
         *(_entry("inputs" if i == 0 else "", str(tensor)) for i, tensor in enumerate(manifest.inputs)),
     ]
     if manifest.padding is not None:
         lines.append(_entry("padding", f"tokens count where {printable(manifest.padding)} is not 0"))
     if manifest.preprocessing is not None:
         lines.append(_entry("preprocessing", printable(manifest.preprocessing, 400)))
-    lines += _policy(manifest.policy)
+    if manifest.kind is not None:
+        lines += _policy(manifest.policy)
+    lines += _estimator(manifest.estimator)
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items() if name != "suffice")
     written = f"suffice {manifest.library}, opset {manifest.opset}" + (f"; {versions}" if versions else "")
     lines.append(_entry("written by", printable(written, 400)))
-    return "\n".join([*lines, "", *_exits(manifest)])
+    return "\n".join([*lines, *(["", *_exits(manifest)] if manifest.stages else [])])
 
 
 def _entry(name: str, value: str) -> str:
@@ -40,10 +42,25 @@ def _entry(name: str, value: str) -> str:
     )
 
 
-def _predictions(manifest: Manifest) -> str:
-    kind, names = manifest.kind.kind, manifest.class_names
+def _predictions(manifest: Manifest) -> list[str]:
+    """Return the lines about the predictions and their ensemble, or the model's output for an estimator alone."""
+    kind = "output" if manifest.kind is None else manifest.kind.kind
+    names = "" if manifest.class_names is None else f": {printable(', '.join(manifest.class_names), 400)}"
     likelihood = "" if manifest.likelihood == kind else f" ({printable(manifest.likelihood)})"
-    return f"{kind}{likelihood}" + ("" if names is None else f": {printable(', '.join(names), 400)}")
+    if manifest.kind is None:
+        return [_entry("model", f"{kind}{likelihood}{names}")]
+    ensemble = "none" if manifest.ensemble == "false" else f"{manifest.ensemble} of the exits up to each"
+    return [_entry("predictions", f"{kind}{likelihood}{names}"), _entry("ensemble", ensemble)]
+
+
+def _estimator(estimator: EstimatorFile | None) -> list[str]:
+    """Return the lines about an estimator."""
+    if estimator is None:
+        return []
+    source = "" if estimator.teacher is None else f" that {printable(estimator.teacher)} measures"
+    quality = "" if math.isnan(estimator.r_squared) else f"; R² {estimator.r_squared:.3f} on held-out data"
+    size = _size(estimator.graph.bytes)
+    return [_entry("estimator", f"{estimator.graph.file}, {size}: {printable(estimator.target)}{source}{quality}")]
 
 
 def _policy(policy: Policy | None) -> list[str]:

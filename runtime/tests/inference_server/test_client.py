@@ -42,6 +42,16 @@ def test_the_answers_are_those_of_the_bundle_and_examples_leave(served):
     assert clients[0].requests == [(f"net-stage-{k}", rows) for k, rows in enumerate(still_in) if rows]
 
 
+def test_an_estimator_is_a_model_too(tmp_path):
+    bundle = bundles.write_estimator(tmp_path / "bundle", alone=True)
+    assert repository.write(bundle, tmp_path / "models", "net") == ["net-estimator"]
+    folder = tmp_path / "models" / "net-estimator"
+    remote = TritonRunner("host:8000", folder, "net", lambda _: Server(tmp_path / "models"))
+    expected, found = (runner.estimate(bundles.inputs(9)) for runner in (Runner(bundle), remote))
+    for name in ("output", "variation", "clipped", "distance"):
+        assert getattr(found, name).tobytes() == getattr(expected, name).tobytes()
+
+
 def test_each_thread_has_a_client_of_its_own(served):
     _, remote, clients, x = served
     threads = [threading.Thread(target=remote.predict, args=(x,)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Export of calibrated networks to bundles: an ONNX graph for each stage and a manifest, which need no PyTorch."""
+"""Export of calibrated networks and estimators to bundles: ONNX graphs and a manifest, which need no PyTorch."""
 
 from suffice.utils.lazy import modules_of
 

@@ -12,29 +12,63 @@ _PREDICTS = {
 
 def text(manifest: Mapping[str, Any]) -> str:
     """Return the card for the entries of a manifest, in Markdown."""
-    cumulative = manifest["costs"]["macs"]
-    names = manifest["class_names"]
+    names, hashes = manifest["class_names"], manifest["hashes"]
+    calibration = "" if hashes["calibrated"] is None else f", calibration {hashes['calibrated'][:12]}"
     lines = [
         "# Model card",
         "",
-        f"A network with {manifest['exits']} exits that predicts {_PREDICTS[manifest['kind']]} "
-        f"({manifest['outputs']} outputs, likelihood {manifest['likelihood']!r}), calibrated and exported by suffice "
-        f"{manifest['suffice']}.",
+        _subject(manifest),
         "",
         "| input | type | shape |",
         "| --- | --- | --- |",
         *(f"| {each['name']} | {each['dtype']} | {_shape(each['shape'])} |" for each in manifest["inputs"]),
         "",
-        "| exit | graph | megabytes | multiply-adds up to it | stops where | validation data that stops |",
-        "| ---: | --- | ---: | ---: | --- | ---: |",
-        *(_exit(manifest, k, macs) for k, macs in enumerate(cumulative)),
-        "",
+        *_exits(manifest),
         *([f"Classes: {', '.join(names)}.", ""] if names else []),
-        *_policy(manifest["policy"]),
-        f"Network {manifest['hashes']['network'][:12]}, calibration {manifest['hashes']['calibrated'][:12]}. "
+        *_estimator(manifest.get("estimator")),
+        f"Network {hashes['network'][:12]}{calibration}. "
         f"Operators of ONNX version {manifest['opset']}, exported with torch {manifest['versions']['torch']}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _subject(manifest: Mapping[str, Any]) -> str:
+    """Return what is in the bundle, in one sentence."""
+    what = f"({manifest['outputs']} outputs, likelihood {manifest['likelihood']!r})"
+    if manifest["kind"] == "estimator":
+        return f"A model {what} with an estimate of its variation, exported by suffice {manifest['suffice']}."
+    return (
+        f"A network with {manifest['exits']} exits that predicts {_PREDICTS[manifest['kind']]} {what}, calibrated and "
+        f"exported by suffice {manifest['suffice']}."
+    )
+
+
+def _exits(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the table of the exits and the paragraph about the policy; nothing for an estimator alone."""
+    if not manifest["exits"]:
+        return []
+    return [
+        "| exit | graph | megabytes | multiply-adds up to it | stops where | validation data that stops |",
+        "| ---: | --- | ---: | ---: | --- | ---: |",
+        *(_exit(manifest, k, macs) for k, macs in enumerate(manifest["costs"]["macs"])),
+        "",
+        *_policy(manifest["policy"]),
+    ]
+
+
+def _estimator(estimator: Mapping[str, Any] | None) -> list[str]:
+    """Return the paragraph about the estimator."""
+    if estimator is None:
+        return []
+    teacher, r_squared = estimator["teacher"], estimator["quality"]["r_squared"]
+    source = "a teacher" if teacher is None else teacher["name"]
+    known = "unknown" if r_squared is None else f"{r_squared:.3f}"
+    return [
+        f"{estimator['file']} ({estimator['bytes'] / 1e6:.2f} megabytes) estimates the spread {estimator['target']!r} "
+        f"that {source} measures, from one pass; R² {known} on held-out data. Estimates are unreliable for inputs at a "
+        "distance above 1, which are outside those of fitting.",
+        "",
+    ]
 
 
 def _shape(shape: list[int | str]) -> str:

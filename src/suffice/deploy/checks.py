@@ -1,17 +1,15 @@
 """Refusals before anything is computed or written: packages, arguments, the network and its example."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from suffice.budget import scores as scoring
 from suffice.budget.exit_variation import VariationScore
-from suffice.budget.policy import Policy
 from suffice.budget.scores import AnyScore
-from suffice.budget.walk import check_calibrated
 from suffice.calibration.calibrated import Calibrated
 from suffice.inputs import prepare
 from suffice.network import ExitNetwork, State, batch_size
@@ -43,31 +41,16 @@ def packages() -> None:
         )
 
 
-def choices(
-    calibrated: Calibrated,
-    policy: Policy | None,
-    opset: int,
-    class_names: Sequence[str] | None,
-    preprocessing: Mapping[str, Any] | None,
-) -> int:
-    """Check the arguments of `export` other than the example, and return the version of the operators as an int.
+def operators(opset: int) -> int:
+    """Return the version of the ONNX operators as an int, if torch can export to it.
 
     Raises:
-        TypeError: For an argument of another type.
-        ValueError: For a policy of another network or with a score that cannot be exported, an unknown version of the
-            operators, or names that are not one for each output.
+        TypeError: For another type.
+        ValueError: For an unknown version.
     """
-    check_calibrated(calibrated)
-    if policy is not None:
-        if not isinstance(policy, Policy):
-            raise TypeError(f"expected a policy or None, got {type(policy).__name__}; suffice.allocate makes one")
-        policy.check_made_for(calibrated)
-        score_name(policy.score)
     opset = arguments.whole("opset", opset)
     if opset not in OPSETS:
         raise ValueError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}; omit it for 20")
-    _check_class_names(class_names, num_outputs(calibrated))
-    _check_preprocessing(preprocessing)
     return opset
 
 
@@ -103,51 +86,76 @@ def network(network: ExitNetwork) -> None:
         TypeError: For a compiled or scripted module, or weights that are not float32.
         ValueError: For a stage that is too large for one file.
     """
-    for name, module in network.named_modules():
+    modules(network)
+    for k, stage in enumerate(network.stages):
+        size(f"stage {k}", [stage, network.exit(k)], "attach more exits, so that stages are smaller")
+
+
+def modules(model: nn.Module) -> None:
+    """Check that the modules and the types of a model can be exported.
+
+    Raises:
+        TypeError: For a compiled or scripted module, or weights that are not float32.
+    """
+    for name, module in model.named_modules():
         if is_compiled(module):
             raise TypeError(
-                f"expected modules in Python, got a compiled or scripted one at {name!r}; save the calibration, and "
-                "load it with the network as it was before: suffice.load(path, network=…)"
+                f"expected modules in Python, got a compiled or scripted one at {name!r}; save the calibration or the "
+                "estimator, and load it with the network as it was before: suffice.load(path, network=…)"
             )
-    for name, parameter in network.named_parameters():
+    for name, parameter in model.named_parameters():
         if (parameter.is_floating_point() or parameter.is_complex()) and parameter.dtype != torch.float32:
             raise TypeError(
                 f"expected a network in float32, got {parameter.dtype} at {name!r}; call network.float(), and "
-                "calibrate it again"
-            )
-    for k, stage in enumerate(network.stages):
-        tensors = {id(tensor): tensor for part in (stage, network.exit(k)) for tensor in part.state_dict().values()}
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        if size >= _LARGEST:
-            raise ValueError(
-                f"expected weights of less than {_LARGEST / 1e9:.1f} GB in each stage, got {size / 1e9:.1f} GB in "
-                f"stage {k}; attach more exits, so that stages are smaller"
+                "calibrate it, or fit the estimator, again"
             )
 
 
-def example_batch(calibrated: Calibrated, example: object) -> State:
-    """Return an example as the network takes it.
+def size(what: str, parts: Sequence[nn.Module], remedy: str) -> None:
+    """Raise a ValueError if the weights of modules are too large for one graph."""
+    tensors = {id(tensor): tensor for part in parts for tensor in part.state_dict().values()}
+    total = sum(tensor.nbytes for tensor in tensors.values() if isinstance(tensor, Tensor))
+    if total >= _LARGEST:
+        raise ValueError(
+            f"expected weights of less than {_LARGEST / 1e9:.1f} GB in each graph, got {total / 1e9:.1f} GB in {what}; "
+            f"{remedy}"
+        )
+
+
+def example_batch(what: str, model: nn.Module, run: Callable[[State], object], example: object) -> State:
+    """Return an example as a model takes it.
+
+    Args:
+        what: Name of what takes it, for messages.
+        model: Model that sets the device and the floating type.
+        run: Function of the example, which may raise anything.
+        example: Example as it was passed.
 
     Raises:
         TypeError: If it holds no tensor.
-        ValueError: If it has no rows, or the network does not take it.
+        ValueError: If it has no rows, or the model does not take it.
     """
-    x = prepare(example, calibrated.network)
+    x = prepare(example, model)
     if not batch_size(x):
         raise ValueError("expected an example of one row or more, got none; pass a batch of inputs")
     try:
-        calibrated(x)
+        run(x)
     except Exception as error:  # the network of the user may raise anything
         notes = "; ".join(getattr(error, "__notes__", ()))
         reason = brief(str(error).partition("\n")[0], 200)
         raise ValueError(
-            f"expected an example that the calibrated network takes, got {type(error).__name__}: {reason}"
-            f"{'; ' if notes else ''}{notes}"
+            f"expected an example that {what} takes, got {type(error).__name__}: {reason}{'; ' if notes else ''}{notes}"
         ) from error
     return x
 
 
-def _check_class_names(names: object, outputs: int) -> None:
+def class_names(names: object, outputs: int) -> None:
+    """Check the names of outputs.
+
+    Raises:
+        TypeError: For anything but a sequence of strings.
+        ValueError: For names that cannot be printed, or are not one for each output.
+    """
     if names is None:
         return
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
@@ -159,7 +167,8 @@ def _check_class_names(names: object, outputs: int) -> None:
         raise ValueError(f"expected class_names of printable characters, got {brief(unreadable[0])!r}; rename it")
 
 
-def _check_preprocessing(preprocessing: object) -> None:
+def description(preprocessing: object) -> None:
+    """Raise a TypeError unless a description of the preprocessing is one that JSON can hold."""
     if preprocessing is None:
         return
     if not isinstance(preprocessing, Mapping):

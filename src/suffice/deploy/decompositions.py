@@ -1,6 +1,8 @@
 """Operations in forms that the translation to ONNX does not take, by forms that it does.
 
-Attention of (N, T, D), whose single head has no dimension of its own, becomes attention of (N, 1, T, D).
+- Attention of (N, T, D), whose single head has no dimension of its own, becomes attention of (N, 1, T, D).
+- A stable sort becomes a sort, which ONNX's TopK makes stable: of equal values, the first comes first.
+- The Cholesky factor of small matrices becomes elementary operations, a column at a time.
 """
 
 from typing import Any
@@ -9,14 +11,19 @@ import torch
 from torch import Tensor
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_SORT = torch.ops.aten.sort.stable
+_CHOLESKY = torch.ops.aten.linalg_cholesky_ex.default
+
+_MOST_COLUMNS = 8
+"""Largest number of columns of a matrix that is factored, as there are operations for each."""
 
 
 def replace_untranslated(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Return a traced program with the same results, whose operations have a translation where we know one."""
-    calls = (node for node in program.graph.nodes if node.target is _ATTENTION)
-    if all(node.args[0].meta["val"].ndim == 4 for node in calls):
+    calls = [node for node in program.graph.nodes if node.target in _REPLACED]
+    if all(node.target is _ATTENTION and node.args[0].meta["val"].ndim == 4 for node in calls):
         return program  # a second trace takes a while
-    replaced: torch.export.ExportedProgram = program.run_decompositions({_ATTENTION: _with_heads})
+    replaced: torch.export.ExportedProgram = program.run_decompositions(_REPLACED)
     return replaced
 
 
@@ -30,3 +37,24 @@ def _with_heads(
         attn_mask = attn_mask.unsqueeze(1)
     heads = (tensor.unsqueeze(1) for tensor in (query, key, value))
     return _ATTENTION(*heads, attn_mask, *args, **kwargs).squeeze(1)
+
+
+def _sort(values: Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False) -> Any:
+    """Sort values; whether the sort has to be stable makes no difference."""
+    del stable
+    return torch.ops.aten.sort.default(values, dim, descending)
+
+
+def _cholesky(matrices: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
+    """Compute the lower factors L (…, k, k) of positive definite matrices, and zeros in place of their errors."""
+    if upper or check_errors or matrices.shape[-1] > _MOST_COLUMNS:
+        return NotImplemented
+    columns, rest = list[Tensor](), matrices
+    for j in range(matrices.shape[-1]):
+        column = rest[..., j] / rest[..., j, j].sqrt()[..., None]
+        columns.append(column)
+        rest = rest - column[..., :, None] * column[..., None, :]
+    return torch.stack(columns, dim=-1).tril(), torch.zeros_like(matrices[..., 0, 0], dtype=torch.int32)
+
+
+_REPLACED = {_ATTENTION: _with_heads, _SORT: _sort, _CHOLESKY: _cholesky}

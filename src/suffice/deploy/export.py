@@ -1,6 +1,7 @@
 """Export a calibrated network to a bundle: an ONNX graph for each stage, which needs no PyTorch to run.
 
-    graph k   state before stage k, running averages  →  state behind it, averages, prediction, score
+    graph k     state before stage k, running averages  →  state behind it, averages, prediction, score
+    estimator   inputs  →  output, estimated variation, distance from the inputs of fitting
 
 The loop between the graphs, in which examples leave the batch, stays outside: a graph with control flow that depends on
 values is slow, and cannot be compiled.
@@ -8,27 +9,33 @@ values is slow, and cannot be compiled.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.deploy import card, checks, manifest
+from suffice.deploy.estimator import prepare_estimator
+from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
-from suffice.deploy.stage import Stage, prepare_stage
+from suffice.deploy.sources import Sources
+from suffice.deploy.stage import prepare_stage
 from suffice.deploy.step import Step
 from suffice.deploy.tracing import trace, translate
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
+from suffice.variation.estimator import VariationEstimator
 
 
 @default_modes()
 def export(
-    calibrated: Calibrated,
+    fitted: Calibrated | VariationEstimator,
     folder: str | os.PathLike[str],
     *,
     example: State,
     policy: Policy | None = None,
+    estimator: VariationEstimator | None = None,
     opset: int = 20,
     class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -36,15 +43,18 @@ def export(
     """Export a calibrated network, with its predictions and the score of a policy, to a folder of ONNX graphs.
 
     The graphs give the predictions of `calibrated(x)`, up to rounding, for any number of examples, and for texts of any
-    length. They are computed and checked before anything is written.
+    length. They are computed and checked before anything is written. A graph of a variation estimator gives
+    `estimator.estimate(x)`, beside those of the network or alone.
 
     Args:
-        calibrated: Calibrated network, in float32.
+        fitted: Calibrated network, in float32; or an estimator of a model in float32, to export it alone.
         folder: Folder to write. If it is a link, the link stays and its destination is replaced.
         example: Batch of one example or more; a text of at least four tokens. Its values are not stored, but those that
             are no tensors are part of the graphs.
         policy: Policy made for this network, with a score that has a name or comes from `fit_exit_variation`; None for
             predictions at every exit. The times of its profile are not exported.
+        estimator: Estimator of the same network, or of the model that its exits were attached to, without the delta
+            rule. Its graph contains the whole model.
         opset: Version of the ONNX operators, 18 to 23.
         class_names: Names of the outputs, for readers of the bundle.
         preprocessing: Description of how inputs are made, for readers of the bundle; anything that JSON can hold.
@@ -52,9 +62,9 @@ def export(
     Raises:
         ImportError: If the extra "export" is not installed, or torch is too old.
         TypeError: For arguments of other types, a compiled or scripted module, or a network that is not in float32.
-        ValueError: If the weights have changed, the policy was made for another network or its score is a function of
-            the user, the network does not take the example, or a stage cannot be traced or translated; the message
-            names the stage and the place.
+        ValueError: If the weights have changed, the policy or the estimator was made for another network, the score is
+            a function of the user, the estimator uses the delta rule, the network does not take the example, or a stage
+            or the estimator cannot be traced or translated; the message names it and the place.
         FileExistsError: If something is there that is not a bundle, or has other files in it.
         OSError: If the folder cannot be written, or the disk is full.
 
@@ -70,24 +80,33 @@ def export(
         ['manifest.json', 'model_card.md', 'stage-0.onnx', 'stage-1.onnx']
     """
     checks.packages()
-    opset = checks.choices(calibrated, policy, opset, class_names, preprocessing)
-    checks.network(calibrated.network)
-    calibrated.check_weights()
+    sources = Sources.of(fitted, policy, estimator)
+    opset = checks.operators(opset)
+    checks.description(preprocessing)
+    sources.check()
     manifest.check_replaceable(folder)
-    inputs = Inputs.of(calibrated.network, checks.example_batch(calibrated, example))
+    x = sources.example_batch(example)
+    checks.class_names(class_names, sources.outputs(x))
+    inputs = Inputs.of(sources.model, x, sources.mask)
     if policy is not None and policy.needs_coin:
         inputs.check_coin()
-    with inference(calibrated.network) as twin:
-        stages = list(_stages(calibrated, policy, inputs, twin))
-        programs = list(map(trace, stages))  # before the first translation, which takes longer
-        graphs = [translate(program, stage, opset) for program, stage in zip(programs, stages, strict=True)]
-    entries = manifest.entries(calibrated, policy, inputs, stages, graphs, opset, class_names, preprocessing)
-    manifest.write(folder, entries, graphs, card.text(entries))
+    with ExitStack() as twins:
+        graphs = list(_graphs(sources, inputs, twins))
+        programs = list(map(trace, graphs))  # before the first translation, which takes longer
+        payloads = [translate(program, graph, opset) for program, graph in zip(programs, graphs, strict=True)]
+    entries = manifest.entries(sources, inputs, graphs, payloads, opset, class_names, preprocessing)
+    manifest.write(folder, entries, payloads, card.text(entries))
 
 
-def _stages(calibrated: Calibrated, policy: Policy | None, inputs: Inputs, twin: Any) -> Iterator[Stage]:
-    """Yield the stages of a network, ready to be traced."""
-    values = inputs.probe(twin)
-    for k, stage in enumerate(twin.stages):
-        ready, values = prepare_stage(stage, twin.exit(k), Step.of(calibrated, policy, k), values)
-        yield ready
+def _graphs(sources: Sources, inputs: Inputs, twins: ExitStack) -> Iterator[Graph]:
+    """Yield the graphs of a bundle, ready to be traced while the twins that they run are open."""
+    if sources.calibrated is not None:
+        twin = twins.enter_context(inference(sources.calibrated.network))
+        values = inputs.probe(twin)
+        for k, stage in enumerate(twin.stages):
+            step = Step.of(sources.calibrated, sources.policy, k)
+            ready, values = prepare_stage(stage, twin.exit(k), step, values)
+            yield ready
+    if sources.estimator is not None:
+        model = twins.enter_context(inference(sources.estimator.model))
+        yield prepare_estimator(model, sources.estimator, inputs.probe(model))

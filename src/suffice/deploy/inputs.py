@@ -6,15 +6,15 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffice.attach.tokens.masks import TokenMask, mask_in
 from suffice.budget.prices import price
 from suffice.budget.scores import AnyScore
 from suffice.calibration.calibrated import Calibrated
-from suffice.deploy.stage import Probe
+from suffice.deploy.graph import Probe
 from suffice.deploy.values import EXAMPLES, TOKENS, input_names
-from suffice.network import ExitNetwork, State, batch_size, select
+from suffice.network import State, batch_size, call, select
 from suffice.utils.nest import dotted_leaves, named_leaves, tree_leaves, tree_map_only
 
 _ROWS = (3, 2)
@@ -41,13 +41,13 @@ class Inputs:
     tokens: int | None
 
     @classmethod
-    def of(cls, network: ExitNetwork, x: State) -> "Inputs":
-        """Return the inputs of a network with batch x, as `suffice.inputs.prepare` returns it.
+    def of(cls, network: nn.Module, x: State, mask: TokenMask | None = None) -> "Inputs":
+        """Return the inputs of a network with batch x, as `suffice.inputs.prepare` returns it, and a mask if known.
 
         Raises:
             ValueError: If two tensors have the same name, or there are too few tokens.
         """
-        mask = mask_in(network, x)
+        mask = mask_in(network, x) if mask is None else mask
         tokens = None if mask is None else _number_of_tokens(mask, x)
         if tokens is not None and tokens < _LEAST_TOKENS:
             raise ValueError(
@@ -55,7 +55,7 @@ class Inputs:
             )
         return cls(x, input_names(x), mask, tokens)
 
-    def probe(self, network: ExitNetwork) -> Probe:
+    def probe(self, network: nn.Module) -> Probe:
         """Return two batches, which differ in their numbers of examples and of tokens.
 
         Raises:
@@ -69,7 +69,7 @@ class Inputs:
             sizes[TOKENS] = (self.tokens, half)
             try:
                 with torch.no_grad():
-                    network(second)
+                    call(network, second)
             except Exception as error:  # a network of the user may raise anything
                 raise ValueError(
                     f"expected a network of texts of any length, got {type(error).__name__} for {half} in "

@@ -15,12 +15,13 @@ import torch
 
 from suffice._version import __version__
 from suffice.budget.policy import Policy
-from suffice.calibration.calibrated import Calibrated
 from suffice.deploy import checks
+from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
-from suffice.deploy.stage import Stage
-from suffice.deploy.step import KINDS
+from suffice.deploy.sources import Sources
 from suffice.storage import files, manifests, paths
+from suffice.variation.estimator import VariationEstimator
+from suffice.variation.teachers.dropout import configuration_of
 
 FORMAT, FORMAT_VERSION = "suffice-bundle", 1
 """Name and version of the layout."""
@@ -32,10 +33,13 @@ FOLDER = manifests.Kind(
     "move it away and export again",
     FORMAT_VERSION,
     entries={"format": str, "stages": list, "exits": int},
-    files=lambda manifest: [r"stage-\d+\.onnx", r"model_card\.md"],
+    files=lambda manifest: [r"stage-\d+\.onnx", r"estimator\.onnx", r"model_card\.md"],
     version_entry="format_version",
 )
 """Entries and files by which a folder is a bundle, which may be replaced."""
+
+_NO_COSTS: dict[str, Any] = {"macs": [], "length": None, "by_length": None}
+"""Costs of a bundle without exits."""
 
 _owned_paths = partial(manifests.owned_paths, kind=FOLDER)
 
@@ -47,8 +51,20 @@ def check_replaceable(folder: str | os.PathLike[str]) -> None:
         _owned_paths(target)
 
 
+def described_graphs(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of the graphs of a bundle: those of the stages, then that of the estimator if there is one."""
+    estimator = manifest.get("estimator")
+    return [*manifest["stages"], *([] if estimator is None else [estimator])]
+
+
 def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: Sequence[bytes], card: str) -> None:
     """Write a bundle, replacing one that is there.
+
+    Args:
+        folder: Folder to write.
+        manifest: Entries of its manifest.
+        graphs: Bytes of its graphs, in the order of `described_graphs`.
+        card: Model card.
 
     Raises:
         FileExistsError: If something is there that is not a bundle, or has other files in it.
@@ -59,23 +75,25 @@ def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: S
         target.atomic_folder(_owned_paths) as temporary,
         target.explain_errors(),
     ):
-        for entry, graph in zip(manifest["stages"], graphs, strict=True):
+        for entry, graph in zip(described_graphs(manifest), graphs, strict=True):
             (temporary / entry["file"]).write_bytes(graph)
         (temporary / CARD).write_text(card, encoding="utf-8")
         manifests.write_manifest(temporary, dict(manifest))
 
 
 def entries(
-    calibrated: Calibrated,
-    policy: Policy | None,
+    sources: Sources,
     inputs: Inputs,
-    stages: Sequence[Stage],
-    graphs: Sequence[bytes],
+    graphs: Sequence[Graph],
+    payloads: Sequence[bytes],
     opset: int,
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the entries of a manifest."""
+    """Return the entries of a manifest, for graphs in the order of `described_graphs` and their bytes."""
+    described = [_graph_entries(*pair) for pair in zip(graphs, payloads, strict=True)]
+    stages = described if sources.estimator is None else described[:-1]
+    calibrated, policy = sources.calibrated, sources.policy
     rule = None if policy is None else policy_entries(policy)
     return {
         "format": FORMAT,
@@ -83,21 +101,24 @@ def entries(
         "library": f"suffice {__version__}",
         "suffice": __version__,
         "opset": opset,
-        "kind": KINDS[calibrated.likelihood.name],
-        "likelihood": calibrated.likelihood.name,
+        "kind": sources.kind,
+        "likelihood": sources.likelihood,
         "exits": len(stages),
-        "outputs": checks.num_outputs(calibrated),
+        "outputs": sources.outputs(inputs.x),
         "class_names": None if class_names is None else list(class_names),
         "preprocessing": None if preprocessing is None else dict(preprocessing),
-        "ensemble": calibrated.ensemble or "false",
-        "inputs": [value.entry() for value in stages[0].before.values],
+        "ensemble": "false" if calibrated is None else calibrated.ensemble or "false",
+        "inputs": [value.entry() for value in graphs[0].before.values],
         "padding": inputs.padding(),
-        "stages": [_stage_entries(*pair) for pair in zip(stages, graphs, strict=True)],
-        "costs": inputs.costs(calibrated, "confidence" if policy is None else policy.score),
+        "stages": stages,
+        "costs": _NO_COSTS
+        if calibrated is None
+        else inputs.costs(calibrated, "confidence" if policy is None else policy.score),
         "policy": rule,
+        "estimator": None if sources.estimator is None else {**described[-1], **estimator_entries(sources.estimator)},
         "hashes": {
-            "network": calibrated.network_hash,
-            "calibrated": calibrated.digest,
+            "network": sources.network_hash,
+            "calibrated": None if calibrated is None else calibrated.digest,
             "policy": None if rule is None else manifests.digest(rule),
         },
         "versions": {
@@ -109,13 +130,28 @@ def entries(
     }
 
 
-def _stage_entries(stage: Stage, graph: bytes) -> dict[str, Any]:
+def _graph_entries(graph: Graph, payload: bytes) -> dict[str, Any]:
     return {
-        "file": f"stage-{stage.k}.onnx",
-        "sha256": hashlib.sha256(graph).hexdigest(),
-        "bytes": len(graph),
-        "inputs": [value.entry() for value in stage.before.values],
-        "outputs": [value.entry() for value in stage.outputs],
+        "file": graph.file,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "bytes": len(payload),
+        "inputs": [value.entry() for value in graph.before.values],
+        "outputs": [value.entry() for value in graph.outputs],
+    }
+
+
+def estimator_entries(estimator: VariationEstimator) -> dict[str, Any]:
+    """Return the entries of a manifest for an estimator, besides those of its graph."""
+    teacher, quality = estimator.teacher, estimator.quality
+    return {
+        "target": estimator.fitted_mlp.target.name,
+        "likelihood": estimator.reader.likelihood,
+        "layers": list(estimator.layers),
+        "macs": estimator.macs,
+        "teacher": None if teacher is None else {"name": type(teacher).__name__, **(configuration_of(teacher) or {})},
+        "passes": estimator.fitted_mlp.passes,
+        "quality": {"r_squared": _number(quality.r_squared), "log_error": _number(quality.log_error)},
+        "network": estimator.network_hash,
     }
 
 
@@ -138,6 +174,13 @@ def policy_entries(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _numbers(values: torch.Tensor) -> list[float | str]:
+def _numbers(values: torch.Tensor) -> list[float | str | None]:
     """Return numbers as JSON can hold them."""
-    return [str(value) if math.isinf(value) else value for value in values.tolist()]
+    return [_number(value) for value in values.tolist()]
+
+
+def _number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it, None for NaN."""
+    if math.isnan(value):
+        return None
+    return str(value) if math.isinf(value) else value

@@ -1,20 +1,14 @@
 """One stage with its exit as a module from tensors to tensors, and its inputs and outputs by name."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor, nn
 
+from suffice.deploy.graph import Graph, GraphModule, Probe
 from suffice.deploy.step import Step
-from suffice.deploy.values import EXAMPLES, NEXT, Template, Value, tensors_of
-from suffice.network import Exit, State
-
-Tensors = Mapping[str, Tensor]
-"""Tensors by name, in order."""
+from suffice.deploy.values import NEXT, Template, tensors_of
+from suffice.network import Exit
 
 
-class StageGraph(nn.Module):
+class StageModule(GraphModule):
     """Stage and exit, the calibrated prediction, the ensemble and the score, from tensors to tensors.
 
     Args:
@@ -23,18 +17,12 @@ class StageGraph(nn.Module):
         step: What is computed at the exit.
         template: Nest of the state before the stage, without its tensors.
         running: Number of tensors of the ensemble before the stage.
-
-    Attributes:
-        after: Nest of the state behind the stage in the last pass, without its tensors.
-        names: Names of the outputs in the last pass.
     """
 
     def __init__(self, stage: nn.Module, exit: Exit, step: Step, template: Template, running: int) -> None:
-        super().__init__()
+        super().__init__(template)
         self.stage, self.exit = stage, exit
         self._step, self._template, self._running = step, template, running
-        self.after, self.names = template, list[str]()
-        self.training = False
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors of the state behind the stage, then those of the exit."""
@@ -44,89 +32,29 @@ class StageGraph(nn.Module):
         phi: Tensor = self.exit.features(state)
         outputs: Tensor = self.exit.classifier(phi)
         results = self._step(phi, outputs, state, tensors[count : count + self._running], streak)
-        if not self._step.last:
-            self.after = Template.of(state)
-            results = {**{f"{NEXT}state.{i}": leaf for i, leaf in enumerate(tensors_of(state))}, **results}
-        self.names = list(results)
-        return tuple(results.values())
+        if self._step.last:
+            return self.note((), results)
+        leaves = {f"{NEXT}state.{i}": leaf for i, leaf in enumerate(tensors_of(state))}
+        return self.note(state, {**leaves, **results})
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Values between two stages in two passes, which have different numbers of examples and of tokens.
-
-    Attributes:
-        template: Nest of the state, without its tensors.
-        first: Tensors of the first pass: those of the state, of the ensemble and of the streak.
-        second: Tensors of the second pass.
-        sizes: Sizes of the named axes in both passes.
-    """
-
-    template: Template
-    first: Tensors
-    second: Tensors
-    sizes: Mapping[str, tuple[int, int]]
-
-    @classmethod
-    def of_inputs(
-        cls, names: Sequence[str], first: State, second: State, sizes: Mapping[str, tuple[int, int]]
-    ) -> "Probe":
-        """Return the inputs of a network."""
-        by_name = [dict(zip(names, tensors_of(x), strict=True)) for x in (first, second)]
-        return cls(Template.of(first), by_name[0], by_name[1], sizes)
-
-    @property
-    def values(self) -> list[Value]:
-        """Names, types and shapes of the tensors."""
-        return [Value.between(name, self.first[name], self.second[name], self.sizes) for name in self.first]
-
-    @property
-    def running(self) -> int:
-        """Number of tensors of the ensemble."""
-        return sum(name.startswith("running.") for name in self.first)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Stage that is ready to be traced.
-
-    Attributes:
-        k: Number of the stage, counted from 0.
-        module: Stage from tensors to tensors.
-        before: Values before it.
-        outputs: Names, types and shapes of its outputs.
-    """
-
-    k: int
-    module: StageGraph
-    before: Probe
-    outputs: list[Value]
-
-
-@torch.no_grad()
-def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tuple[Stage, Probe]:
+def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tuple[Graph, Probe]:
     """Run a stage on two batches, to find the types and the dynamic axes of its outputs.
 
     Returns:
-        The stage, and the values before the next one.
+        The graph of the stage, and the values before the next one.
 
     Raises:
         ValueError: If the state behind it has a tensor without a row for each example, or plain values that depend on
             the inputs.
     """
-    module = StageGraph(stage, exit, step, before.template, before.running)
-    first = module(*before.first.values())
-    template, names = module.after, module.names
-    second = module(*before.second.values())
+    module = StageModule(stage, exit, step, before.template, before.running)
     where = f"the state behind stage {step.k}"
-    template.check_same(module.after, where)
-    passes = dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True))
+    passes = module.run_twice(before, where)
     try:
-        outputs = [Value.between(name, passes[0][name], passes[1][name], before.sizes) for name in names]
+        outputs = before.values_of(*passes)
     except ValueError as error:
         raise ValueError(f"in {where}: {error}") from error
-    carried = [name for name in names if name.startswith(NEXT)]
-    ahead = [{name.removeprefix(NEXT): each[name] for name in carried} for each in passes]
-    following = Probe(template, ahead[0], ahead[1], before.sizes)
-    assert all(value.shape[0] == EXAMPLES for value in outputs)
-    return Stage(step.k, module, before, outputs), following
+    ahead = [{name.removeprefix(NEXT): each[name] for name in each if name.startswith(NEXT)} for each in passes]
+    graph = Graph(f"stage {step.k}", f"stage-{step.k}.onnx", module, before, outputs)
+    return graph, Probe(module.after, ahead[0], ahead[1], before.sizes)

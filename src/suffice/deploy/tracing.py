@@ -1,6 +1,6 @@
-"""A stage as the bytes of an ONNX graph: traced by `torch.export`, then translated by `torch.onnx`.
+"""A module as the bytes of an ONNX graph: traced by `torch.export`, then translated by `torch.onnx`.
 
-Both are called one after the other, so that an error names the stage, and the line of the user's code or the operation.
+Both are called one after the other, so that an error names the graph, and the line of the user's code or the operation.
 """
 
 import logging
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from suffice.deploy.decompositions import replace_untranslated
-from suffice.deploy.stage import Stage
+from suffice.deploy.graph import Graph
 from suffice.deploy.values import EXAMPLES, Value
 from suffice.utils.text import brief
 
@@ -26,23 +26,23 @@ _LIBRARIES = (Path(__file__).parents[1], Path(torch.__file__).parent)
 _PYTHON = Path(sysconfig.get_path("stdlib"))
 
 
-def trace(stage: Stage) -> torch.export.ExportedProgram:
-    """Trace a stage with its dynamic axes.
+def trace(graph: Graph) -> torch.export.ExportedProgram:
+    """Trace a graph with its dynamic axes.
 
     Raises:
-        ValueError: If it cannot be traced; the message names the stage and, if known, the line.
+        ValueError: If it cannot be traced; the message names the graph and, if known, the line.
     """
-    tensors = tuple(stage.before.first.values())
-    axes = {"tensors": tuple(map(_dynamic, stage.before.values))}
+    tensors = tuple(graph.before.first.values())
+    axes = {"tensors": tuple(map(_dynamic, graph.before.values))}
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(stage.module, tensors, dynamic_shapes=axes, strict=False)
+            return torch.export.export(graph.module, tensors, dynamic_shapes=axes, strict=False)
     except Exception as error:  # the network of the user, and torch, may raise anything
-        raise ValueError(_why_not_traced(stage, tensors, error)) from error
+        raise ValueError(_why_not_traced(graph, tensors, error)) from error
 
 
-def translate(program: torch.export.ExportedProgram, stage: Stage, opset: int) -> bytes:
-    """Translate a traced stage to an ONNX graph with the names of its inputs and outputs.
+def translate(program: torch.export.ExportedProgram, graph: Graph, opset: int) -> bytes:
+    """Translate a traced module to an ONNX graph with the names of its inputs and outputs.
 
     Raises:
         ValueError: If an operation has no ONNX counterpart, or the version of the operators cannot be reached.
@@ -53,17 +53,17 @@ def translate(program: torch.export.ExportedProgram, stage: Stage, opset: int) -
             translated: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=True)
     except Exception as error:  # of several libraries
         raise ValueError(
-            f"expected stage {stage.k} to have an ONNX counterpart, got {_untranslated(error)}; compute it by other "
+            f"expected {graph.what} to have an ONNX counterpart, got {_untranslated(error)}; compute it by other "
             "operations of torch"
         ) from error
     model = translated.model
     reached = model.opset_imports.get("")
     if reached != opset:
         raise ValueError(
-            f"expected stage {stage.k} in operators of version {opset}, got {reached}, as one of its operations has no "
+            f"expected {graph.what} in operators of version {opset}, got {reached}, as one of its operations has no "
             f"version for {opset}; pass opset={reached}"
         )
-    _name(model, stage.before.values, stage.outputs)
+    _name(model, graph.before.values, graph.outputs)
     return _to_bytes(model)
 
 
@@ -141,17 +141,17 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _why_not_traced(stage: Stage, tensors: Sequence[Tensor], error: Exception) -> str:
-    """Return what a stage does that cannot be traced, where, and what to change."""
+def _why_not_traced(graph: Graph, tensors: Sequence[Tensor], error: Exception) -> str:
+    """Return what a module does that cannot be traced, where, and what to change."""
     reason = brief(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
     place, remedy = _place(error), "compute it by torch operations, without a branch on the values of tensors"
     depends_on_values = "data-dependent" in str(error)
     if not depends_on_values and ("specialized" in str(error) or "Constraints violated" in str(error)):
         reason = "a pass that holds only for the example's number of examples or tokens"
-        place = place or _first_length(stage, tensors)
+        place = place or _first_length(graph, tensors)
         remedy = "write x.shape[0] in place of len(x), and no number that is made of a shape into a Python int"
     where = f" at {place}" if place else ""
-    return f"expected stage {stage.k} to be one graph for all inputs, got {reason}{where}; {remedy}"
+    return f"expected {graph.what} to be one graph for all inputs, got {reason}{where}; {remedy}"
 
 
 def _place(error: BaseException) -> str | None:
@@ -171,10 +171,10 @@ def _is_library(file: Path) -> bool:
     return file.is_relative_to(_PYTHON) and "site-packages" not in file.parts
 
 
-def _first_length(stage: Stage, tensors: Sequence[Tensor]) -> str | None:
+def _first_length(graph: Graph, tensors: Sequence[Tensor]) -> str | None:
     """Return the first place in a pass that takes the length of a tensor as a Python number."""
     with _LengthsNoted() as noted, torch.no_grad():
-        stage.module(*tensors)
+        graph.module(*tensors)
     return noted.places[0] if noted.places else None
 
 

@@ -40,6 +40,11 @@ def fingerprint(model: nn.Module) -> str:
     return _digest(model.state_dict())
 
 
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """Return the SHA-256 of the shape, type and bytes of each weight and buffer, by its name."""
+    return {name: _digest({"": value}) for name, value in model.state_dict().items()}
+
+
 def fingerprint_of_rows(model: nn.Module, parameters: Iterable[nn.Parameter], rows: int) -> str:
     """Return the `fingerprint` of a model as if some of its parameters had only their first `rows` rows."""
     state, cut = dict(model.state_dict()), {id(parameter) for parameter in parameters}

@@ -1,14 +1,14 @@
-"""Manifest of a bundle: what its graphs take and return, what they cost, and the policy to run them under."""
+"""Manifest of a bundle: its graphs, what they cost, and the policy to run them under."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from suffice_runtime.bundle.costs import Costs
 from suffice_runtime.bundle.entries import Entries, printable
+from suffice_runtime.bundle.estimator import EstimatorFile
+from suffice_runtime.bundle.graphs import BATCH, TOKENS, GraphFile, Tensor
 from suffice_runtime.policy import Policy
 from suffice_runtime.prediction import KINDS, AnyPrediction
 
@@ -16,8 +16,8 @@ FILE = "manifest.json"
 FORMAT = "suffice-bundle"
 FORMAT_VERSION = 1
 
-BATCH, TOKENS = "N", "T"
-"""Names of the axes of inputs that may have any size: examples, always the first axis, and tokens."""
+ESTIMATOR = "estimator"
+"""Kind of a bundle that holds an estimator alone."""
 
 SCORE = "score"
 """Name of the output with the scores of a policy."""
@@ -27,88 +27,18 @@ NEXT = "next."
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """Name, type and shape of one input or output of a graph.
-
-    Attributes:
-        name: Name in the graph.
-        dtype: Type of its numbers.
-        shape: Size of each axis, or its name if it may have any size.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str, ...]
-
-    @classmethod
-    def from_entries(cls, entries: Entries) -> "Tensor":
-        """Read one input or output of a manifest."""
-        name, shape = entries.text("name"), tuple(entries.items("shape"))
-        if not shape or shape[0] != BATCH:
-            raise entries.refuse("shape", f"with {BATCH!r} as its first axis", list(shape))
-        if not all((type(size) is int and size > 0) or (isinstance(size, str) and size) for size in shape):
-            raise entries.refuse("shape", "as sizes above 0 and names", list(shape))
-        kind = entries.text("dtype")
-        if kind not in _DTYPES:
-            raise entries.refuse("dtype", f"as one of {sorted(_DTYPES)}", kind)
-        return cls(name, np.dtype(kind), shape)
-
-    def matches(self, other: "Tensor") -> bool:
-        """Return whether another tensor has the same type and shape, up to the names of axes."""
-        sizes, others = ([size if isinstance(size, int) else 0 for size in one.shape] for one in (self, other))
-        return self.dtype == other.dtype and sizes == others
-
-    def __str__(self) -> str:
-        """Describe the tensor as messages do."""
-        return f"{printable(self.name)} {self.dtype} ({', '.join(map(str, self.shape))})"
-
-
-_DTYPES = frozenset(
-    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
-)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One graph: a stage of the network with its exit.
-
-    Attributes:
-        file: Name of the file in the bundle.
-        sha256: Checksum of the file, in hexadecimal digits.
-        bytes: Size of the file.
-        inputs: Inputs of the graph, in order.
-        outputs: Outputs of the graph.
-    """
-
-    file: str
-    sha256: str
-    bytes: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-    @classmethod
-    def from_entries(cls, entries: Entries, k: int) -> "Stage":
-        """Read stage k of a manifest."""
-        inputs, outputs = (tuple(map(Tensor.from_entries, entries.inners(name))) for name in ("inputs", "outputs"))
-        for name, tensors in (("inputs", inputs), ("outputs", outputs)):
-            if len({tensor.name for tensor in tensors}) != len(tensors) or not tensors:
-                raise entries.refuse(name, "with different names", [tensor.name for tensor in tensors])
-        file = entries.choice("file", (f"stage-{k}.onnx",))
-        return cls(file, entries.text("sha256"), entries.whole("bytes"), inputs, outputs)
-
-
-@dataclass(frozen=True)
 class Manifest:
     """Description of a bundle.
 
     Attributes:
-        kind: Class of its predictions.
-        likelihood: Likelihood that the network was calibrated for.
+        kind: Class of its predictions; None for an estimator alone.
+        likelihood: Likelihood that the network was calibrated for, or meaning of the model's output.
         ensemble: "average" or "product" of the exits, or "false" for each alone.
         inputs: Inputs of the network.
-        stages: One graph for each exit.
+        stages: One graph for each exit; none for an estimator alone.
         costs: Multiply-adds at each exit.
         policy: Policy to run under, or None.
+        estimator: Estimator of the variation, or None.
         padding: Name of the input that marks the tokens that count, by a number that is not 0; None without one.
         class_names: Names of the classes, labels or outputs, or None.
         preprocessing: What the network expects to be done to its inputs beforehand, as the exporter wrote it, or None.
@@ -118,13 +48,14 @@ class Manifest:
         versions: Versions of the libraries that wrote the bundle.
     """
 
-    kind: type[AnyPrediction]
+    kind: type[AnyPrediction] | None
     likelihood: str
     ensemble: str
     inputs: tuple[Tensor, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[GraphFile, ...]
     costs: Costs
     policy: Policy | None
+    estimator: EstimatorFile | None
     padding: str | None
     class_names: tuple[str, ...] | None
     preprocessing: Mapping[str, Any] | None
@@ -154,19 +85,25 @@ def read(folder: Path, check: bool = True) -> Manifest:
     _check_format(entries)
     if check:
         entries.check_digest("manifest_sha256")
-    kind = KINDS[entries.choice("kind", tuple(KINDS))]
-    exits = entries.whole("exits", 1)
+    kind = KINDS.get(entries.choice("kind", (*KINDS, ESTIMATOR)))
+    exits = entries.whole("exits", 0 if kind is None else 1)
     policy = None if entries.none("policy") else Policy.from_entries(entries.inner("policy"), exits)
-    if policy is not None and policy.sets is not None and not policy.sets.applies_to(kind):
-        raise entries.refuse("policy.sets.method", f"as a method for a {kind.kind}", policy.sets.method)
+    _check_kind(entries, kind, exits, policy)
+    inputs = tuple(map(Tensor.from_entries, entries.inners("inputs")))
+    estimator = None
+    if entries.optional("estimator") is not None:  # bundles before it do not have the entry
+        estimator = EstimatorFile.from_entries(entries.inner("estimator"), inputs)
     manifest = Manifest(
         kind=kind,
         likelihood=entries.text("likelihood"),
         ensemble=entries.choice("ensemble", ("average", "product", "false")),
-        inputs=tuple(map(Tensor.from_entries, entries.inners("inputs"))),
-        stages=tuple(Stage.from_entries(stage, k) for k, stage in enumerate(entries.inners("stages", exits))),
+        inputs=inputs,
+        stages=tuple(
+            GraphFile.from_entries(stage, f"stage-{k}.onnx") for k, stage in enumerate(entries.inners("stages", exits))
+        ),
         costs=Costs.from_entries(entries.inner("costs"), exits),
         policy=policy,
+        estimator=estimator,
         padding=None if entries.none("padding") else entries.inner("padding").text("mask"),
         class_names=None if entries.none("class_names") else entries.texts("class_names"),
         preprocessing=None if entries.none("preprocessing") else entries.mapping("preprocessing"),
@@ -175,7 +112,9 @@ def read(folder: Path, check: bool = True) -> Manifest:
         hashes=entries.mapping("hashes"),
         versions=entries.mapping("versions"),
     )
-    _check_stages(manifest)
+    _check_inputs(manifest)
+    if kind is not None:
+        _check_stages(manifest, kind)
     return manifest
 
 
@@ -190,9 +129,17 @@ def _check_format(entries: Entries) -> None:
         )
 
 
-def _check_stages(manifest: Manifest) -> None:
-    """Raise a ValueError unless the stages follow one another and return predictions of the kind."""
-    named = [tensor.name for tensor in manifest.inputs]
+def _check_kind(entries: Entries, kind: type[AnyPrediction] | None, exits: int, policy: Policy | None) -> None:
+    """Raise a ValueError unless exits, policy and estimator are those of a kind."""
+    if kind is None:
+        if exits or policy is not None or entries.optional("estimator") is None:
+            raise entries.refuse("kind", "for a network with exits", ESTIMATOR)
+    elif policy is not None and policy.sets is not None and not policy.sets.applies_to(kind):
+        raise entries.refuse("policy.sets.method", f"as a method for a {kind.kind}", policy.sets.method)
+
+
+def _check_inputs(manifest: Manifest) -> None:
+    """Raise a ValueError unless the inputs have known axes, among them that of the tokens if there is padding."""
     for tensor in manifest.inputs:
         if not all(isinstance(size, int) or size == TOKENS for size in tensor.shape[1:]):
             raise _inconsistent("inputs", f"of fixed sizes or {TOKENS!r} behind {BATCH!r}", tensor)
@@ -200,6 +147,11 @@ def _check_stages(manifest: Manifest) -> None:
     if manifest.padding is not None and manifest.padding not in masks:
         expected = f"one of the inputs of shape ({BATCH}, {TOKENS}), {masks}"
         raise _inconsistent("padding.mask", expected, manifest.padding)
+
+
+def _check_stages(manifest: Manifest, kind: type[AnyPrediction]) -> None:
+    """Raise a ValueError unless the stages follow one another and return predictions of the kind."""
+    named = [tensor.name for tensor in manifest.inputs]
     given = {tensor.name: tensor for tensor in manifest.inputs}
     for k, stage in enumerate(manifest.stages):
         outputs = {tensor.name: tensor for tensor in stage.outputs}
@@ -211,16 +163,15 @@ def _check_stages(manifest: Manifest) -> None:
         if k == 0 and len(stage.inputs) != len(given):
             raise _inconsistent("stages[0].inputs", f"the inputs {named}", [tensor.name for tensor in stage.inputs])
         scored = manifest.policy is not None and k < len(manifest.stages) - 1
-        for name in (*manifest.kind.names(), *((SCORE,) if scored else ())):
+        for name in (*kind.names(), *((SCORE,) if scored else ())):
             if name not in outputs:
                 raise _inconsistent(f"stages[{k}].outputs", f"{name!r} among them", list(outputs))
         given = outputs
-    _check_class_names(manifest)
+    _check_class_names(manifest, given[kind.names()[0]])
 
 
-def _check_class_names(manifest: Manifest) -> None:
-    """Raise a ValueError unless there is one name for each class, label or output."""
-    first = next(tensor for tensor in manifest.stages[-1].outputs if tensor.name == manifest.kind.names()[0])
+def _check_class_names(manifest: Manifest, first: Tensor) -> None:
+    """Raise a ValueError unless there is one name for each class, label or output in the first field of predictions."""
     if len(first.shape) < 2:
         raise _inconsistent("stages", f"a {first.name} with two axes or more", first)
     size, names = first.shape[1], manifest.class_names

@@ -11,7 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from suffice_runtime.bundle.entries import printable
-from suffice_runtime.bundle.manifest import NEXT, SCORE, Manifest, Stage, Tensor
+from suffice_runtime.bundle.graphs import GraphFile, Tensor
+from suffice_runtime.bundle.manifest import NEXT, SCORE, Manifest
 from suffice_runtime.prediction import AnyPrediction
 
 Array = NDArray[Any]
@@ -75,10 +76,31 @@ class Graph:
         return Result(prediction, results[fields], results[fields + 1 :])
 
 
-def open_graphs(folder: Path, manifest: Manifest, threads: int, providers: Sequence[str], check: bool) -> list[Graph]:
-    """Load the graphs of a bundle.
+@dataclass(frozen=True)
+class EstimatorGraph:
+    """Model with its estimator, ready to run; may be called from several threads at once.
 
-    Args:
+    Attributes:
+        session: Session that runs it.
+        inputs: Names of the inputs, in order.
+        outputs: Names of the outputs.
+    """
+
+    session: Session
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, arrays: Sequence[Array]) -> dict[str, Array]:
+        """Run the graph on arrays in the order of its inputs, with one row or more; return its outputs by name."""
+        results = self.session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
+        return dict(zip(self.outputs, results, strict=True))
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loader of the graphs of a bundle.
+
+    Attributes:
         folder: Folder of the bundle.
         manifest: Manifest of the bundle.
         threads: Number of threads on which an operator runs.
@@ -86,33 +108,62 @@ def open_graphs(folder: Path, manifest: Manifest, threads: int, providers: Seque
         check: Whether to compare the files with their checksums.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a provider is missing, or a file is damaged, cannot be loaded, or differs from the manifest.
+        ValueError: If a provider is missing.
     """
-    _check_providers(providers)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors, which are raised anyway; warnings of the optimizer help no caller
-    # Stages run one after the other; threads of one that wait busily would slow down the next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    sessions = []
-    for stage in manifest.stages:
-        session = _session(read_graph(folder, stage, check), stage, manifest, options, providers)
-        _check_tensors(stage, "inputs", stage.inputs, session.get_inputs())
-        _check_tensors(stage, "outputs", stage.outputs, session.get_outputs())
-        sessions.append(session)
-    return as_graphs(manifest, sessions)
+
+    folder: Path
+    manifest: Manifest
+    threads: int
+    providers: Sequence[str]
+    check: bool
+
+    def __post_init__(self) -> None:
+        _check_providers(self.providers)
+
+    def stages(self) -> list[Graph]:
+        """Load the graphs of the stages.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file is damaged, cannot be loaded, or differs from the manifest.
+        """
+        return as_graphs(self.manifest, [self._open(stage) for stage in self.manifest.stages])
+
+    def estimator(self) -> EstimatorGraph | None:
+        """Load the graph of the estimator, if there is one; errors are those of `stages`."""
+        entry = self.manifest.estimator
+        return None if entry is None else as_estimator(entry.graph, self._open(entry.graph))
+
+    def _open(self, graph: GraphFile) -> onnxruntime.InferenceSession:
+        """Load one graph."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.log_severity_level = 3  # errors, which are raised anyway; warnings of the optimizer help no caller
+        # Stages run one after the other; threads of one that wait busily would slow down the next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        payload = read_graph(self.folder, graph, self.check)
+        session = _session(payload, graph, self.manifest.opset, options, self.providers)
+        _check_tensors(graph, "inputs", graph.inputs, session.get_inputs())
+        _check_tensors(graph, "outputs", graph.outputs, session.get_outputs())
+        return session
 
 
 def as_graphs(manifest: Manifest, sessions: Sequence[Session]) -> list[Graph]:
-    """Return the graphs of a bundle that run in some sessions, one for each stage."""
-    graphs = []
+    """Return the graphs of the stages of a bundle that run in some sessions, one for each."""
+    kind, graphs = manifest.kind, list[Graph]()
     for k, (stage, session) in enumerate(zip(manifest.stages, sessions, strict=True)):
+        assert kind is not None
         later = manifest.stages[k + 1].inputs if k + 1 < len(manifest.stages) else ()
         scored = manifest.policy is not None and k + 1 < len(manifest.stages)
-        names = (*manifest.kind.names(), *((SCORE,) if scored else ()), *(f"{NEXT}{tensor.name}" for tensor in later))
-        graphs.append(Graph(session, manifest.kind, tuple(tensor.name for tensor in stage.inputs), names, scored))
+        names = (*kind.names(), *((SCORE,) if scored else ()), *(f"{NEXT}{tensor.name}" for tensor in later))
+        graphs.append(Graph(session, kind, tuple(tensor.name for tensor in stage.inputs), names, scored))
     return graphs
+
+
+def as_estimator(graph: GraphFile, session: Session) -> EstimatorGraph:
+    """Return the graph of an estimator that runs in a session."""
+    inputs, outputs = (tuple(tensor.name for tensor in tensors) for tensors in (graph.inputs, graph.outputs))
+    return EstimatorGraph(session, inputs, outputs)
 
 
 def _check_providers(providers: Sequence[str]) -> None:
@@ -128,24 +179,24 @@ def _check_providers(providers: Sequence[str]) -> None:
         )
 
 
-def read_graph(folder: Path, stage: Stage, check: bool = True) -> bytes:
+def read_graph(folder: Path, graph: GraphFile, check: bool = True) -> bytes:
     """Return the bytes of a graph, compared with the manifest if `check`.
 
     Raises:
         FileNotFoundError: If the file is missing.
         ValueError: If it is damaged.
     """
-    file = folder / stage.file
+    file = folder / graph.file
     try:
         payload = file.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(
-            f"expected the graph {stage.file} of the bundle at {printable(folder, 200)}, found none; copy the whole "
+            f"expected the graph {graph.file} of the bundle at {printable(folder, 200)}, found none; copy the whole "
             "folder, or export again"
         ) from error
-    if check and (len(payload) != stage.bytes or hashlib.sha256(payload).hexdigest() != stage.sha256):
+    if check and (len(payload) != graph.bytes or hashlib.sha256(payload).hexdigest() != graph.sha256):
         raise ValueError(
-            f"expected {stage.file} of {stage.bytes:,} bytes with checksum {printable(stage.sha256[:12])}…, got "
+            f"expected {graph.file} of {graph.bytes:,} bytes with checksum {printable(graph.sha256[:12])}…, got "
             f"{len(payload):,} bytes with {hashlib.sha256(payload).hexdigest()[:12]}…; the file is damaged or of "
             "another bundle: copy the whole folder again"
         )
@@ -153,7 +204,7 @@ def read_graph(folder: Path, stage: Stage, check: bool = True) -> bytes:
 
 
 def _session(
-    payload: bytes, stage: Stage, manifest: Manifest, options: onnxruntime.SessionOptions, providers: Sequence[str]
+    payload: bytes, graph: GraphFile, opset: int, options: onnxruntime.SessionOptions, providers: Sequence[str]
 ) -> onnxruntime.InferenceSession:
     """Load a graph.
 
@@ -165,19 +216,19 @@ def _session(
     except Exception as error:  # ONNX Runtime has a class of its own for each status
         reason = printable(str(error).strip(), 300)
         raise ValueError(
-            f"expected a graph that ONNX Runtime {onnxruntime.__version__} can load, got {stage.file} with operators "
-            f"of version {manifest.opset}, for which it raised: {reason}; upgrade onnxruntime, or export with an "
+            f"expected a graph that ONNX Runtime {onnxruntime.__version__} can load, got {graph.file} with operators "
+            f"of version {opset}, for which it raised: {reason}; upgrade onnxruntime, or export with an "
             "earlier opset"
         ) from error
 
 
-def _check_tensors(stage: Stage, what: str, stated: Sequence[Tensor], found: Sequence[Any]) -> None:
+def _check_tensors(graph: GraphFile, what: str, stated: Sequence[Tensor], found: Sequence[Any]) -> None:
     """Raise a ValueError unless the inputs or outputs of a graph are those of the manifest."""
     names = [tensor.name for tensor in stated]
     got = [node.name for node in found]
     if (names != got) if what == "inputs" else (set(names) != set(got)):
         raise ValueError(
-            f"expected {stage.file} with the {what} {printable(names, 200)} of the manifest, got "
+            f"expected {graph.file} with the {what} {printable(names, 200)} of the manifest, got "
             f"{printable(got, 200)}; export the bundle again"
         )
     nodes: Mapping[str, Any] = {node.name: node for node in found}
@@ -186,7 +237,7 @@ def _check_tensors(stage: Stage, what: str, stated: Sequence[Tensor], found: Seq
         dtype = _TYPES.get(node.type)
         if dtype is None or np.dtype(dtype) != tensor.dtype or not _fits(tensor.shape, node.shape):
             raise ValueError(
-                f"expected {tensor} among the {what} of {stage.file}, as in the manifest, got {printable(node.type)} "
+                f"expected {tensor} among the {what} of {graph.file}, as in the manifest, got {printable(node.type)} "
                 f"({', '.join(map(str, node.shape))}); export the bundle again"
             )
 

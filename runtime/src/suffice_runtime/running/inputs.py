@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suffice_runtime.bundle.entries import printable
-from suffice_runtime.bundle.manifest import BATCH, TOKENS, Manifest, Tensor
+from suffice_runtime.bundle.graphs import BATCH, TOKENS, Tensor
+from suffice_runtime.bundle.manifest import Manifest
 
 Array = NDArray[Any]
 

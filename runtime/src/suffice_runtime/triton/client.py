@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suffice_runtime.bundle import manifest
-from suffice_runtime.bundle.manifest import Stage
-from suffice_runtime.bundle.sessions import as_graphs
+from suffice_runtime.bundle.graphs import GraphFile
+from suffice_runtime.bundle.sessions import as_estimator, as_graphs
 from suffice_runtime.runner import Runner
 from suffice_runtime.running.network import Network
-from suffice_runtime.triton.repository import TYPES, model_name
+from suffice_runtime.triton.repository import TYPES, models
 
 Array = NDArray[Any]
 
@@ -29,7 +29,7 @@ class TritonRunner(Runner):
 
     Args:
         url: Host and port of the server's HTTP endpoint, such as "localhost:8000".
-        folder: Folder with the manifest: the bundle, or the folder of its stage 0 in the model repository.
+        folder: Folder with the manifest: the bundle, or that of its first model in the repository.
         name: Name that the bundle has in the repository.
         connect: Function from the address to a client; `tritonclient.http.InferenceServerClient` by default.
 
@@ -59,8 +59,10 @@ class TritonRunner(Runner):
             ) from error
         self.manifest = manifest.read(Path(folder))
         connections = _Connections(url, connect or http.InferenceServerClient)
-        models = [_Model(connections, model_name(name, k), stage, http) for k, stage in enumerate(self.manifest.stages)]
-        self._network = Network(self.manifest, as_graphs(self.manifest, models))
+        stages, estimator = models(name, self.manifest)
+        graphs = as_graphs(self.manifest, [_Model(connections, *model, http) for model in stages.items()])
+        estimators = [as_estimator(graph, _Model(connections, key, graph, http)) for key, graph in estimator.items()]
+        self._network = Network(self.manifest, graphs, estimators[0] if estimators else None)
 
 
 class _Connections(threading.local):
@@ -76,13 +78,13 @@ class _Model:
     Args:
         connections: Clients.
         name: Name of the model.
-        stage: Its graph in the manifest.
+        graph: Its graph in the manifest.
         api: Module of tritonclient with the classes of requests.
     """
 
-    def __init__(self, connections: _Connections, name: str, stage: Stage, api: Any) -> None:
+    def __init__(self, connections: _Connections, name: str, graph: GraphFile, api: Any) -> None:
         self._connections, self._name, self._api = connections, name, api
-        self._flat = {tensor.name for tensor in stage.outputs if len(tensor.shape) == 1}
+        self._flat = {tensor.name for tensor in graph.outputs if len(tensor.shape) == 1}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return outputs by name, for inputs by name with one row or more."""

@@ -1,7 +1,8 @@
 """Model repository of Triton Inference Server, with one model for each graph of a bundle.
 
-    REPOSITORY/NAME-stage-K/config.pbtxt, 1/model.onnx       and, in that of stage 0, manifest.json, model_card.md
+    REPOSITORY/NAME-stage-K/config.pbtxt, 1/model.onnx       and, in the first model, manifest.json and model_card.md
 
+An estimator of the bundle is the model NAME-estimator.
 The server batches the requests of several clients for each model, so that survivors of different batches run together.
 Triton has no tensor with the axis of examples alone. Such a tensor (N,) has the shape (N, 1) in requests and responses.
 """
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from suffice_runtime.bundle import manifest
 from suffice_runtime.bundle.entries import printable
-from suffice_runtime.bundle.manifest import Stage, Tensor
+from suffice_runtime.bundle.graphs import GraphFile, Tensor
+from suffice_runtime.bundle.manifest import Manifest
 from suffice_runtime.bundle.sessions import read_graph
 
 TYPES = {
@@ -30,9 +32,11 @@ _CARD = "model_card.md"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def model_name(name: str, stage: int) -> str:
-    """Return the name of the model of a stage."""
-    return f"{name}-stage-{stage}"
+def models(name: str, description: Manifest) -> tuple[dict[str, GraphFile], dict[str, GraphFile]]:
+    """Return the graphs of the stages, and that of the estimator if there is one, by the names of their models."""
+    stages = {f"{name}-stage-{k}": stage for k, stage in enumerate(description.stages)}
+    entry = description.estimator
+    return stages, {} if entry is None else {f"{name}-estimator": entry.graph}
 
 
 def write(
@@ -43,7 +47,7 @@ def write(
     Args:
         bundle: Folder of the bundle.
         repository: Folder of the repository, which is created if there is none.
-        name: Name before "-stage-0", …: letters, digits, "-", "_" and ".".
+        name: Name before "-stage-0", … and "-estimator": letters, digits, "-", "_" and ".".
         max_batch_size: Number of examples that the server runs together.
 
     Returns:
@@ -64,26 +68,27 @@ def write(
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
         raise ValueError(f"expected max_batch_size as a whole number of at least 1, got {max_batch_size!r}")
     source, target = Path(bundle), Path(repository)
-    description = manifest.read(source)
-    models = [model_name(name, k) for k in range(len(description.stages))]
-    _check_absent(target, models)
+    stages, estimator = models(name, manifest.read(source))
+    graphs = stages | estimator
+    first, *_ = names = list(graphs)
+    _check_absent(target, names)
     target.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}-{secrets.token_hex(8)}")  # beside it: a server reads what is in it
     try:
-        for model, stage in zip(models, description.stages, strict=True):
-            _write_model(unfinished / model, model, stage, read_graph(source, stage), max_batch_size)
+        for model, graph in graphs.items():
+            _write_model(unfinished / model, model, graph, read_graph(source, graph), max_batch_size)
         for file in (manifest.FILE, _CARD):
             if (source / file).exists():
-                shutil.copyfile(source / file, unfinished / models[0] / file)
-        _move(unfinished, target, models)
+                shutil.copyfile(source / file, unfinished / first / file)
+        _move(unfinished, target, names)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return models
+    return names
 
 
-def _check_absent(target: Path, models: Sequence[str]) -> None:
+def _check_absent(target: Path, names: Sequence[str]) -> None:
     """Raise a FileExistsError if a repository has one of some models."""
-    for model in models:
+    for model in names:
         if os.path.lexists(target / model):
             raise FileExistsError(
                 f"expected a repository without the model {model}, found it at {printable(target, 200)}; choose "
@@ -91,18 +96,18 @@ def _check_absent(target: Path, models: Sequence[str]) -> None:
             )
 
 
-def _write_model(folder: Path, name: str, stage: Stage, graph: bytes, max_batch_size: int) -> None:
+def _write_model(folder: Path, name: str, graph: GraphFile, payload: bytes, max_batch_size: int) -> None:
     """Write one model."""
     (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.onnx").write_bytes(graph)
-    (folder / "config.pbtxt").write_text("\n".join([*_config(name, stage, max_batch_size), ""]), encoding="utf-8")
+    (folder / "1" / "model.onnx").write_bytes(payload)
+    (folder / "config.pbtxt").write_text("\n".join([*_config(name, graph, max_batch_size), ""]), encoding="utf-8")
 
 
-def _move(unfinished: Path, target: Path, models: Sequence[str]) -> None:
+def _move(unfinished: Path, target: Path, names: Sequence[str]) -> None:
     """Move models into a repository; after an error, none of them is left there."""
     moved: list[Path] = []
     try:
-        for model in models:
+        for model in names:
             (unfinished / model).rename(target / model)
             moved.append(target / model)
     except BaseException:
@@ -111,12 +116,12 @@ def _move(unfinished: Path, target: Path, models: Sequence[str]) -> None:
         raise
 
 
-def _config(name: str, stage: Stage, max_batch_size: int) -> Iterator[str]:
+def _config(name: str, graph: GraphFile, max_batch_size: int) -> Iterator[str]:
     """Yield the lines of the configuration of a model."""
     yield f'name: "{name}"'
     yield 'backend: "onnxruntime"'
     yield f"max_batch_size: {max_batch_size}"
-    for kind, tensors in (("input", stage.inputs), ("output", stage.outputs)):
+    for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         for tensor in tensors:
             yield f"{kind} {{ {_tensor(tensor)} }}"
     yield "dynamic_batching { }"
