@@ -212,7 +212,7 @@ def normal_points(k: int) -> Tensor:
     """
     if k == 1:
         middles = (torch.arange(LINE_POINTS, dtype=torch.float64) + 0.5) / LINE_POINTS
-        quantiles = torch.special.ndtri(middles)
+        quantiles: Tensor = torch.special.ndtri(middles)
         return (quantiles / quantiles.square().mean().sqrt()).float()[:, None]
     uniform = torch.quasirandom.SobolEngine(k).draw(POINTS // 2 + 1, dtype=torch.float64)[1:]  # without the corner
     left, _, right = torch.linalg.svd(torch.special.ndtri(uniform), full_matrices=False)
