@@ -14,7 +14,25 @@ Tensors = Mapping[str, Tensor]
 """Tensors by name, in order."""
 
 
-class StageGraph(nn.Module):
+class Graph(nn.Module):
+    """Module from tensors to tensors, which becomes a graph or a part of one.
+
+    Args:
+        template: Nest of the state that its inputs are the tensors of.
+
+    Attributes:
+        after: Nest of the state behind the stage in the last pass, without its tensors.
+        names: Names of the outputs in the last pass.
+    """
+
+    def __init__(self, template: Template) -> None:
+        super().__init__()
+        self.template = self.after = template
+        self.names: list[str] = []
+        self.training = False
+
+
+class StageGraph(Graph):
     """Stage and exit, the calibrated prediction, the ensemble and the score, from tensors to tensors.
 
     Args:
@@ -23,37 +41,35 @@ class StageGraph(nn.Module):
         step: What is computed at the exit.
         template: Nest of the state before the stage, without its tensors.
         running: Number of tensors of the ensemble before the stage.
-
-    Attributes:
-        after: Nest of the state behind the stage in the last pass, without its tensors.
-        names: Names of the outputs in the last pass.
     """
 
     def __init__(self, stage: nn.Module, exit: Exit, step: Step, template: Template, running: int) -> None:
-        super().__init__()
-        self.stage, self.exit = stage, exit
-        self._step, self._template, self._running = step, template, running
-        self.after, self.names = template, list[str]()
-        self.training = False
+        super().__init__(template)
+        self.stage, self.exit, self.step, self.running = stage, exit, step, running
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors of the state behind the stage, then those of the exit."""
-        count = self._template.count
-        streak = tensors[count + self._running :]
-        state = self.stage(self._template.fill(tensors[:count]))
+        count = self.template.count
+        streak = tensors[count + self.running :]
+        state = self.stage(self.template.fill(tensors[:count]))
         phi: Tensor = self.exit.features(state)
         outputs: Tensor = self.exit.classifier(phi)
-        results = self._step(phi, outputs, state, tensors[count : count + self._running], streak)
-        if not self._step.last:
+        results = self.step(phi, outputs, state, tensors[count : count + self.running], streak)
+        if not self.step.last:
             self.after = Template.of(state)
-            results = {**{f"{NEXT}state.{i}": leaf for i, leaf in enumerate(tensors_of(state))}, **results}
+            results = {**state_outputs(state), **results}
         self.names = list(results)
         return tuple(results.values())
 
 
+def state_outputs(state: State) -> dict[str, Tensor]:
+    """Return the tensors of a state by the names that they have as outputs of a graph."""
+    return {f"{NEXT}state.{i}": leaf for i, leaf in enumerate(tensors_of(state))}
+
+
 @dataclass(frozen=True)
 class Probe:
-    """Values between two stages in two passes, which have different numbers of examples and of tokens.
+    """Inputs of a graph in two passes, which have different numbers of examples and of tokens.
 
     Attributes:
         template: Nest of the state, without its tensors.
@@ -92,18 +108,17 @@ class Stage:
 
     Attributes:
         k: Number of the stage, counted from 0.
-        module: Stage from tensors to tensors.
+        module: Stage from tensors to tensors, or a part of one.
         before: Values before it.
         outputs: Names, types and shapes of its outputs.
     """
 
     k: int
-    module: StageGraph
+    module: Graph
     before: Probe
     outputs: list[Value]
 
 
-@torch.no_grad()
 def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tuple[Stage, Probe]:
     """Run a stage on two batches, to find the types and the dynamic axes of its outputs.
 
@@ -114,11 +129,16 @@ def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tu
         ValueError: If the state behind it has a tensor without a row for each example, or plain values that depend on
             the inputs.
     """
-    module = StageGraph(stage, exit, step, before.template, before.running)
+    return prepare(step.k, StageGraph(stage, exit, step, before.template, before.running), before)
+
+
+@torch.no_grad()
+def prepare(k: int, module: Graph, before: Probe) -> tuple[Stage, Probe]:
+    """Run a module on two batches, as `prepare_stage` does."""
     first = module(*before.first.values())
     template, names = module.after, module.names
     second = module(*before.second.values())
-    where = f"the state behind stage {step.k}"
+    where = f"the state behind stage {k}"
     template.check_same(module.after, where)
     passes = dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True))
     try:
@@ -129,4 +149,4 @@ def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tu
     ahead = [{name.removeprefix(NEXT): each[name] for name in carried} for each in passes]
     following = Probe(template, ahead[0], ahead[1], before.sizes)
     assert all(value.shape[0] == EXAMPLES for value in outputs)
-    return Stage(step.k, module, before, outputs), following
+    return Stage(k, module, before, outputs), following
