@@ -31,6 +31,7 @@ def text(manifest: Mapping[str, Any]) -> str:
         "",
         *([f"Classes: {', '.join(names)}.", ""] if names else []),
         *_policy(manifest["policy"]),
+        *_quantization(manifest["quantization"]),
         f"Network {manifest['hashes']['network'][:12]}, calibration {manifest['hashes']['calibrated'][:12]}. "
         f"Operators of ONNX version {manifest['opset']}, exported with torch {manifest['versions']['torch']}.",
     ]
@@ -48,6 +49,23 @@ def _exit(manifest: Mapping[str, Any], k: int, macs: int) -> str:
         rule = f"score from {policy['thresholds'][k]}" if k < manifest["exits"] - 1 else "everything left"
         share = f"{policy['shares'][k]:.1%}"
     return f"| {k} | {stage['file']} | {stage['bytes'] / 1e6:.2f} | {macs:,} | {rule} | {share} |"
+
+
+def _quantization(quantization: Mapping[str, Any] | None) -> list[str]:
+    """Return the paragraph about the quantization."""
+    if quantization is None:
+        return []
+    fitted = "temperatures and prior precisions" if quantization["refit_posterior"] else "temperatures"
+    return [
+        f"Stages and features compute in 8-bit integers, with scales from {quantization['examples']:,} examples; "
+        f"classifiers and predictions in float32. "
+        + (
+            f"The {fitted} were fitted to the quantized network."
+            if quantization["refit"]
+            else "The temperatures are those of the network in float32."
+        ),
+        "",
+    ]
 
 
 def _policy(policy: Mapping[str, Any] | None) -> list[str]:

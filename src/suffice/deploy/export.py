@@ -14,6 +14,8 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.deploy import card, checks, manifest
 from suffice.deploy.inputs import Inputs
+from suffice.deploy.quantized import Quantized
+from suffice.deploy.split import join, prepare_head
 from suffice.deploy.stage import Stage, prepare_stage
 from suffice.deploy.step import Step
 from suffice.deploy.tracing import trace, translate
@@ -39,7 +41,7 @@ def export(
     length. They are computed and checked before anything is written.
 
     Args:
-        calibrated: Calibrated network, in float32.
+        calibrated: Calibrated network, in float32, or the result of `quantize`.
         folder: Folder to write. If it is a link, the link stays and its destination is replaced.
         example: Batch of one example or more; a text of at least four tokens. Its values are not stored, but those that
             are no tensors are part of the graphs.
@@ -71,6 +73,8 @@ def export(
     """
     checks.packages()
     opset = checks.choices(calibrated, policy, opset, class_names, preprocessing)
+    if isinstance(calibrated, Quantized):
+        calibrated.check_opset(opset)
     checks.network(calibrated.network)
     calibrated.check_weights()
     manifest.check_replaceable(folder)
@@ -79,10 +83,19 @@ def export(
         inputs.check_coin()
     with inference(calibrated.network) as twin:
         stages = list(_stages(calibrated, policy, inputs, twin))
-        programs = list(map(trace, stages))  # before the first translation, which takes longer
-        graphs = [translate(program, stage, opset) for program, stage in zip(programs, stages, strict=True)]
+        if isinstance(calibrated, Quantized):
+            heads = _translated(list(map(prepare_head, stages)), opset)
+            graphs = list(map(join, (backbone.graph for backbone in calibrated.backbones), heads, stages))
+        else:
+            graphs = _translated(stages, opset)
     entries = manifest.entries(calibrated, policy, inputs, stages, graphs, opset, class_names, preprocessing)
     manifest.write(folder, entries, graphs, card.text(entries))
+
+
+def _translated(stages: Sequence[Stage], opset: int) -> list[bytes]:
+    """Return the graphs of stages, or of parts of them."""
+    programs = list(map(trace, stages))  # before the first translation, which takes longer
+    return [translate(program, stage, opset) for program, stage in zip(programs, stages, strict=True)]
 
 
 def _stages(calibrated: Calibrated, policy: Policy | None, inputs: Inputs, twin: Any) -> Iterator[Stage]:

@@ -18,6 +18,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.deploy import checks
 from suffice.deploy.inputs import Inputs
+from suffice.deploy.quantized import Quantized
 from suffice.deploy.stage import Stage
 from suffice.deploy.step import KINDS
 from suffice.storage import files, manifests, paths
@@ -95,6 +96,7 @@ def entries(
         "stages": [_stage_entries(*pair) for pair in zip(stages, graphs, strict=True)],
         "costs": inputs.costs(calibrated, "confidence" if policy is None else policy.score),
         "policy": rule,
+        "quantization": calibrated.quantization if isinstance(calibrated, Quantized) else None,
         "hashes": {
             "network": calibrated.network_hash,
             "calibrated": calibrated.digest,
@@ -105,6 +107,7 @@ def entries(
             "onnx": version("onnx"),
             "onnxscript": version("onnxscript"),
             "suffice": __version__,
+            **({"onnxruntime": version("onnxruntime")} if isinstance(calibrated, Quantized) else {}),
         },
     }
 
