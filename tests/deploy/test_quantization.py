@@ -330,8 +330,7 @@ def test_a_missing_onnxruntime_is_named(conv, monkeypatch):
 
 
 def test_a_stage_with_nothing_to_quantize_is_refused():
-    classifiers = [nn.Linear(3, 4), nn.Linear(3, 4)]
-    network = ExitNetwork([nn.Tanh(), nn.Linear(3, 3)], [Exit(nn.Identity(), each) for each in classifiers]).eval()
+    network = ExitNetwork([nn.Tanh()], [Exit(nn.Identity(), nn.Linear(3, 4))]).eval()
     x = builders.inputs(30)
     with pytest.raises(ValueError, match="a linear layer in stage 0 or the features of its exit, got none"):
         suffice.quantize(builders.untuned(network, x, structure=None), [x])
