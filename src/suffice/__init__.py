@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from suffice.calibration.calibrate import calibrate as calibrate
     from suffice.calibration.calibrated import Calibrated as Calibrated
     from suffice.deploy.export import export as export
+    from suffice.deploy.quantize import quantize as quantize
     from suffice.network import Exit as Exit
     from suffice.network import ExitNetwork as ExitNetwork
     from suffice.prediction import Multilabel as Multilabel
@@ -72,6 +73,7 @@ _MODULE_OF = {
     "fit_exit_variation": "suffice.budget.exit_variation",
     "fit_variation": "suffice.variation.fitting",
     "load": "suffice.storage.artifact",
+    "quantize": "suffice.deploy.quantize",
     "run": "suffice.budget.running.run",
     "run_stream": "suffice.budget.running.stream",
     "save": "suffice.storage.artifact",

@@ -16,6 +16,7 @@ def test_the_card_of_a_bundle_is_that_of_its_manifest(bundle):
     assert "| input | float32 | N × 3 |" in text
     assert f"| 0 | stage-0.onnx | {exported.manifest['stages'][0]['bytes'] / 1e6:.2f} |" in text
     assert "Classes: a, b, c, é." in text
+    assert "integers" not in text
     assert "'aleatoric' reaches its threshold" in text
 
 

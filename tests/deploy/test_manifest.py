@@ -174,6 +174,7 @@ def test_a_manifest_states_what_was_exported(bundle):
     }
     assert got["ensemble"] == "product"
     assert got["padding"] is None
+    assert got["quantization"] is None
     assert got["hashes"] == {
         "network": exported.calibrated.network_hash,
         "calibrated": exported.calibrated.digest,

@@ -65,6 +65,13 @@ def test_nests_with_other_plain_values_are_refused(other, message):
     template.check_same(Template.of({"a": torch.zeros(2), "n": 3}), "the state")
     with pytest.raises(ValueError, match=message):
         template.check_same(Template.of(other), "the state")
+    assert not template.is_like(Template.of(other))
+
+
+def test_a_nest_is_like_one_with_other_tensors_and_the_same_plain_values():
+    template = Template.of({"a": torch.ones(3), "n": 3})
+    assert template.is_like(Template.of({"a": torch.zeros(2, 5), "n": 3}))
+    assert not template.is_like(Template.of({"a": torch.zeros(2, 5), "n": 3.0}))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def text(manifest: Mapping[str, Any]) -> str:
         *_exits(manifest),
         *([f"Classes: {', '.join(names)}.", ""] if names else []),
         *_estimator(manifest.get("estimator")),
+        *_quantization(manifest["quantization"]),
         f"Network {hashes['network'][:12]}{calibration}. "
         f"Operators of ONNX version {manifest['opset']}, exported with torch {manifest['versions']['torch']}.",
     ]
@@ -104,3 +105,20 @@ def _policy(policy: Mapping[str, Any] | None) -> list[str]:
     if policy["sets"] is not None:
         parts.append(f"Prediction sets ({policy['sets']['method']}) have a coverage of {policy['sets']['coverage']:g}.")
     return [" ".join(parts), ""]
+
+
+def _quantization(quantization: Mapping[str, Any] | None) -> list[str]:
+    """Return the paragraph about the quantization."""
+    if quantization is None:
+        return []
+    fitted = "temperatures and prior precisions" if quantization["refit_posterior"] else "temperatures"
+    return [
+        f"Stages and features compute in 8-bit integers, with scales from {quantization['examples']:,} examples; "
+        f"classifiers and predictions in float32. "
+        + (
+            f"The {fitted} were fitted to the quantized network."
+            if quantization["refit"]
+            else "The temperatures are those of the network in float32."
+        ),
+        "",
+    ]

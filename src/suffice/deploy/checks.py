@@ -28,9 +28,9 @@ _LARGEST = 2**31
 """Size in bytes that a graph in one file has to be below."""
 
 
-def packages() -> None:
-    """Raise an ImportError unless the extra "export" is installed, and torch is new enough."""
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+def packages(*also: str) -> None:
+    """Raise an ImportError unless the extra "export" is installed, with further packages, and torch is new enough."""
+    missing = [name for name in ("onnx", "onnxscript", *also) if find_spec(name) is None]
     if missing:
         raise ImportError(f"expected {' and '.join(missing)} to export, found none; pip install 'suffice[export]'")
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])

@@ -18,8 +18,10 @@ from suffice.deploy import card, checks, manifest
 from suffice.deploy.estimator import prepare_estimator
 from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
+from suffice.deploy.quantized import Quantized
 from suffice.deploy.sources import Sources
-from suffice.deploy.stage import prepare_stage
+from suffice.deploy.split import join, prepare_head
+from suffice.deploy.stage import StageModule, prepare_stage
 from suffice.deploy.step import Step
 from suffice.deploy.tracing import trace, translate
 from suffice.network import State
@@ -47,7 +49,7 @@ def export(
     `estimator.estimate(x)`, beside those of the network or alone.
 
     Args:
-        fitted: Calibrated network, in float32; or an estimator of a model in float32, to export it alone.
+        fitted: Calibrated network, in float32 or the result of `quantize`; or an estimator of a model in float32, to export it alone.
         folder: Folder to write. If it is a link, the link stays and its destination is replaced.
         example: Batch of one example or more; a text of at least four tokens. Its values are not stored, but those that
             are no tensors are part of the graphs.
@@ -84,6 +86,9 @@ def export(
     opset = checks.operators(opset)
     checks.description(preprocessing)
     sources.check()
+    quantized = sources.calibrated if isinstance(sources.calibrated, Quantized) else None
+    if quantized is not None:
+        quantized.check_opset(opset)
     manifest.check_replaceable(folder)
     x = sources.example_batch(example)
     checks.class_names(class_names, sources.outputs(x))
@@ -92,10 +97,18 @@ def export(
         inputs.check_coin()
     with ExitStack() as twins:
         graphs = list(_graphs(sources, inputs, twins))
-        programs = list(map(trace, graphs))  # before the first translation, which takes longer
-        payloads = [translate(program, graph, opset) for program, graph in zip(programs, graphs, strict=True)]
+        parts = graphs if quantized is None else _heads(graphs)
+        programs = list(map(trace, parts))  # before the first translation, which takes longer
+        payloads = [translate(program, part, opset) for program, part in zip(programs, parts, strict=True)]
+    for k, backbone in enumerate(() if quantized is None else quantized.backbones):
+        payloads[k] = join(backbone.graph, payloads[k], graphs[k])
     entries = manifest.entries(sources, inputs, graphs, payloads, opset, class_names, preprocessing)
     manifest.write(folder, entries, payloads, card.text(entries))
+
+
+def _heads(graphs: Sequence[Graph]) -> list[Graph]:
+    """Return graphs with the head in place of each whole stage."""
+    return [prepare_head(graph) if isinstance(graph.module, StageModule) else graph for graph in graphs]
 
 
 def _graphs(sources: Sources, inputs: Inputs, twins: ExitStack) -> Iterator[Graph]:

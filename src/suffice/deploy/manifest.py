@@ -18,6 +18,7 @@ from suffice.budget.policy import Policy
 from suffice.deploy import checks
 from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
+from suffice.deploy.quantized import Quantized
 from suffice.deploy.sources import Sources
 from suffice.storage import files, manifests, paths
 from suffice.variation.estimator import VariationEstimator
@@ -116,6 +117,7 @@ def entries(
         else inputs.costs(calibrated, "confidence" if policy is None else policy.score),
         "policy": rule,
         "estimator": None if sources.estimator is None else {**described[-1], **estimator_entries(sources.estimator)},
+        "quantization": calibrated.quantization if isinstance(calibrated, Quantized) else None,
         "hashes": {
             "network": sources.network_hash,
             "calibrated": None if calibrated is None else calibrated.digest,

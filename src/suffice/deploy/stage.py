@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from suffice.deploy.graph import Graph, GraphModule, Probe
 from suffice.deploy.step import Step
 from suffice.deploy.values import NEXT, Template, tensors_of
-from suffice.network import Exit
+from suffice.network import Exit, State
 
 
 class StageModule(GraphModule):
@@ -22,20 +22,24 @@ class StageModule(GraphModule):
     def __init__(self, stage: nn.Module, exit: Exit, step: Step, template: Template, running: int) -> None:
         super().__init__(template)
         self.stage, self.exit = stage, exit
-        self._step, self._template, self._running = step, template, running
+        self.step, self.template, self.running = step, template, running
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors of the state behind the stage, then those of the exit."""
-        count = self._template.count
-        streak = tensors[count + self._running :]
-        state = self.stage(self._template.fill(tensors[:count]))
+        count = self.template.count
+        streak = tensors[count + self.running :]
+        state = self.stage(self.template.fill(tensors[:count]))
         phi: Tensor = self.exit.features(state)
         outputs: Tensor = self.exit.classifier(phi)
-        results = self._step(phi, outputs, state, tensors[count : count + self._running], streak)
-        if self._step.last:
+        results = self.step(phi, outputs, state, tensors[count : count + self.running], streak)
+        if self.step.last:
             return self.note((), results)
-        leaves = {f"{NEXT}state.{i}": leaf for i, leaf in enumerate(tensors_of(state))}
-        return self.note(state, {**leaves, **results})
+        return self.note(state, {**state_outputs(state), **results})
+
+
+def state_outputs(state: State) -> dict[str, Tensor]:
+    """Return the tensors of a state by the names that they have as outputs of a graph."""
+    return {f"{NEXT}state.{i}": leaf for i, leaf in enumerate(tensors_of(state))}
 
 
 def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tuple[Graph, Probe]:
@@ -48,13 +52,17 @@ def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tu
         ValueError: If the state behind it has a tensor without a row for each example, or plain values that depend on
             the inputs.
     """
-    module = StageModule(stage, exit, step, before.template, before.running)
-    where = f"the state behind stage {step.k}"
+    return prepare(step.k, StageModule(stage, exit, step, before.template, before.running), before)
+
+
+def prepare(k: int, module: GraphModule, before: Probe) -> tuple[Graph, Probe]:
+    """Run a stage, or a part of one, on two batches, as `prepare_stage` does."""
+    where = f"the state behind stage {k}"
     passes = module.run_twice(before, where)
     try:
         outputs = before.values_of(*passes)
     except ValueError as error:
         raise ValueError(f"in {where}: {error}") from error
     ahead = [{name.removeprefix(NEXT): each[name] for name in each if name.startswith(NEXT)} for each in passes]
-    graph = Graph(f"stage {step.k}", f"stage-{step.k}.onnx", module, before, outputs)
+    graph = Graph(f"stage {k}", f"stage-{k}.onnx", module, before, outputs)
     return graph, Probe(module.after, ahead[0], ahead[1], before.sizes)

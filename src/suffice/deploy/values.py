@@ -120,6 +120,11 @@ class Template:
         remaining = iter(tensors)
         return tree_unflatten([next(remaining) if leaf is _TENSOR else leaf for leaf in self.leaves], self.structure)
 
+    def is_like(self, other: "Template") -> bool:
+        """Return whether another nest has the same structure and the same plain values."""
+        pairs = zip(self.leaves, other.leaves, strict=False)
+        return self.structure == other.structure and all(a is b or _equal(a, b) for a, b in pairs)
+
     def check_same(self, other: "Template", what: str) -> None:
         """Raise a ValueError unless another nest has the same structure and the same plain values."""
         if self.structure != other.structure or len(self.leaves) != len(other.leaves):

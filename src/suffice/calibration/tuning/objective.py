@@ -4,20 +4,20 @@ The caches are computed once, so that the network does not run again while value
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from suffice import cost
-from suffice.batches import Loader
+from suffice.batches import Batch, Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.ensemble import extend
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.statistics import exit_pass
 from suffice.cost import Costs
-from suffice.network import ExitNetwork, check_finite
+from suffice.network import ExitNetwork, State, check_finite
 from suffice.twin import inference
 
 _TERMS = 1 << 23
@@ -113,23 +113,51 @@ def read_validation(
     Raises:
         ValueError: If targets are invalid, or inputs, features or outputs are not finite.
     """
+    with inference(network) as twin:
+
+        def run(inputs: State, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+            nonlocal costs
+            costs = costs or cost.count(twin, inputs)
+            return exit_pass(twin, inputs, start)
+
+        caches, targets = cache(exits, likelihoods.read(loader, twin, exits[0].likelihood), run)
+    assert costs is not None
+    return caches, targets, costs
+
+
+def cache(
+    exits: Sequence[CalibratedExit],
+    labeled: Iterable[tuple[Batch, Tensor]],
+    run: Callable[[State, int], Iterable[tuple[int, Tensor, Tensor]]],
+) -> tuple[list[Cache], Tensor]:
+    """Run labeled batches through the exits, and keep what their predictions are computed from.
+
+    Args:
+        exits: Exits, K of them.
+        labeled: Batches with their targets.
+        run: Function from the inputs of a batch and the position of its first example to the number, the features φ
+            (N, D) and the outputs (N, C) of each exit.
+
+    Returns:
+        The cache of every exit, and the targets.
+
+    Raises:
+        ValueError: If squared features are not finite.
+    """
     logits: list[list[Tensor]] = [[] for _ in exits]
     spectra: list[list[Tensor]] = [[] for _ in exits]
     targets = []
-    with inference(network) as network:
-        for batch, batch_targets in likelihoods.read(loader, network, exits[0].likelihood):
-            costs = costs or cost.count(network, batch.inputs)
-            targets.append(batch_targets)
-            for k, phi, outputs in exit_pass(network, batch.inputs, batch.start):
-                dtype = torch.promote_types(phi.dtype, torch.float32)
-                logits[k].append(outputs.to(dtype))
-                if exits[k].uses_posterior:
-                    spectrum = exits[k].spectrum(phi.to(dtype))
-                    check_finite(spectrum, f"squared features at exit {k}", batch.start)
-                    spectra[k].append(spectrum)
-    assert costs is not None
+    for batch, batch_targets in labeled:
+        targets.append(batch_targets)
+        for k, phi, outputs in run(batch.inputs, batch.start):
+            dtype = torch.promote_types(phi.dtype, torch.float32)
+            logits[k].append(outputs.to(dtype))
+            if exits[k].uses_posterior:
+                spectrum = exits[k].spectrum(phi.to(dtype))
+                check_finite(spectrum, f"squared features at exit {k}", batch.start)
+                spectra[k].append(spectrum)
     caches = [Cache(torch.cat(z), torch.cat(s) if s else None) for z, s in zip(logits, spectra, strict=True)]
-    return caches, torch.cat(targets), costs
+    return caches, torch.cat(targets)
 
 
 def _sampled_logits(exit_: CalibratedExit, cache: Cache) -> int:
