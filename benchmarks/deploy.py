@@ -3,8 +3,8 @@
 `make bench-deploy` prints medians of interleaved runs. The networks are MSDNet small and MiniLM with an exit after each
 layer, with random exits, which do not affect the speed. The plain network is that of the last exit alone, without the
 other exits and without uncertainty; its graph is one session of `onnxruntime`. "half the cost" is a policy for half of
-the multiply-adds of the last exit. 8-bit stages are compared on the pretrained network and CIFAR-100's test images, with
-their accuracy and calibration error, if the images are stored.
+the multiply-adds of the last exit. 8-bit stages are compared on the pretrained network and CIFAR-100's test images,
+with their accuracy and calibration error, if the images are stored.
 """
 
 import tempfile
@@ -179,7 +179,9 @@ def int8(folder: Path) -> Table:
     batch = x[:32].numpy()
     ways: Ways = {name: lambda runner=runner: runner.predict(batch) for name, runner in runners.items()}
     times = interleaved(ways, repeats=REPEATS)
-    table = Table("stages", "MB", "top-1, %", "ECE", "NLL", "ms", "float32 ÷ it", title="CIFAR-100, all exits, batch 32")
+    table = Table(
+        "stages", "MB", "top-1, %", "ECE", "NLL", "ms", "float32 ÷ it", title="CIFAR-100, all exits, batch 32"
+    )
     for name, (size, top1, ece, nll) in rows.items():
         ratio = times["float32"] / times[name]
         table.add_row(name, size, f"{100 * top1:.2f}", f"{ece:.4f}", f"{nll:.4f}", f"{times[name]:.2f}", f"{ratio:.2f}")

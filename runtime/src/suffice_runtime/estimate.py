@@ -70,8 +70,8 @@ def warning(distances: Sequence[Array]) -> str | None:
     if all(not count or binomial_tail(count, len(distance), share) >= chance for count, share, chance in counts):
         return None
     return (
-        f"{counts[0][0]} of {len(distance)} inputs are outside what the estimator was fitted on, so their variation is unreliable; "
-        "estimate(x).outside marks them"
+        f"{counts[0][0]} of {len(distance)} inputs are outside what the estimator was fitted on, so their variation is "
+        "unreliable; estimate(x).outside marks them"
     )
 
 

@@ -49,7 +49,8 @@ def export(
     `estimator.estimate(x)`, beside those of the network or alone.
 
     Args:
-        fitted: Calibrated network, in float32 or the result of `quantize`; or an estimator of a model in float32, to export it alone.
+        fitted: Calibrated network, in float32 or the result of `quantize`; or an estimator of a model in float32, to
+            export it alone.
         folder: Folder to write. If it is a link, the link stays and its destination is replaced.
         example: Batch of one example or more; a text of at least four tokens. Its values are not stored, but those that
             are no tensors are part of the graphs.

@@ -20,10 +20,10 @@ from suffice.calibration.tuning import validation
 from suffice.calibration.tuning.objective import Objective, cache
 from suffice.calibration.tuning.ranges import TunedValue, warn_at_edges
 from suffice.deploy import checks, int8
+from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
 from suffice.deploy.quantized import Backbone, Quantized
 from suffice.deploy.split import prepare_backbone
-from suffice.deploy.graph import Graph
 from suffice.deploy.tracing import trace, translate
 from suffice.network import State
 from suffice.twin import inference

@@ -13,8 +13,8 @@ from suffice.batches import Loader
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.serving.served import Served
-from suffice.deploy.int8 import Feed
 from suffice.deploy.graph import Graph
+from suffice.deploy.int8 import Feed
 from suffice.deploy.values import Template, Value, tensors_of
 from suffice.inputs import prepare
 from suffice.network import State, check_finite
