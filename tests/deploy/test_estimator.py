@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.utils.nest import tree_leaves
-from suffice.variation.estimator import Estimate, _is_surprising
-from suffice.variation.features.distance import FALSE_ALARMS
+from suffice.variation.estimator import EXPECTED, Estimate, _is_surprising
 from suffice_runtime import Runner
 from suffice_runtime import estimate as runtime_estimate
 from tests.deploy import estimators, models
@@ -239,14 +238,19 @@ def test_the_runtime_warns_about_the_inputs_that_the_library_warns_about():
 
 
 def test_the_tail_of_the_binomial_is_that_of_scipy():
-    assert runtime_estimate.SHARE == 5 * FALSE_ALARMS
+    share = runtime_estimate.EXPECTED[0][1]
     for trials in (1, 2, 30, 1000, 100_000):
         for least in sorted({1, 2, trials // 20 + 1, trials // 15 + 1, trials // 10 + 1, trials}):
             if least <= trials:
-                expected = stats.binom.sf(least - 1, trials, runtime_estimate.SHARE)
-                assert runtime_estimate.binomial_tail(least, trials, runtime_estimate.SHARE) == pytest.approx(
+                expected = stats.binom.sf(least - 1, trials, share)
+                assert runtime_estimate.binomial_tail(least, trials, share) == pytest.approx(
                     expected, rel=1e-9, abs=1e-300
                 )
+
+
+def test_both_expect_the_same_of_inputs_like_those_of_fitting():
+    assert [pytest.approx(numbers) for numbers in EXPECTED] == list(runtime_estimate.EXPECTED)
+    assert runtime_estimate.binomial_tail(1, 5, 0.0) == 0
 
 
 def test_a_runner_warns_as_the_estimator_does(runner):

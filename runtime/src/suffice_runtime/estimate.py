@@ -12,7 +12,7 @@ from suffice_runtime.bundle.estimator import OUTPUT
 
 Array = NDArray[Any]
 
-_EXPECTED = ((1, 0.05, 1e-6), (2, 0.0005, 1e-3), (10, 0.0, 1e-3))
+EXPECTED = ((1, 0.05, 1e-6), (2, 0.0005, 1e-3), (10, 0.0, 1e-3))
 """Distances, the share of the inputs that may be beyond each, and the chance of more at which there is a warning."""
 
 
@@ -66,7 +66,7 @@ def warning(distances: Sequence[Array]) -> str | None:
     There is one if more inputs are beyond the limit, or far beyond it, than among inputs like those of fitting.
     """
     distance = np.concatenate(distances)
-    counts = [(int((~(distance <= limit)).sum()), share, chance) for limit, share, chance in _EXPECTED]
+    counts = [(int((~(distance <= limit)).sum()), share, chance) for limit, share, chance in EXPECTED]
     if all(not count or binomial_tail(count, len(distance), share) >= chance for count, share, chance in counts):
         return None
     return (

@@ -128,6 +128,7 @@ def entries(
             "onnx": version("onnx"),
             "onnxscript": version("onnxscript"),
             "suffice": __version__,
+            **({"onnxruntime": version("onnxruntime")} if isinstance(calibrated, Quantized) else {}),
         },
     }
 

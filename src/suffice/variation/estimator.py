@@ -28,6 +28,9 @@ from suffice.variation.quality import Audit, Quality
 from suffice.variation.teachers.dropout import MCDropout, configuration_of
 from suffice.variation.teachers.teacher import Teacher, with_passes
 
+EXPECTED = ((1, 5 * FALSE_ALARMS, 1e-6), (2, FALSE_ALARMS / 20, 1e-3), (10, 0.0, 1e-3))
+"""Distances, the share of the inputs that may be beyond each, and the chance of more at which there is a warning."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -299,14 +302,12 @@ class VariationEstimator(Serializable):
 def _is_surprising(estimate: Estimate) -> bool:
     """Return whether more inputs are outside, or far outside, than among inputs like those of fitting.
 
-    The number beyond the limit is compared with a binomial of five times the share of false alarms, at a chance of
-    1e-6; that beyond twice the limit with one of a twentieth of the share, at a chance of 1e-3. No input like those of
-    fitting is beyond ten times the limit.
+    The number beyond each distance of `EXPECTED` is compared with a binomial.
     """
     from scipy.special import bdtrc
 
     rows = len(estimate.distance)
-    for limit, share, chance in ((1, 5 * FALSE_ALARMS, 1e-6), (2, FALSE_ALARMS / 20, 1e-3), (10, 0.0, 1e-3)):
+    for limit, share, chance in EXPECTED:
         count = int((~(estimate.distance <= limit)).sum())
         if count and float(bdtrc(count - 1, rows, share)) < chance:
             return True
