@@ -62,8 +62,8 @@ bench-dynamic: $(PEERS)  ## Measure examples that leave early, beside the full n
 bench-parity: $(READY)  ## Compare bundles with their networks on 10,000 images, clicks and texts
 	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.parity
 
-bench-deploy: $(READY)  ## Measure the runtime's loop around the graphs of a bundle
-	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.runtime
+bench-deploy: $(READY)  ## Measure bundles against the plain network in PyTorch and in ONNX Runtime
+	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.deploy
 
 bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
 	$(BIN)/python -m benchmarks.posterior
