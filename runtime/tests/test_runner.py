@@ -200,3 +200,11 @@ def test_an_answer_and_a_runner_describe_themselves(runner):
     assert repr(answer).startswith(f"Answer(50 examples: {counts[0]} at exit 0, {counts[1]} at exit 1")
     assert isinstance(runner.policy, Policy)
     assert isinstance(answer.prediction, Prediction)
+
+
+def test_a_policy_that_was_made_for_another_network_is_refused(written, tmp_path):
+    other = bundles.write(tmp_path / "bundle")
+    bundles.edit(other, lambda manifest: manifest["hashes"].update(calibrated="9" * 64))
+    runner, x = Runner(written()), bundles.inputs(5)
+    with pytest.raises(ValueError, match=r"made for this network, 111111111111…, got one for 999999999999…"):
+        runner.run(x, Runner(other).policy)

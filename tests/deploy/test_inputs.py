@@ -60,7 +60,7 @@ def test_texts_leave_the_batch_where_run_stops_them(text_bundle):
 def test_the_manifest_of_a_text_model_names_its_inputs_their_axes_and_the_mask(text_bundle):
     manifest = text_bundle.manifest
     assert manifest["inputs"] == [
-        {"name": "input_ids", "dtype": "int64", "shape": ["N", "T"]},
+        {"name": "input_ids", "dtype": "int64", "shape": ["N", "T"], "range": [0, models.VOCABULARY - 1]},
         {"name": "attention_mask", "dtype": "int64", "shape": ["N", "T"]},
     ]
     assert manifest["padding"] == {"mask": "attention_mask"}

@@ -6,6 +6,7 @@ Exit status 0 after success, 1 after an error, 2 for arguments that are not unde
 import argparse
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def _read(file: Path) -> Array | Mapping[str, Array]:
         with file.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
             return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = printable(str(error).partition("\n")[0])
         raise ValueError(
             f"expected arrays of numbers as numpy.save and numpy.savez write them in {printable(file, 200)}, got "

@@ -51,6 +51,7 @@ class Policy:
         portion: Fraction of the examples that `alternative` is used for.
         promise: Guarantee on the loss, or None.
         sets: Rule for the prediction sets of the answers, or None.
+        made_for: Hash of the calibrated network that it was made for, or None if it is not known.
     """
 
     thresholds: Floats
@@ -63,6 +64,7 @@ class Policy:
     portion: float = 0.0
     promise: Promise | None = None
     sets: SetRule | None = None
+    made_for: str | None = None
 
     def __repr__(self) -> str:
         """Describe the policy in one line."""
@@ -116,8 +118,14 @@ class Policy:
         """Raise an error unless this policy can be used in place of another one of the same bundle.
 
         Raises:
-            ValueError: For another score, which the graphs do not compute, or another number of exits.
+            ValueError: For another score, which the graphs do not compute, another number of exits, or a policy that
+                was made for another network.
         """
+        if self.made_for is not None and other.made_for is not None and self.made_for != other.made_for:
+            raise ValueError(
+                f"expected a policy made for this network, {other.made_for[:12]}…, got one for {self.made_for[:12]}…, "
+                "whose scores differ; allocate for this network, and export it"
+            )
         if self.score != other.score:
             raise ValueError(f"expected a policy of the score {other.score!r} of the graphs, got {self.score!r}")
         if len(self.thresholds) != len(other.thresholds):

@@ -1,11 +1,13 @@
 import hashlib
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
 import bundles
 from suffice_runtime import Runner
+from suffice_runtime.bundle.sessions import EstimatorGraph
 
 
 def replace_graph(folder, change, k=1):
@@ -122,3 +124,18 @@ def test_providers_are_a_list_of_names(copied, providers):
 def test_threads_are_a_whole_number(copied, threads, error):
     with pytest.raises(error, match="expected threads"):
         Runner(copied, threads=threads)
+
+
+def test_an_error_of_onnx_runtime_is_a_value_error_with_the_shapes_and_any_other_is_itself():
+    class Failing:
+        def __init__(self, error):
+            self.error = error
+
+        def run(self, outputs, feeds):
+            raise self.error
+
+    invalid = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument("40 by 45")
+    with pytest.raises(ValueError, match=r"got ids \(2, 45\), for which ONNX Runtime raised: 40 by 45"):
+        EstimatorGraph(Failing(invalid), ("ids",), ("output",))([np.zeros((2, 45))])
+    with pytest.raises(ConnectionError):
+        EstimatorGraph(Failing(ConnectionError()), ("ids",), ("output",))([np.zeros((2, 45))])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import bundles
+from suffice_runtime import Runner
 from suffice_runtime.bundle.manifest import read
 from suffice_runtime.running.inputs import check_finite, prepare
 
@@ -104,3 +105,26 @@ def test_the_largest_numbers_are_finite(runner):
     large = np.full((3, 4), np.finfo(np.float32).max)
     arrays = prepare(large, runner.manifest)
     check_finite(arrays, runner.manifest)
+
+
+def test_integers_out_of_the_range_of_the_manifest_are_refused_by_their_position(written, tmp_path):
+    bundle = bundles.write(tmp_path / "bundle", tokens=True)
+
+    def limit(manifest):
+        manifest["inputs"][0]["range"] = [0, 50_000]
+
+    bundles.edit(bundle, limit)
+    runner, x = Runner(bundle), bundles.texts(6, 7)
+    expected = Runner(written(tokens=True)).run(x)
+    assert runner.run(x).probs.tobytes() == expected.probs.tobytes()
+    x["input_ids"][4, 2] = 50_001
+    with pytest.raises(ValueError, match="from 0 to 50000 in the input 'input_ids', got 50001 at position 4"):
+        runner.run(x)
+
+
+@pytest.mark.parametrize("limits", [[0], [1, 0], [0.0, 1], "01", [True, 2]])
+def test_a_range_is_two_integers_in_rising_order(tmp_path, limits):
+    bundle = bundles.write(tmp_path / "bundle", tokens=True)
+    bundles.edit(bundle, lambda manifest: manifest["inputs"][0].update(range=limits))
+    with pytest.raises(ValueError, match="two integers in rising order"):
+        Runner(bundle)

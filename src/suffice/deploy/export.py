@@ -19,6 +19,7 @@ from suffice.deploy.estimator import prepare_estimator
 from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
 from suffice.deploy.quantized import Quantized
+from suffice.deploy.ranges import index_ranges, joined
 from suffice.deploy.sources import Sources
 from suffice.deploy.split import join, prepare_head
 from suffice.deploy.stage import StageModule, prepare_stage
@@ -103,7 +104,9 @@ def export(
         payloads = [translate(program, part, opset) for program, part in zip(programs, parts, strict=True)]
     for k, backbone in enumerate(() if quantized is None else quantized.backbones):
         payloads[k] = join(backbone.graph, payloads[k], graphs[k])
-    entries = manifest.entries(sources, inputs, graphs, payloads, opset, class_names, preprocessing)
+    ranges = [index_ranges(program, list(part.before.first)) for program, part in zip(programs, parts, strict=True)]
+    known = joined(ranges if quantized is None else [quantized.backbones[0].ranges, *ranges])
+    entries = manifest.entries(sources, inputs, known, graphs, payloads, opset, class_names, preprocessing)
     manifest.write(folder, entries, payloads, card.text(entries))
 
 

@@ -19,7 +19,9 @@ from suffice.deploy import checks
 from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
 from suffice.deploy.quantized import Quantized
+from suffice.deploy.ranges import Ranges
 from suffice.deploy.sources import Sources
+from suffice.deploy.values import Value
 from suffice.storage import files, manifests, paths
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.teachers.dropout import configuration_of
@@ -58,6 +60,11 @@ def described_graphs(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*manifest["stages"], *([] if estimator is None else [estimator])]
 
 
+def _input_entries(value: Value, limits: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the entries of an input, with its range if it has one."""
+    return value.entry() if limits is None else {**value.entry(), "range": list(limits)}
+
+
 def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: Sequence[bytes], card: str) -> None:
     """Write a bundle, replacing one that is there.
 
@@ -85,6 +92,7 @@ def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: S
 def entries(
     sources: Sources,
     inputs: Inputs,
+    ranges: Ranges,
     graphs: Sequence[Graph],
     payloads: Sequence[bytes],
     opset: int,
@@ -109,7 +117,7 @@ def entries(
         "class_names": None if class_names is None else list(class_names),
         "preprocessing": None if preprocessing is None else dict(preprocessing),
         "ensemble": "false" if calibrated is None else calibrated.ensemble or "false",
-        "inputs": [value.entry() for value in graphs[0].before.values],
+        "inputs": [_input_entries(value, ranges.get(value.name)) for value in graphs[0].before.values],
         "padding": inputs.padding(),
         "stages": stages,
         "costs": _NO_COSTS

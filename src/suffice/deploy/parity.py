@@ -13,8 +13,10 @@ from suffice.batches import Loader, read
 from suffice.budget.policy import Policy
 from suffice.budget.running.run import run
 from suffice.calibration.calibrated import Calibrated
+from suffice.deploy.manifest import policy_entries
 from suffice.deploy.values import input_names
 from suffice.network import State
+from suffice.storage import manifests
 from suffice.utils.nest import tree_leaves
 
 Array = NDArray[Any]
@@ -98,7 +100,7 @@ def _check_source(calibrated: Calibrated, runner: Any, policy: Policy | None) ->
             f"expected a bundle of this calibrated network, {calibrated.digest[:12]}…, got one of {str(digest)[:12]}…; "
             "export it again"
         )
-    if policy is not None and runner.policy.thresholds.tolist() != policy.thresholds.tolist():
+    if policy is not None and runner.manifest.hashes.get("policy") != manifests.digest(policy_entries(policy)):
         raise ValueError("expected the policy that the bundle was exported with, got another; export it again")
 
 

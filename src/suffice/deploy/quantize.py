@@ -23,6 +23,7 @@ from suffice.deploy import checks, int8
 from suffice.deploy.graph import Graph
 from suffice.deploy.inputs import Inputs
 from suffice.deploy.quantized import Backbone, Quantized
+from suffice.deploy.ranges import index_ranges
 from suffice.deploy.split import prepare_backbone
 from suffice.deploy.tracing import trace, translate
 from suffice.network import State
@@ -136,12 +137,13 @@ def _originals(calibrated: Calibrated, examples: Sequence[State], opset: int) ->
         for k, module in enumerate(twin.stages):
             stage, before = prepare_backbone(k, module, twin.exit(k), before)
             stages.append(stage)
-        first = Backbone.of(stages[0], b"")
+        first = Backbone.of(stages[0], b"", {})
         for x in examples:  # before what takes long
             first.feed(x)
         programs = list(map(trace, stages))
         graphs = [translate(program, stage, opset) for program, stage in zip(programs, stages, strict=True)]
-    return list(map(Backbone.of, stages, graphs))
+    ranges = [index_ranges(program, list(stage.before.first)) for program, stage in zip(programs, stages, strict=True)]
+    return list(map(Backbone.of, stages, graphs, ranges))
 
 
 def _refitted(quantized: Quantized, loader: Loader, posterior: bool) -> tuple[Quantized, list[TunedValue]]:

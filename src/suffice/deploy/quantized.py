@@ -15,6 +15,7 @@ from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.serving.served import Served
 from suffice.deploy.graph import Graph
 from suffice.deploy.int8 import Feed
+from suffice.deploy.ranges import Ranges
 from suffice.deploy.values import Template, Value, tensors_of
 from suffice.inputs import prepare
 from suffice.network import State, check_finite
@@ -30,17 +31,19 @@ class Backbone:
         inputs: Its inputs, the tensors of the state before the stage.
         before: Nest of this state, without its tensors.
         after: Nest of the state behind the stage, without its tensors.
+        ranges: Ranges of the inputs that have one, since the graph gives no error for integers outside.
     """
 
     graph: bytes
     inputs: tuple[Value, ...]
     before: Template
     after: Template
+    ranges: Ranges
 
     @classmethod
-    def of(cls, stage: Graph, graph: bytes) -> "Backbone":
+    def of(cls, stage: Graph, graph: bytes, ranges: Ranges) -> "Backbone":
         """Return the backbone of a stage from `split.prepare_backbone`."""
-        return cls(graph, tuple(stage.before.values), stage.before.template, stage.module.after)
+        return cls(graph, tuple(stage.before.values), stage.before.template, stage.module.after, ranges)
 
     def __call__(self, state: State) -> tuple[State, Tensor]:
         """Return the state behind the stage and the features φ (N, D) of its exit, on the device of the state.
@@ -57,7 +60,7 @@ class Backbone:
 
         Raises:
             ValueError: If the state has tensors of other shapes or types, or other plain values, than those that the
-                network was quantized for.
+                network was quantized for, or integers out of range.
         """
         tensors = tensors_of(state)
         if not self.before.is_like(Template.of(state)):
@@ -71,6 +74,13 @@ class Backbone:
                 f"{', '.join(f'{tensor.dtype} of shape {tuple(tensor.shape)}' for tensor in tensors)}; quantize it for "
                 "inputs like these"
             )
+        for value, tensor in zip(self.inputs, tensors, strict=True):
+            least, most = self.ranges.get(value.name, (0, 0))
+            if value.name in self.ranges and bool(((tensor < least) | (tensor > most)).any()):
+                raise ValueError(
+                    f"expected numbers from {least} to {most} in the input {value.name!r}, got {int(tensor.min())} to "
+                    f"{int(tensor.max())}; repair those examples"
+                )
         return {value.name: tensor.detach().cpu().numpy() for value, tensor in zip(self.inputs, tensors, strict=True)}
 
     @cached_property

@@ -148,6 +148,7 @@ def test_layers_of_an_artifact_are_modules_and_calls_in_order():
 
 
 @pytest.mark.parametrize("layers", [None, "last", "auto"])
+@pytest.mark.filterwarnings("ignore:.* inputs are outside")  # one by one, of a few rows
 def test_an_estimator_of_a_functional_model_survives_saving_and_depends_on_no_company(layers, tmp_path):
     model, x = Functional(), inputs(64)
     estimator = fit_variation(model, [x], [x[:32]], teacher=TEACHER, layers=layers, epochs=2, generator=seeded())

@@ -1,6 +1,6 @@
 """Graphs of a bundle as its manifest describes them: files with checksums, and what they take and return."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ class Tensor:
         name: Name in the graph.
         dtype: Type of its numbers.
         shape: Size of each axis, or its name if it may have any size.
+        range: Least and greatest number, of integers that a table is looked up by; None if all numbers are.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
+    range: tuple[int, int] | None = field(default=None, compare=False)
 
     @classmethod
     def from_entries(cls, entries: Entries) -> "Tensor":
@@ -36,7 +38,10 @@ class Tensor:
         kind = entries.text("dtype")
         if kind not in _DTYPES:
             raise entries.refuse("dtype", f"as one of {sorted(_DTYPES)}", kind)
-        return cls(name, np.dtype(kind), shape)
+        limits = entries.optional("range")
+        if limits is not None and not _is_range(limits):
+            raise entries.refuse("range", "as two integers in rising order", limits)
+        return cls(name, np.dtype(kind), shape, None if limits is None else (limits[0], limits[1]))
 
     def matches(self, other: "Tensor") -> bool:
         """Return whether another tensor has the same type and shape, up to the names of axes."""
@@ -46,6 +51,11 @@ class Tensor:
     def __str__(self) -> str:
         """Describe the tensor as messages do."""
         return f"{printable(self.name)} {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+def _is_range(limits: Any) -> bool:
+    is_pair = isinstance(limits, list) and len(limits) == 2 and all(type(limit) is int for limit in limits)
+    return is_pair and limits[0] <= limits[1]
 
 
 _DTYPES = frozenset(

@@ -1,7 +1,7 @@
 """Manifest of a bundle: its graphs, what they cost, and the policy to run them under."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ def read(folder: Path, check: bool = True) -> Manifest:
     kind = KINDS.get(entries.choice("kind", (*KINDS, ESTIMATOR)))
     exits = entries.whole("exits", 0 if kind is None else 1)
     policy = None if entries.none("policy") else Policy.from_entries(entries.inner("policy"), exits)
+    if policy is not None:
+        policy = replace(policy, made_for=_text(entries.mapping("hashes").get("calibrated")))
     _check_kind(entries, kind, exits, policy)
     inputs = tuple(map(Tensor.from_entries, entries.inners("inputs")))
     estimator = None
@@ -116,6 +118,10 @@ def read(folder: Path, check: bool = True) -> Manifest:
     if kind is not None:
         _check_stages(manifest, kind)
     return manifest
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _check_format(entries: Entries) -> None:

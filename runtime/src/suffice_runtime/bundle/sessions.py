@@ -48,6 +48,25 @@ class Session(Protocol):
         """Return outputs by name, for inputs by name."""
 
 
+def _run(session: Session, outputs: Sequence[str], feeds: Mapping[str, Array]) -> Sequence[Array]:
+    """Run a graph.
+
+    Raises:
+        ValueError: If ONNX Runtime cannot compute it for these inputs.
+    """
+    try:
+        return session.run(outputs, feeds)
+    except Exception as error:  # ONNX Runtime has a class of its own for each status
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise ValueError(
+            f"expected inputs that the graph can compute, got {printable(shapes, 200)}, for which ONNX Runtime raised: "
+            f"{printable(str(error).strip(), 300)}; a number may be out of range, or a text longer than the network "
+            "takes"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Graph:
     """Stage of the network with its exit, ready to run; may be called from several threads at once.
@@ -68,7 +87,7 @@ class Graph:
 
     def __call__(self, arrays: Sequence[Array]) -> Result:
         """Run the graph on arrays in the order of its inputs, with one row or more."""
-        results = self.session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
+        results = _run(self.session, self.outputs, dict(zip(self.inputs, arrays, strict=True)))
         fields = len(self.kind.names())
         prediction = self.kind(*results[:fields])
         if not self.scored:
@@ -92,7 +111,7 @@ class EstimatorGraph:
 
     def __call__(self, arrays: Sequence[Array]) -> dict[str, Array]:
         """Run the graph on arrays in the order of its inputs, with one row or more; return its outputs by name."""
-        results = self.session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
+        results = _run(self.session, self.outputs, dict(zip(self.inputs, arrays, strict=True)))
         return dict(zip(self.outputs, results, strict=True))
 
 

@@ -45,7 +45,7 @@ def prepare(x: Any, manifest: Manifest) -> list[Array]:
 
 
 def check_finite(arrays: Sequence[Array], manifest: Manifest, positions: Array | None = None) -> None:
-    """Raise a ValueError that names the first example with NaN or infinity in one of the inputs.
+    """Raise a ValueError that names the first example with NaN, infinity or integers out of range in an input.
 
     Args:
         arrays: Arrays of a batch, in the order of the inputs.
@@ -56,6 +56,8 @@ def check_finite(arrays: Sequence[Array], manifest: Manifest, positions: Array |
         if tensor.dtype.kind == "f" and not np.isfinite(array).all():
             bad = (~np.isfinite(array)).reshape(len(array), -1).max(axis=1)
             raise not_finite(f"the input {tensor.name!r}", bad, positions)
+        if tensor.range is not None:
+            _check_range(array, tensor, tensor.range, positions)
 
 
 def not_finite(what: str, bad: Array, positions: Array | None) -> ValueError:
@@ -65,6 +67,18 @@ def not_finite(what: str, bad: Array, positions: Array | None) -> ValueError:
         f"expected finite numbers in {what}, got NaN or infinity at position {rows[0]} ({len(rows)} of {len(bad)} "
         "examples in its batch); remove or repair those examples"
     )
+
+
+def _check_range(array: Array, tensor: Tensor, limits: tuple[int, int], positions: Array | None) -> None:
+    """Raise a ValueError that names the first example with a number out of range, for which a graph has no error."""
+    outside = (array < limits[0]) | (array > limits[1])
+    if outside.any():
+        bad = outside.reshape(len(array), -1).max(axis=1)
+        rows = bad.nonzero()[0] if positions is None else np.sort(positions[bad])
+        raise ValueError(
+            f"expected numbers from {limits[0]} to {limits[1]} in the input {tensor.name!r}, got {array[outside][0]} "
+            f"at position {rows[0]} ({len(rows)} of {len(bad)} examples in its batch); remove or repair those examples"
+        )
 
 
 def tokens(arrays: Sequence[Array], manifest: Manifest) -> int | None:
