@@ -14,7 +14,7 @@ import suffice
 from suffice.data.store import lookup
 from suffice.data.store.dataset import StoredDataset
 from suffice.data.store.writer import create_dataset
-from suffice.deploy import manifest
+from suffice.deploy.bundle import manifest
 from suffice.report import figures, page
 from suffice.reproduce import ledger
 from suffice.storage import artifact, files, manifests, reading

@@ -14,17 +14,18 @@ from typing import Any
 
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
-from suffice.deploy import card, checks, manifest
-from suffice.deploy.estimator import prepare_estimator
-from suffice.deploy.graph import Graph
-from suffice.deploy.inputs import Inputs
-from suffice.deploy.quantized import Quantized
-from suffice.deploy.ranges import index_ranges, joined
+from suffice.deploy import checks
+from suffice.deploy.bundle import card, manifest
+from suffice.deploy.graphs.estimator import prepare_estimator
+from suffice.deploy.graphs.graph import Graph
+from suffice.deploy.graphs.inputs import Inputs
+from suffice.deploy.graphs.ranges import index_ranges, joined
+from suffice.deploy.graphs.split import join, prepare_head
+from suffice.deploy.graphs.stage import StageModule, prepare_stage
+from suffice.deploy.graphs.step import Step
+from suffice.deploy.quantization.quantized import Quantized
 from suffice.deploy.sources import Sources
-from suffice.deploy.split import join, prepare_head
-from suffice.deploy.stage import StageModule, prepare_stage
-from suffice.deploy.step import Step
-from suffice.deploy.tracing import trace, translate
+from suffice.deploy.translation.tracing import trace, translate
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils.modes import default_modes

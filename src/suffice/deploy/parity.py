@@ -13,8 +13,8 @@ from suffice.batches import Loader, read
 from suffice.budget.policy import Policy
 from suffice.budget.running.run import run
 from suffice.calibration.calibrated import Calibrated
-from suffice.deploy.manifest import policy_entries
-from suffice.deploy.values import input_names
+from suffice.deploy.bundle.manifest import policy_entries
+from suffice.deploy.graphs.values import input_names
 from suffice.network import State
 from suffice.storage import manifests
 from suffice.utils.nest import tree_leaves

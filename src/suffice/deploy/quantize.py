@@ -19,13 +19,14 @@ from suffice.calibration.choices import Choices
 from suffice.calibration.tuning import validation
 from suffice.calibration.tuning.objective import Objective, cache
 from suffice.calibration.tuning.ranges import TunedValue, warn_at_edges
-from suffice.deploy import checks, int8
-from suffice.deploy.graph import Graph
-from suffice.deploy.inputs import Inputs
-from suffice.deploy.quantized import Backbone, Quantized
-from suffice.deploy.ranges import index_ranges
-from suffice.deploy.split import prepare_backbone
-from suffice.deploy.tracing import trace, translate
+from suffice.deploy import checks
+from suffice.deploy.graphs.graph import Graph
+from suffice.deploy.graphs.inputs import Inputs
+from suffice.deploy.graphs.ranges import index_ranges
+from suffice.deploy.graphs.split import prepare_backbone
+from suffice.deploy.quantization import int8
+from suffice.deploy.quantization.quantized import Backbone, Quantized
+from suffice.deploy.translation.tracing import trace, translate
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils import arguments

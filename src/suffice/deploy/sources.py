@@ -9,7 +9,7 @@ from suffice.budget.policy import Policy
 from suffice.budget.walk import check_calibrated
 from suffice.calibration.calibrated import Calibrated
 from suffice.deploy import checks
-from suffice.deploy.step import KINDS
+from suffice.deploy.graphs.step import KINDS
 from suffice.network import State
 from suffice.storage.fingerprint import fingerprints
 from suffice.utils.text import brief

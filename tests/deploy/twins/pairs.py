@@ -8,7 +8,7 @@ import torch
 import suffice
 import suffice_runtime
 from suffice.budget.sets import SetRule
-from suffice.deploy import manifest
+from suffice.deploy.bundle import manifest
 from suffice_runtime import policy as runtime_policy
 from suffice_runtime import sets as runtime_sets
 from suffice_runtime.bundle.entries import Entries

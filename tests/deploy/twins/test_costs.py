@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suffice.deploy.inputs import _quadratic
+from suffice.deploy.graphs.inputs import _quadratic
 from suffice_runtime.bundle.costs import Costs
 
 counts = st.integers(0, 10**12)

@@ -5,7 +5,7 @@ import torch
 
 import suffice
 from suffice.budget import scores
-from suffice.deploy.step import KINDS, Step, _finite, prediction_fields
+from suffice.deploy.graphs.step import KINDS, Step, _finite, prediction_fields
 from tests import builders
 from tests.deploy import bundles, models
 from tests.deploy.bundles import Setting, calibrated_for, policy_for

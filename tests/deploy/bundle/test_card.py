@@ -2,7 +2,7 @@
 
 import pytest
 
-from suffice.deploy import card
+from suffice.deploy.bundle import card
 from tests.deploy.bundles import FEW, NESTED
 
 PROMISE = {"loss": "accuracy", "max_loss": 0.02, "confidence": 0.9}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from suffice.deploy import int8
+from suffice.deploy.quantization import int8
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 helper = pytest.importorskip("onnx.helper")

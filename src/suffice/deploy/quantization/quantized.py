@@ -13,10 +13,10 @@ from suffice.batches import Loader
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.serving.served import Served
-from suffice.deploy.graph import Graph
-from suffice.deploy.int8 import Feed
-from suffice.deploy.ranges import Ranges
-from suffice.deploy.values import Template, Value, tensors_of
+from suffice.deploy.graphs.graph import Graph
+from suffice.deploy.graphs.ranges import Ranges
+from suffice.deploy.graphs.values import Template, Value, tensors_of
+from suffice.deploy.quantization.int8 import Feed
 from suffice.inputs import prepare
 from suffice.network import State, check_finite
 from suffice.utils.modes import full_precision

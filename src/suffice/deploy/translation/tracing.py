@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from suffice.deploy.decompositions import replace_untranslated
-from suffice.deploy.graph import Graph
-from suffice.deploy.values import EXAMPLES, Value
+from suffice.deploy.graphs.graph import Graph
+from suffice.deploy.graphs.values import EXAMPLES, Value
+from suffice.deploy.translation.decompositions import replace_untranslated
 from suffice.utils.text import brief
 
-_LIBRARIES = (Path(__file__).parents[1], Path(torch.__file__).parent)
+_LIBRARIES = (Path(__file__).parents[2], Path(torch.__file__).parent)
 _PYTHON = Path(sysconfig.get_path("stdlib"))
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from suffice.deploy.graph import Graph, GraphModule, Probe
-from suffice.deploy.stage import StageModule, prepare, state_outputs
-from suffice.deploy.step import Step
-from suffice.deploy.values import NEXT, Template
+from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
+from suffice.deploy.graphs.stage import StageModule, prepare, state_outputs
+from suffice.deploy.graphs.step import Step
+from suffice.deploy.graphs.values import NEXT, Template
 from suffice.network import Exit
 
 if TYPE_CHECKING:

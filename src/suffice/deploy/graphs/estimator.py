@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.deploy.graph import Graph, GraphModule, Probe
-from suffice.deploy.values import Template
+from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
+from suffice.deploy.graphs.values import Template
 from suffice.network import output_tensor
 from suffice.utils.nest import dotted_leaves
 from suffice.variation.estimator import VariationEstimator

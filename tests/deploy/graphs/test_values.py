@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from suffice.deploy.values import EXAMPLES, TOKENS, Template, Value, input_names, tensors_of
+from suffice.deploy.graphs.values import EXAMPLES, TOKENS, Template, Value, input_names, tensors_of
 
 SIZES = {EXAMPLES: (3, 2), TOKENS: (8, 4)}
 

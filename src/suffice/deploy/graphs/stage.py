@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from suffice.deploy.graph import Graph, GraphModule, Probe
-from suffice.deploy.step import Step
-from suffice.deploy.values import NEXT, Template, tensors_of
+from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
+from suffice.deploy.graphs.step import Step
+from suffice.deploy.graphs.values import NEXT, Template, tensors_of
 from suffice.network import Exit, State
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import suffice
-from suffice.deploy.inputs import Inputs
-from suffice.deploy.stage import prepare_stage
-from suffice.deploy.step import Step
+from suffice.deploy.graphs.inputs import Inputs
+from suffice.deploy.graphs.stage import prepare_stage
+from suffice.deploy.graphs.step import Step
 from suffice.network import Exit, ExitNetwork
 from tests import builders
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from suffice.deploy.values import EXAMPLES, Template, Value, tensors_of
+from suffice.deploy.graphs.values import EXAMPLES, Template, Value, tensors_of
 from suffice.network import State
 
 Tensors = Mapping[str, Tensor]

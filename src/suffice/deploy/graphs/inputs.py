@@ -12,8 +12,8 @@ from suffice.attach.tokens.masks import TokenMask, mask_in
 from suffice.budget.prices import price
 from suffice.budget.scores import AnyScore
 from suffice.calibration.calibrated import Calibrated
-from suffice.deploy.graph import Probe
-from suffice.deploy.values import EXAMPLES, TOKENS, input_names
+from suffice.deploy.graphs.graph import Probe
+from suffice.deploy.graphs.values import EXAMPLES, TOKENS, input_names
 from suffice.network import State, batch_size, call, select
 from suffice.utils.nest import dotted_leaves, named_leaves, tree_leaves, tree_map_only
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from suffice.deploy.decompositions import _ATTENTION, _CHOLESKY, _SORT, replace_untranslated
+from suffice.deploy.translation.decompositions import _ATTENTION, _CHOLESKY, _SORT, replace_untranslated
 from tests.tolerances import gamma
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch's own exporter

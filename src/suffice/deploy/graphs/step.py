@@ -18,7 +18,7 @@ from suffice.budget.scores import ExitScore, Score
 from suffice.calibration import ensemble as mie
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit
-from suffice.deploy.values import NEXT
+from suffice.deploy.graphs.values import NEXT
 from suffice.network import State
 from suffice.prediction import AnyPrediction, Kind, Streak
 

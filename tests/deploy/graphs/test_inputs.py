@@ -9,8 +9,8 @@ from torch import nn
 import suffice
 from suffice.attach.tokens.masks import TokenMask
 from suffice.budget.prices import price
-from suffice.deploy import inputs
-from suffice.deploy.inputs import Inputs
+from suffice.deploy.graphs import inputs
+from suffice.deploy.graphs.inputs import Inputs
 from suffice.network import Exit, ExitNetwork
 from tests.deploy import bundles, models
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import suffice
-from suffice.deploy import manifest
+from suffice.deploy.bundle import manifest
 from suffice.storage import manifests
 from tests.deploy import bundles
 from tests.deploy.bundles import FEW, NESTED, Setting, calibrated_for, policy_for

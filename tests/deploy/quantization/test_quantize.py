@@ -15,8 +15,9 @@ from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.tuning import validation
 from suffice.calibration.tuning.objective import Objective, cache
-from suffice.deploy import card, checks, quantize
-from suffice.deploy.quantized import Quantized
+from suffice.deploy import checks, quantize
+from suffice.deploy.bundle import card
+from suffice.deploy.quantization.quantized import Quantized
 from suffice.network import Exit, ExitNetwork
 from tests import builders
 from tests.deploy import bundles, models

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 import suffice
-from suffice.deploy.ranges import index_ranges, joined
+from suffice.deploy.graphs.ranges import index_ranges, joined
 from suffice_runtime import Runner
 from tests.deploy import models
 

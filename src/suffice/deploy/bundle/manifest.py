@@ -16,12 +16,12 @@ import torch
 from suffice._version import __version__
 from suffice.budget.policy import Policy
 from suffice.deploy import checks
-from suffice.deploy.graph import Graph
-from suffice.deploy.inputs import Inputs
-from suffice.deploy.quantized import Quantized
-from suffice.deploy.ranges import Ranges
+from suffice.deploy.graphs.graph import Graph
+from suffice.deploy.graphs.inputs import Inputs
+from suffice.deploy.graphs.ranges import Ranges
+from suffice.deploy.graphs.values import Value
+from suffice.deploy.quantization.quantized import Quantized
 from suffice.deploy.sources import Sources
-from suffice.deploy.values import Value
 from suffice.storage import files, manifests, paths
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.teachers.dropout import configuration_of

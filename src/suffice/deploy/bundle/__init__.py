@@ -1,0 +1,1 @@
+"""Folder of a bundle: manifest, graphs and model card."""

@@ -1,0 +1,1 @@
+"""Networks whose stages compute in 8-bit integers."""

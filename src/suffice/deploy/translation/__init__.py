@@ -1,0 +1,1 @@
+"""Modules of PyTorch as programs and graphs of other formats."""
