@@ -24,7 +24,10 @@ def test_the_package_runs_as_the_command_does():
     assert "Usage: suffice [OPTIONS] COMMAND" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "reproduce", "data list", "data fetch", "data import", "data show"])
+COMMANDS = ["demo", "reproduce", "export", "run", "data list", "data fetch", "data import", "data show"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_text_fills_the_width_of_the_terminal(command):
     output = runner.invoke(app, [*command.split(), "--help"]).output
     prose = [line.strip() for line in output[: output.index("╭")].splitlines()]

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from suffice._version import __version__
-from suffice.cli import data, demo, reproduce, terminal
+from suffice.cli import data, demo, export, reproduce, run, terminal
 from suffice.utils.text import printable
 
 _EXPECTED = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError)
@@ -52,6 +52,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo.command)
 app.command("reproduce")(reproduce.command)
+app.command("export")(export.command)
+app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run.command)
 app.add_typer(data.app, name="data")
 
 

@@ -20,6 +20,7 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.demo.subjects import Subject
 from suffice.evaluation import ABLATION, Outcome, cached
 from suffice.evaluation.ablation import AblationStudy, row
+from suffice.runs import folder, networks
 from suffice.storage import artifact
 from suffice.utils.progress import ProgressCallback
 from suffice.utils.timing import interleaved
@@ -32,8 +33,8 @@ BUDGET = 0.5
 TRUTH_PASSES = 1000
 ROWS: dict[str, dict[str, Any]] = {**ABLATION, "default": {}}
 """Rows of the table, as arguments of `calibrate`: each part of the paper, and what is chosen without arguments."""
-ARTIFACTS = ("calibrated", "policy", "variation")
-"""Names of the artifact folders."""
+ARTIFACTS = (folder.NETWORK, folder.CALIBRATED, folder.POLICY, folder.VARIATION)
+"""Names of the artifact folders, which make the output folder one of a run."""
 
 
 def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> Results:
@@ -68,7 +69,7 @@ def run(subject: Subject, seed: int, out: Path, progress: ProgressCallback) -> R
         "budget": _spend(calibrated, policy, images, full),
         "timing": _timing(calibrated, policy, images),
         "variation": estimates,
-        "artifact": _save_and_reload(calibrated, policy, estimator, images, out),
+        "artifact": _save_and_reload(subject, calibrated, policy, estimator, out),
     }
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     about = f"{subject.about}. Seed {seed}, {versions}."
@@ -156,14 +157,16 @@ def _variation(subject: Subject, seed: int, progress: ProgressCallback) -> tuple
 
 
 def _save_and_reload(
-    calibrated: Calibrated, policy: Policy, estimator: VariationEstimator, images: list[Tensor], out: Path
+    subject: Subject, calibrated: Calibrated, policy: Policy, estimator: VariationEstimator, out: Path
 ) -> Results:
     """Save and reload every artifact, and compare the outputs for a batch of test images."""
-    artifacts = dict(zip(ARTIFACTS, (calibrated, policy, estimator), strict=True))
+    networks.save(subject.network, subject.builder, out / folder.NETWORK)
+    artifacts = {folder.CALIBRATED: calibrated, folder.POLICY: policy, folder.VARIATION: estimator}
     for name, value in artifacts.items():
         suffice.save(value, out / name)
-    reloaded = {name: suffice.load(out / name, network=calibrated.network) for name in artifacts}
-    batch = images[0]
+    network = networks.load(out / folder.NETWORK)
+    reloaded = {name: suffice.load(out / name, network=network) for name in artifacts}
+    batch, _ = next(iter(subject.test.batches()))
     before = suffice.run(calibrated, policy, batch)
     after = suffice.run(reloaded["calibrated"], reloaded["policy"], batch)
     differences = {
@@ -173,7 +176,7 @@ def _save_and_reload(
     }
     if any(differences.values()):
         raise RuntimeError(f"expected the same answers after reloading, got differences {differences}")
-    return {"folders": [str(out / name) for name in artifacts], "differences": differences}
+    return {"folders": [str(out / name) for name in ARTIFACTS], "differences": differences}
 
 
 def _closing(results: Results) -> str:

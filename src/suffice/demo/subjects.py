@@ -43,6 +43,7 @@ class Subject:
         unlabeled: Batches of inputs that the variation estimator is fitted to.
         repeated: Batches of test inputs on which the estimates are compared with many dropout passes.
         layers: Layers whose strengths the variation estimator reads, as for `fit_variation`.
+        builder: Name of the network, by which `suffice.runs.networks` builds it.
     """
 
     about: str
@@ -54,6 +55,12 @@ class Subject:
     unlabeled: list[Tensor]
     repeated: list[Tensor]
     layers: str
+    builder: str
+
+
+def digits_network() -> ExitNetwork:
+    """Build the network for digits, before training."""
+    return suffice.models.convnet(num_classes=handwritten.CLASSES, widths=WIDTHS)
 
 
 def digits(seed: int, progress: ProgressCallback) -> Subject:
@@ -61,7 +68,7 @@ def digits(seed: int, progress: ProgressCallback) -> Subject:
     sets = handwritten.load(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = suffice.models.convnet(num_classes=handwritten.CLASSES, widths=WIDTHS)
+        network = digits_network()
         shuffled = sets.train.shuffled(64, generator=torch.Generator().manual_seed(seed))
         train(
             network,
@@ -86,6 +93,7 @@ def digits(seed: int, progress: ProgressCallback) -> Subject:
         list(perturbed.split(256)),
         list(sets.test.images.split(100)),
         layers="all",
+        builder="suffice.demo.subjects:digits_network",
     )
 
 
@@ -97,7 +105,8 @@ def cifar100(seed: int, progress: ProgressCallback) -> Subject:
     """
     del progress
     sets = data.load("cifar100", seed=0)  # the split that the network was trained and calibrated on
-    network = suffice.models.pretrained("cifar100-msdnet-small").network
+    builder = "cifar100-msdnet-small"
+    network = suffice.models.pretrained(builder).network
     counts = ((sets.train, TRAIN), (sets.validation, VALIDATION), (sets.test, TEST))
     train_images, validation, test = (_sample(split, count, seed) for split, count in counts)
     about = (
@@ -114,6 +123,7 @@ def cifar100(seed: int, progress: ProgressCallback) -> Subject:
         [x for x, _ in train_images.batches(200, shuffle=False)],
         [x for x, _ in test.subset(torch.arange(TRUTH)).batches(50)],
         layers="last",  # 4,000 images are too few for the strengths of all 86
+        builder=builder,
     )
 
 

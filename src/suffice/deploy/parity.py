@@ -1,9 +1,13 @@
 """Parity of a bundle with the network that it was exported from, on examples."""
 
+import operator
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +17,11 @@ from suffice.batches import Loader, read
 from suffice.budget.policy import Policy
 from suffice.budget.running.run import run
 from suffice.calibration.calibrated import Calibrated
-from suffice.deploy.bundle.manifest import policy_entries
-from suffice.deploy.graphs.values import input_names
+from suffice.deploy.bundle.manifest import FOLDER, policy_entries
+from suffice.deploy.graphs.values import input_names, tensors_of
 from suffice.network import State
 from suffice.storage import manifests
-from suffice.utils.nest import tree_leaves
+from suffice.variation.estimator import VariationEstimator
 
 Array = NDArray[Any]
 
@@ -29,7 +33,8 @@ class Parity:
     Attributes:
         examples: Number of examples N.
         differences: Largest difference at each exit (K): of a probability; for predicted numbers, of a mean or of its
-            standard deviation, in units of that deviation.
+            standard deviation, in units of that deviation. For an estimator one number: of an estimated variation, in
+            units of the mean estimate of its batch.
         moved: Number of examples that stop at another exit under the policy.
         distance: Largest distance of the scores of these examples from the threshold, at the earlier of both exits.
     """
@@ -79,17 +84,59 @@ def compare(
         ...     parity.compare(calibrated, f"{folder}/bundle", loader, policy).holds()
         True
     """
+    runner = _runner(folder)
+    _check_source(calibrated, runner, policy)
+    return _total([_compare(calibrated, runner, batch.inputs, policy) for batch in read(loader, calibrated.network)])
+
+
+def compare_estimates(estimator: VariationEstimator, folder: str | os.PathLike[str], loader: Loader) -> Parity:
+    """Compare the estimated variations of a bundle with those of its estimator.
+
+    Needs the package suffice-runtime.
+
+    Args:
+        estimator: Estimator that was exported.
+        folder: Folder of the bundle.
+        loader: Batches of inputs, alone or with labels, which are not used.
+
+    Raises:
+        ImportError: If suffice-runtime is not installed.
+        ValueError: If the loader is empty, an input is not finite, or the bundle has no estimator or that of another
+            network.
+    """
+    runner = _runner(folder)
+    entries = manifests.read_manifest(Path(folder), FOLDER).get("estimator")
+    if entries is None or entries.get("network") != estimator.network_hash:
+        got = "none" if entries is None else f"one of {str(entries.get('network'))[:12]}…"
+        raise ValueError(
+            f"expected a bundle with an estimator of the model {estimator.network_hash[:12]}…, got {got}; export it "
+            "again"
+        )
+    return _total([_compare_estimates(estimator, runner, batch.inputs) for batch in read(loader, estimator.model)])
+
+
+def check_packages() -> None:
+    """Raise an ImportError unless suffice-runtime is installed."""
     if find_spec("suffice_runtime") is None:
         raise ImportError("expected the package suffice-runtime, found none; pip install ./runtime of this repository")
+
+
+def _runner(folder: str | os.PathLike[str]) -> Any:
+    """Return a runner of a bundle."""
+    check_packages()
     from suffice_runtime import Runner
 
-    runner = Runner(folder)
-    _check_source(calibrated, runner, policy)
-    parts = [_compare(calibrated, runner, batch.inputs, policy) for batch in read(loader, calibrated.network)]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+    return Runner(folder)
+
+
+def _total(parts: Sequence[Parity]) -> Parity:
+    """Return the parity on the examples of all parts."""
+    return reduce(operator.add, parts)
+
+
+def arrays(x: State) -> dict[str, Array]:
+    """Return the tensors of inputs as a bundle takes them: arrays by name."""
+    return {name: leaf.cpu().numpy() for name, leaf in zip(input_names(x), tensors_of(x), strict=True)}
 
 
 def _check_source(calibrated: Calibrated, runner: Any, policy: Policy | None) -> None:
@@ -106,16 +153,26 @@ def _check_source(calibrated: Calibrated, runner: Any, policy: Policy | None) ->
 
 def _compare(calibrated: Calibrated, runner: Any, x: State, policy: Policy | None) -> Parity:
     """Return the parity on a batch."""
-    arrays = {name: leaf.cpu().numpy() for name, leaf in zip(input_names(x), tree_leaves(x), strict=True)}
-    pairs = zip(calibrated(x), runner.predict(arrays), strict=True)
+    inputs = arrays(x)
+    pairs = zip(calibrated(x), runner.predict(inputs), strict=True)
     differences = tuple(_difference(ours, theirs) for ours, theirs in pairs)
-    rows = len(next(iter(arrays.values())))
+    rows = len(next(iter(inputs.values())))
     if policy is None:
         return Parity(rows, differences, 0, 0.0)
-    ours, theirs = run(calibrated, policy, x), runner.run(arrays)
+    ours, theirs = run(calibrated, policy, x), runner.run(inputs)
     moved = np.flatnonzero(ours.exit.cpu().numpy() != theirs.exit)
     distances = [_distance(ours.scores.cpu().numpy()[i], theirs.scores[i], policy) for i in moved]
     return Parity(rows, differences, len(moved), max(distances, default=0.0))
+
+
+def _compare_estimates(estimator: VariationEstimator, runner: Any, x: State) -> Parity:
+    """Return the parity on a batch."""
+    inputs = arrays(x)
+    ours = estimator.estimate(x).variation.double().cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs that are outside, which are compared like others
+        theirs = runner.estimate(inputs).variation
+    return Parity(len(ours), (_largest((theirs - ours) / ours.mean()),), 0, 0.0)
 
 
 def _difference(ours: Any, theirs: Any) -> float:
