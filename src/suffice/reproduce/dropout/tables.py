@@ -1,6 +1,7 @@
 """Tables of paper two in Markdown, from the results of `measurements`."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from suffice.reproduce import ledger
@@ -26,14 +27,24 @@ def ranks(results: Results) -> str:
 
 
 def subsets(results: Results) -> str:
-    """Format the subsets of layers that the greedy selection tried, with R² and cost, for the first seed."""
-    rows = []
+    """Format the subsets of layers that the greedy selection tried, each over the networks for which it was tried."""
+    runs, rows = ledger.measured(results), []
     for rates in RATES:
-        for tried in ledger.measured(results)[key(rates, SEEDS[0])]["subsets"]:
-            layers = ", ".join(tried["layers"]) or "the prediction alone"
-            cost = f"{100 * tried['cost']:.2f} %"
-            rows.append([rates.name, layers, str(tried["strengths"]), cost, f"{tried['r_squared']:.3f}"])
-    return table(["setting", "layers", "strengths", "multiply-adds relative to the network", "R², validation"], rows)
+        by_layers: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for seed in SEEDS:
+            for tried in runs[key(rates, seed)]["subsets"]:
+                by_layers.setdefault(tuple(tried["layers"]), []).append(tried)
+        rows += [_subset(rates.name, layers, tried) for layers, tried in by_layers.items()]
+    header = ["setting", "layers", "networks", "strengths", "multiply-adds relative to the network", "R², validation"]
+    return table(header, rows)
+
+
+def _subset(setting: str, layers: Sequence[str], tried: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the row of a subset, from the networks for which it was tried."""
+    names = ", ".join(layers) or "the prediction alone"
+    cost = f"{100 * statistics.mean(each['cost'] for each in tried):.2f} %"
+    strengths = f"{statistics.mean(each['strengths'] for each in tried):.0f}"
+    return [setting, names, str(len(tried)), strengths, cost, spread([each["r_squared"] for each in tried], 3)]
 
 
 def quality(results: Results) -> str:
