@@ -166,7 +166,9 @@ def test_missing_files_and_folders_are_errors(written, source, tmp_path, capsys)
     assert run(tmp_path / "none", source, tmp_path / "a.csv") == 1
     assert run(written(), source, tmp_path / "none" / "a.csv") == 1
     assert cli.main(["info", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.count("error: ") == 4
+    errors = capsys.readouterr().err
+    assert errors.count("error: expected ") == 4
+    assert f"expected a file of inputs, found none at {tmp_path}/none.npy" in errors
 
 
 @pytest.mark.parametrize(

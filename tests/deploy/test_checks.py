@@ -49,7 +49,7 @@ ARGUMENTS = {
     "an opset of another type": ({"opset": "20"}, TypeError, "opset as a whole number, got '20'"),
     "too few class names": ({"class_names": ["a"]}, ValueError, "4 class_names, one for each output, got 1"),
     "class names in a string": ({"class_names": "abcd"}, TypeError, "a sequence of strings, got 'abcd'"),
-    "class names that are numbers": ({"class_names": [0, 1, 2, 3]}, TypeError, "a sequence of strings, got a list"),
+    "class names that are numbers": ({"class_names": [0, 1, 2, 3]}, TypeError, "class_names of strings, got 0; pass"),
     "a class name of two lines": ({"class_names": ["a", "b", "c", "d\ne"]}, ValueError, "printable characters"),
     "a class name that is no text": ({"class_names": ["a", "b", "c", "\ud800"]}, ValueError, "printable characters"),
     "an empty class name": ({"class_names": ["a", "b", "c", ""]}, ValueError, "printable characters, got ''"),

@@ -184,6 +184,8 @@ def _read(file: Path) -> Array | Mapping[str, Array]:
         with file.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
             return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"expected a file of inputs, found none at {printable(file, 200)}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = printable(str(error).partition("\n")[0])
         raise ValueError(

@@ -37,6 +37,11 @@ def test_what_is_no_array_is_refused(runner, value):
         runner.run(value)
 
 
+def test_a_mask_that_would_be_lost_is_refused(runner):
+    with pytest.raises(TypeError, match="expected an array without a mask for the input 'input', got a masked array"):
+        runner.run(np.ma.masked_array(X, mask=X > 0))
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 4, 1), (6,), (), (6, 0)])
 def test_other_shapes_are_refused(runner, shape):
     message = f"expected input float32 (N, 4) as an input, got shape {shape}"

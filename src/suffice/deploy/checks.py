@@ -158,8 +158,11 @@ def class_names(names: object, outputs: int) -> None:
     """
     if names is None:
         return
-    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Sequence):
         raise TypeError(f"expected class_names as a sequence of strings, got {arguments.shown(names)}")
+    others = [name for name in names if not isinstance(name, str)]
+    if others:
+        raise TypeError(f"expected class_names of strings, got {arguments.shown(others[0])}; pass str(name) for each")
     if len(names) != outputs:
         raise ValueError(f"expected {outputs} class_names, one for each output, got {len(names)}")
     unreadable = [name for name in names if not name.strip() or not name.isprintable()]

@@ -121,6 +121,11 @@ def _converted(value: Any, tensor: Tensor) -> Array:
             f"expected a NumPy array of {tensor.dtype} for the input {tensor.name!r}, got {_type(value)}; pass "
             f"numpy.asarray(x, dtype=numpy.{tensor.dtype})"
         )
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"expected an array without a mask for the input {tensor.name!r}, got a masked array; fill it, x.filled(0), "
+            "and pass the mask as an input of its own if the network takes one"
+        )
     if value.dtype != tensor.dtype and not _converts(value.dtype, tensor.dtype):
         raise TypeError(
             f"expected {tensor.dtype} for the input {tensor.name!r}, got {value.dtype}; convert it, if that is meant, "
