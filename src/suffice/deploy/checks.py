@@ -159,7 +159,10 @@ def class_names(names: object, outputs: int) -> None:
     if names is None:
         return
     if isinstance(names, str) or not isinstance(names, Sequence):
-        raise TypeError(f"expected class_names as a sequence of strings, got {arguments.shown(names)}")
+        raise TypeError(
+            f"expected class_names as a sequence of strings, got {arguments.shown(names)}; pass a list with one string "
+            "for each output"
+        )
     others = [name for name in names if not isinstance(name, str)]
     if others:
         raise TypeError(f"expected class_names of strings, got {arguments.shown(others[0])}; pass str(name) for each")

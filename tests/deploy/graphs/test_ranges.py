@@ -16,6 +16,10 @@ class Tables(nn.Module):
     def __init__(self, look_up):
         super().__init__()
         self.table, self.look_up = nn.Embedding(7, 3), look_up
+        self.bag = nn.EmbeddingBag(5, 3, mode="mean", padding_idx=0)
+
+    def per_row(self, other):
+        return self.table.weight[:, 0].expand(other.shape[0], 7)
 
     def forward(self, ids, other):
         return self.look_up(self, ids, other)
@@ -29,14 +33,26 @@ class Tables(nn.Module):
         (lambda self, ids, other: self.table(ids) + self.table(other), {"ids": (0, 6), "other": (0, 6)}),
         (lambda self, ids, other: functional.one_hot(other, 5).float(), {"other": (0, 4)}),
         (lambda self, ids, other: self.table.weight.index_select(0, ids[:, 0]), {}),  # one column
+        (
+            lambda self, ids, other: self.table.weight.index_select(0, ids[:, 1:].flatten()),
+            {},
+        ),  # not all
+        (lambda self, ids, other: self.bag(ids), {"ids": (0, 4)}),
+        (lambda self, ids, other: self.per_row(other).gather(1, ids[:]), {"ids": (0, 6)}),
+        (lambda self, ids, other: self.per_row(other).scatter(1, ids, 1.0), {"ids": (0, 6)}),
+        (lambda self, ids, other: self.per_row(other).scatter(1, ids, other.float()), {"ids": (0, 6)}),
+        (lambda self, ids, other: self.per_row(other).scatter_add(1, ids, other.float()), {"ids": (0, 6)}),
+        (lambda self, ids, other: self.per_row(other).scatter_reduce(1, ids, other.float(), "sum"), {"ids": (0, 6)}),
         (lambda self, ids, other: self.table(ids + 1), {}),  # another number
         (lambda self, ids, other: self.table(ids) + functional.one_hot(ids, 3).float(), {"ids": (0, 2)}),
     ],
 )
 def test_an_input_that_is_an_index_as_it_is_has_the_range_of_the_smallest_table(look_up, expected):
-    ids = torch.ones(4, 2, dtype=torch.long)
+    ids, rows = torch.ones(4, 2, dtype=torch.long), torch.export.Dim("N")
     with torch.no_grad():
-        program = torch.export.export(Tables(look_up).eval(), (ids, ids.clone()), strict=False)
+        program = torch.export.export(
+            Tables(look_up).eval(), (ids, ids.clone()), dynamic_shapes=2 * ({0: rows},), strict=False
+        )
     assert index_ranges(program, ["ids", "other"]) == expected
 
 

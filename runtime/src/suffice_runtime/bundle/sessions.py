@@ -157,7 +157,7 @@ class Loader:
         """Load one graph."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        options.log_severity_level = 3  # errors, which are raised anyway; warnings of the optimizer help no caller
+        options.log_severity_level = 4  # neither errors, which are raised, nor warnings of the optimizer
         # Stages run one after the other; threads of one that wait busily would slow down the next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         payload = read_graph(self.folder, graph, self.check)
