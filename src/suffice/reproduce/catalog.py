@@ -10,6 +10,7 @@ from suffice.reproduce.dropout import ensembles, exits, letters, recommenders
 from suffice.reproduce.dropout import measurements as dropout_measurements
 from suffice.reproduce.dropout import tables as dropout_tables
 from suffice.reproduce.early_exit import (
+    defaults,
     lite0,
     measurements,
     msdnets,
@@ -180,6 +181,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         overconfidence_tables.TABLES,
         _assess_overconfidence,
         "three networks on 10,000 images, one more with label smoothing, and one on 45,000 images",
+    ),
+    "default": Experiment(
+        "the default compared with every row, on networks of many kinds",
+        overconfident_networks.SOURCE,
+        defaults.run,
+        defaults.KEYS,
+        defaults.TABLES,
+        _reduced("one seed; networks that are trained in minutes"),
     ),
     "posterior": Experiment(
         "uses with and without a posterior: digits, tables, and features of CIFAR-100",
