@@ -4,12 +4,14 @@
 layer, with random exits, which do not affect the speed. The plain network is that of the last exit alone, without the
 other exits and without uncertainty; its graph is one session of `onnxruntime`. "half the cost" is a policy for half of
 the multiply-adds of the last exit. 8-bit stages are compared on the pretrained network and CIFAR-100's test images,
-with their accuracy and calibration error, if the images are stored.
+and on MiniLM and CLINC150's test texts, with accuracy and calibration error at the last exit, and the largest
+difference of a probability between a bundle and its network, if the data are stored.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import suffice
-from benchmarks import runtime
-from suffice import data, metrics
+from benchmarks import parity, runtime
+from suffice import data, evaluation
+from suffice.batches import Loader
 from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
+from suffice.deploy import parity as bundles
 from suffice.network import ExitNetwork, State
-from suffice.reproduce.early_exit.text import classifiers, minilm
+from suffice.reproduce.early_exit.text import classifiers, minilm, subjects
 from suffice.utils.timing import interleaved
 from suffice_runtime import Runner
 
@@ -154,37 +158,68 @@ def compare(case: str, ways: Ways) -> list[Sequence[str]]:
     return [(case, *(f"{times[name]:.2f}" for name in ("torch", "onnx", "bundle")), *ratios)]
 
 
-def int8(folder: Path) -> Table:
-    """Measure the pretrained network in 8-bit integers, with and without temperatures that are fitted again."""
-    pretrained = suffice.models.pretrained("cifar100-msdnet-small")
+@dataclass(frozen=True)
+class Int8Case:
+    """Calibrated network to quantize, and data.
+
+    Attributes:
+        title: Title of the table.
+        calibrated: Calibrated network in float32.
+        few: Batches of inputs by which scales are chosen.
+        validation: Labeled batches to tune on.
+        test: Labeled batches to measure on.
+        batch: Inputs that are timed, at most 32 examples.
+    """
+
+    title: str
+    calibrated: Calibrated
+    few: list[State]
+    validation: Loader
+    test: Loader
+    batch: State
+
+
+def int8_images() -> Int8Case:
+    """Return the pretrained network and CIFAR-100."""
     sets = data.load("cifar100", seed=0)
-    validation = sets.validation.batches(250)
     few = [x for x, _ in sets.train.subset(torch.arange(500)).batches(250, shuffle=False)]
-    test = sets.test.subset(torch.arange(INT8_IMAGES))
-    x, labels = test.prepare(test.images), test.labels
+    test = sets.test.subset(torch.arange(INT8_IMAGES)).batches(250)
+    batch, _ = next(iter(sets.test.batches(32)))
+    title = "CIFAR-100, MSDNet small, all exits, batch 32"
+    calibrated = suffice.models.pretrained("cifar100-msdnet-small").calibrated
+    return Int8Case(title, calibrated, few, sets.validation.batches(250), test, batch)
+
+
+def int8_texts() -> Int8Case:
+    """Return exits on MiniLM, fitted for a short time, and CLINC150."""
+    calibrated, (requests, _) = parity.texts().calibrated, minilm.load()
+    few = [subjects.inputs(batch) for batch in requests.train.subset(torch.arange(500)).batches(100, shuffle=False)]
+    validation, test = (list(requests.batches(part, 100)) for part in ("validation", "test"))
+    middle = subjects.inputs(test[len(test) // 2])
+    return Int8Case("CLINC150, MiniLM, all exits, batch 32", calibrated, few, validation, test, _first(middle, 32))
+
+
+def int8(case: Int8Case, folder: Path) -> Table:
+    """Measure a network in 8-bit integers, with and without temperatures that are fitted again."""
     networks = {
-        "float32": pretrained.calibrated,
-        "int8": suffice.quantize(pretrained.calibrated, few),
-        "int8, fitted again": suffice.quantize(pretrained.calibrated, few, refit=validation),
+        "float32": case.calibrated,
+        "int8": suffice.quantize(case.calibrated, case.few),
+        "int8, fitted again": suffice.quantize(case.calibrated, case.few, refit=case.validation),
     }
     runners, rows = {}, {}
     for name, calibrated in networks.items():
-        policy = suffice.allocate(calibrated, validation, budget=0.5)
-        runner = opened(calibrated, policy, x[:2], folder / name)  # type: ignore[arg-type]
+        policy = suffice.allocate(calibrated, case.validation, budget=0.5)
+        runners[name] = opened(calibrated, policy, case.batch, folder / name)
         size = sum(file.stat().st_size for file in (folder / name).glob("*.onnx"))
-        answers = [runner.predict(part.numpy())[-1] for part in x.split(250)]
-        probs = torch.cat([torch.from_numpy(answer.probs) for answer in answers])
-        values = (metrics.accuracy(probs.log(), labels), metrics.ece(probs, labels), metrics.nll(probs.log(), labels))
-        runners[name], rows[name] = runner, (f"{size / 1e6:.1f}", *map(float, values))
-    batch = x[:32].numpy()
-    ways: Ways = {name: lambda runner=runner: runner.predict(batch) for name, runner in runners.items()}
-    times = interleaved(ways, repeats=REPEATS)
-    table = Table(
-        "stages", "MB", "top-1, %", "ECE", "NLL", "ms", "float32 ÷ it", title="CIFAR-100, all exits, batch 32"
-    )
-    for name, (size, top1, ece, nll) in rows.items():
-        ratio = times["float32"] / times[name]
-        table.add_row(name, size, f"{100 * top1:.2f}", f"{ece:.4f}", f"{nll:.4f}", f"{times[name]:.2f}", f"{ratio:.2f}")
+        found = bundles.compare(calibrated, folder / name, case.test, policy)
+        last = evaluation.per_exit(evaluation.predict(calibrated, case.test))[-1]
+        rows[name] = (size / 1e6, last, max(found.differences))
+    arrays = bundles.arrays(case.batch)
+    times = interleaved({name: partial(runner.predict, arrays) for name, runner in runners.items()}, repeats=REPEATS)
+    table = Table("stages", "MB", "top-1, %", "ECE", "NLL", "bundle", "ms", "float32 ÷ it", title=case.title)
+    for name, (size, last, difference) in rows.items():
+        values = (f"{100 * last['accuracy']:.2f}", f"{last['ece']:.4f}", f"{last['nll']:.4f}", f"{difference:.1e}")
+        table.add_row(name, f"{size:.1f}", *values, f"{times[name]:.2f}", f"{times['float32'] / times[name]:.2f}")
     return table
 
 
@@ -201,11 +236,12 @@ def main() -> None:
             except ImportError as error:
                 console.print(f"{measure.__name__}: left out, {error}")
     console.print(table)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            console.print(int8(Path(folder)))
-        except FileNotFoundError as error:
-            console.print(f"int8: left out, {error}")
+    for make in (int8_images, int8_texts):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                console.print(int8(make(), Path(folder)))
+            except (FileNotFoundError, ImportError) as error:
+                console.print(f"{make.__name__}: left out, {error}")
     runtime.main()
 
 

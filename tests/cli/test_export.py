@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from suffice.cli import app
 from suffice.deploy.parity import Parity
-from suffice.runs import exporting
+from suffice.runs import checking, exporting
 from tests.deploy.bundles import require_exporter
 from tests.runs.conftest import run_folder as run_folder
 
@@ -14,7 +14,7 @@ runner = CliRunner(env={"COLUMNS": "80", "TERM": "dumb"})
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range", "ignore:expected a mean cost of")
 
-CHECK = exporting.Check(
+CHECK = checking.Check(
     Parity(60, (1e-6, 3e-6), 2, 2e-7),
     Parity(60, (1e-5,), 0, 0.0),
     {name: dict.fromkeys(("accuracy", "top5", "nll", "brier", "ece"), 0.5) for name in ("float32", "int8")},
@@ -67,7 +67,7 @@ def test_json_is_all_that_goes_to_standard_output(run_folder, tmp_path, checked)
 
 
 def test_a_bundle_with_other_answers_is_a_failure(run_folder, tmp_path, checked, monkeypatch):
-    monkeypatch.setattr(exporting, "require_parity", lambda out, found: (_ for _ in ()).throw(ValueError("other")))
+    monkeypatch.setattr(checking, "require_parity", lambda out, found: (_ for _ in ()).throw(ValueError("other")))
     result = runner.invoke(app, ["export", str(run_folder), "--out", str(tmp_path / "bundle"), *DATA])
     assert isinstance(result.exception, ValueError)
     assert len(checked) == 1

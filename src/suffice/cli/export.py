@@ -16,7 +16,7 @@ from suffice.cli.terminal import cell, print_line
 
 if TYPE_CHECKING:
     from suffice.deploy.parity import Parity
-    from suffice.runs.exporting import Check
+    from suffice.runs.checking import Check
 
 _MEASURES = 5
 """Number of measures in the table."""
@@ -58,7 +58,7 @@ def command(
     """
     import torch
 
-    from suffice.runs import datasets, exporting, folder
+    from suffice.runs import checking, datasets, exporting, folder
 
     if (check is None) == (example is None):
         got = "neither" if check is None else "both"
@@ -81,7 +81,7 @@ def command(
     else:
         _print(Console(), out, sizes, checked)
     if checked is not None:
-        exporting.require_parity(out, checked)
+        checking.require_parity(out, checked)
 
 
 def _print(console: Console, out: Path, sizes: Mapping[str, int], checked: "Check | None") -> None:
