@@ -36,7 +36,7 @@ def results(tmp_path):
     """Write the results of all runs to a folder, and return them."""
     command = "suffice reproduce clinc150-minilm"
     runs = {}
-    for key in tables.KEYS:
+    for key in (key for seed in tables.SEEDS for key in tables.keys(seed)):
         name, _, rest = key.partition(", seed ")
         seed, _, measure = rest.partition(": ")
         assert name in tables.RECIPES
@@ -79,3 +79,15 @@ def test_budgets_are_compared_with_the_plain_network(results):
 def test_the_loss_of_each_seed_stands_beside_its_bound(results):
     row = cells(tables.guarantees(results), "agreement at most 1 %")
     assert row[:2] == ["0.50 / 0.50 / 0.50", "2.00 ± 0.00"]
+
+
+def test_a_seed_that_is_not_complete_is_left_out_of_the_tables_and_named_in_the_state(results, tmp_path):
+    file = tmp_path / "clinc150-minilm.json"
+    assert catalog.find("clinc150-minilm").state(file) == ("full", "")
+    del results["runs"]["lstm, seed 1: budgets"]
+    ledger.write(file, results)
+    assert cells(tables.averaged(results), "default")[0] == "80.00 ± 14.14"
+    assert catalog.find("clinc150-minilm").state(file) == ("reduced", "2 of 3 seeds")
+    del results["runs"]["lstm, seed 0: budgets"]
+    ledger.write(file, results)
+    assert catalog.find("clinc150-minilm").state(file)[0] == "partial"

@@ -1,4 +1,4 @@
-"""Tables of the text experiment in Markdown: means over the seeds, ± their standard deviation.
+"""Tables of the text experiment in Markdown: means over the complete seeds, ± their standard deviation.
 
 Differences from the plain network are paired: the same test texts and the same seed. Their intervals are for the mean
 over the seeds, of texts drawn anew: d ± 1.96 s/√N with the N differences per text, averaged over the seeds.
@@ -21,8 +21,19 @@ REFERENCE, MAIN = "fine-tuned", "joint"
 _DIGITS = {"accuracy": 2, "nll": 4, "brier": 4, "ece": 4, "auroc": 4, "aurc": 4, "eefp": 4}
 _NAMES = ("top-1, %", "NLL", "Brier", "ECE", "AUROC", "AURC", "EEFP")
 
-KEYS = [f"{name}, seed {seed}: {key}" for seed in SEEDS for name in RECIPES for key in measures(whole=name == MAIN)]
-"""Keys of the runs that the tables need."""
+
+def keys(seed: int) -> list[str]:
+    """Return the keys of all runs of a seed."""
+    return [f"{name}, seed {seed}: {key}" for name in RECIPES for key in measures(whole=name == MAIN)]
+
+
+KEYS = keys(SEEDS[0])
+"""Keys of the runs that the tables need; they show all seeds whose runs are complete."""
+
+
+def complete(results: Results) -> list[int]:
+    """Return the seeds whose runs are complete."""
+    return [seed for seed in SEEDS if results["runs"].keys() >= set(keys(seed))]
 
 
 def networks(results: Results) -> str:
@@ -146,9 +157,9 @@ def scores(results: Results) -> str:
 
 
 def _seeds(results: Results, network: str, key: str) -> list[Results]:
-    """Return a run of each seed."""
+    """Return a run of each complete seed."""
     runs = ledger.measured(results)
-    return [runs[f"{network}, seed {seed}: {key}"] for seed in SEEDS]
+    return [runs[f"{network}, seed {seed}: {key}"] for seed in complete(results)]
 
 
 def _spread(rows: Sequence[Results], measure: str) -> str:
