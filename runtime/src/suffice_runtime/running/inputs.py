@@ -123,8 +123,8 @@ def _converted(value: Any, tensor: Tensor) -> Array:
         )
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"expected an array without a mask for the input {tensor.name!r}, got a masked array; fill it, x.filled(0), "
-            "and pass the mask as an input of its own if the network takes one"
+            f"expected an array without a mask for the input {tensor.name!r}, got a masked array; fill it, "
+            "x.filled(0), and pass the mask as an input of its own if the network takes one"
         )
     if value.dtype != tensor.dtype and not _converts(value.dtype, tensor.dtype):
         raise TypeError(
