@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from suffice.deploy.quantization import int8
+from suffice.deploy.quantization import int8, outliers
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 helper = pytest.importorskip("onnx.helper")
@@ -84,6 +84,50 @@ def test_scales_are_those_of_all_batches():
     for feeds in ([small, large], [large, small]):
         payload = int8.quantize_graph(linear(weight, bias), [{"x": feed} for feed in feeds], 0)
         assert (np.abs(run(payload, x=x) - x) <= bound(weight, bias, x)).all()
+
+
+def two_layers(first, second, between):
+    """Return the graph of two linear layers without biases, with an operator between them."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["h"]),
+        helper.make_node(between, ["h"], ["positive"]),
+        helper.make_node("MatMul", ["positive", "second"], ["y"]),
+    ]
+    return graph(nodes, {"x": first.shape[:1]}, {"y": second.shape[1:]}, first=first, second=second)
+
+
+@pytest.mark.parametrize(("between", "stays"), [("Exp", True), ("Relu", False)])
+def test_a_layer_with_a_few_very_large_activations_stays_in_float32(between, stays):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 16, 16)).astype(np.float32)  # exp(h) of h with a deviation of 4
+    x = rng.normal(size=(2000, 16)).astype(np.float32)
+    payload = int8.quantize_graph(two_layers(first, second, between), [{"x": x[:500]}, {"x": x[500:]}], 0)
+    weights = [node.input[1] for node in onnx.load_from_string(payload).graph.node if node.op_type == "MatMul"]
+    assert len(weights) == 2
+    assert weights[0] != "first"  # which is the rounded one
+    assert (weights[1] == "second") == stays
+
+
+def test_a_stage_all_of_whose_layers_stay_in_float32_is_named():
+    weight, bias = np.eye(64, dtype=np.float32), np.zeros(64, np.float32)
+    x = np.full((100, 64), 1e-3, np.float32)
+    x[0, 0] = 10
+    with pytest.warns(UserWarning, match="activations of similar size in stage 2, got a few .* stays in float32"):
+        payload = int8.quantize_graph(linear(weight, bias), [{"x": x}], 2)
+    np.testing.assert_array_equal(run(payload, x=x), x)
+
+
+@pytest.mark.numerics
+def test_the_ratio_is_that_of_signal_and_rounding_error():
+    x = np.random.default_rng(0).normal(size=(1000, 100)).astype(np.float32)
+    model = onnx.load_from_string(linear(np.eye(100, dtype=np.float32), np.zeros(100, np.float32)))
+    found = outliers._signal_to_noise(model, {"x"}, [{"x": x[:300]}, {"x": x[300:]}])["x"]
+    step = np.ptp(x) / 255
+    noise = np.mean((np.round(x.astype(np.float64) / step) * step - x) ** 2)
+    # the mean square error of n values is that of a uniform one, step² / 12, to a relative √(0.8 / n)
+    assert found == pytest.approx(
+        10 * np.log10(np.mean(x.astype(np.float64) ** 2) / noise), abs=5 * 4.35 * (0.8 / x.size) ** 0.5
+    )
 
 
 def product(name, left, right, out):

@@ -234,7 +234,7 @@ def test_policies_and_costs_are_made_for_the_quantized_network(conv):
 
 def test_the_manifest_and_the_card_state_the_quantization(conv_bundle, text_bundle_int8):
     entries = {"method": "static", "weights": "int8", "weight_bits": 7, "per_channel": True, "activations": "uint8"}
-    expected = {**entries, "opset": 20, "examples": 200, "refit": True, "refit_posterior": False}
+    expected = {**entries, "least_snr_db": 25.0, "opset": 20, "examples": 200, "refit": True, "refit_posterior": False}
     assert conv_bundle.manifest["quantization"] == expected
     assert text_bundle_int8.manifest["quantization"] == {**expected, "examples": 80, "refit": False}
     assert conv_bundle.manifest["hashes"]["calibrated"] == conv_bundle.calibrated.digest

@@ -5,22 +5,20 @@ without an instruction for dot products of 8 bits (AVX2 and AVX-512 without VNNI
 which 8 bits would saturate without an error. So a bundle gives the same answers on all of them.
 
 Scales of activations are those of the largest values in a few batches. Scales that are computed anew for each batch, as
-by `quantize_dynamic`, would make the answer to an example depend on the others in its batch.
+by `quantize_dynamic`, would make the answer to an example depend on the others in its batch. Layers whose activations
+have outliers stay in float32 (`outliers`).
 Jacob et al. 2018.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Feed = Mapping[str, np.ndarray]
-"""Inputs of a graph by name."""
-
-_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators that compute in integers."""
+from suffice.deploy.quantization import outliers
+from suffice.deploy.quantization.outliers import LINEAR, Feed
 
 _BETWEEN = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Relu", "Reshape", "Transpose")
 """Operators between them that keep the scale of their inputs, or nearly, so that numbers stay integers."""
@@ -28,7 +26,14 @@ _BETWEEN = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "Ma
 _ATTENTION = "Softmax"
 """Operator of graphs whose sums stay in float32: those before it are masked with infinities."""
 
-SETTINGS = {"method": "static", "weights": "int8", "weight_bits": 7, "per_channel": True, "activations": "uint8"}
+SETTINGS = {
+    "method": "static",
+    "weights": "int8",
+    "weight_bits": 7,
+    "per_channel": True,
+    "activations": "uint8",
+    "least_snr_db": outliers.LEAST_SNR,
+}
 """Entries of a manifest."""
 
 
@@ -42,6 +47,9 @@ def quantize_graph(graph: bytes, feeds: Sequence[Feed], k: int) -> bytes:
 
     Raises:
         ValueError: If it has neither a convolution nor a linear layer, or activations that are not finite.
+
+    Warns:
+        UserWarning: If all of them stay in float32.
     """
     import onnx
     from onnxruntime import quantization as ort
@@ -50,12 +58,18 @@ def quantize_graph(graph: bytes, feeds: Sequence[Feed], k: int) -> bytes:
         original, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("original", "prepared", "quantized"))
         original.write_bytes(graph)
         ort.quant_pre_process(original, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        for i, node in enumerate(model.graph.node):
+            node.name = f"{node.op_type}.{i}"  # by which layers are left out; names may be missing or repeated
+        onnx.save(model, prepared)
+        operators, left_out = _operators(model, k), outliers.layers(model, feeds, k)
         with np.errstate(all="ignore"):  # of scales, which are checked below
             ort.quantize_static(
                 prepared,
                 quantized,
                 _reader(feeds),
-                op_types_to_quantize=_operators(onnx.load(prepared), k),
+                op_types_to_quantize=operators,
+                nodes_to_exclude=left_out,
                 quant_format=ort.QuantFormat.QDQ,
                 per_channel=SETTINGS["per_channel"],
                 reduce_range=SETTINGS["weight_bits"] == 7,
@@ -72,13 +86,13 @@ def quantize_graph(graph: bytes, feeds: Sequence[Feed], k: int) -> bytes:
 def _operators(model: Any, k: int) -> list[str]:
     """Return the types of operators to quantize."""
     constants = {initializer.name for initializer in model.graph.initializer}
-    if not any(node.op_type in _LINEAR and constants.intersection(node.input) for node in model.graph.node):
+    if not any(node.op_type in LINEAR and constants.intersection(node.input) for node in model.graph.node):
         raise ValueError(
             f"expected a convolution or a linear layer in stage {k} or the features of its exit, got none, so that "
             "nothing can be quantized; put this exit elsewhere, or export the network in float32"
         )
     types = {node.op_type for node in model.graph.node}
-    return [*_LINEAR, *_BETWEEN, *(() if _ATTENTION in types else ("Add",))]
+    return [*LINEAR, *_BETWEEN, *(() if _ATTENTION in types else ("Add",))]
 
 
 def _check_scales(model: Any, k: int) -> None:

@@ -16,7 +16,7 @@ from suffice.calibration.serving.served import Served
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.ranges import Ranges
 from suffice.deploy.graphs.values import Template, Value, tensors_of
-from suffice.deploy.quantization.int8 import Feed
+from suffice.deploy.quantization.outliers import Feed
 from suffice.inputs import prepare
 from suffice.network import State, check_finite
 from suffice.utils.modes import full_precision
