@@ -64,7 +64,7 @@ def export(
         estimator: Estimator of the same network, or of the model that its exits were attached to, without the delta
             rule. Its graph contains the whole model.
         format: "onnx" for ONNX graphs, which `suffice_runtime` runs; "torch" for programs of `torch.export`; "inductor"
-            for packages that AOTInductor compiles for this machine, up to a minute each. Both of them take the
+            for packages that AOTInductor compiles for this machine, which takes long. Both of them take the
             inputs by position, return a tuple of the outputs, and run on the device of the network.
         opset: Version of the ONNX operators, 18 to 23; None for 20.
         class_names: Names of the outputs, for readers of the bundle.
