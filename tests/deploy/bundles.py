@@ -79,7 +79,7 @@ FEW = {
 def require_exporter() -> None:
     """Skip a test where nothing can be exported: without the extra, or with an old version of torch."""
     try:
-        checks.packages()
+        checks.packages(*checks.ONNX)
     except ImportError as error:
         pytest.skip(str(error))
 

@@ -1,5 +1,7 @@
 """What cannot be exported is refused by one error, before anything is computed or written."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,13 @@ ARGUMENTS = {
     "an opset that is too old": ({"opset": 17}, ValueError, "an opset from 18 to 23, got 17; omit it for 20"),
     "an opset that is too new": ({"opset": 24}, ValueError, "an opset from 18 to 23, got 24"),
     "an opset of another type": ({"opset": "20"}, TypeError, "opset as a whole number, got '20'"),
+    "a format by another name": (
+        {"format": "tensorrt"},
+        ValueError,
+        "one of .'onnx', 'torch', 'inductor'., got 'tensorrt'",
+    ),
+    "a format of another type": ({"format": None}, ValueError, "format to be one of .* got None"),
+    "an opset of programs": ({"format": "torch", "opset": 20}, ValueError, "no opset with format='torch'.* omit it"),
     "too few class names": ({"class_names": ["a"]}, ValueError, "4 class_names, one for each output, got 1"),
     "class names in a string": ({"class_names": "abcd"}, TypeError, "a sequence of strings, got 'abcd'"),
     "class names that are numbers": ({"class_names": [0, 1, 2, 3]}, TypeError, "class_names of strings, got 0; pass"),
@@ -152,6 +161,27 @@ def test_a_version_of_torch_that_is_too_old_is_named(folder, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.12.1+cpu")
     with pytest.raises(ImportError, match=r"PyTorch 2\.13 or later to export, got 2\.12\.1\+cpu"):
         suffice.export(calibrated_for(USUAL), folder / "bundle", example=X)
+
+
+def test_a_missing_compiler_is_named(folder):
+    from torch._inductor import config
+
+    with (
+        config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(
+            RuntimeError, match=r"a C\+\+ compiler for format='inductor', found none; install .* format='torch'"
+        ),
+    ):
+        suffice.export(calibrated_for(USUAL), folder / "bundle", example=X, format="inductor")
+
+
+def test_programs_of_torch_need_no_package_of_onnx(monkeypatch, tmp_path):
+    for name in ("onnx", "onnxscript", "onnx_ir"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it raises an ImportError
+    find = checks.find_spec
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in checks.ONNX else find(name))
+    suffice.export(calibrated_for(USUAL), tmp_path / "bundle", example=X, format="torch")
+    assert (tmp_path / "bundle" / "stage-1.pt2").exists()
 
 
 def test_an_opset_of_numpy_is_a_whole_number():

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import bundles
-from suffice_runtime import Prediction
+from suffice_runtime import Prediction, Runner
 from suffice_runtime.bundle import manifest
 from suffice_runtime.bundle.manifest import read
+from suffice_runtime.triton import repository
 
 
 def change(folder, place, value):
@@ -175,6 +176,27 @@ def test_a_promise_takes_the_place_of_a_budget(copied):
     policy = read(copied).policy
     assert policy.promise.max_loss == 0.01
     assert np.isnan(policy.budget)
+
+
+def test_a_bundle_of_programs_of_torch_is_refused_by_its_format(copied):
+    def edit(entries):
+        entries.update(graph_format="torch", opset=None)
+        for k, stage in enumerate(entries["stages"]):
+            (copied / stage["file"]).rename(copied / f"stage-{k}.pt2")
+            stage["file"] = f"stage-{k}.pt2"
+
+    bundles.edit(copied, edit)
+    message = r"expected ONNX graphs, got format 'torch' in manifest.json; export again with format='onnx', or run"
+    for refused in (read, Runner, lambda folder: repository.write(folder, folder / "models", "digits")):
+        with pytest.raises(ValueError, match=message):
+            refused(copied)
+
+
+def test_a_bundle_that_names_its_format_or_not_is_read(copied):
+    change(copied, ("graph_format",), "onnx")
+    assert read(copied).kind is Prediction
+    remove(copied, ("graph_format",))
+    assert read(copied).kind is Prediction
 
 
 def test_a_newer_format_says_to_upgrade(copied):

@@ -28,9 +28,13 @@ _LARGEST = 2**31
 """Size in bytes that a graph in one file has to be below."""
 
 
-def packages(*also: str) -> None:
-    """Raise an ImportError unless the extra "export" is installed, with further packages, and torch is new enough."""
-    missing = [name for name in ("onnx", "onnxscript", *also) if find_spec(name) is None]
+ONNX = ("onnx", "onnxscript")
+"""Packages of the extra "export" that write ONNX graphs."""
+
+
+def packages(*names: str) -> None:
+    """Raise an ImportError unless packages of the extra "export" are installed, and torch is new enough."""
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ImportError(f"expected {' and '.join(missing)} to export, found none; pip install 'suffice[export]'")
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
@@ -39,6 +43,19 @@ def packages(*also: str) -> None:
             f"expected PyTorch {'.'.join(map(str, _TORCH))} or later to export, got {torch.__version__}; save with "
             "suffice.save, and export where a newer one is installed"
         )
+
+
+def compiler() -> None:
+    """Raise a RuntimeError unless torch finds a C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise RuntimeError(
+            "expected a C++ compiler for format='inductor', found none; install g++ or clang++, or set the environment "
+            "variable CXX to one, or pass format='torch', which needs none"
+        ) from error
 
 
 def operators(opset: int) -> int:

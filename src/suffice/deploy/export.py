@@ -1,4 +1,4 @@
-"""Export a calibrated network to a bundle: an ONNX graph for each stage, which needs no PyTorch to run.
+"""Export a calibrated network to a bundle: a graph for each stage, by default of ONNX, which needs no PyTorch to run.
 
     graph k     state before stage k, running averages  →  state behind it, averages, prediction, score
     estimator   inputs  →  output, estimated variation, distance from the inputs of fitting
@@ -25,7 +25,9 @@ from suffice.deploy.graphs.stage import StageModule, prepare_stage
 from suffice.deploy.graphs.step import Step
 from suffice.deploy.quantization.quantized import Quantized
 from suffice.deploy.sources import Sources
-from suffice.deploy.translation.tracing import trace, translate
+from suffice.deploy.translation import formats
+from suffice.deploy.translation.formats import FormatName
+from suffice.deploy.translation.tracing import trace
 from suffice.network import State
 from suffice.twin import inference
 from suffice.utils.modes import default_modes
@@ -40,11 +42,12 @@ def export(
     example: State,
     policy: Policy | None = None,
     estimator: VariationEstimator | None = None,
-    opset: int = 20,
+    format: FormatName = "onnx",
+    opset: int | None = None,
     class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> None:
-    """Export a calibrated network, with its predictions and the score of a policy, to a folder of ONNX graphs.
+    """Export a calibrated network, with its predictions and the score of a policy, to a folder with a graph per stage.
 
     The graphs give the predictions of `calibrated(x)`, up to rounding, for any number of examples, and for texts of any
     length. They are computed and checked before anything is written. A graph of a variation estimator gives
@@ -60,16 +63,21 @@ def export(
             predictions at every exit. The times of its profile are not exported.
         estimator: Estimator of the same network, or of the model that its exits were attached to, without the delta
             rule. Its graph contains the whole model.
-        opset: Version of the ONNX operators, 18 to 23.
+        format: "onnx" for ONNX graphs, which `suffice_runtime` runs; "torch" for programs of `torch.export`; "inductor"
+            for packages that AOTInductor compiles for this machine, which takes long. Both of them take the
+            inputs by position, return a tuple of the outputs, and run on the device of the network.
+        opset: Version of the ONNX operators, 18 to 23; None for 20.
         class_names: Names of the outputs, for readers of the bundle.
         preprocessing: Description of how inputs are made, for readers of the bundle; anything that JSON can hold.
 
     Raises:
-        ImportError: If the extra "export" is not installed, or torch is too old.
+        ImportError: If the extra "export" is not installed, for ONNX graphs, or torch is too old.
+        RuntimeError: If there is no C++ compiler, for "inductor".
         TypeError: For arguments of other types, a compiled or scripted module, or a network that is not in float32.
-        ValueError: If the weights have changed, the policy or the estimator was made for another network, the score is
-            a function of the user, the estimator uses the delta rule, the network does not take the example, or a stage
-            or the estimator cannot be traced or translated; the message names it and the place.
+        ValueError: If the format is unknown or does not fit the network or the opset, the weights have changed, the
+            policy or the estimator was made for another network, the score is a function of the user, the estimator
+            uses the delta rule, the network does not take the example, or a stage or the estimator cannot be traced,
+            translated or compiled; the message names it and the place.
         FileExistsError: If something is there that is not a bundle, or has other files in it.
         OSError: If the folder cannot be written, or the disk is full.
 
@@ -84,14 +92,13 @@ def export(
         ...     print(sorted(os.listdir(f"{folder}/bundle")))
         ['manifest.json', 'model_card.md', 'stage-0.onnx', 'stage-1.onnx']
     """
-    checks.packages()
+    chosen = formats.resolve(format, opset)
     sources = Sources.of(fitted, policy, estimator)
-    opset = checks.operators(opset)
     checks.description(preprocessing)
     sources.check()
     quantized = sources.calibrated if isinstance(sources.calibrated, Quantized) else None
     if quantized is not None:
-        quantized.check_opset(opset)
+        quantized.check_format(chosen)
     manifest.check_replaceable(folder)
     x = sources.example_batch(example)
     checks.class_names(class_names, sources.outputs(x))
@@ -102,12 +109,12 @@ def export(
         graphs = list(_graphs(sources, inputs, twins))
         parts = graphs if quantized is None else _heads(graphs)
         programs = list(map(trace, parts))  # before the first translation, which takes longer
-        payloads = [translate(program, part, opset) for program, part in zip(programs, parts, strict=True)]
+        payloads = [chosen.to_bytes(program, part) for program, part in zip(programs, parts, strict=True)]
     for k, backbone in enumerate(() if quantized is None else quantized.backbones):
         payloads[k] = join(backbone.graph, payloads[k], graphs[k])
     ranges = [index_ranges(program, list(part.before.first)) for program, part in zip(programs, parts, strict=True)]
     known = joined(ranges if quantized is None else [quantized.backbones[0].ranges, *ranges])
-    entries = manifest.entries(sources, inputs, known, graphs, payloads, opset, class_names, preprocessing)
+    entries = manifest.entries(sources, inputs, known, graphs, payloads, chosen, class_names, preprocessing)
     manifest.write(folder, entries, payloads, card.text(entries))
 
 

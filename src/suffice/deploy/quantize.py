@@ -80,7 +80,7 @@ def quantize(
         >>> bool((quantized(x)[-1].probs - calibrated(x)[-1].probs).abs().max() < 0.05)
         True
     """
-    checks.packages("onnxruntime")
+    checks.packages(*checks.ONNX, "onnxruntime")
     check_calibrated(calibrated)
     opset = checks.operators(opset)
     if isinstance(calibrated, Quantized):

@@ -10,6 +10,7 @@ import torch
 
 import suffice
 from suffice.deploy.bundle import manifest
+from suffice.deploy.translation.formats import SUFFIXES
 from suffice.storage import manifests
 from tests.deploy import bundles
 from tests.deploy.bundles import FEW, NESTED, Setting, calibrated_for, policy_for
@@ -19,20 +20,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its rang
 USUAL = Setting("classification", "kronecker", "sampled", "product")
 
 
-def entries(stages, version=1):
+def entries(stages, version=1, format="onnx"):
     """Return the entries that decide whether a folder is a bundle."""
     return {
+        "graph_format": format,
         "format": manifest.FORMAT,
         "format_version": manifest.FORMAT_VERSION,
         "library": "suffice 0.1.0",
         "exits": stages,
-        "stages": [{"file": f"stage-{k}.onnx"} for k in range(stages)],
+        "stages": [{"file": f"stage-{k}{SUFFIXES[format]}"} for k in range(stages)],
         "version": version,
     }
 
 
-def write(folder, stages=2, version=1):
-    manifest.write(folder, entries(stages, version), [f"graph {version} {k}".encode() for k in range(stages)], "card\n")
+def write(folder, stages=2, version=1, format="onnx"):
+    manifest.write(
+        folder, entries(stages, version, format), [f"graph {version} {k}".encode() for k in range(stages)], "card\n"
+    )
 
 
 def contents(folder):
@@ -62,7 +66,36 @@ def test_a_link_stays_and_its_destination_is_replaced(tmp_path):
     assert (tmp_path / "releases" / "stage-0.onnx").read_bytes() == b"graph 2 0"
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "stage-0.onnx.data", "stage-x.onnx", "estimator.pt"])
+@pytest.mark.parametrize("format", ["torch", "inductor"])
+def test_a_bundle_is_replaced_by_one_in_another_format(format, tmp_path):
+    write(tmp_path / "bundle")
+    write(tmp_path / "bundle", format=format)
+    assert set(contents(tmp_path / "bundle")) == {"manifest.json", "model_card.md", "stage-0.pt2", "stage-1.pt2"}
+    write(tmp_path / "bundle", stages=1)
+    assert set(contents(tmp_path / "bundle")) == {"manifest.json", "model_card.md", "stage-0.onnx"}
+
+
+@pytest.mark.parametrize(("format", "name"), [("torch", "stage-0.onnx"), ("inductor", "notes.pt2"), ("later", "x.pt2")])
+def test_a_bundle_in_a_format_has_no_files_of_another(format, name, tmp_path, monkeypatch):
+    monkeypatch.setitem(SUFFIXES, "later", ".later")
+    write(tmp_path / "bundle", format=format)
+    monkeypatch.delitem(SUFFIXES, "later")
+    (tmp_path / "bundle" / name).write_text("mine")
+    before = contents(tmp_path / "bundle")
+    with pytest.raises(FileExistsError, match=f"{name}.*; move that away"):
+        write(tmp_path / "bundle")
+    assert contents(tmp_path / "bundle") == before
+
+
+def test_a_bundle_from_before_there_were_formats_is_replaced(tmp_path):
+    older = entries(1)
+    del older["graph_format"]
+    manifest.write(tmp_path / "bundle", older, [b"graph"], "card")
+    write(tmp_path / "bundle", version=2)
+    assert (tmp_path / "bundle" / "stage-1.onnx").read_bytes() == b"graph 2 1"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "stage-0.onnx.data", "stage-x.onnx", "estimator.pt", "stage-0.pt2"])
 def test_a_bundle_with_files_of_others_is_refused_and_stays(name, tmp_path):
     write(tmp_path / "bundle")
     (tmp_path / "bundle" / name).write_text("mine")

@@ -269,6 +269,8 @@ def test_an_export_of_other_inputs_or_operators_is_refused(conv, tmp_path):
         suffice.export(conv.quantized, tmp_path / "bundle", example=torch.randn(2, 1, 10, 10))
     with pytest.raises(ValueError, match="opset 20, with which the network was quantized, got 18"):
         suffice.export(conv.quantized, tmp_path / "bundle", example=images(2), opset=18)
+    with pytest.raises(ValueError, match=r"format='onnx' for a quantized network, .* got 'torch'; omit it, or export"):
+        suffice.export(conv.quantized, tmp_path / "bundle", example=images(2), format="torch")
     assert not (tmp_path / "bundle").exists()
 
 

@@ -16,6 +16,9 @@ FILE = "manifest.json"
 FORMAT = "suffice-bundle"
 FORMAT_VERSION = 1
 
+GRAPH_FORMAT = "onnx"
+"""Format of graphs that the runtime runs, of those that suffice exports."""
+
 ESTIMATOR = "estimator"
 """Kind of a bundle that holds an estimator alone."""
 
@@ -132,6 +135,12 @@ def _check_format(entries: Entries) -> None:
         raise ValueError(
             f"expected a bundle of format version {FORMAT_VERSION} or earlier, got version {version}, written by "
             f"suffice {printable(entries.optional('suffice'))}; upgrade with pip install --upgrade suffice-runtime"
+        )
+    graphs = entries.optional("graph_format")  # bundles before it, of ONNX graphs, do not have the entry
+    if graphs not in (None, GRAPH_FORMAT):
+        raise ValueError(
+            f"expected ONNX graphs, got format {printable(repr(graphs))} in {FILE}; export again with format='onnx', "
+            "or run the programs with torch, as docs/deploy.md of suffice shows"
         )
 
 

@@ -27,10 +27,22 @@ def text(manifest: Mapping[str, Any]) -> str:
         *([f"Classes: {', '.join(names)}.", ""] if names else []),
         *_estimator(manifest.get("estimator")),
         *_quantization(manifest["quantization"]),
-        f"Network {hashes['network'][:12]}{calibration}. "
-        f"Operators of ONNX version {manifest['opset']}, exported with torch {manifest['versions']['torch']}.",
+        f"Network {hashes['network'][:12]}{calibration}. {_files(manifest)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _files(manifest: Mapping[str, Any]) -> str:
+    """Return what the files are, in one sentence."""
+    torch, device = manifest["versions"]["torch"], manifest["device"]
+    if manifest["graph_format"] == "onnx":
+        return f"Operators of ONNX version {manifest['opset']}, exported with torch {torch}."
+    if manifest["graph_format"] == "torch":
+        return f"Programs of torch.export for the device {device!r}, saved by torch {torch}: torch.export.load."
+    return (
+        f"Packages of AOTInductor for the device {device!r}, compiled by torch {torch} for the processor of that "
+        "machine: torch._inductor.aoti_load_package."
+    )
 
 
 def _subject(manifest: Mapping[str, Any]) -> str:

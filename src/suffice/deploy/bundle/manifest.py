@@ -1,4 +1,4 @@
-"""Folder of a bundle: its manifest, the graphs and a model card, written whole or not at all.
+"""Folder of a bundle: its manifest, the files of its graphs and a model card, written whole or not at all.
 
 Infinities are the strings "inf" and "-inf", as JSON has none.
 """
@@ -6,6 +6,7 @@ Infinities are the strings "inf" and "-inf", as JSON has none.
 import hashlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -19,9 +20,10 @@ from suffice.deploy import checks
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.inputs import Inputs
 from suffice.deploy.graphs.ranges import Ranges
-from suffice.deploy.graphs.values import Value
+from suffice.deploy.graphs.values import Value, tensors_of
 from suffice.deploy.quantization.quantized import Quantized
 from suffice.deploy.sources import Sources
+from suffice.deploy.translation.formats import SUFFIXES, Format
 from suffice.storage import files, manifests, paths
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.teachers.dropout import configuration_of
@@ -30,13 +32,22 @@ FORMAT, FORMAT_VERSION = "suffice-bundle", 1
 """Name and version of the layout."""
 
 CARD = "model_card.md"
+
+
+def _file_patterns(manifest: Mapping[str, Any]) -> list[str]:
+    """Return patterns of the files beside a manifest, whose bundle has graphs of one format."""
+    suffix = SUFFIXES.get(str(manifest.get("graph_format", "onnx")))  # bundles before it do not have the entry
+    graphs = [] if suffix is None else [rf"stage-\d+{re.escape(suffix)}", f"estimator{re.escape(suffix)}"]
+    return [*graphs, re.escape(CARD)]
+
+
 FOLDER = manifests.Kind(
     "a bundle",
     "suffice.export",
     "move it away and export again",
     FORMAT_VERSION,
     entries={"format": str, "stages": list, "exits": int},
-    files=lambda manifest: [r"stage-\d+\.onnx", r"estimator\.onnx", r"model_card\.md"],
+    files=_file_patterns,
     version_entry="format_version",
 )
 """Entries and files by which a folder is a bundle, which may be replaced."""
@@ -95,12 +106,12 @@ def entries(
     ranges: Ranges,
     graphs: Sequence[Graph],
     payloads: Sequence[bytes],
-    opset: int,
+    format: Format,
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the entries of a manifest, for graphs in the order of `described_graphs` and their bytes."""
-    described = [_graph_entries(*pair) for pair in zip(graphs, payloads, strict=True)]
+    described = [_graph_entries(*pair, format.suffix) for pair in zip(graphs, payloads, strict=True)]
     stages = described if sources.estimator is None else described[:-1]
     calibrated, policy = sources.calibrated, sources.policy
     rule = None if policy is None else policy_entries(policy)
@@ -109,7 +120,9 @@ def entries(
         "format_version": FORMAT_VERSION,
         "library": f"suffice {__version__}",
         "suffice": __version__,
-        "opset": opset,
+        "graph_format": format.name,
+        "device": None if format.name == "onnx" else tensors_of(inputs.x)[0].device.type,
+        "opset": format.opset,
         "kind": sources.kind,
         "likelihood": sources.likelihood,
         "exits": len(stages),
@@ -133,17 +146,16 @@ def entries(
         },
         "versions": {
             "torch": torch.__version__,
-            "onnx": version("onnx"),
-            "onnxscript": version("onnxscript"),
+            **{name: version(name) for name in format.packages},
             "suffice": __version__,
             **({"onnxruntime": version("onnxruntime")} if isinstance(calibrated, Quantized) else {}),
         },
     }
 
 
-def _graph_entries(graph: Graph, payload: bytes) -> dict[str, Any]:
+def _graph_entries(graph: Graph, payload: bytes, suffix: str) -> dict[str, Any]:
     return {
-        "file": graph.file,
+        "file": f"{graph.file}{suffix}",
         "sha256": hashlib.sha256(payload).hexdigest(),
         "bytes": len(payload),
         "inputs": [value.entry() for value in graph.before.values],

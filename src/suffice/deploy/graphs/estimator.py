@@ -14,8 +14,8 @@ from suffice.network import output_tensor
 from suffice.utils.nest import dotted_leaves
 from suffice.variation.estimator import VariationEstimator
 
-FILE, OUTPUT = "estimator.onnx", "output"
-"""Name of the file, and of an output that is one tensor; behind it are a dot and the place for a tensor in a nest."""
+FILE, OUTPUT = "estimator", "output"
+"""Name of the file without its suffix, and of an output that is one tensor; in a nest, a dot and the place follow."""
 
 
 class EstimatorModule(GraphModule):

@@ -100,7 +100,7 @@ class Graph:
 
     Attributes:
         what: Name in messages, such as "stage 0".
-        file: Name of its file.
+        file: Name of its file, without the suffix, which follows from the format.
         module: Module from tensors to tensors.
         before: Values before it.
         outputs: Names, types and shapes of its outputs.

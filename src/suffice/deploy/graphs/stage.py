@@ -64,5 +64,5 @@ def prepare(k: int, module: GraphModule, before: Probe) -> tuple[Graph, Probe]:
     except ValueError as error:
         raise ValueError(f"in {where}: {error}") from error
     ahead = [{name.removeprefix(NEXT): each[name] for name in each if name.startswith(NEXT)} for each in passes]
-    graph = Graph(f"stage {k}", f"stage-{k}.onnx", module, before, outputs)
+    graph = Graph(f"stage {k}", f"stage-{k}", module, before, outputs)
     return graph, Probe(module.after, ahead[0], ahead[1], before.sizes)

@@ -17,6 +17,7 @@ from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.ranges import Ranges
 from suffice.deploy.graphs.values import Template, Value, tensors_of
 from suffice.deploy.quantization.outliers import Feed
+from suffice.deploy.translation.formats import Format
 from suffice.inputs import prepare
 from suffice.network import State, check_finite
 from suffice.utils.modes import full_precision
@@ -131,12 +132,17 @@ class Quantized(Calibrated):
         """Show that the network is quantized, and what the repr of a calibrated network shows."""
         return super().__repr__().replace("Calibrated(", "Quantized(", 1)
 
-    def check_opset(self, opset: int) -> None:
-        """Raise a ValueError unless the stages have operators of this version."""
-        if opset != self.quantization["opset"]:
+    def check_format(self, format: Format) -> None:
+        """Raise a ValueError unless the stages have this format and version of the operators."""
+        if format.opset is None:
             raise ValueError(
-                f"expected opset {self.quantization['opset']}, with which the network was quantized, got {opset}; "
-                "pass the same to suffice.quantize"
+                f"expected format='onnx' for a quantized network, whose stages are ONNX graphs, got {format.name!r}; "
+                "omit it, or export the network in float32 that was quantized"
+            )
+        if format.opset != self.quantization["opset"]:
+            raise ValueError(
+                f"expected opset {self.quantization['opset']}, with which the network was quantized, got "
+                f"{format.opset}; pass the same to suffice.quantize"
             )
 
     def update(self, loader: Loader) -> NoReturn:

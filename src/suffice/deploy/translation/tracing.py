@@ -35,7 +35,7 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
     tensors = tuple(graph.before.first.values())
     axes = {"tensors": tuple(map(_dynamic, graph.before.values))}
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             return torch.export.export(graph.module, tensors, dynamic_shapes=axes, strict=False)
     except Exception as error:  # the network of the user, and torch, may raise anything
         raise ValueError(_why_not_traced(graph, tensors, error)) from error
@@ -48,7 +48,7 @@ def translate(program: torch.export.ExportedProgram, graph: Graph, opset: int) -
         ValueError: If an operation has no ONNX counterpart, or the version of the operators cannot be reached.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = replace_untranslated(program)
             translated: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=True)
     except Exception as error:  # of several libraries
@@ -128,7 +128,7 @@ def _to_bytes(model: Any) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the warnings of torch's own exporter, which name packages and functions that users do not call."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
