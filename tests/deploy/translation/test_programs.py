@@ -23,7 +23,7 @@ pytestmark = [
 ]
 SETTINGS = [*FEW, NESTED]
 FIRST = SETTINGS[0]
-FAST = {FIRST, list(FEW)[4], NESTED}
+FAST = {FIRST}
 SOME_SLOW = pytest.mark.parametrize(
     "setting",
     [setting if setting in FAST else pytest.param(setting, marks=pytest.mark.slow) for setting in SETTINGS],
