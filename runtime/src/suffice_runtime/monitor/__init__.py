@@ -10,9 +10,9 @@ The first axis of the observations is time; further axes are streams that are wa
 - `DriftAlarm`: alarm that exits, costs or uncertainties are no longer those of the calibration data.
 """
 
-from suffice_runtime.monitor.drift import DriftAlarm, watch_exits, watch_values
 from suffice_runtime.monitor.loss import LossAlarm, LossDetector
 from suffice_runtime.monitor.mean import MeanBounds
+from suffice_runtime.monitor.ranks import DriftAlarm, watch_exits, watch_values
 from suffice_runtime.monitor.state import from_dict, to_dict
 from suffice_runtime.monitor.steps import StepBack
 

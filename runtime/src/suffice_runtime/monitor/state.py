@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suffice_runtime.monitor.capital import Capital, EProcess
-from suffice_runtime.monitor.drift import DriftAlarm
 from suffice_runtime.monitor.loss import LossAlarm, LossDetector
 from suffice_runtime.monitor.mean import MeanBounds
+from suffice_runtime.monitor.ranks import DriftAlarm
 from suffice_runtime.monitor.steps import StepBack
 
 AnyState = MeanBounds | LossAlarm | LossDetector | StepBack | DriftAlarm

@@ -6,7 +6,7 @@ import pytest
 
 from monitor.streams import most_false
 from suffice_runtime.monitor import LossAlarm, watch_exits, watch_values
-from suffice_runtime.monitor.drift import bet_on_shape, bet_on_shares, rank
+from suffice_runtime.monitor.ranks import bet_on_shape, bet_on_shares, rank
 
 STREAMS, LENGTH, ALPHA = 2000, 600, 0.05
 SHARES = [0.6, 0.25, 0.15]
