@@ -8,7 +8,7 @@ ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-runtime test-install lint format bench bench-data bench-dynamic \
-	bench-deploy bench-parity bench-posterior bench-variation models hardening check-all test-all test-numerics-all
+	bench-deploy bench-monitor bench-parity bench-posterior bench-variation models hardening check-all test-all test-numerics-all
 .NOTPARALLEL:
 
 help:  ## Show what can be done here
@@ -64,6 +64,9 @@ bench-parity: $(READY)  ## Compare bundles with their networks on 10,000 images,
 
 bench-deploy: $(READY)  ## Measure bundles against the plain network in PyTorch and in ONNX Runtime
 	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.deploy
+
+bench-monitor: $(READY)  ## Simulate how soon the runtime's alarms find a loss above its bound
+	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.monitor
 
 bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
 	$(BIN)/python -m benchmarks.posterior
