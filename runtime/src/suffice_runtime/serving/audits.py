@@ -1,0 +1,93 @@
+"""Examples that are run on to the last exit after they were answered, when nothing else is to do."""
+
+import numpy as np
+
+from suffice_runtime.running.walk import Finished
+from suffice_runtime.serving.exits import Reached
+from suffice_runtime.serving.options import Options
+from suffice_runtime.serving.pools import Part, Pool, count_numbers
+from suffice_runtime.serving.queues import Signature
+from suffice_runtime.serving.requests import Audited
+from suffice_runtime.serving.times import Times
+
+
+class Audits:
+    """Answered examples before each stage; those for which there is no room are dropped.
+
+    A batch of them takes at most the bound on waiting, as far as times are measured, so that a request that comes
+    meanwhile is not held up for longer; but it has at least one example.
+
+    Args:
+        options: Options of the scheduler.
+        times: Measured times.
+
+    Attributes:
+        dropped: Number of examples that were dropped.
+    """
+
+    def __init__(self, options: Options, times: Times) -> None:
+        self.dropped = 0
+        self._room, self._sizes, self._wait, self._times = options.max_audit_rows, options.sizes, options.wait, times
+        self._pools: dict[tuple[int, Signature], Pool] = {}
+        self._done: list[Audited] = []
+
+    def __len__(self) -> int:
+        """Number of waiting examples."""
+        return sum(map(len, self._pools.values()))
+
+    def begin(self, reached: Reached, stopped: Finished, now: float) -> None:
+        """Add the examples of a part that its policy stopped at an exit, unless it is the last one."""
+        if reached.result.scores is not None:
+            rows = reached.carried(np.searchsorted(reached.part.rows.positions, stopped.positions))
+            part = Part(reached.part.request, rows, now, last=stopped.prediction, answered=reached.exit)
+            self._add(reached.exit + 1, part, now)
+
+    def advance(self, reached: Reached, now: float) -> None:
+        """Add the outputs of a graph for examples that are audited."""
+        part, index = reached.part, np.arange(len(reached.part))
+        assert part.answered is not None
+        assert part.last is not None
+        if reached.result.scores is not None:
+            rows = reached.carried(index)
+            onward = Part(part.request, rows, now, last=part.last, answered=part.answered)
+            self._add(reached.exit + 1, onward, now)
+            return
+        last, rows = reached.finished(index), part.rows
+        answered = Finished(rows.positions, part.answered, part.last, rows.scores[: part.answered + 1], rows.coin)
+        sound = np.isfinite(last.prediction.soundness).nonzero()[0]
+        self.dropped += len(index) - len(sound)
+        if len(sound):
+            self._done.append(Audited(part.request.ticket, answered.take(sound), last.take(sound)))
+
+    def take(self, now: float) -> tuple[int, list[Part]] | None:
+        """Remove and return examples that are to run together, with their stage, the latest one; None if none wait."""
+        if not self._pools:
+            return None
+        key = max(self._pools)
+        pool = self._pools[key]
+        parts = pool.take(self._size(pool), now)
+        if not len(pool):
+            del self._pools[key]
+        return pool.stage, parts
+
+    def collect(self) -> list[Audited]:
+        """Remove and return the examples that reached the last exit."""
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """Drop the examples that wait, and all that come."""
+        self.dropped += len(self)
+        self._pools, self._room = {}, 0
+
+    def _add(self, stage: int, part: Part, now: float) -> None:
+        if len(self) + len(part) > self._room:
+            self.dropped += len(part)
+            return
+        pool = self._pools.setdefault((stage, part.rows.signature), Pool(stage, count_numbers(part)))
+        pool.add(part, now)
+
+    def _size(self, pool: Pool) -> int:
+        seconds = self._times.seconds
+        fits = [size for size in self._sizes if seconds(pool.stage, pool.numbers, size) <= self._wait]
+        return max(fits, default=self._sizes[0])
