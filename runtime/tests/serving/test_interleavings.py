@@ -55,12 +55,17 @@ class Game:
         terms = {"policy": chosen, "deadline_ms": deadline, "cap_exit": cap, "audit": audit}
         try:
             ticket = self.scheduler.submit(x, self.now, **terms)
-        except RefusedError as error:
-            assert (error.retry_after is None) == self.closed
+        except RefusedError as refusal:
+            self.check_refusal(refusal, examples)
             return
         assert not self.closed
         assert ticket not in self.accepted
         self.accepted[ticket] = (x, used, cap, deadline, what)
+
+    def check_refusal(self, refusal, examples):
+        assert (refusal.retry_after is None) == self.closed
+        room = self.scheduler._options.max_rows - self.scheduler.load().rows
+        assert self.closed or room < max(examples, 1)
 
     def next(self, _):
         batch = self.scheduler.next(self.now)

@@ -44,18 +44,18 @@ def test_padded_batches_round_up_or_down_by_their_time():
 
 @given(st.floats(1e-6, 10), counts, st.floats(0, 1), st.floats(1e-6, 1))
 def test_nothing_waits_where_a_batch_saves_no_time(each, waiting, bound, interval):
-    waits = rule.time_to_wait(min(waiting, 64), bound, SIZES, affine(0.0, each), lambda more: more * interval)
+    waits = rule.time_to_wait(min(waiting, 64), bound, 64, SIZES, affine(0.0, each), lambda more: more * interval)
     assert waits == 0
 
 
 @given(times, counts, st.floats(0, 1))
 def test_nothing_waits_if_nothing_is_expected(pair, waiting, bound):
-    assert rule.time_to_wait(waiting, bound, SIZES, affine(*pair), lambda more: math.inf) == 0
+    assert rule.time_to_wait(waiting, bound, 64, SIZES, affine(*pair), lambda more: math.inf) == 0
 
 
 @given(times, counts, st.floats(0, 0.1), st.floats(1e-6, 1))
 def test_a_wait_is_within_the_bound_and_saves_time(pair, waiting, bound, interval):
-    found = rule.time_to_wait(waiting, bound, SIZES, affine(*pair), lambda more: more * interval)
+    found = rule.time_to_wait(waiting, bound, 64, SIZES, affine(*pair), lambda more: more * interval)
     assert 0 <= found <= bound
     if found:
         assert waiting < 64

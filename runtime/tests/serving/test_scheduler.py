@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fake_network import EVERYTHING, FAILS, NOTHING, POLICY, Server, affine, network, rows, stopping_at
 from suffice_runtime.serving.options import Options
@@ -141,6 +143,8 @@ def test_a_batch_is_returned_once():
     result = run(batch)
     with pytest.raises(ValueError, match="expected outputs for 1 examples, got 0"):
         one.done(batch, result._replace(prediction=result.prediction.take(np.array([], dtype=int))), 0.0)
+    with pytest.raises(ValueError, match="expected outputs for 1 examples, got 0"):
+        one.done(batch, result._replace(carried=[result.carried[0][:0]]), 0.0)
     one.done(batch, result, 0.0)
     for again in (lambda: one.done(batch, result, 0.0), lambda: one.failed(batch, ValueError(), 0.0)):
         with pytest.raises(ValueError, match="expected a batch that runs"):
@@ -370,3 +374,59 @@ def test_graphs_of_fixed_shapes_run_on_padded_batches():
     server.serve([])
     ((_, outcome),) = server.answered.values()
     assert outcome.positions.tolist() == list(range(5))
+
+
+def after_a_stream(count=200, **options):
+    """Return a scheduler, idle after single examples every 2 ms, with runs of 50 ms, and the time of the last one."""
+    one = scheduler(wait_ms=20, **options)
+    for i in range(count):
+        one.submit(FIRST, 0.002 * i)
+        finish(one, 0.002 * i)
+    for size in one._options.sizes:
+        for _ in range(50):
+            one.times.record(0, 3, size, 0.05)
+    return one, 0.002 * (count - 1)
+
+
+def test_an_example_waits_for_others_that_are_expected_if_that_saves_time():
+    one, now = after_a_stream()
+    start = now + 0.002
+    one.submit(FIRST, start)
+    assert one.next(start) is None
+    assert start < one.wake_at(start) <= start + 0.02
+    now = start + 0.001
+    one.submit(FIRST, now)
+    while (batch := one.next(now)) is None:
+        assert now < one.wake_at(now) <= start + 0.02
+        now = one.wake_at(now)
+    assert len(batch) == 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 0.01), min_size=1, max_size=70))
+def test_no_example_waits_for_longer_than_the_bound(gaps):
+    one, now = after_a_stream(count=100)
+    arrivals = (now + np.cumsum(gaps)).tolist()
+    start, now = arrivals[0], arrivals[0]
+    while True:
+        while arrivals and arrivals[0] <= now:
+            one.submit(FIRST, arrivals.pop(0))
+        if (batch := one.next(now)) is not None:
+            break
+        wake = one.wake_at(now)
+        assert now < wake <= start + 0.02
+        now = min([wake, *arrivals[:1]])
+    assert now <= start + 0.02
+    assert len(batch) == len(gaps) - len(arrivals)
+
+
+@pytest.mark.parametrize("what", ["deadline", "full", "closed", "nothing expected"])
+def test_an_example_does_not_wait_in_vain(what):
+    one, now = after_a_stream(sizes=(1, 2))
+    start = now + (5.0 if what == "nothing expected" else 0.002)
+    one.submit(FIRST, start, deadline_ms=52 if what == "deadline" else None)
+    if what == "full":
+        one.submit(FIRST, start)
+    if what == "closed":
+        one.close()
+    assert one.next(start) is not None

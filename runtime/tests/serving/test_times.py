@@ -30,6 +30,11 @@ def test_runs_of_one_size_are_averaged_with_their_numbers_of_rows():
     assert times.seconds(0, 5, 5) == pytest.approx(50.0)  # between 4 rows and the mean of 6
 
 
+def test_more_rows_than_the_greatest_size_are_refused():
+    with pytest.raises(ValueError, match="expected at most 8 rows, got 9"):
+        Times(1, SIZES).record(0, 5, 9, 1.0)
+
+
 def test_new_measurements_replace_old_ones():
     times = Times(1, SIZES)
     for seconds in [1.0] * 20 + [2.0] * 20:

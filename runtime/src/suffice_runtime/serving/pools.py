@@ -97,6 +97,10 @@ class Pool:
             for part in self._parts.values()
         )
 
+    def time_for(self, now: float) -> Callable[[int], float]:
+        """Return the function from a number of further examples to the expected seconds until they have come."""
+        return lambda more: self.rate.time_for(more, now)
+
     def add(self, part: Part, now: float) -> None:
         """Add examples."""
         self._insert(part)

@@ -89,21 +89,25 @@ class Queues:
 
     def _choice(self, pool: Pool, queued: float, now: float) -> Choice:
         """Apply the rule to a pool."""
-        wait, sizes, known = self._options.wait, self._options.sizes, dict[int, float]()
+        sizes = self._options.sizes
 
         def seconds(rows: int) -> float:
-            if rows not in known:
-                known[rows] = self._times.seconds(pool.stage, pool.numbers, self._options.size_of(rows))
-            return known[rows]
+            return self._times.seconds(pool.stage, pool.numbers, self._options.size_of(rows))
 
         best, size = rule.best_size(sizes, seconds), rule.size_to_run(len(pool), sizes, seconds)
-        least, mine = seconds(best) / best, seconds(size) / size
-        until = -math.inf
-        if self.patient and len(pool) < best:
-            bound = pool.due(wait, seconds(size)) - now
-            if bound > 0:
-                time = rule.time_to_wait(len(pool), bound, sizes, seconds, lambda more: pool.rate.time_for(more, now))
-                until = now + time if time else until
+        mine = seconds(size) / size
+        efficiency = min(1.0, seconds(best) / best / mine) if mine > 0 else 1.0
         unserved = now - max(pool.started, pool.oldest)
-        efficiency = min(1.0, least / mine) if mine > 0 else 1.0
-        return Choice(pool, until, rule.urgency(efficiency, unserved, wait, queued), size, seconds(size))
+        until = self._until(pool, best, seconds, now) if self.patient and len(pool) < best else -math.inf
+        urgency = rule.urgency(efficiency, unserved, self._options.wait, queued)
+        return Choice(pool, until, urgency, size, seconds(size))
+
+    def _until(self, pool: Pool, best: int, seconds: rule.Seconds, now: float) -> float:
+        """Return the time until which a pool of fewer examples than the best size waits; −inf if it is to run now."""
+        time, bound = 0.0, self._options.wait
+        for _ in range(2):  # the bound of the examples is searched only if there is any reason to wait
+            time = rule.time_to_wait(len(pool), bound, best, self._options.sizes, seconds, pool.time_for(now))
+            if not time:
+                return -math.inf
+            bound = pool.due(self._options.wait, seconds(len(pool))) - now
+        return now + time

@@ -59,22 +59,23 @@ def saving(waiting: int, more: int, within: float, seconds: Seconds) -> float:
 
 
 def time_to_wait(
-    waiting: int, bound: float, sizes: Sequence[int], seconds: Seconds, time_for: Callable[[int], float]
+    waiting: int, bound: float, best: int, sizes: Sequence[int], seconds: Seconds, time_for: Callable[[int], float]
 ) -> float:
     """Return for how many seconds n waiting examples should wait for more; 0 if they should run now.
 
     Args:
         waiting: Number n of waiting examples.
         bound: Seconds that they may wait at the longest.
+        best: Best size b.
         sizes: Sizes of batches B.
         seconds: Times c of the stage.
         time_for: Expected seconds until some number of examples have arrived.
     """
-    best, most, found = 0.0, best_size(sizes, seconds), 0.0
-    for more in (size - waiting for size in sizes if waiting < size <= most):
+    greatest, found = 0.0, 0.0
+    for more in (size - waiting for size in sizes if waiting < size <= best):
         within = time_for(more)
-        if within <= bound and (gain := saving(waiting, more, within, seconds)) > best:
-            best, found = gain, within
+        if within <= bound and (gain := saving(waiting, more, within, seconds)) > greatest:
+            greatest, found = gain, within
     return found
 
 

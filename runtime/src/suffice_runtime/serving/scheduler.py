@@ -141,12 +141,13 @@ class Scheduler:
         """Add the outputs of a graph for the rows of a batch; outputs of rows that `Batch.padded` added are ignored.
 
         Raises:
-            ValueError: If the batch does not run, or the result has too few rows; the batch runs on then.
+            ValueError: If the batch does not run, or an output has too few rows; return the batch by `failed` then.
         """
-        if len(result.prediction) < len(batch):
-            raise ValueError(
-                f"expected outputs for {len(batch)} examples, got {len(result.prediction)}; pass the whole"
-            )
+        least = min(map(len, (result.prediction, *result.carried)))
+        if result.scores is not None:
+            least = min(least, len(result.scores))
+        if least < len(batch):
+            raise ValueError(f"expected outputs for {len(batch)} examples, got {least}; run the graph on batch.arrays")
         now, start = self._tick(now), 0
         self._end(batch)
         self.times.record(batch.stage, batch.numbers, batch.size, now - batch.started)

@@ -39,10 +39,25 @@ class _Point:
 
 @dataclass
 class _Table:
-    """Points of one stage and shape, by size."""
+    """Points of one stage and shape by size, and the times that were interpolated since the last measurement."""
 
     points: dict[int, _Point] = field(default_factory=dict)
     runs: int = 0
+    known: dict[int, float] = field(default_factory=dict)
+
+    def seconds(self, rows: int) -> float:
+        if rows not in self.known:
+            self.known[rows] = self._interpolated(rows)
+        return self.known[rows]
+
+    def _interpolated(self, rows: int) -> float:
+        points = sorted((point.rows, point.seconds) for point in self.points.values())
+        if rows <= points[0][0]:
+            return points[0][1]
+        for (low, before), (high, behind) in pairwise(points):
+            if rows <= high:
+                return before + (behind - before) * (rows - low) / (high - low)
+        return points[-1][1]
 
 
 class Times:
@@ -65,13 +80,19 @@ class Times:
             numbers: Count of numbers in a row, which tells shapes of different lengths apart.
             rows: Number of rows that ran, at most the last size.
             seconds: Seconds that they took.
+
+        Raises:
+            ValueError: For more rows.
         """
+        if rows > self._sizes[-1]:
+            raise ValueError(f"expected at most {self._sizes[-1]} rows, got {rows}; give sizes of batches up to it")
         tables = self._tables[stage]
         table = tables.pop(numbers, None) or _Table()
         tables[numbers] = table  # last, as the most recent
         if len(tables) > TABLES:
             del tables[next(iter(tables))]
         table.runs += 1
+        table.known.clear()
         size = self._sizes[bisect_left(self._sizes, rows)]
         table.points.setdefault(size, _Point()).add(rows, max(seconds, 0.0), table.runs)
         for old in [size for size, point in table.points.items() if point.run <= table.runs - MEMORY]:
@@ -89,10 +110,4 @@ class Times:
         if not tables:
             return 0.0
         table = tables.get(numbers) or tables[min(tables, key=lambda known: abs(known - numbers))]
-        points = sorted((point.rows, point.seconds) for point in table.points.values())
-        if rows <= points[0][0]:
-            return points[0][1]
-        for (low, before), (high, behind) in pairwise(points):
-            if rows <= high:
-                return before + (behind - before) * (rows - low) / (high - low)
-        return points[-1][1]
+        return table.seconds(rows)
