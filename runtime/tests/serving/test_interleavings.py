@@ -71,6 +71,7 @@ class Game:
         batch = self.scheduler.next(self.now)
         if batch is not None:
             assert 1 <= len(batch) <= self.scheduler._options.sizes[-1]
+            assert batch.audit or not any(part.request.closed for part in batch.parts)
             self.running.append(batch)
 
     def end(self, i):

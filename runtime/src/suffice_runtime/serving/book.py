@@ -64,7 +64,7 @@ class Book:
 
     def settle(self, request: Request, now: float) -> None:
         """Close a request and keep its outcome, if all its examples have finished or failed."""
-        if request.complete and not request.closed:
+        if request.complete:
             self.remove(request, now)
             self._outcomes.append(request.outcome(self._network.answer, now))
 
