@@ -58,7 +58,7 @@ class DefaultSubject:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the outputs are means of numbers."""
+        """True if the outputs are means of numbers."""
         return self.likelihood == "regression"
 
 
