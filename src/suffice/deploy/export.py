@@ -19,7 +19,7 @@ from suffice.deploy.bundle import card, manifest
 from suffice.deploy.graphs.estimator import prepare_estimator
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.inputs import Inputs
-from suffice.deploy.graphs.ranges import index_ranges, joined
+from suffice.deploy.graphs.limits import Limits
 from suffice.deploy.graphs.split import join, prepare_head
 from suffice.deploy.graphs.stage import StageModule, prepare_stage
 from suffice.deploy.graphs.step import Step
@@ -109,12 +109,14 @@ def export(
         graphs = list(_graphs(sources, inputs, twins))
         parts = graphs if quantized is None else _heads(graphs)
         programs = list(map(trace, parts))  # before the first translation, which takes longer
+        limits = list(map(Limits.of, programs, parts))
         payloads = [chosen.to_bytes(program, part) for program, part in zip(programs, parts, strict=True)]
     for k, backbone in enumerate(() if quantized is None else quantized.backbones):
         payloads[k] = join(backbone.graph, payloads[k], graphs[k])
-    ranges = [index_ranges(program, list(part.before.first)) for program, part in zip(programs, parts, strict=True)]
-    known = joined(ranges if quantized is None else [quantized.backbones[0].ranges, *ranges])
-    entries = manifest.entries(sources, inputs, known, graphs, payloads, chosen, class_names, preprocessing)
+        limits.append(backbone.limits if k == 0 else Limits({}, backbone.limits.lengths))
+    entries = manifest.entries(
+        sources, inputs, Limits.joined(limits), graphs, payloads, chosen, class_names, preprocessing
+    )
     manifest.write(folder, entries, payloads, card.text(entries))
 
 

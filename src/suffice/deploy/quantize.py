@@ -22,7 +22,7 @@ from suffice.calibration.tuning.ranges import TunedValue, warn_at_edges
 from suffice.deploy import checks
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.inputs import Inputs
-from suffice.deploy.graphs.ranges import index_ranges
+from suffice.deploy.graphs.limits import Limits
 from suffice.deploy.graphs.split import prepare_backbone
 from suffice.deploy.quantization import int8
 from suffice.deploy.quantization.quantized import Backbone, Quantized
@@ -138,13 +138,13 @@ def _originals(calibrated: Calibrated, examples: Sequence[State], opset: int) ->
         for k, module in enumerate(twin.stages):
             stage, before = prepare_backbone(k, module, twin.exit(k), before)
             stages.append(stage)
-        first = Backbone.of(stages[0], b"", {})
+        first = Backbone.of(stages[0], b"", Limits({}))
         for x in examples:  # before what takes long
             first.feed(x)
         programs = list(map(trace, stages))
+        limits = list(map(Limits.of, programs, stages))
         graphs = [translate(program, stage, opset) for program, stage in zip(programs, stages, strict=True)]
-    ranges = [index_ranges(program, list(stage.before.first)) for program, stage in zip(programs, stages, strict=True)]
-    return list(map(Backbone.of, stages, graphs, ranges))
+    return list(map(Backbone.of, stages, graphs, limits))
 
 
 def _refitted(quantized: Quantized, loader: Loader, posterior: bool) -> tuple[Quantized, list[TunedValue]]:

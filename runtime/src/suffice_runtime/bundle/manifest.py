@@ -43,6 +43,7 @@ class Manifest:
         policy: Policy to run under, or None.
         estimator: Estimator of the variation, or None.
         padding: Name of the input that marks the tokens that count, by a number that is not 0; None without one.
+        lengths: Least and greatest number of tokens that the graphs are right for; None if there is no greatest.
         class_names: Names of the classes, labels or outputs, or None.
         preprocessing: What the network expects to be done to its inputs beforehand, as the exporter wrote it, or None.
         opset: Version of the ONNX operators in the graphs.
@@ -60,6 +61,7 @@ class Manifest:
     policy: Policy | None
     estimator: EstimatorFile | None
     padding: str | None
+    lengths: tuple[int, int | None]
     class_names: tuple[str, ...] | None
     preprocessing: Mapping[str, Any] | None
     opset: int
@@ -110,6 +112,7 @@ def read(folder: Path, check: bool = True) -> Manifest:
         policy=policy,
         estimator=estimator,
         padding=None if entries.none("padding") else entries.inner("padding").text("mask"),
+        lengths=_lengths(entries),
         class_names=None if entries.none("class_names") else entries.texts("class_names"),
         preprocessing=None if entries.none("preprocessing") else entries.mapping("preprocessing"),
         opset=entries.whole("opset", 1),
@@ -142,6 +145,15 @@ def _check_format(entries: Entries) -> None:
             f"expected ONNX graphs, got format {printable(repr(graphs))} in {FILE}; export again with format='onnx', "
             "or run the programs with torch, as docs/deploy.md of suffice shows"
         )
+
+
+def _lengths(entries: Entries) -> tuple[int, int | None]:
+    """Return the numbers of tokens that the graphs are right for; any in bundles before the entry."""
+    if entries.optional("tokens") is None:
+        return 1, None
+    inner = entries.inner("tokens")
+    least = inner.whole("least", 1)
+    return least, None if inner.none("most") else inner.whole("most", least)
 
 
 def _check_kind(entries: Entries, kind: type[AnyPrediction] | None, exits: int, policy: Policy | None) -> None:

@@ -33,7 +33,8 @@ def prepare(x: Any, manifest: Manifest) -> list[Array]:
 
     Raises:
         TypeError: For anything that is no array, or an array of another type.
-        ValueError: For missing or unknown names, or an array of another shape.
+        ValueError: For missing or unknown names, an array of another shape, or a number of tokens that the graphs are
+            not right for.
     """
     named = _named(x, manifest)
     arrays, sizes = [], dict[str, int]()
@@ -41,6 +42,8 @@ def prepare(x: Any, manifest: Manifest) -> list[Array]:
         array = _converted(named[tensor.name], tensor)
         _check_shape(array, tensor, sizes)
         arrays.append(array)
+    if TOKENS in sizes:
+        _check_length(sizes[TOKENS], manifest)
     return arrays
 
 
@@ -149,6 +152,14 @@ def _check_shape(array: Array, tensor: Tensor, sizes: dict[str, int]) -> None:
         if size != expected:
             what = {BATCH: f", with {expected} rows as the other inputs", TOKENS: f", with {expected} tokens as there"}
             raise ValueError(f"expected {tensor} as an input{what.get(str(stated), '')}, got shape {array.shape}")
+
+
+def _check_length(tokens: int, manifest: Manifest) -> None:
+    """Raise a ValueError for a number of tokens that the graphs are not right for, for which they have no error."""
+    least, most = manifest.lengths
+    if tokens < least or (most is not None and tokens > most):
+        expected = f"{least:,} tokens or more" if most is None else f"{least:,} to {most:,} tokens"
+        raise ValueError(f"expected {expected} in a text, padding included, got {tokens:,}; cut or pad it")
 
 
 def _type(value: object) -> str:

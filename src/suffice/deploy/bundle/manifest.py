@@ -19,7 +19,8 @@ from suffice.budget.policy import Policy
 from suffice.deploy import checks
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.inputs import Inputs
-from suffice.deploy.graphs.ranges import Ranges
+from suffice.deploy.graphs.lengths import Lengths
+from suffice.deploy.graphs.limits import Limits
 from suffice.deploy.graphs.values import Value, tensors_of
 from suffice.deploy.quantization.quantized import Quantized
 from suffice.deploy.sources import Sources
@@ -103,7 +104,7 @@ def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: S
 def entries(
     sources: Sources,
     inputs: Inputs,
-    ranges: Ranges,
+    limits: Limits,
     graphs: Sequence[Graph],
     payloads: Sequence[bytes],
     format: Format,
@@ -130,7 +131,8 @@ def entries(
         "class_names": None if class_names is None else list(class_names),
         "preprocessing": None if preprocessing is None else dict(preprocessing),
         "ensemble": "false" if calibrated is None else calibrated.ensemble or "false",
-        "inputs": [_input_entries(value, ranges.get(value.name)) for value in graphs[0].before.values],
+        "inputs": [_input_entries(value, limits.ranges.get(value.name)) for value in graphs[0].before.values],
+        "tokens": _token_entries(limits.lengths) if inputs.tokens is not None else None,
         "padding": inputs.padding(),
         "stages": stages,
         "costs": _NO_COSTS
@@ -151,6 +153,10 @@ def entries(
             **({"onnxruntime": version("onnxruntime")} if isinstance(calibrated, Quantized) else {}),
         },
     }
+
+
+def _token_entries(lengths: Lengths) -> dict[str, int | None]:
+    return {"least": lengths[0], "most": lengths[1]}
 
 
 def _graph_entries(graph: Graph, payload: bytes, suffix: str) -> dict[str, Any]:

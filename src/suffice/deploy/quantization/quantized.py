@@ -14,8 +14,8 @@ from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.serving.served import Served
 from suffice.deploy.graphs.graph import Graph
-from suffice.deploy.graphs.ranges import Ranges
-from suffice.deploy.graphs.values import Template, Value, tensors_of
+from suffice.deploy.graphs.limits import Limits
+from suffice.deploy.graphs.values import TOKENS, Template, Value, tensors_of
 from suffice.deploy.quantization.outliers import Feed
 from suffice.deploy.translation.formats import Format
 from suffice.inputs import prepare
@@ -32,19 +32,19 @@ class Backbone:
         inputs: Its inputs, the tensors of the state before the stage.
         before: Nest of this state, without its tensors.
         after: Nest of the state behind the stage, without its tensors.
-        ranges: Ranges of the inputs that have one, since the graph gives no error for integers outside.
+        limits: Inputs that the graph is right for, since it gives no error for others.
     """
 
     graph: bytes
     inputs: tuple[Value, ...]
     before: Template
     after: Template
-    ranges: Ranges
+    limits: Limits
 
     @classmethod
-    def of(cls, stage: Graph, graph: bytes, ranges: Ranges) -> "Backbone":
+    def of(cls, stage: Graph, graph: bytes, limits: Limits) -> "Backbone":
         """Return the backbone of a stage from `split.prepare_backbone`."""
-        return cls(graph, tuple(stage.before.values), stage.before.template, stage.module.after, ranges)
+        return cls(graph, tuple(stage.before.values), stage.before.template, stage.module.after, limits)
 
     def __call__(self, state: State) -> tuple[State, Tensor]:
         """Return the state behind the stage and the features φ (N, D) of its exit, on the device of the state.
@@ -76,13 +76,22 @@ class Backbone:
                 "inputs like these"
             )
         for value, tensor in zip(self.inputs, tensors, strict=True):
-            least, most = self.ranges.get(value.name, (0, 0))
-            if value.name in self.ranges and bool(((tensor < least) | (tensor > most)).any()):
+            if TOKENS in value.shape:
+                self._check_length(tensor.shape[value.shape.index(TOKENS)])
+            least, most = self.limits.ranges.get(value.name, (0, 0))
+            if value.name in self.limits.ranges and bool(((tensor < least) | (tensor > most)).any()):
                 raise ValueError(
                     f"expected numbers from {least} to {most} in the input {value.name!r}, got {int(tensor.min())} to "
                     f"{int(tensor.max())}; repair those examples"
                 )
         return {value.name: tensor.detach().cpu().numpy() for value, tensor in zip(self.inputs, tensors, strict=True)}
+
+    def _check_length(self, tokens: int) -> None:
+        """Raise a ValueError for a number of tokens that the graph is not right for."""
+        least, most = self.limits.lengths
+        if tokens < least or (most is not None and tokens > most):
+            upto = "or more" if most is None else f"to {most}"
+            raise ValueError(f"expected {least} {upto} tokens, got {tokens}; cut or pad the texts")
 
     @cached_property
     def _session(self) -> Any:

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import suffice
+from suffice import Exit, ExitNetwork
+from suffice.deploy.graphs.lengths import shared
+from suffice_runtime import Runner
+from tests.deploy.bundles import require_exporter
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
+
+
+class Layer(nn.Module):
+    """Embedding of tokens, with a rule of its own for their number."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.table, self.positions, self.rule = nn.Embedding(20, 8), nn.Parameter(torch.randn(32, 8)), rule
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        ids, mask = self.rule(x["input_ids"], x["attention_mask"])
+        h = self.linear(self.table(ids) + self.positions[: ids.shape[1]]).relu()
+        return {"h": h * mask[..., None].float(), "mask": mask}
+
+
+class Mean(nn.Module):
+    """Mean over the tokens that count."""
+
+    def forward(self, state):
+        return state["h"].sum(dim=1) / state["mask"].sum(dim=1, keepdim=True).float()
+
+
+def texts(count, tokens):
+    ids = torch.randint(20, (count, tokens), generator=torch.Generator().manual_seed(tokens))
+    mask = torch.ones_like(ids)
+    mask[:, -1] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def calibrated_with(rule):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ExitNetwork([Layer(rule)], [Exit(Mean(), nn.Linear(8, 3))]).eval()
+    return suffice.calibrate(network, None, [(texts(60, 8), torch.arange(60) % 3)], structure=None)
+
+
+def first_sixteen(ids, mask):
+    return (ids[:, :16], mask[:, :16]) if ids.shape[1] > 16 else (ids, mask)
+
+
+def doubled_if_short(ids, mask):
+    return (ids, 2 * mask) if ids.shape[1] < 6 else (ids, mask)
+
+
+@pytest.mark.parametrize(
+    ("rule", "least", "most"),
+    [(lambda ids, mask: (ids, mask), 1, 32), (first_sixteen, 1, 16), (doubled_if_short, 6, 32)],
+)
+def test_other_numbers_of_tokens_than_those_of_the_trace_are_refused(rule, least, most, tmp_path):
+    require_exporter()
+    calibrated = calibrated_with(rule)
+    suffice.export(calibrated, tmp_path / "bundle", example=texts(3, 8))
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["tokens"] == {"least": least, "most": most}
+    runner = Runner(tmp_path / "bundle")
+    for tokens in (max(least, 2), 9, most):
+        x = texts(5, tokens)
+        found = runner.predict({name: tensor.numpy() for name, tensor in x.items()})[-1]
+        np.testing.assert_allclose(found.probs, calibrated(x)[-1].probs.numpy(), atol=1e-5)
+    for tokens in (least - 1, most + 1):
+        if tokens:
+            x = {name: tensor.numpy() for name, tensor in texts(5, tokens).items()}
+            with pytest.raises(ValueError, match=f"expected {least} to {most} tokens in a text, .* got {tokens}"):
+                runner.predict(x)
+
+
+def test_a_quantized_network_refuses_them_too():
+    require_exporter()
+    quantized = suffice.quantize(calibrated_with(first_sixteen), [texts(40, 8)])
+    quantized(texts(5, 16))
+    with pytest.raises(ValueError, match="expected 1 to 16 tokens, got 17"):
+        quantized(texts(5, 17))
+
+
+def test_another_rule_for_the_number_of_tokens_cannot_be_exported(tmp_path):
+    require_exporter()
+    calibrated = calibrated_with(lambda ids, mask: (ids, 2 * mask) if ids.shape[1] % 2 == 0 else (ids, mask))
+    with pytest.raises(ValueError, match=r"stage 0 to be one graph for all numbers of tokens, got a branch .* % 2"):
+        suffice.export(calibrated, tmp_path / "bundle", example=texts(3, 8))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_several_graphs_share_their_numbers_of_tokens():
+    assert shared([(1, None), (6, None), (2, 16), (1, 32)]) == (6, 16)
+    assert shared([(1, None)]) == (1, None)
