@@ -5,10 +5,13 @@ that are tuned on validation data are few, and are fitted again in seconds.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from suffice import batches
 from suffice.batches import Loader
@@ -27,13 +30,16 @@ from suffice.deploy.graphs.split import prepare_backbone
 from suffice.deploy.quantization import int8
 from suffice.deploy.quantization.quantized import Backbone, Quantized
 from suffice.deploy.translation.tracing import trace, translate
-from suffice.network import State
+from suffice.network import State, batch_size
 from suffice.twin import inference
 from suffice.utils import arguments
 from suffice.utils.modes import default_modes
 
 _ANY = (0.0, math.inf)
 """Range of values where a search starts."""
+
+_FAR = 0.1
+"""Mean distance of predictions in 8 bits from those in float32 above which there is a warning."""
 
 
 @default_modes()
@@ -68,7 +74,8 @@ def quantize(
             the weights have changed; if a stage cannot be exported (`suffice.export`), or has nothing to quantize.
 
     Warns:
-        UserWarning: If a fitted value ends at the edge of its range.
+        UserWarning: If predictions are far from those in float32, a stage stays in float32, or a fitted value ends at
+            the edge of its range.
 
     Example:
         >>> import torch, suffice
@@ -88,10 +95,12 @@ def quantize(
     _check_refit(calibrated, refit, refit_posterior)
     checks.network(calibrated.network)
     calibrated.check_weights()
-    backbones, examples = _backbones(calibrated, loader, opset)
+    states = [batch.inputs for batch in batches.read(loader, calibrated.network)]
+    backbones = _backbones(calibrated, states, opset)
     fitted = {"refit": refit is not None, "refit_posterior": bool(refit_posterior)}
-    entries = {**int8.SETTINGS, "opset": opset, "examples": examples, **fitted}
+    entries = {**int8.SETTINGS, "opset": opset, "examples": sum(map(batch_size, states)), **fitted}
     quantized = Quantized(calibrated, calibrated.exits, backbones, entries)
+    _warn_if_far(calibrated, quantized, states)
     if refit is None:
         return quantized
     quantized, values = _refitted(quantized, refit, refit_posterior)
@@ -113,13 +122,39 @@ def _check_refit(calibrated: Calibrated, refit: object, posterior: bool) -> None
         )
 
 
-def _backbones(calibrated: Calibrated, loader: Loader, opset: int) -> tuple[list[Backbone], int]:
-    """Return the quantized stages, and the number of examples by which their scales were chosen.
+def _warn_if_far(calibrated: Calibrated, quantized: Quantized, states: Sequence[State]) -> None:
+    """Warn if predictions in 8 bits are not close to those in float32 on the examples by which scales were chosen."""
+    sums, count = [0.0] * len(calibrated.exits), 0
+    for x in states:
+        for k, pair in enumerate(zip(calibrated(x), quantized(x), strict=True)):
+            sums[k] += float(_distances(*pair).sum())
+        count += batch_size(x)
+    distance, k = max((total / count, k) for k, total in enumerate(sums))
+    if distance > _FAR:
+        warnings.warn(
+            f"expected predictions in 8 bits close to those in float32, got a mean distance of {distance:.2f} at exit "
+            f"{k} on the examples by which scales were chosen (0 is equal, 1 has nothing in common); some activations "
+            "may be much larger than others: export the network in float32",
+            stacklevel=4,
+        )
+
+
+def _distances(exact: Any, rounded: Any) -> Tensor:
+    """Return the distance (N,) of predictions: total variation of probabilities, or of means in standard deviations."""
+    if exact.kind == "regression":
+        distances: Tensor = ((exact.mean - rounded.mean).abs() / exact.std).mean(dim=1).clamp(max=1)
+    else:
+        differences = (exact.probs - rounded.probs).abs()
+        distances = differences.sum(dim=1) / 2 if exact.kind == "classification" else differences.mean(dim=1)
+    return distances
+
+
+def _backbones(calibrated: Calibrated, examples: Sequence[State], opset: int) -> list[Backbone]:
+    """Return the quantized stages.
 
     Each stage is quantized for the states behind the quantized stages before it.
     """
-    read = list(batches.read(loader, calibrated.network))
-    states: list[State] = [batch.inputs for batch in read]
+    states = list(examples)
     originals = _originals(calibrated, states, opset)
     backbones: list[Backbone] = []
     for k, original in enumerate(originals):
@@ -127,7 +162,7 @@ def _backbones(calibrated: Calibrated, loader: Loader, opset: int) -> tuple[list
         backbones.append(replace(original, graph=int8.quantize_graph(original.graph, feeds, k)))
         if k < len(originals) - 1:
             states = [backbones[k](state)[0] for state in states]
-    return backbones, sum(batch.size for batch in read)
+    return backbones
 
 
 def _originals(calibrated: Calibrated, examples: Sequence[State], opset: int) -> list[Backbone]:

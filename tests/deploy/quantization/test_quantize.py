@@ -342,3 +342,47 @@ def test_a_stage_with_nothing_to_quantize_is_refused():
 def test_plain_values_that_differ_from_those_of_the_calibration_are_refused(text):
     with pytest.raises(ValueError, match="the keys and plain values that the network was quantized for, got others"):
         text.quantized.backbones[0].feed({"input_ids": models.texts(2)["input_ids"]})
+
+
+def with_outlier(place):
+    """Return a network with one activation of 3,000 beside others of about 1, where nothing behind it reads it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second, third = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 32)
+        exit_ = suffice.Exit(nn.Identity(), nn.Linear(32, 4))
+        nn.init.normal_(exit_.classifier.weight)
+    with torch.no_grad():
+        if place == "layer":
+            second.bias[0], third.weight[:, 0] = 3000.0, 0.0
+        elif place == "features":
+            third.bias[0], exit_.classifier.weight[:, 0] = 3000.0, 0.0
+    stage = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+    network = suffice.ExitNetwork([stage], [exit_]).eval()
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(1))
+    labels = network(x)[-1].argmax(dim=1)
+    return suffice.calibrate(network, None, [(x, labels)], structure=None, temperature=False), x
+
+
+@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
+@pytest.mark.parametrize("place", ["layer", "features"])
+def test_predictions_that_rounding_spoils_are_warned_of(place):
+    calibrated, x = with_outlier(place)
+    with pytest.warns(
+        UserWarning, match="predictions in 8 bits close to those in float32, got a mean distance"
+    ):
+        suffice.quantize(calibrated, [x[:200], x[200:]])
+
+
+@pytest.mark.filterwarnings("ignore:.* ended at the edge of its range")
+def test_a_layer_that_one_example_makes_large_is_left_out_with_what_it_reads():
+    calibrated, x = with_outlier("nowhere")
+    layers = calibrated.network.stages[0]
+    with torch.no_grad():
+        layers[0].weight[0], layers[0].bias[0], layers[0].weight[1:, 0], layers[0].weight[0, 0] = 0.0, 0.0, 0.0, 1.0
+        layers[2].weight[0], layers[2].bias[0], layers[2].weight[0, 0], layers[4].weight[:, 0] = 0.0, 0.0, 3000.0, 0.0
+    x[:, 0], x[0, 0] = 0.0, 1.0
+    labels = calibrated.network(x)[-1].argmax(dim=1)
+    calibrated = suffice.calibrate(calibrated.network, None, [(x, labels)], structure=None, temperature=False)
+    quantized = suffice.quantize(calibrated, [x])
+    agree = quantized(x)[-1].label == calibrated(x)[-1].label
+    assert agree.double().mean() > 0.9

@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 
 from suffice.deploy.quantization import outliers
-from suffice.deploy.quantization.outliers import LINEAR, Feed
-
-_BETWEEN = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Relu", "Reshape", "Transpose")
-"""Operators between them that keep the scale of their inputs, or nearly, so that numbers stay integers."""
+from suffice.deploy.quantization.outliers import BETWEEN, LINEAR, Feed
 
 _ATTENTION = "Softmax"
 """Operator of graphs whose sums stay in float32: those before it are masked with infinities."""
@@ -62,7 +59,7 @@ def quantize_graph(graph: bytes, feeds: Sequence[Feed], k: int) -> bytes:
         for i, node in enumerate(model.graph.node):
             node.name = f"{node.op_type}.{i}"  # by which layers are left out; names may be missing or repeated
         onnx.save(model, prepared)
-        operators, left_out = _operators(model, k), outliers.layers(model, feeds, k)
+        operators, left_out = _operators(model, k), outliers.nodes(model, feeds, k)
         with np.errstate(all="ignore"):  # of scales, which are checked below
             ort.quantize_static(
                 prepared,
@@ -92,7 +89,7 @@ def _operators(model: Any, k: int) -> list[str]:
             "nothing can be quantized; put this exit elsewhere, or export the network in float32"
         )
     types = {node.op_type for node in model.graph.node}
-    return [*LINEAR, *_BETWEEN, *(() if _ATTENTION in types else ("Add",))]
+    return [*LINEAR, *BETWEEN, *(() if _ATTENTION in types else ("Add",))]
 
 
 def _check_scales(model: Any, k: int) -> None:

@@ -15,6 +15,9 @@ Feed = Mapping[str, np.ndarray]
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that compute in integers."""
 
+BETWEEN = ("AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "MaxPool", "Relu", "Reshape", "Transpose")
+"""Operators between them that keep the scale of their inputs, or nearly, so that numbers stay integers."""
+
 LEAST_SNR = 25.0
 """Least signal-to-noise ratio of rounded activations in dB, 10 log₁₀ (12 · 255² · mean x² / (max x − min x)²).
 
@@ -22,28 +25,47 @@ Activations with a normal distribution have 40, those behind a ReLU 33 to 47; th
 """
 
 
-def layers(model: Any, feeds: Sequence[Feed], k: int) -> list[str]:
-    """Return the names of the convolutions and linear layers of a graph whose activations have outliers.
+def nodes(model: Any, feeds: Sequence[Feed], k: int) -> list[str]:
+    """Return the names of the operators of a graph that stay in float32.
+
+    They are the convolutions and linear layers that read activations with outliers, and those operators behind which
+    such activations would be rounded: the layer that computes them, and what lies between.
 
     Args:
-        model: Graph in float32.
+        model: Graph in float32, whose operators have names.
         feeds: Inputs of the graph.
         k: Number of its stage.
 
     Warns:
-        UserWarning: If all of them have.
+        UserWarning: If they are all convolutions and linear layers.
     """
     constants = {initializer.name for initializer in model.graph.initializer}
-    candidates = [node for node in model.graph.node if node.op_type in LINEAR]
-    ratios = _signal_to_noise(model, {name for node in candidates for name in node.input} - constants, feeds)
-    left_out = [node.name for node in candidates if any(ratios.get(name, np.inf) < LEAST_SNR for name in node.input)]
-    if len(left_out) == len(candidates):
+    layers = [node for node in model.graph.node if node.op_type in LINEAR]
+    read = {name for node in layers for name in node.input} - constants
+    ratios = _signal_to_noise(model, read | {value.name for value in model.graph.output}, feeds)
+    noisy = {name for name, ratio in ratios.items() if ratio < LEAST_SNR}
+    left_out = {node.name for node in layers if noisy.intersection(node.input)} | _behind(model, noisy)
+    if left_out.issuperset(node.name for node in layers):
         warnings.warn(
             f"expected activations of similar size in stage {k}, got a few in each layer that are much larger than the "
             "others; the stage stays in float32",
             stacklevel=5,
         )
-    return left_out
+    return sorted(left_out)
+
+
+def _behind(model: Any, tensors: set[str]) -> set[str]:
+    """Return the names of the operators behind which tensors are rounded, back to the layers that compute them."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    found, pending = set[str](), sorted(tensors)
+    while pending:
+        node = producers.get(pending.pop())
+        if node is None or node.op_type not in (*LINEAR, *BETWEEN) or node.name in found:
+            continue
+        found.add(node.name)
+        if node.op_type in BETWEEN:
+            pending += node.input
+    return found
 
 
 def _signal_to_noise(model: Any, names: set[str], feeds: Sequence[Feed]) -> dict[str, float]:
