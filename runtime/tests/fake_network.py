@@ -54,6 +54,7 @@ def network(policy=POLICY):
         policy=policy,
         estimator=None,
         padding=None,
+        lengths=(1, None),
         class_names=None,
         preprocessing=None,
         opset=20,

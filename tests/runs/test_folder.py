@@ -55,6 +55,16 @@ def test_an_estimator_alone_is_a_run(tmp_path):
     assert torch.equal(run.fitted.estimate(x).variation, estimator.estimate(x).variation)
 
 
+def test_an_estimator_of_another_network_is_named_and_can_be_left_out(run_folder):
+    network, x = modules.other(), torch.randn(80, 3)
+    teacher = suffice.MCDropout(rate=0.2, at=["stages.*"], passes=4)
+    estimator = suffice.fit_variation(network, [x[:60]], [x[60:]], teacher=teacher, layers="last", epochs=1)
+    suffice.save(estimator, run_folder / "variation")
+    with pytest.raises(ValueError, match=r"in .*variation: .*; fit the estimator to the network with exits, or leave"):
+        folder.read(str(run_folder))
+    assert folder.read(str(run_folder), variation=False).estimator is None
+
+
 def test_a_pretrained_network_is_a_run():
     run = folder.read("cifar100-msdnet-small")
     assert len(run.class_names) == 100

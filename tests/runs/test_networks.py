@@ -20,11 +20,10 @@ def test_a_function_of_a_module_in_the_current_folder_builds_the_network(tmp_pat
         "import torch\nclass Nets:\n    @staticmethod\n    def build():\n        return torch.nn.Linear(3, 2).train()\n"
     )
     monkeypatch.chdir(tmp_path)
-    before = list(sys.path)
     network = networks.build("my_module_of_the_folder:Nets.build")
     assert network.out_features == 2
     assert not network.training
-    assert sys.path == before
+    sys.path.remove(str(tmp_path))
     del sys.modules["my_module_of_the_folder"]
 
 
@@ -39,7 +38,7 @@ def test_a_pretrained_network_is_built_by_its_name():
         (":f", "expected an import path such as package.module:function, got ':f'"),
         ("a:", "got 'a:'"),
         ("a:b:c", "got 'a:b:c'"),
-        ("no_such_module:f", "No module named 'no_such_module'; run in the folder of the module, or install it"),
+        ("no_such_module:f", "No module named 'no_such_module'; run in the folder of the module, or correct"),
         ("tests.runs.modules:no_such", "has no attribute 'no_such'"),
     ],
 )
@@ -55,7 +54,13 @@ def test_a_function_that_returns_no_module_is_refused():
 
 def test_an_error_of_the_function_is_the_users_own(monkeypatch):
     monkeypatch.setattr(modules, "network", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match="to return a result when called without arguments, got ZeroDivisionError"):
+        networks.build(NETWORK)
+
+
+def test_a_program_that_exits_is_no_success(monkeypatch):
+    monkeypatch.setattr(modules, "network", lambda: sys.exit(0))
+    with pytest.raises(ValueError, match="got SystemExit: 0; --debug shows where"):
         networks.build(NETWORK)
 
 
@@ -82,6 +87,9 @@ class Custom:
         ("w.pt", [1, 2], "expected a state dict in .*w.pt, got list"),
         ("w.pt", {"a": 1}, "expected a state dict in .*w.pt, got dict"),
         ("w.pt", Custom(), "expected a state dict in .*w.pt, got Weights only load failed"),
+        ("w.pt", {"state_dict": modules.other().state_dict()}, r"got dict; save it by torch.save\(checkpoint"),
+        ("w.pt", modules.network().half().state_dict(), r"in torch.float32 in .*w.pt, got torch.float16, which would"),
+        ("w.pt", {f"module.{k}": v for k, v in modules.other().state_dict().items()}, "remove the prefix 'module.'"),
         ("w.pt", modules.narrow().state_dict(), "expected the weights of this network in .*w.pt, got others: Missing"),
     ],
     ids=str,

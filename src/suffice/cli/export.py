@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,9 +66,7 @@ def command(
     if int8 and check is None:
         raise typer.BadParameter("expected --check with --int8, which needs data, got none")
     torch.set_num_threads(1)  # as the bundle runs, whose time is compared
-    made, checked = folder.read(run, network, weights), None
-    if not variation:
-        made = replace(made, estimator=None)
+    made, checked = folder.read(run, network, weights, variation=variation), None
     if check is None:
         assert example is not None
         exporting.write(made, out, exporting.read_example(example), opset)

@@ -38,7 +38,7 @@ def load(name: str) -> Loaders:
         ValueError: If there is no function of that name.
         TypeError: If the result has other attributes.
     """
-    sets: Any = imported(name)() if ":" in name else data.load(name)
+    sets: Any = imported(name) if ":" in name else data.load(name)
     validation, test = (_batches(getattr(sets, part, None), name, part) for part in ("validation", "test"))
     return Loaders(validation, test, tuple(getattr(sets, "classes", ())))
 

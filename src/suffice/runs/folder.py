@@ -53,13 +53,14 @@ class Run:
         return fitted
 
 
-def read(run: str, network: str | None = None, weights: Path | None = None) -> Run:
+def read(run: str, network: str | None = None, weights: Path | None = None, *, variation: bool = True) -> Run:
     """Read a run from its folder, or a pretrained network of the library.
 
     Args:
         run: Path of the folder, or name of a pretrained network.
         network: Name of the network, as for `networks.build`; None for that in the folder.
         weights: File of its weights; None if the function loads them itself.
+        variation: Read the variation estimator too, if there is one.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it has neither calibrated exits nor an estimator.
@@ -71,19 +72,35 @@ def read(run: str, network: str | None = None, weights: Path | None = None) -> R
         if network is not None or weights is not None:
             raise ValueError(f"expected no --network and no --weights for the pretrained {run}, got one; omit it")
         return _pretrained(run)
-    found = [name for name in (CALIBRATED, VARIATION) if (folder / name).is_dir()]
+    wanted = (CALIBRATED, VARIATION) if variation else (CALIBRATED,)
+    found = [name for name in wanted if (folder / name).is_dir()]
     if not found:
         raise FileNotFoundError(
             f"expected a folder with {CALIBRATED} or {VARIATION}, as suffice.save and suffice demo write them, or one "
             f"of {zoo.names()}, got {printable(run)!r}"
         )
     module = _network(folder, network, weights)
-    parts = {name: artifact.load(folder / name, network=module) for name in found}
+    parts = {name: _part(folder, name, module) for name in found}
     calibrated = parts.get(CALIBRATED)
     policy = artifact.load(folder / POLICY) if calibrated is not None and (folder / POLICY).is_dir() else None
     if policy is not None:
         policy.check_made_for(calibrated)
     return Run(module, calibrated, policy, parts.get(VARIATION))
+
+
+def _part(folder: Path, name: str, network: nn.Module) -> Any:
+    """Return an artifact that was fitted to a network.
+
+    Raises:
+        ValueError: If it is damaged, or was fitted to another network; the message names the artifact.
+    """
+    try:
+        return artifact.load(folder / name, network=network)
+    except (TypeError, ValueError) as error:
+        remedy = "name the network with its exits by --network, and its weights by --weights"
+        if name == VARIATION:
+            remedy = "fit the estimator to the network with exits, or leave it out by --no-variation"
+        raise ValueError(f"in {printable(folder / name)}: {error}; {remedy}") from error
 
 
 def _network(folder: Path, name: str | None, weights: Path | None) -> nn.Module:

@@ -367,9 +367,7 @@ def with_outlier(place):
 @pytest.mark.parametrize("place", ["layer", "features"])
 def test_predictions_that_rounding_spoils_are_warned_of(place):
     calibrated, x = with_outlier(place)
-    with pytest.warns(
-        UserWarning, match="predictions in 8 bits close to those in float32, got a mean distance"
-    ):
+    with pytest.warns(UserWarning, match="predictions in 8 bits close to those in float32, got a mean distance"):
         suffice.quantize(calibrated, [x[:200], x[200:]])
 
 
