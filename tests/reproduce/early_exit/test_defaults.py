@@ -75,6 +75,7 @@ def results(gain, interval):
         (0.02, (0.01, 0.03), "+0.0200 [+0.0100, +0.0300] | better |"),
         (-0.02, (-0.03, -0.01), "-0.0200 [-0.0300, -0.0100] | worse |"),
         (-0.02, (-0.05, 0.01), "-0.0200 [-0.0500, +0.0100] | no difference |"),
+        (1e-5, (5e-6, 2e-5), "+0.0000 [+0.0000, +0.0000] | no difference |"),
     ],
 )
 def test_the_table_compares_with_the_best_row(gain, interval, verdict):

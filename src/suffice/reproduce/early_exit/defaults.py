@@ -22,6 +22,8 @@ from suffice.utils.progress import ProgressCallback
 DEFAULT = overconfidence.DEFAULT
 KEYS = [subject.title for subject in SUBJECTS]
 """Keys of the runs."""
+_SHOWN = 5e-5
+"""Smallest difference that the digits of the table show."""
 
 
 def run(out: Path, progress: ProgressCallback) -> Results:
@@ -110,7 +112,8 @@ def against_best(results: Results) -> str:
         low, high = best["interval"]
         posterior = f"{measured['posterior']} of {measured['exits']}"
         gain = f"{best['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        verdict = "worse" if high < 0 else "better" if low > 0 else "no difference"
+        clear = abs(best["gain"]) >= _SHOWN and (low > 0 or high < 0)
+        verdict = ("better" if low > 0 else "worse") if clear else "no difference"
         lines.append([subject.title, posterior, f"{own['nll']:.4f}", best["name"], f"{best['nll']:.4f}", gain, verdict])
     header = ["network", "posterior at exits", "NLL, default", "best other row", "its NLL", "gain of the default", ""]
     return table(header, lines)
