@@ -92,6 +92,16 @@ def test_another_folder_is_refused_before_any_work(run, loaders, tmp_path, monke
         exporting.write_checked(run, tmp_path, loaders, True, 20, quiet)
 
 
+def test_a_bundle_that_could_not_be_checked_is_named(run, loaders, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("expected labels, got none")
+
+    monkeypatch.setattr(exporting, "write", lambda *_: None)
+    monkeypatch.setattr(checking, "check", fail)
+    with pytest.raises(ValueError, match=r"expected labels, got none; .*/bundle was written and is not checked"):
+        exporting.write_checked(run, tmp_path / "bundle", loaders, False, 20, quiet)
+
+
 def test_int8_of_an_estimator_alone_is_refused(run, loaders):
     with pytest.raises(ValueError, match="expected calibrated exits for --int8"):
         exporting.quantize(replace(run, calibrated=None), loaders, 20)

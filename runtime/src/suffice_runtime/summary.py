@@ -82,12 +82,17 @@ def _policy(policy: Policy | None) -> list[str]:
     return lines
 
 
+def _scale(score: str) -> str:
+    """Return a score with its scale, if that is not the one of the answers."""
+    return "log-odds" if score == "confidence" else score
+
+
 def _exits(manifest: Manifest) -> list[str]:
     """Return a table with one line for each exit."""
     policy = manifest.policy
     heading = f"{'exit':>4}  {'graph':>10}  {'multiply-adds':>22}"
     if policy is not None:
-        heading += f"  {'stops':>7}  where {printable(policy.score, 16)} is at least"
+        heading += f"  {'stops':>7}  where {printable(_scale(policy.score), 16)} is at least"
     lines = [heading]
     for k, (stage, macs) in enumerate(zip(manifest.stages, manifest.costs.macs, strict=True)):
         line = f"{k:>4}  {_size(stage.bytes):>10}  {macs:>22,}"

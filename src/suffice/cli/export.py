@@ -120,8 +120,9 @@ def _times(checked: "Check") -> Table:
 
 def _sentence(what: str, found: "Parity") -> str:
     """Describe a comparison in a sentence."""
-    moved = f"; {found.moved:,} stop at another exit, with scores within {found.distance:.1e} of a threshold"
+    moved = f", and {found.moved:,} stop at another exit, with scores within {found.distance:.1e} of a threshold"
+    same = ", and all stop at the same exit" if what == "predictions" else ""
     return (
-        f"On {found.examples:,} examples the {what} of the bundle differ by at most {max(found.differences):.1e}"
-        f"{moved if found.moved else ''}."
+        f"On {found.examples:,} examples the {what} of the bundle differ by at most {max(found.differences):.1e} from "
+        f"those of the exported network in PyTorch{moved if found.moved else same}."
     )

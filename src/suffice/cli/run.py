@@ -6,8 +6,8 @@ import typer
 def command(context: typer.Context) -> None:
     """Answer the examples of a file by a bundle, as `suffice-runtime run` does.
 
-    Options are those of `suffice-runtime run`, which is installed on its own: --input, a .npy or .npz file; --output,
-    .npz, .csv or .json; --batch-size, --threads and --force.
+    Arguments are those of `suffice-runtime run`, which is installed on its own: the folder of the bundle; --input, a
+    .npy or .npz file; --output, .npz, .csv or .json; --batch-size, --threads and --force.
 
     Example: suffice run bundle --input images.npy --output answers.csv
     """

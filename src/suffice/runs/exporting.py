@@ -90,7 +90,10 @@ def write_checked(
     if int8:
         run, originals = quantize(run, loaders, opset)
     write(run, out, checking.example(loaders.test, run), opset, loaders.class_names)
-    return checking.check(run, out, loaders, originals, progress)
+    try:
+        return checking.check(run, out, loaders, originals, progress)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error}; {printable(out)} was written and is not checked") from error
 
 
 def quantize(run: Run, loaders: Loaders, opset: int) -> tuple[Run, dict[str, Calibrated]]:

@@ -37,3 +37,8 @@ def test_a_card_states_a_promise(confidence, held, bundle):
 
 def test_a_card_states_that_there_is_no_policy(bundle):
     assert "every exit is computed" in card.text({**bundle(NESTED).manifest, "policy": None})
+
+
+def test_names_are_text_in_markdown():
+    assert card._escaped("<b>[x](y) | *a*\nb") == r"\<b\>\[x\]\(y\) \| \*a\* b"
+    assert card._escaped("digit 3, é") == "digit 3, é"

@@ -145,7 +145,10 @@ def _converts(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 def _check_shape(array: Array, tensor: Tensor, sizes: dict[str, int]) -> None:
     """Raise a ValueError unless a shape fits an input and the sizes of the axes so far, which are updated."""
     if array.ndim != len(tensor.shape):
-        single = "; one example needs an axis for the batch, x[None]" if array.ndim == len(tensor.shape) - 1 else ""
+        fits = len(array.shape) == len(tensor.shape) - 1 and all(
+            isinstance(size, str) or size == got for size, got in zip(tensor.shape[1:], array.shape, strict=True)
+        )
+        single = "; one example needs an axis for the batch, x[None]" if fits else ""
         raise ValueError(f"expected {tensor} as an input, got shape {array.shape}{single}")
     for stated, size in zip(tensor.shape, array.shape, strict=True):
         expected = sizes.setdefault(stated, size) if isinstance(stated, str) else stated

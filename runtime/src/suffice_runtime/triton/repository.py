@@ -67,7 +67,7 @@ def write(
         raise ValueError(f"expected a name of letters, digits, '-', '_' and '.', got {printable(name)}")
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
         raise ValueError(f"expected max_batch_size as a whole number of at least 1, got {max_batch_size!r}")
-    source, target = Path(bundle), Path(repository)
+    source, target = Path(bundle), Path(repository).resolve()
     stages, estimator = models(name, manifest.read(source))
     graphs = stages | estimator
     first, *_ = names = list(graphs)

@@ -1,5 +1,6 @@
 """Model card of a bundle: what it predicts, from which inputs, under which policy, and what it costs."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,15 +22,20 @@ def text(manifest: Mapping[str, Any]) -> str:
         "",
         "| input | type | shape |",
         "| --- | --- | --- |",
-        *(f"| {each['name']} | {each['dtype']} | {_shape(each['shape'])} |" for each in manifest["inputs"]),
+        *(f"| {_escaped(each['name'])} | {each['dtype']} | {_shape(each['shape'])} |" for each in manifest["inputs"]),
         "",
         *_exits(manifest),
-        *([f"Classes: {', '.join(names)}.", ""] if names else []),
+        *([f"Classes: {', '.join(map(_escaped, names))}.", ""] if names else []),
         *_estimator(manifest.get("estimator")),
         *_quantization(manifest["quantization"]),
         f"Network {hashes['network'][:12]}{calibration}. {_files(manifest)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(name: str) -> str:
+    """Return a name with a backslash before each character that means something in Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!&~])", r"\\\1", " ".join(name.split()))
 
 
 def _files(manifest: Mapping[str, Any]) -> str:
