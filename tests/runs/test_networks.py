@@ -77,6 +77,21 @@ class Custom:
     """Object that only pickle's code could read."""
 
 
+FILES = [
+    "another format",
+    "no safetensors",
+    "no pickle",
+    "an empty file",
+    "a list",
+    "a number",
+    "code",
+    "a checkpoint",
+    "half precision",
+    "a prefix",
+    "another network",
+]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -92,7 +107,7 @@ class Custom:
         ("w.pt", {f"module.{k}": v for k, v in modules.other().state_dict().items()}, "remove the prefix 'module.'"),
         ("w.pt", modules.narrow().state_dict(), "expected the weights of this network in .*w.pt, got others: Missing"),
     ],
-    ids=str,
+    ids=FILES,
 )
 def test_other_files_of_weights_are_refused_and_change_nothing(tmp_path, name, content, reason):
     network, file = modules.network(), tmp_path / name

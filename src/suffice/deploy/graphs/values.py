@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from suffice.attach.cutting.packing import Outlines
 from suffice.network import State
 from suffice.utils.nest import dotted_leaves, tree_flatten, tree_unflatten
 
@@ -133,6 +134,12 @@ class Template:
                 "same keys and the same numbers of items for all inputs"
             )
         for mine, theirs in zip(self.leaves, other.leaves, strict=True):
+            if isinstance(mine, Outlines) and isinstance(theirs, Outlines) and mine != theirs:
+                raise ValueError(
+                    f"expected {what} without records of the sizes of a batch, got a network whose exits were attached "
+                    "to a forward that stages run again, in part, with texts of any length; this cannot be exported: "
+                    "write the model as stages (suffice.ExitNetwork), with what later layers need in their state"
+                )
             if mine is not theirs and not _equal(mine, theirs):
                 raise ValueError(
                     f"expected plain values in {what} that do not depend on the inputs, got {mine!r:.60} and "
