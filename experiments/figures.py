@@ -1,6 +1,6 @@
 """Draw the figures of docs/ from the results in this folder.
 
-    pip install 'suffice[experiments]'
+    pip install 'suffice[figures]'
     python experiments/figures.py
 
 writes `docs/overconfidence.svg`. The file holds a digest of the results that it was drawn from, which a test compares.
