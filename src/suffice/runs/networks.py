@@ -47,14 +47,12 @@ def imported(name: str) -> Any:
     try:
         return function()
     except (Exception, SystemExit) as error:  # of the user's code
-        raise ValueError(_user_error(name, "return a result", error)) from error
+        raise ValueError(_user_error(name, "return a result when called without arguments", error)) from error
 
 
 def _user_error(name: str, what: str, error: BaseException) -> str:
     got = f"{type(error).__name__}: {brief(str(error).strip().partition(chr(10))[0], 160)}"
-    return (
-        f"expected {brief(name)!r} to {what} when called without arguments, got {got}; --debug shows where it is raised"
-    )
+    return f"expected {brief(name)!r} to {what}, got {got}; --debug shows where it is raised"
 
 
 def build(name: str) -> nn.Module:
@@ -114,7 +112,9 @@ def load(folder: Path) -> nn.Module:
     """
     parts = artifact.read(folder, _WHAT)
     network = build(parts.text("name"))
-    _assign(network, {name: parts.tensor_like(name, value) for name, value in network.state_dict().items()}, "it")
+    _assign(
+        network, {name: parts.tensor_like(name, value) for name, value in network.state_dict().items()}, str(folder)
+    )
     parts.finish()
     return network
 

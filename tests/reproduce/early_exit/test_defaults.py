@@ -25,7 +25,7 @@ def study(targets):
 
 
 def subject(targets, likelihood="classification"):
-    return DefaultSubject("small", "", lambda out, progress: study(targets), likelihood)
+    return DefaultSubject("small", lambda out, progress: study(targets), likelihood)
 
 
 def test_every_row_is_compared_with_the_default_on_the_same_examples(tmp_path):

@@ -46,13 +46,11 @@ class DefaultSubject:
 
     Attributes:
         title: Title in the table.
-        source: Name of its data set in the store; empty for data of scikit-learn.
         make: Function that returns the study.
         likelihood: Likelihood of the outputs.
     """
 
     title: str
-    source: str
     make: Make
     likelihood: str = "classification"
 
@@ -140,16 +138,16 @@ def _study(network: ExitNetwork, example: State, features: dict[str, cached.Feat
     return AblationStudy(cached.network_on_features(network), costs, train_features, validation, test, SEED)
 
 
-_CIFAR, _CRITEO, _MOVIELENS = overconfident_networks.SOURCE, recommenders.CRITEO, recommenders.MOVIELENS
+_CRITEO, _MOVIELENS = recommenders.CRITEO, recommenders.MOVIELENS
 
 SUBJECTS = (
-    DefaultSubject("CIFAR-100, the network of the library", _CIFAR, partial(images, number=0)),
-    DefaultSubject("CIFAR-100, heads fitted to 2,500 images", _CIFAR, partial(images, number=1)),
-    DefaultSubject("CIFAR-100, heads fitted to 500 images", _CIFAR, partial(images, number=2)),
-    DefaultSubject("Tiny ImageNet, EfficientNet-Lite0", lite0.SOURCE, photographs),
-    DefaultSubject("CLINC150, MiniLM", minilm.SOURCE, texts),
-    DefaultSubject("Criteo, tower", _CRITEO.source, partial(tower, config=_CRITEO), "binary"),
-    DefaultSubject("MovieLens, tower", _MOVIELENS.source, partial(tower, config=_MOVIELENS), "regression"),
-    DefaultSubject("diabetes, 240 patients", "", patients, "regression"),
+    DefaultSubject("CIFAR-100, the network of the library", partial(images, number=0)),
+    DefaultSubject("CIFAR-100, heads fitted to 2,500 images", partial(images, number=1)),
+    DefaultSubject("CIFAR-100, heads fitted to 500 images", partial(images, number=2)),
+    DefaultSubject("Tiny ImageNet, EfficientNet-Lite0", photographs),
+    DefaultSubject("CLINC150, MiniLM", texts),
+    DefaultSubject("Criteo, tower", partial(tower, config=_CRITEO), "binary"),
+    DefaultSubject("MovieLens, tower", partial(tower, config=_MOVIELENS), "regression"),
+    DefaultSubject("diabetes, 240 patients", patients, "regression"),
 )
 """Networks of the comparison."""
