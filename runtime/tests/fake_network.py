@@ -40,7 +40,7 @@ class Stage:
         return Result(prediction, None if last else x[:, 1 + self.k].astype(np.float64), [] if last else [x])
 
 
-def network(policy=POLICY):
+def network(policy=POLICY, policies=()):
     tensor = Tensor("x", np.dtype("float32"), ("N", EXITS))
     outputs = tuple(Tensor(name, np.dtype("float32"), ("N", 1)) for name in Regression.names())
     stages = tuple(GraphFile(f"stage-{k}.onnx", "", 0, (tensor,), outputs) for k in range(EXITS))
@@ -52,6 +52,7 @@ def network(policy=POLICY):
         stages=stages,
         costs=Costs((1, 2, 3)),
         policy=policy,
+        policies=() if policy is None else (policy, *policies),
         estimator=None,
         padding=None,
         lengths=(1, None),

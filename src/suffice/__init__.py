@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from suffice.budget.allocate import allocate as allocate
     from suffice.budget.conformalize import conformalize as conformalize
     from suffice.budget.exit_variation import fit_exit_variation as fit_exit_variation
+    from suffice.budget.guarantee import certified_policies as certified_policies
     from suffice.budget.guarantee import control_risk as control_risk
     from suffice.budget.policy import Policy as Policy
     from suffice.budget.running.run import Answer as Answer
@@ -66,6 +67,7 @@ _MODULE_OF = {
     "allocate": "suffice.budget.allocate",
     "attach_exits": "suffice.attach.attach",
     "calibrate": "suffice.calibration.calibrate",
+    "certified_policies": "suffice.budget.guarantee",
     "conformalize": "suffice.budget.conformalize",
     "control_risk": "suffice.budget.guarantee",
     "export": "suffice.deploy.export",

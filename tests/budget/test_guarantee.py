@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binom
 
 import suffice
-from suffice import control_risk, run
-from suffice.budget.guarantee import count_certified, examples_needed, losses_at_levels, p_values
+from suffice import certified_policies, control_risk, run
+from suffice.budget.certification import count_certified, examples_needed, losses_at_levels, p_values
 from suffice.budget.policy import Promise
 from suffice.budget.thresholds.families import STEEPEST, bracket, choose, geometric, rank
 from tests import builders
@@ -245,6 +245,35 @@ class TestControlRisk:
         assert caught[0].filename == __file__
         assert (policy.thresholds == math.inf).all()
         assert policy.shares.tolist() == [0, 0, 1]
+
+    def test_certified_policies_begin_with_that_of_control_risk_and_end_with_the_last_exit(self):
+        calibrated, loader = self.calibrated(), builders.batched(self.X, self.labels(), 200)
+        policies = certified_policies(calibrated, loader, 0.2, loss="agreement", count=4)
+        first = control_risk(calibrated, loader, 0.2, loss="agreement")
+        assert torch.equal(policies[0].thresholds, first.thresholds)
+        assert policies[0].expected == first.expected
+        costs = [policy.expected for policy in policies]
+        assert len(costs) == 4
+        assert costs == sorted(set(costs))
+        assert policies[-1].shares.tolist() == [0, 0, 1]
+        last = calibrated(self.X)[-1]
+        for policy in policies:
+            answer = run(calibrated, policy, self.X)
+            assert policy.promise == first.promise
+            assert float((answer.label != last.label).double().mean()) <= 0.2
+            assert policy.expected == pytest.approx(float(answer.macs.double().mean()), rel=1e-3)
+
+    def test_a_single_certified_policy_is_left_where_no_level_is_certified(self):
+        loader = builders.batched(self.X[:100], self.labels()[:100])
+        with pytest.warns(UserWarning, match="no example stops early") as caught:
+            policies = certified_policies(self.calibrated(), loader, 0.01)
+        assert caught[0].filename == __file__
+        assert [policy.shares.tolist() for policy in policies] == [[0, 0, 1]]
+
+    @pytest.mark.parametrize(("count", "error"), [(1, ValueError), (2.5, TypeError)])
+    def test_a_count_of_policies_out_of_range_is_refused(self, count, error):
+        with pytest.raises(error, match=r"expected (a )?count"):
+            certified_policies(self.calibrated(), [self.X], loss="agreement", count=count)
 
     def test_a_network_that_is_not_calibrated_is_refused(self):
         with pytest.raises(TypeError, match="expected a calibrated network, got ExitNetwork"):

@@ -74,6 +74,9 @@ def test_an_estimator_of_the_model_that_exits_were_attached_to_is_accepted():
         ({"estimator": "std"}, "an estimator or None, got str; suffice.fit_variation makes one"),
         ({"policy": "confidence"}, "a policy or None, got str"),
         ({"estimator": True}, "an estimator or None, got bool"),
+        ({"policies": [models.text_policy()]}, "a policy with policies, got None; pass the one that is used first"),
+        ({"policies": models.text_policy()}, "policies as a list of policies, got Policy"),
+        ({"policies": ["confidence"]}, "policies as a list of policies, got str"),
     ],
 )
 def test_an_argument_of_another_type_is_refused(options, message, folder):

@@ -28,6 +28,7 @@ def text(folder: Path, manifest: Manifest) -> str:
         lines.append(_entry("preprocessing", printable(manifest.preprocessing, 400)))
     if manifest.kind is not None:
         lines += _policy(manifest.policy)
+        lines += _other_policies(manifest)
     lines += _estimator(manifest.estimator)
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items() if name != "suffice")
     written = f"suffice {manifest.library}, opset {manifest.opset}" + (f"; {versions}" if versions else "")
@@ -80,6 +81,14 @@ def _policy(policy: Policy | None) -> list[str]:
         rule, among = policy.sets, "at each exit" if policy.sets.by_exit else "over all exits"
         lines.append(_entry("sets", f"{rule.method}, with a coverage of {rule.coverage:g} {among}"))
     return lines
+
+
+def _other_policies(manifest: Manifest) -> list[str]:
+    """Return the line about the policies that a service may use in place of the policy."""
+    if len(manifest.policies) < 2:
+        return []
+    costs = ", ".join(f"{manifest.fraction(policy):.0%}" for policy in manifest.policies)
+    return [_entry("policies", f"{len(manifest.policies)}, at {costs} of the multiply-adds of all stages")]
 
 
 def _scale(score: str) -> str:

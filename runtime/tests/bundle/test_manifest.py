@@ -50,6 +50,28 @@ def test_all_entries_are_read(copied):
     assert found.library == "0.1.0"
 
 
+def test_policies_come_in_the_order_of_their_cost(copied):
+    full = {**bundles.POLICY, "shares": [0, 0, 1], "expected": 9.0}
+    change(copied, ("policies",), [full, {**bundles.POLICY, "shares": [1, 0, 0]}])
+    found = read(copied)
+    assert [policy.shares.tolist() for policy in found.policies] == [[1, 0, 0], bundles.POLICY["shares"], [0, 0, 1]]
+    assert found.policy is found.policies[1]
+    macs = np.array(bundles.COSTS)
+    assert found.fraction(found.policy) == pytest.approx(macs @ bundles.POLICY["shares"] / macs[-1])
+    assert found.fraction(found.policies[-1]) == 1
+
+
+def test_a_bundle_without_other_policies_has_one_or_none(copied):
+    found = read(copied)
+    assert len(found.policies) == 1
+    assert found.policies[0] is found.policy
+    change(copied, ("policy",), None)
+    assert read(copied).policies == ()
+    change(copied, ("policies",), [bundles.POLICY])
+    with pytest.raises(ValueError, match=r"expected policy where there are policies in manifest.json, got None"):
+        read(copied)
+
+
 def test_entries_that_are_not_used_are_ignored(copied):
     change(copied, ("later",), [1, 2])
     change(copied, ("policy", "later"), "x")
@@ -156,6 +178,12 @@ WRONG = [
     (("policy", "promise"), {**PROMISE, "loss": "nll"}, "loss as one of"),
     (("policy", "promise"), {**PROMISE, "confidence": 2}, "confidence as a number from 0 to 1"),
     (("policy", "sets"), {**bundles.SETS, "method": "interval"}, "policy.sets.method as a method for a classification"),
+    (("policies",), [{**bundles.POLICY, "score": "entropy"}], r"policies\[0\].score as 'confidence', that of the"),
+    (
+        ("policies",),
+        [{**bundles.POLICY, "thresholds": []}],
+        r"thresholds as a list of 2 in manifest.json: policies\[0\]",
+    ),
     (("policy", "sets"), {**bundles.SETS, "coverage": 1.2}, "coverage as a number from 0 to 1"),
     (("policy", "sets"), {**bundles.SETS, "randomized": 1}, "randomized as true or false"),
     (("policy", "sets"), {**bundles.SETS, "thresholds": [-1, 0, 0]}, "thresholds as numbers of at least 0"),

@@ -1,24 +1,11 @@
-"""Guarantees on the loss of stopping early, relative to the last exit.
-
-One threshold λ serves all exits. Levels of λ are ordered from conservative to permissive before any data are used; the
-first of all is never to stop early, which loses nothing. Let L_λ(x, y) in [0, B] be the loss of an example.
-
-Learn-then-Test. The hypotheses E[L_λ] > ε are tested in that order at level α each, by p-values that are valid for any
-number of examples. Testing ends at the first hypothesis that cannot be rejected, and the last rejected level is used.
-In a fixed sequence no correction for multiple tests is needed. Angelopoulos et al. 2021; Bates et al. 2021.
-
-Conformal risk control. L is made monotone along the sequence, L̄_λ = max of L_λ' over more conservative λ'. The most
-permissive λ with (n mean(L̄_λ) + B)/(n + 1) ≤ ε is used. Angelopoulos et al. 2022. Both for early exits: Jazbec et al.
-2024.
-"""
+"""Guarantees on the loss of stopping early, relative to the last exit; `certification` has the mathematics."""
 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +13,7 @@ from suffice import batches
 from suffice.batches import Batch, Loader
 from suffice.budget import scores as scoring
 from suffice.budget import walk
+from suffice.budget.certification import GREATEST, RiskLoss, count_certified, examples_needed, losses_at_levels
 from suffice.budget.policy import Policy, Promise
 from suffice.budget.prices import Prices, price
 from suffice.budget.scores import AnyScore
@@ -35,12 +23,6 @@ from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
 from suffice.utils import arguments
 from suffice.utils.modes import default_modes
-
-RiskLoss = Literal["accuracy", "brier", "agreement"]
-"""Losses that can be bounded."""
-
-_GREATEST = {"accuracy": 1.0, "brier": 2.0, "agreement": 1.0}
-"""B, the greatest loss of an example."""
 
 
 @default_modes()
@@ -105,98 +87,121 @@ def control_risk(
         >>> suffice.control_risk(calibrated, [x], max_loss=0.5, loss="agreement").promise.loss  # without labels
         'agreement'
     """
+    certified = _certify(calibrated, val_loader, max_loss, confidence, loss, score, levels)
+    return certified.policy(certified.levels[-1])
+
+
+@default_modes()
+def certified_policies(
+    calibrated: Calibrated,
+    val_loader: Loader,
+    max_loss: float = 0.01,
+    confidence: float | None = 0.95,
+    loss: RiskLoss = "accuracy",
+    score: str | AnyScore = "confidence",
+    *,
+    levels: Sequence[float] | None = None,
+    count: int = 6,
+) -> list[Policy]:
+    """Choose policies that all have the guarantee of `control_risk`, from its own one to never stopping early.
+
+    A service runs the first, and steps back to the next whenever live traffic gives evidence that the loss of the one
+    in force is above the bound. The guarantee holds for all at once.
+
+    Args:
+        calibrated: As for `control_risk`, as are `val_loader`, `max_loss`, `confidence`, `loss`, `score` and `levels`.
+        val_loader: Labeled batches, read once.
+        max_loss: Bound ε on the mean loss, in (0, 1).
+        confidence: Confidence 1 − α in (0, 1), or None for a bound in expectation.
+        loss: "accuracy", "brier" or "agreement".
+        score: Score that decides when to stop.
+        levels: Candidate thresholds, falling.
+        count: Greatest number of policies, at least 2. Between the first and the last they divide the expected cost
+            into steps as equal as the certified levels allow.
+
+    Returns:
+        Policies of rising expected cost, no two of the same. The last one never stops early, so that its loss is 0.
+
+    Raises:
+        TypeError: As `control_risk`, and for a count that is no whole number.
+        ValueError: As `control_risk`, and for a count below 2.
+        RuntimeError: As `control_risk`.
+
+    Example:
+        >>> import torch
+        >>> import suffice
+        >>> network, x = suffice.models.convnet(num_classes=3, widths=(4, 8)), torch.rand(200, 1, 8, 8)
+        >>> calibrated = suffice.calibrate(
+        ...     network, None, [(x, torch.arange(200) % 3)], structure=None, temperature=False
+        ... )
+        >>> policies = suffice.certified_policies(calibrated, [x], max_loss=0.5, loss="agreement")
+        >>> [each.promise.max_loss for each in policies], float(policies[-1].shares[-1])
+        ([0.5, 0.5], 1.0)
+    """
+    if arguments.whole("count", count) < 2:
+        raise ValueError(f"expected a count of at least 2, got {count}; control_risk makes a single policy")
+    certified = _certify(calibrated, val_loader, max_loss, confidence, loss, score, levels)
+    policies = [certified.policy(level) for level in certified.levels]
+    rising = {policy.expected: policy for policy in policies}  # of equal cost, the last and most permissive
+    costs = sorted(rising)
+    goals = torch.linspace(costs[0], costs[-1], count, dtype=torch.float64).tolist()
+    chosen = {min(costs, key=lambda cost: abs(cost - goal)) for goal in goals}
+    return [rising[cost] for cost in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """Levels whose loss is bounded, on validation data.
+
+    Attributes:
+        levels: Certified thresholds, falling; the first is +inf.
+        examples: Validation examples at every exit.
+        template: Policy with everything that does not depend on the level.
+    """
+
+    levels: list[float]
+    examples: "StoppingLosses"
+    template: Policy
+
+    def policy(self, level: float) -> Policy:
+        """Return the policy with the threshold of a level at every exit."""
+        exits = len(self.template.shares)
+        thresholds = torch.full((exits - 1,), level, dtype=torch.float64)
+        exit_index = choose(self.examples.scores, thresholds)
+        expected, shares = self.examples.prices.mean(exit_index), shares_of(exit_index, exits)
+        return replace(self.template, thresholds=thresholds, expected=expected, shares=shares)
+
+
+def _certify(
+    calibrated: Calibrated,
+    loader: Loader,
+    max_loss: float,
+    confidence: float | None,
+    loss: RiskLoss,
+    score: str | AnyScore,
+    levels: Sequence[float] | None,
+) -> _Certified:
+    """Return the levels for which the bound is guaranteed, with a warning if there is none but +inf."""
     walk.check_calibrated(calibrated)
     _check(max_loss, confidence, loss)
     if not calibrated.likelihood.discrete:
         raise ValueError(f"expected classes, where a prediction is right or wrong, got a {calibrated.likelihood.name}")
     num_exits, sizes = len(calibrated.exits), calibrated.likelihood.labels(calibrated.num_classes)
     candidates = _candidate_levels(score, sizes, num_exits, levels)
-    examples = _stopping_losses(calibrated, val_loader, scoring.resolve(score, calibrated.digest), loss)
+    examples = _stopping_losses(calibrated, loader, scoring.resolve(score, calibrated.digest), loss)
     losses = losses_at_levels(examples.scores, examples.losses, candidates)
     num_certified = count_certified(losses, max_loss, confidence, loss, num_labels=sizes[0])
     if not num_certified:
-        enough = examples_needed(max_loss, confidence, _GREATEST[loss])
+        enough = examples_needed(max_loss, confidence, GREATEST[loss])
         warnings.warn(
             f"no level guarantees a loss of at most {max_loss:g} in {loss} from {len(examples.losses[0])} examples, so "
             f"no example stops early; at least {enough} examples are needed",
-            stacklevel=3,
+            stacklevel=4,
         )
-    level = float(candidates[num_certified - 1]) if num_certified else math.inf
-    thresholds = torch.full((num_exits - 1,), level, dtype=torch.float64)
-    exit_index = choose(examples.scores, thresholds)
-    expected, shares = examples.prices.mean(exit_index), shares_of(exit_index, num_exits)
+    never, none = torch.full((num_exits - 1,), math.inf, dtype=torch.float64), torch.zeros(num_exits)
     promise = Promise(loss, max_loss, confidence)
-    return Policy(thresholds, score, math.nan, expected, shares, calibrated.digest, promise=promise)
-
-
-def losses_at_levels(scores: Sequence[Tensor], losses: Sequence[Tensor], levels: Tensor) -> Tensor:
-    """Compute the loss of each example if all exits had the threshold of each level.
-
-    Args:
-        scores: Scores (N,) at each exit.
-        losses: Losses (N,) of stopping at each exit.
-        levels: Thresholds (L,).
-
-    Returns:
-        Losses (L, N).
-    """
-    rows, table = torch.arange(len(losses[0]), device=losses[0].device), torch.stack(list(losses))
-    return torch.stack([table[choose(scores, level.expand(len(losses) - 1)), rows] for level in levels])
-
-
-def count_certified(
-    losses: Tensor, max_loss: float, confidence: float | None, loss: RiskLoss, num_labels: int = 1
-) -> int:
-    """Count the levels, from the most conservative on, for which the bound is guaranteed.
-
-    Args:
-        losses: Losses (L, N), levels from conservative to permissive.
-        max_loss: Bound ε on the mean loss.
-        confidence: Confidence 1 − α for Learn-then-Test, or None for conformal risk control.
-        loss: Kind of the losses: up to 1 for "accuracy" and "agreement", up to 2 for "brier".
-        num_labels: Number of labels of an example; with one label, losses but those in "brier" are 0 or 1.
-    """
-    n, greatest = losses.shape[1], _GREATEST[loss]
-    if confidence is None:
-        worst = losses.cummax(dim=0).values.mean(dim=1)
-        passes = (n * worst + greatest) / (n + 1) <= max_loss
-    else:
-        binary = loss == "agreement" or (loss == "accuracy" and num_labels == 1)
-        values = p_values(losses.mean(dim=1) / greatest, n, max_loss / greatest, binary)
-        passes = values <= 1 - confidence
-    return int(passes.long().cumprod(dim=0).sum())
-
-
-def p_values(means: Tensor, n: int, max_mean: float, binary: bool) -> Tensor:
-    """Compute super-uniform p-values (L,) of the hypothesis that the expected loss is above `max_mean`, for any n.
-
-    For losses of 0 or 1 they are the binomial tail P(Bin(n, ε) ≤ n mean), which is exact; else the bound of Hoeffding
-    and Bentkus, min(exp(−n kl(min(mean, ε), ε)), e P(Bin(n, ε) ≤ ⌈n mean⌉)), with kl of two Bernoulli distributions.
-
-    Args:
-        means: Mean losses (L,) of n examples, in [0, 1].
-        n: Number of examples.
-        max_mean: Bound ε in (0, 1).
-        binary: Whether every loss is 0 or 1.
-    """
-    from scipy.special import rel_entr
-    from scipy.stats import binom
-
-    observed = means.double().cpu().numpy()
-    if binary:
-        return torch.from_numpy(binom.cdf((observed * n).round(), n, max_mean))
-    low = observed.clip(max=max_mean)
-    divergence = rel_entr(low, max_mean) + rel_entr(1 - low, 1 - max_mean)
-    hoeffding = torch.from_numpy(-n * divergence).exp()
-    bentkus = math.e * torch.from_numpy(binom.cdf(np.ceil(observed * n), n, max_mean))
-    return torch.minimum(hoeffding, bentkus).clamp_max(1)
-
-
-def examples_needed(max_loss: float, confidence: float | None, greatest: float = 1.0) -> int:
-    """Return the least number of examples for which a loss of 0 on all of them is enough for the guarantee."""
-    if confidence is None:
-        return math.ceil(greatest / max_loss) - 1
-    return math.ceil(math.log(1 - confidence) / math.log1p(-max_loss / greatest))
+    template = Policy(never, score, math.nan, math.nan, none, calibrated.digest, promise=promise)
+    return _Certified([math.inf, *candidates[:num_certified].tolist()], examples, template)
 
 
 @dataclass(frozen=True)

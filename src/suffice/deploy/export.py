@@ -41,6 +41,7 @@ def export(
     *,
     example: State,
     policy: Policy | None = None,
+    policies: Sequence[Policy] = (),
     estimator: VariationEstimator | None = None,
     format: FormatName = "onnx",
     opset: int | None = None,
@@ -61,6 +62,8 @@ def export(
             are no tensors are part of the graphs.
         policy: Policy made for this network, with a score that has a name or comes from `fit_exit_variation`; None for
             predictions at every exit. The times of its profile are not exported.
+        policies: Policies of the same score that a service may use in place of `policy`: for other budgets that
+            requests may name, or safer ones of `certified_policies` that it steps back to.
         estimator: Estimator of the same network, or of the model that its exits were attached to, without the delta
             rule. Its graph contains the whole model.
         format: "onnx" for ONNX graphs, which `suffice_runtime` runs; "torch" for programs of `torch.export`; "inductor"
@@ -93,7 +96,7 @@ def export(
         ['manifest.json', 'model_card.md', 'stage-0.onnx', 'stage-1.onnx']
     """
     chosen = formats.resolve(format, opset)
-    sources = Sources.of(fitted, policy, estimator)
+    sources = Sources.of(fitted, policy, estimator, policies)
     checks.description(preprocessing)
     sources.check()
     quantized = sources.calibrated if isinstance(sources.calibrated, Quantized) else None
@@ -103,7 +106,7 @@ def export(
     x = sources.example_batch(example)
     checks.class_names(class_names, sources.outputs(x))
     inputs = Inputs.of(sources.model, x, sources.mask)
-    if policy is not None and policy.needs_coin:
+    if any(each.needs_coin for each in sources.all_policies):
         inputs.check_coin()
     with ExitStack() as twins:
         graphs = list(_graphs(sources, inputs, twins))

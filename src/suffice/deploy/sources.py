@@ -1,5 +1,6 @@
 """Sources of a bundle: a calibrated network with its policy, a variation estimator, or both."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -25,14 +26,16 @@ class Sources:
         calibrated: Calibrated network; None for an estimator alone.
         policy: Policy of the calibrated network, or None.
         estimator: Estimator of the same network, of the model that its exits were attached to, or None.
+        policies: Policies that may be used in place of `policy`.
     """
 
     calibrated: Calibrated | None
     policy: Policy | None
     estimator: VariationEstimator | None
+    policies: tuple[Policy, ...] = ()
 
     @classmethod
-    def of(cls, fitted: object, policy: object, estimator: object) -> "Sources":
+    def of(cls, fitted: object, policy: object, estimator: object, policies: object = ()) -> "Sources":
         """Return the sources in the arguments of `export`.
 
         Raises:
@@ -40,6 +43,9 @@ class Sources:
         """
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"expected a policy or None, got {type(policy).__name__}; suffice.allocate makes one")
+        others = _policies(policies)
+        if others and policy is None:
+            raise TypeError("expected a policy with policies, got None; pass the one that is used first, policy=…")
         if estimator is not None and not isinstance(estimator, VariationEstimator):
             raise TypeError(
                 f"expected an estimator or None, got {type(estimator).__name__}; suffice.fit_variation makes one"
@@ -47,7 +53,7 @@ class Sources:
         if not isinstance(fitted, VariationEstimator):
             check_calibrated(fitted)
             assert isinstance(fitted, Calibrated)
-            return cls(fitted, policy, estimator)
+            return cls(fitted, policy, estimator, others)
         if policy is not None or estimator is not None:
             raise TypeError(
                 f"expected an estimator alone, got also {'a policy' if estimator is None else 'another estimator'}; "
@@ -62,6 +68,11 @@ class Sources:
             return self.calibrated.network
         assert self.estimator is not None
         return self.estimator.model
+
+    @property
+    def all_policies(self) -> tuple[Policy, ...]:
+        """All policies, the one that is used first in front."""
+        return () if self.policy is None else (self.policy, *self.policies)
 
     @property
     def kind(self) -> str:
@@ -122,14 +133,40 @@ class Sources:
         """
         if self.calibrated is not None:
             if self.policy is not None:
-                self.policy.check_made_for(self.calibrated)
-                checks.score_name(self.policy.score)
+                for policy in self.all_policies:
+                    policy.check_made_for(self.calibrated)
+                    _check_same_score(policy, self.policy)
             checks.network(self.calibrated.network)
             self.calibrated.check_weights()
         if self.estimator is not None:
             _check_estimator(self.estimator)
             if self.calibrated is not None and self.calibrated.network_hash != self.estimator.network_hash:
                 _check_same_weights(self.estimator.model, self.calibrated.network)
+
+
+def _policies(policies: object) -> tuple[Policy, ...]:
+    """Return policies as a tuple.
+
+    Raises:
+        TypeError: For anything but an iterable of policies.
+    """
+    if isinstance(policies, Iterable):
+        found = tuple(policies)
+        others = [each for each in found if not isinstance(each, Policy)]
+        if not others:
+            return found
+        policies = others[0]
+    raise TypeError(f"expected policies as a list of policies, got {type(policies).__name__}; pass [policy, …]")
+
+
+def _check_same_score(policy: Policy, first: Policy) -> None:
+    """Raise a ValueError unless two policies use one score, which the graphs compute."""
+    name, other = checks.score_name(first.score), checks.score_name(policy.score)
+    if other != name or (name == "variation" and policy.score is not first.score):
+        raise ValueError(
+            f"expected policies of one score, {name!r}, which the graphs compute, got one of "
+            f"{other if other != name else 'another fit'!r}; allocate all of them with score=policy.score"
+        )
 
 
 def _check_estimator(estimator: VariationEstimator) -> None:

@@ -39,6 +39,13 @@ def test_a_card_states_that_there_is_no_policy(bundle):
     assert "every exit is computed" in card.text({**bundle(NESTED).manifest, "policy": None})
 
 
+def test_a_card_states_the_cost_of_other_policies(bundle):
+    manifest = bundle(NESTED).manifest
+    assert "Other policies" not in card.text(manifest)
+    others = [{**manifest["policy"], "expected": cost} for cost in (9000.0, 41.0)]
+    assert "with an expected cost of 41, 9,000 per example" in card.text({**manifest, "policies": others})
+
+
 def test_names_are_text_in_markdown():
     assert card._escaped("<b>[x](y) | *a*\nb") == r"\<b\>\[x\]\(y\) \| \*a\* b"
     assert card._escaped("digit 3, é") == "digit 3, é"

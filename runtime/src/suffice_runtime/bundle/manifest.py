@@ -1,10 +1,11 @@
 """Manifest of a bundle: its graphs, what they cost, and the policy to run them under."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from suffice_runtime.bundle import policies
 from suffice_runtime.bundle.costs import Costs
 from suffice_runtime.bundle.entries import Entries, printable
 from suffice_runtime.bundle.estimator import EstimatorFile
@@ -41,6 +42,8 @@ class Manifest:
         stages: One graph for each exit; none for an estimator alone.
         costs: Multiply-adds at each exit.
         policy: Policy to run under, or None.
+        policies: All policies that a service may use, `policy` among them, of rising fraction of the full cost on the
+            validation data; empty without one.
         estimator: Estimator of the variation, or None.
         padding: Name of the input that marks the tokens that count, by a number that is not 0; None without one.
         lengths: Least and greatest number of tokens that the graphs are right for; None if there is no greatest.
@@ -59,6 +62,7 @@ class Manifest:
     stages: tuple[GraphFile, ...]
     costs: Costs
     policy: Policy | None
+    policies: tuple[Policy, ...]
     estimator: EstimatorFile | None
     padding: str | None
     lengths: tuple[int, int | None]
@@ -68,6 +72,13 @@ class Manifest:
     library: str
     hashes: Mapping[str, Any]
     versions: Mapping[str, Any]
+
+    def fraction(self, policy: Policy) -> float:
+        """Return the mean multiply-adds of a policy on the validation data as a fraction of those of the last exit.
+
+        For texts, both are those of the length of the exported example.
+        """
+        return policies.fraction(policy, self.costs)
 
 
 def read(folder: Path, check: bool = True) -> Manifest:
@@ -92,24 +103,25 @@ def read(folder: Path, check: bool = True) -> Manifest:
         entries.check_digest("manifest_sha256")
     kind = KINDS.get(entries.choice("kind", (*KINDS, ESTIMATOR)))
     exits = entries.whole("exits", 0 if kind is None else 1)
-    policy = None if entries.none("policy") else Policy.from_entries(entries.inner("policy"), exits)
-    if policy is not None:
-        policy = replace(policy, made_for=_text(entries.mapping("hashes").get("calibrated")))
-    _check_kind(entries, kind, exits, policy)
+    found = policies.read(entries, exits)
+    _check_kind(entries, kind, exits, found)
     inputs = tuple(map(Tensor.from_entries, entries.inners("inputs")))
     estimator = None
     if entries.optional("estimator") is not None:  # bundles before it do not have the entry
         estimator = EstimatorFile.from_entries(entries.inner("estimator"), inputs)
+    stages = tuple(
+        GraphFile.from_entries(stage, f"stage-{k}.onnx") for k, stage in enumerate(entries.inners("stages", exits))
+    )
+    costs = Costs.from_entries(entries.inner("costs"), exits)
     manifest = Manifest(
         kind=kind,
         likelihood=entries.text("likelihood"),
         ensemble=entries.choice("ensemble", ("average", "product", "false")),
         inputs=inputs,
-        stages=tuple(
-            GraphFile.from_entries(stage, f"stage-{k}.onnx") for k, stage in enumerate(entries.inners("stages", exits))
-        ),
-        costs=Costs.from_entries(entries.inner("costs"), exits),
-        policy=policy,
+        stages=stages,
+        costs=costs,
+        policy=found[0] if found else None,
+        policies=tuple(sorted(found, key=lambda policy: policies.fraction(policy, costs))),
         estimator=estimator,
         padding=None if entries.none("padding") else entries.inner("padding").text("mask"),
         lengths=_lengths(entries),
@@ -124,10 +136,6 @@ def read(folder: Path, check: bool = True) -> Manifest:
     if kind is not None:
         _check_stages(manifest, kind)
     return manifest
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _check_format(entries: Entries) -> None:
@@ -156,13 +164,15 @@ def _lengths(entries: Entries) -> tuple[int, int | None]:
     return least, None if inner.none("most") else inner.whole("most", least)
 
 
-def _check_kind(entries: Entries, kind: type[AnyPrediction] | None, exits: int, policy: Policy | None) -> None:
-    """Raise a ValueError unless exits, policy and estimator are those of a kind."""
+def _check_kind(entries: Entries, kind: type[AnyPrediction] | None, exits: int, found: tuple[Policy, ...]) -> None:
+    """Raise a ValueError unless exits, policies and estimator are those of a kind."""
     if kind is None:
-        if exits or policy is not None or entries.optional("estimator") is None:
+        if exits or found or entries.optional("estimator") is None:
             raise entries.refuse("kind", "for a network with exits", ESTIMATOR)
-    elif policy is not None and policy.sets is not None and not policy.sets.applies_to(kind):
-        raise entries.refuse("policy.sets.method", f"as a method for a {kind.kind}", policy.sets.method)
+        return
+    for policy in found:
+        if policy.sets is not None and not policy.sets.applies_to(kind):
+            raise entries.refuse("policy.sets.method", f"as a method for a {kind.kind}", policy.sets.method)
 
 
 def _check_inputs(manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
 """Model card of a bundle: what it predicts, from which inputs, under which policy, and what it costs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _PREDICTS = {
@@ -72,6 +72,7 @@ def _exits(manifest: Mapping[str, Any]) -> list[str]:
         *(_exit(manifest, k, macs) for k, macs in enumerate(manifest["costs"]["macs"])),
         "",
         *_policy(manifest["policy"]),
+        *_other_policies(manifest["policies"]),
     ]
 
 
@@ -123,6 +124,14 @@ def _policy(policy: Mapping[str, Any] | None) -> list[str]:
     if policy["sets"] is not None:
         parts.append(f"Prediction sets ({policy['sets']['method']}) have a coverage of {policy['sets']['coverage']:g}.")
     return [" ".join(parts), ""]
+
+
+def _other_policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sentence about the policies that a service may use in place of the policy."""
+    if not policies:
+        return []
+    costs = ", ".join(f"{each['expected']:,.4g}" for each in sorted(policies, key=lambda each: each["expected"]))
+    return [f"Other policies are at hand, with an expected cost of {costs} per example.", ""]
 
 
 def _quantization(quantization: Mapping[str, Any] | None) -> list[str]:

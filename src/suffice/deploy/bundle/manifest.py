@@ -139,6 +139,7 @@ def entries(
         if calibrated is None
         else inputs.costs(calibrated, "confidence" if policy is None else policy.score),
         "policy": rule,
+        "policies": [policy_entries(each) for each in sources.policies if each is not policy],
         "estimator": None if sources.estimator is None else {**described[-1], **estimator_entries(sources.estimator)},
         "quantization": calibrated.quantization if isinstance(calibrated, Quantized) else None,
         "hashes": {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import suffice
 from suffice import evaluation, metrics
-from suffice.budget.guarantee import RiskLoss
+from suffice.budget.certification import RiskLoss
 from suffice.calibration.calibrated import Calibrated
 from suffice.data.splits.texts import TokenBatches
 from suffice.evaluation.ablation import AblationStudy, row
