@@ -1,14 +1,30 @@
 """Calls of modules that a function answers in the modules' place, within a block."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import Any
 
 from torch import nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 Handler = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Function `(name, forward, args, kwargs) -> output` that replaces the forward pass of a module."""
+
+Finished = Callable[[str, Any], None]
+"""Function `(name, output)` of what a module returned, its hooks included."""
+
+
+class Known:
+    """Output of a module that does not run, which hooks on the module have seen already.
+
+    Attributes:
+        output: The output.
+    """
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
 
 
 class Reached(BaseException):
@@ -23,19 +39,40 @@ class Reached(BaseException):
 
 
 @contextmanager
-def intercepted(modules: Mapping[str, nn.Module], handler: Handler) -> Iterator[None]:
-    """Replace the forward passes of modules in this thread; hooks on the modules run as in any pass.
+def intercepted(modules: Mapping[str, nn.Module], handler: Handler, finished: Finished | None = None) -> Iterator[None]:
+    """Replace the forward passes of modules in this thread.
 
-    A module that runs under several names keeps the first.
+    Hooks on the modules run as in any pass, unless the handler returns a `Known` output. A module that runs under
+    several names keeps the first.
 
     Args:
         modules: Modules by name, preferably those of a twin (`suffice.twin`).
         handler: Function that returns the output of a call; `forward` is the module's own pass.
+        finished: Function that is called after the hooks, unless the output is a `Known` one.
     """
     with ExitStack() as stack:
         for module, name in {module: name for name, module in reversed([*modules.items()])}.items():
+            if finished is not None:
+                stack.enter_context(_observed(module, name, finished))
             stack.enter_context(_replaced(module, name, handler))
         yield
+
+
+@contextmanager
+def tracer_stack_restored() -> Iterator[None]:
+    """Restore the stack of modules that a trace by `torch.export` keeps, if a pass ends by `Reached`.
+
+    The tracer removes a module from its stack when its call returns, and refuses a stack with other modules.
+    """
+    mode = get_proxy_mode()
+    stack = getattr(getattr(mode, "tracer", None), "module_stack", {})
+    depth = len(stack)
+    try:
+        yield
+    except Reached:
+        while len(stack) > depth:
+            stack.popitem()
+        raise
 
 
 def pass_through(_name: str, _forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -46,18 +83,38 @@ def pass_through(_name: str, _forward: Callable[..., Any], args: tuple[Any, ...]
 @contextmanager
 def _replaced(module: nn.Module, name: str, handler: Handler) -> Iterator[None]:
     attributes, thread, forward = vars(module), get_ident(), module.forward
-    had, before = "forward" in attributes, attributes.get("forward")
+    had, before, hooks = "forward" in attributes, attributes.get("forward"), module._forward_hooks
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if get_ident() != thread:  # passes of other threads on the same model continue
             return forward(*args, **kwargs)
-        return handler(name, forward, args, kwargs)
+        output = handler(name, forward, args, kwargs)
+        known = isinstance(output, Known)
+        module._forward_hooks = OrderedDict() if known else hooks  # torch reads them after the forward
+        return output.output if known else output
 
     attributes["forward"] = call
     try:
         yield
     finally:
+        module._forward_hooks = hooks
         if had:
             attributes["forward"] = before
         else:
             attributes.pop("forward", None)
+
+
+@contextmanager
+def _observed(module: nn.Module, name: str, finished: Finished) -> Iterator[None]:
+    """Call `finished` after the other hooks of a module, in this thread."""
+    thread = get_ident()
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        if get_ident() == thread:
+            finished(name, output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -63,7 +63,7 @@ class Draws(TorchDispatchMode):
     """Dispatch mode that records the operations that draw random numbers.
 
     Args:
-        names: Names of the modules by their `id`.
+        names: Names of the modules, from `module_names`.
         extreme: Value that replaces every drawn number; None to keep the numbers.
 
     Attributes:
@@ -94,8 +94,11 @@ class Draws(TorchDispatchMode):
 
 
 def module_names(model: nn.Module) -> dict[int, str]:
-    """Return the names of a model's modules by their `id`."""
-    return {id(module): name for name, module in model.named_modules()}
+    """Return the names of a model's modules by the `id` of their attributes.
+
+    While `torch.export` traces, a module may run as a proxy, another object with the same attributes.
+    """
+    return {id(vars(module)): name for name, module in model.named_modules()}
 
 
 def running_module(names: Mapping[int, str]) -> str | None:
@@ -105,11 +108,11 @@ def running_module(names: Mapping[int, str]) -> str | None:
     counts as part of that forward.
 
     Args:
-        names: Names of the modules that count, by their `id`.
+        names: Names of the modules that count, from `module_names`.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _CALL and (name := names.get(id(frame.f_locals["self"]))) is not None:
+        if frame.f_code is _CALL and (name := names.get(id(vars(frame.f_locals["self"])))) is not None:
             return name
         frame = frame.f_back
     return None

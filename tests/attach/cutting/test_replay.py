@@ -13,6 +13,7 @@ import suffice
 from suffice.attach.cutting.replay import Stage
 from suffice.network import select
 from suffice.training import train
+from suffice.variation.features.strengths import capture
 from tests.robustness.lookalikes import CLASSES
 
 
@@ -267,3 +268,55 @@ def test_a_pass_that_draws_random_numbers_is_not_frozen_into_a_trace(drawing):
         except ValueError:
             refused += 1
     assert refused == 8
+
+
+class Remembering(Plain):
+    """Network whose last block reads the output of the first one, and calls a function before the first cut."""
+
+    def forward(self, x):
+        h = nn.ReLU()(self.enter(x))
+        first = self.blocks[0](h)
+        return self.fc(torch.tanh(self.blocks[2](self.blocks[1](first) + first)))
+
+
+def remembering():
+    torch.manual_seed(0)
+    model = Remembering().eval()
+    network = suffice.attach_exits(model, at=["blocks.1"], example=torch.randn(4, 8))
+    assert isinstance(network.stages[0].stage, Stage)
+    return model, network
+
+
+def test_dropout_in_a_stage_is_the_same_in_the_stages_that_read_its_output():
+    model, network = remembering()
+    x = torch.randn(5, 8)
+    for name in ("blocks.0", "blocks.1"):
+        spreads = [
+            suffice.MCDropout(passes=10, at=pattern, rate=0.5)(each, x, generator=torch.Generator().manual_seed(3))
+            for each, pattern in ((model, name), (network, f"*.{name}"))
+        ]
+        torch.testing.assert_close(spreads[1]["std"], spreads[0]["std"], rtol=1e-5, atol=1e-7)
+        assert float(spreads[0]["std"].max()) > 0
+
+
+def test_a_hook_that_changes_an_output_counts_once():
+    model, network = remembering()
+    x = torch.randn(5, 8)
+    for each in (model, network.get_submodule("stages.0.stage.model")):
+        each.blocks[0].register_forward_hook(lambda _module, _args, output: 3 * output)
+    assert torch.equal(network(x)[-1], model(x))
+
+
+def test_activations_of_a_pass_in_stages_are_read_once():
+    model, network = remembering()
+    x = torch.randn(40, 8)
+    layers = ["*.blocks.0.1", "*.blocks.2", "*:tanh", "*:relu"]
+    estimator = suffice.fit_variation(
+        network, [x], [torch.randn(20, 8)], teacher=suffice.MCDropout(passes=6, at="*.blocks.0", rate=0.5),
+        epochs=1, layers=layers,
+    )  # fmt: skip
+    _, strengths = capture(network, x, estimator.layers)
+    names = [name.removeprefix("stages.0.stage.model") for name in estimator.layers]
+    _, wanted = capture(model, x, [name.removeprefix(".") for name in names])
+    for ours, theirs in zip(strengths.values(), wanted.values(), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from suffice.deploy.graphs.values import EXAMPLES, TOKENS, Template, Value, input_names, tensors_of
+from suffice.deploy.graphs.values import EXAMPLES, TOKENS, Value, input_names
 
 SIZES = {EXAMPLES: (3, 2), TOKENS: (8, 4)}
 
@@ -40,38 +40,6 @@ def test_types_have_their_names_in_numpy(dtype):
 def test_a_tensor_that_cannot_pass_between_graphs_is_refused_by_its_name(first, second, message):
     with pytest.raises(ValueError, match=rf"expected 'state\.0' .*{message}"):
         between(first, second)
-
-
-def test_a_template_is_filled_with_the_tensors_it_was_made_of():
-    state = {"h": torch.ones(2), "past": [torch.zeros(2), 7], "name": "a"}
-    template = Template.of(state)
-    assert template.count == 2
-    filled = template.fill(tensors_of(state))
-    assert filled == state
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        ({"a": torch.ones(2), "n": 4}, "do not depend on the inputs, got 3 and 4"),
-        ({"a": torch.ones(2), "n": 3.0}, r"do not depend on the inputs, got 3 and 3\.0"),
-        ({"a": torch.ones(2)}, "of one structure"),
-        ({"a": torch.ones(2), "n": torch.ones(2)}, "do not depend on the inputs"),
-        ({"a": [torch.ones(2)], "n": 3}, "of one structure"),
-    ],
-)
-def test_nests_with_other_plain_values_are_refused(other, message):
-    template = Template.of({"a": torch.ones(3), "n": 3})
-    template.check_same(Template.of({"a": torch.zeros(2), "n": 3}), "the state")
-    with pytest.raises(ValueError, match=message):
-        template.check_same(Template.of(other), "the state")
-    assert not template.is_like(Template.of(other))
-
-
-def test_a_nest_is_like_one_with_other_tensors_and_the_same_plain_values():
-    template = Template.of({"a": torch.ones(3), "n": 3})
-    assert template.is_like(Template.of({"a": torch.zeros(2, 5), "n": 3}))
-    assert not template.is_like(Template.of({"a": torch.zeros(2, 5), "n": 3.0}))
 
 
 @pytest.mark.parametrize(

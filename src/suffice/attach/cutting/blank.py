@@ -23,6 +23,9 @@ _VALUE_FREE = frozenset(
 """Operations whose results depend on the shape and the type of a tensor, and not on its values."""
 
 
+_PRE_DISPATCH = torch._C.DispatchKeySet(torch._C.DispatchKey.PreDispatch)
+
+
 class BlankValueError(RuntimeError):
     """Error for an operation that needs the values of a blank.
 
@@ -43,7 +46,6 @@ class Blank(Tensor):
     """
 
     origins: frozenset[str]
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def like(tensor: Tensor, device: torch.device, origins: Iterable[str]) -> "Blank":
@@ -70,6 +72,15 @@ class Blank(Tensor):
     def numpy(self, *, force: bool = False) -> Any:
         """Raise a `BlankValueError`: there are no values to convert."""
         raise BlankValueError(self.origins, "numpy")
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return what a function returns, outside a trace by `torch.export`, which refuses tensors of other types."""
+        del types
+        with torch._C.DisableTorchFunctionSubclass(), torch._C._ExcludeDispatchKeyGuard(_PRE_DISPATCH):
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -1,7 +1,8 @@
 """Values between two stages: tensors that later stages read, and the outlines of all others."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NoReturn
 
 import torch
@@ -20,6 +21,23 @@ class Outlines:
     """
 
     entries: tuple[tuple[str, Any, tuple[Any, ...]], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of all tensors, those of one after those of another."""
+        leaves = (leaf for _, _, leaves in self.entries for leaf in leaves)
+        return tuple(size for leaf in leaves if isinstance(leaf, Outline) for size in leaf.sizes)
+
+    def resized(self, sizes: Iterable[int]) -> "Outlines":
+        """Return the outlines with other sizes, in the order of `sizes`."""
+        remaining = iter(sizes)
+
+        def resize(leaf: Any) -> Any:
+            if not isinstance(leaf, Outline):
+                return leaf
+            return replace(leaf, sizes=tuple(islice(remaining, len(leaf.sizes))))
+
+        return Outlines(tuple((key, structure, tuple(map(resize, leaves))) for key, structure, leaves in self.entries))
 
 
 def pack(values: Mapping[str, Any], plan: Plan, k: int, examples: int) -> tuple[dict[str, Tensor], Outlines]:

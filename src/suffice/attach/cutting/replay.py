@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from suffice.attach.cutting.blank import BlankValueError, origins_of
 from suffice.attach.cutting.packing import pack, raise_missing, unpack
 from suffice.attach.cutting.plan import Plan, first_tensor, input_values, inputs_of, is_input, key_of, leaf_key
-from suffice.attach.interception import Handler, Reached, intercepted
+from suffice.attach.interception import Handler, Known, Reached, intercepted, tracer_stack_restored
 from suffice.attach.whole import Batch, WholePass, current_batch
 from suffice.network import State, batch_size, call, output_tensor
 from suffice.twin import Twin, is_twin
@@ -131,40 +131,61 @@ def run(
         until: Name of the module behind which the pass ends; None ends it before the classifier.
         at_classifier: Function that answers the classifier in place of this end; the pass runs on.
     """
-    records: dict[str, Any] = {}
-    counts: Counter[str] = Counter()
-
-    def handle(name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        key = key_of(name, counts[name])
-        counts[name] += 1
-        if key in values:
-            return _own_copies(key, values[key], plan)
-        if name == plan.classifier and at_classifier is not None:
-            return at_classifier(name, forward, args, kwargs)
-        if name == plan.classifier:
-            phi = args[0] if args else kwargs["input"]
-            if plan.selects:
-                return phi
-            raise Reached(phi)
-        output = forward(*args, **kwargs)
-        if name == until:
-            raise Reached(output)
-        records[key] = _own_copies(key, output, plan)
-        return output
-
+    recorder = _Recorder(plan, values, until, at_classifier)
     modules = {name: model.get_submodule(name) for name in plan.watched}
     try:
-        with intercepted(modules, handle):
+        with tracer_stack_restored(), intercepted(modules, recorder.handle, recorder.finished):
             inputs = {key: _own_copies(key, value, plan) for key, value in values.items() if is_input(key)}
             output = output_tensor(call(model, inputs_of(inputs)))
     except Reached as reached:
         output = reached.output
         if until is not None:
-            records[key_of(until, 0)] = output
-        return PartialPass(output, records)
+            recorder.records[key_of(until, 0)] = output
+        return PartialPass(output, recorder.records)
     if until is not None or not (plan.selects or at_classifier):
         raise RuntimeError(f"expected a pass to reach {until or plan.classifier!r}, got one that did not")
-    return PartialPass(output, records)
+    return PartialPass(output, recorder.records)
+
+
+class _Recorder:
+    """Calls of the watched modules in one pass, for `suffice.attach.interception`; arguments are those of `run`.
+
+    Attributes:
+        records: Outputs of the modules that have run, by key, as their hooks have left them.
+    """
+
+    def __init__(self, plan: Plan, values: Mapping[str, Any], until: str | None, at_classifier: Handler | None) -> None:
+        self._plan, self._values, self._until, self._at_classifier = plan, values, until, at_classifier
+        self._counts, self._running = Counter[str](), list[str]()
+        self.records: dict[str, Any] = {}
+
+    def handle(self, name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the recorded output of a module, or let it run."""
+        key = key_of(name, self._counts[name])
+        self._counts[name] += 1
+        if key in self._values:
+            return Known(_own_copies(key, self._values[key], self._plan))
+        if name == self._plan.classifier:
+            return self._classify(name, forward, args, kwargs)
+        self._running.append(key)
+        return forward(*args, **kwargs)
+
+    def finished(self, name: str, output: Any) -> None:
+        """Record the output of a module, or end the pass behind it."""
+        if name == self._until:
+            raise Reached(output)
+        if name != self._plan.classifier:
+            key = self._running.pop()
+            self.records[key] = _own_copies(key, output, self._plan)
+
+    def _classify(self, name: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what stands for the output of the classifier, or end the pass before it."""
+        if self._at_classifier is not None:
+            return self._at_classifier(name, forward, args, kwargs)
+        phi = args[0] if args else kwargs["input"]
+        if self._plan.selects:
+            return phi
+        raise Reached(phi)
 
 
 def _own_copies(key: str, nest: Any, plan: Plan) -> Any:

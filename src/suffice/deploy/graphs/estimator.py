@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
-from suffice.deploy.graphs.values import Template
+from suffice.deploy.graphs.templates import Template
 from suffice.network import output_tensor
 from suffice.utils.nest import dotted_leaves
 from suffice.variation.estimator import VariationEstimator
@@ -61,11 +61,11 @@ def prepare_estimator(model: nn.Module, estimator: VariationEstimator, before: P
         ValueError: If an output has no row for each example or depends on plain values, or has the name of an input.
     """
     module = EstimatorModule(model, estimator, before.template)
-    passes = module.run_twice(before, "the output of the estimator's model")
+    after, *passes = module.run_twice(before, "the output of the estimator's model")
     if taken := [name for name in before.first if name in passes[0]]:
         raise ValueError(f"expected inputs with other names than outputs, got {taken[0]!r}; rename the key")
     try:
         outputs = before.values_of(*passes)
     except ValueError as error:
         raise ValueError(f"in the output of the estimator's model: {error}") from error
-    return Graph("the estimator", FILE, module, before, outputs)
+    return Graph("the estimator", FILE, module, before, outputs, after)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from suffice.deploy.graphs.values import EXAMPLES, Template, Value, tensors_of
+from suffice.deploy.graphs.templates import Template
+from suffice.deploy.graphs.values import EXAMPLES, Value, tensors_of
 from suffice.network import State
 
 Tensors = Mapping[str, Tensor]
@@ -17,23 +18,22 @@ class GraphModule(nn.Module):
     """Base class of modules from tensors to tensors in evaluation mode, which note what they return.
 
     Attributes:
-        after: Nest behind the module in the last pass, without its tensors.
         names: Names of the outputs in the last pass.
     """
 
     def __init__(self, before: Template) -> None:
         super().__init__()
-        self.after, self.names = before, list[str]()
+        self._after, self.names = before, list[str]()
         self.training = False
 
     def note(self, after: State, results: Tensors) -> tuple[Tensor, ...]:
         """Note the nest behind the module and the names of the outputs, and return the outputs."""
-        self.after, self.names = Template.of(after), list(results)
+        self._after, self.names = Template.of(after), list(results)
         return tuple(results.values())
 
     @torch.no_grad()
-    def run_twice(self, before: "Probe", where: str) -> tuple[Tensors, Tensors]:
-        """Return the outputs of two passes by name.
+    def run_twice(self, before: "Probe", where: str) -> tuple[Template, Tensors, Tensors]:
+        """Return the nest behind the module, without its tensors, and the outputs of two passes by name.
 
         Args:
             before: Values before the module.
@@ -43,10 +43,10 @@ class GraphModule(nn.Module):
             ValueError: If the nest behind it depends on the inputs.
         """
         first = self(*before.first.values())
-        after, names = self.after, self.names
+        after, names = self._after, self.names
         second = self(*before.second.values())
-        after.check_same(self.after, where)
-        return dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True))
+        joined = after.joined(self._after, where)
+        return joined, dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True))
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Graph:
         module: Module from tensors to tensors.
         before: Values before it.
         outputs: Names, types and shapes of its outputs.
+        after: Nest behind the module, without its tensors.
     """
 
     what: str
@@ -111,3 +112,4 @@ class Graph:
     module: GraphModule
     before: Probe
     outputs: list[Value]
+    after: Template

@@ -29,7 +29,7 @@ def admitted(program: ExportedProgram, graph: Graph) -> Lengths:
     """
     least, most = ANY
     for guard in getattr(program, "_guards_code", ()):
-        if _EQUAL.fullmatch(guard):
+        if any(_EQUAL.fullmatch(part) for part in guard.split(" or ")):
             continue
         limit = _LIMIT.fullmatch(guard)
         if limit is None or graph.before.values[int(limit[1])].shape[int(limit[2])] != TOKENS:

@@ -7,13 +7,13 @@ head       φ, state, averages  →  averages, prediction, score
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
 from suffice.deploy.graphs.stage import StageModule, prepare, state_outputs
 from suffice.deploy.graphs.step import Step
-from suffice.deploy.graphs.values import NEXT, Template
+from suffice.deploy.graphs.templates import Template
+from suffice.deploy.graphs.values import NEXT
 from suffice.network import Exit
 
 if TYPE_CHECKING:
@@ -75,20 +75,17 @@ def prepare_backbone(k: int, stage: nn.Module, exit: Exit, before: Probe) -> tup
     return ready, replace(after, first=first, second=second)
 
 
-@torch.no_grad()
 def prepare_head(whole: Graph) -> Graph:
     """Return the head of a whole stage, ready to be traced."""
     module = whole.module
     assert isinstance(module, StageModule)
-    count = module.template.count
     backbone = BackboneModule(module.stage, module.exit.features, module.template)
-    passes = []
-    for tensors in _both(whole.before):
-        named = list(tensors.items())
-        results = backbone(*(tensor for _, tensor in named[:count]))
-        passes.append({**dict(zip(backbone.names, results, strict=True)), **dict(named[count:])})
-    head = HeadModule(module.exit.classifier, module.step, backbone.after, module.running)
-    return prepare(module.step.k, head, Probe(backbone.after, passes[0], passes[1], whole.before.sizes))[0]
+    state, others = zip(*(_split(tensors, module.template.count) for tensors in _both(whole.before)), strict=True)
+    before = replace(whole.before, first=state[0], second=state[1])
+    after, *results = backbone.run_twice(before, f"the state behind {whole.what}")
+    passes = [{**found, **rest} for found, rest in zip(results, others, strict=True)]
+    head = HeadModule(module.exit.classifier, module.step, after, module.running)
+    return prepare(module.step.k, head, Probe(after, passes[0], passes[1], whole.before.sizes))[0]
 
 
 def join(backbone: bytes, head: bytes, whole: Graph) -> bytes:
@@ -111,6 +108,12 @@ def join(backbone: bytes, head: bytes, whole: Graph) -> bytes:
 
 def _both(probe: Probe) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return dict(probe.first), dict(probe.second)
+
+
+def _split(tensors: dict[str, Tensor], count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the first tensors, and the others."""
+    named = list(tensors.items())
+    return dict(named[:count]), dict(named[count:])
 
 
 def _outputs(model: "ModelProto") -> set[str]:

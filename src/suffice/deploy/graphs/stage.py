@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
 from suffice.deploy.graphs.step import Step
-from suffice.deploy.graphs.values import NEXT, Template, tensors_of
+from suffice.deploy.graphs.templates import Template
+from suffice.deploy.graphs.values import NEXT, tensors_of
 from suffice.network import Exit, State
 
 
@@ -58,11 +59,11 @@ def prepare_stage(stage: nn.Module, exit: Exit, step: Step, before: Probe) -> tu
 def prepare(k: int, module: GraphModule, before: Probe) -> tuple[Graph, Probe]:
     """Run a stage, or a part of one, on two batches, as `prepare_stage` does."""
     where = f"the state behind stage {k}"
-    passes = module.run_twice(before, where)
+    after, *passes = module.run_twice(before, where)
     try:
         outputs = before.values_of(*passes)
     except ValueError as error:
         raise ValueError(f"in {where}: {error}") from error
     ahead = [{name.removeprefix(NEXT): each[name] for name in each if name.startswith(NEXT)} for each in passes]
-    graph = Graph(f"stage {k}", f"stage-{k}", module, before, outputs)
-    return graph, Probe(module.after, ahead[0], ahead[1], before.sizes)
+    graph = Graph(f"stage {k}", f"stage-{k}", module, before, outputs, after)
+    return graph, Probe(after, ahead[0], ahead[1], before.sizes)

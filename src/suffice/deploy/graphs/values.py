@@ -1,19 +1,18 @@
-"""Inputs and outputs of a graph: names, types and shapes, and the nests whose tensors they are.
+"""Inputs and outputs of a graph: names, types and shapes.
 
 The dynamic axes of a tensor are those that differ between two batches, which have different numbers of examples and,
 for texts, of tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from suffice.attach.cutting.packing import Outlines
 from suffice.network import State
-from suffice.utils.nest import dotted_leaves, tree_flatten, tree_unflatten
+from suffice.utils.nest import dotted_leaves, tree_flatten
 
 EXAMPLES, TOKENS = "N", "T"
 """Names of the axes of examples and of tokens."""
@@ -87,72 +86,6 @@ def _axis(name: str, axis: int, pair: tuple[int, int], sizes: Mapping[str, tuple
 
 def _shown(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-
-
-_TENSOR = object()
-"""Leaf in place of a tensor."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """Nest without its tensors.
-
-    Attributes:
-        structure: Structure of the nest.
-        leaves: Plain values, and `_TENSOR` in place of each tensor.
-    """
-
-    structure: Any
-    leaves: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, nest: State) -> "Template":
-        """Return the template of a nest."""
-        leaves, structure = tree_flatten(nest)
-        return cls(structure, tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves))
-
-    @property
-    def count(self) -> int:
-        """Number of tensors."""
-        return sum(leaf is _TENSOR for leaf in self.leaves)
-
-    def fill(self, tensors: Sequence[Tensor]) -> State:
-        """Return the nest with tensors, of which there are `count`."""
-        remaining = iter(tensors)
-        return tree_unflatten([next(remaining) if leaf is _TENSOR else leaf for leaf in self.leaves], self.structure)
-
-    def is_like(self, other: "Template") -> bool:
-        """Return whether another nest has the same structure and the same plain values."""
-        pairs = zip(self.leaves, other.leaves, strict=False)
-        return self.structure == other.structure and all(a is b or _equal(a, b) for a, b in pairs)
-
-    def check_same(self, other: "Template", what: str) -> None:
-        """Raise a ValueError unless another nest has the same structure and the same plain values."""
-        if self.structure != other.structure or len(self.leaves) != len(other.leaves):
-            raise ValueError(
-                f"expected {what} of one structure, got another for another number of examples or tokens; return the "
-                "same keys and the same numbers of items for all inputs"
-            )
-        for mine, theirs in zip(self.leaves, other.leaves, strict=True):
-            if isinstance(mine, Outlines) and isinstance(theirs, Outlines) and mine != theirs:
-                raise ValueError(
-                    f"expected {what} without records of the sizes of a batch, got a network whose exits were attached "
-                    "to a forward that stages run again, in part, with texts of any length; this cannot be exported: "
-                    "write the model as stages (suffice.ExitNetwork), with what later layers need in their state"
-                )
-            if mine is not theirs and not _equal(mine, theirs):
-                raise ValueError(
-                    f"expected plain values in {what} that do not depend on the inputs, got {mine!r:.60} and "
-                    f"{theirs!r:.60} for other numbers of examples or tokens; compute it from the shape of a tensor of "
-                    "the state where it is used, or cut the model elsewhere"
-                )
-
-
-def _equal(a: Any, b: Any) -> bool:
-    try:
-        return type(a) is type(b) and bool(a == b)
-    except Exception:  # objects of the user may raise anything
-        return False
 
 
 def tensors_of(nest: State) -> list[Tensor]:

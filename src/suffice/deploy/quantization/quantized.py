@@ -15,7 +15,8 @@ from suffice.calibration.exits import CalibratedExit
 from suffice.calibration.serving.served import Served
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.limits import Limits
-from suffice.deploy.graphs.values import TOKENS, Template, Value, tensors_of
+from suffice.deploy.graphs.templates import Template
+from suffice.deploy.graphs.values import TOKENS, Value, tensors_of
 from suffice.deploy.quantization.outliers import Feed
 from suffice.deploy.translation.formats import Format
 from suffice.inputs import prepare
@@ -44,7 +45,7 @@ class Backbone:
     @classmethod
     def of(cls, stage: Graph, graph: bytes, limits: Limits) -> "Backbone":
         """Return the backbone of a stage from `split.prepare_backbone`."""
-        return cls(graph, tuple(stage.before.values), stage.before.template, stage.module.after, limits)
+        return cls(graph, tuple(stage.before.values), stage.before.template, stage.after, limits)
 
     def __call__(self, state: State) -> tuple[State, Tensor]:
         """Return the state behind the stage and the features φ (N, D) of its exit, on the device of the state.
@@ -64,7 +65,7 @@ class Backbone:
                 network was quantized for, or integers out of range.
         """
         tensors = tensors_of(state)
-        if not self.before.is_like(Template.of(state)):
+        if not self.before.is_like(state):
             raise ValueError(
                 "expected inputs with the keys and plain values that the network was quantized for, got others; "
                 "quantize it for inputs like these"

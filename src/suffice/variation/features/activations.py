@@ -9,7 +9,8 @@ has no submodules and no matrix of weights, and returns a tensor of its input's 
 write, such as GELU by a formula, are recognized by what they do.
 
 Calls are seen by a function mode of the thread that runs the pass. Nothing is traced and nothing stays on the model, so
-any control flow works. Fused kernels of torch step aside for the mode, as they do for hooks: a
+any control flow works. Calls on tensors without values are left out: a stage that runs a model's forward again repeats
+those of earlier stages. Fused kernels of torch step aside for the mode, as they do for hooks: a
 `nn.TransformerEncoderLayer` runs its unfused path, as with gradients enabled.
 """
 
@@ -26,6 +27,7 @@ from torch.nn import functional
 from torch.nn.modules import activation
 from torch.overrides import TorchFunctionMode
 
+from suffice.attach.cutting.blank import Blank
 from suffice.network import State, batch_size, call, select
 from suffice.twin import Twin, is_twin
 from suffice.utils.draws import module_names, running_module
@@ -61,7 +63,7 @@ class ActivationCalls(TorchFunctionMode):
     """Function mode that records the outputs of activation functions in one pass.
 
     Args:
-        names: Names of all modules of the model by their `id`.
+        names: Names of all modules of the model, from `module_names`.
         record: Function that is called with the name of each call and its output.
     """
 
@@ -74,7 +76,7 @@ class ActivationCalls(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         function = _FUNCTIONS.get(func)
-        if function is not None and isinstance(result, Tensor):
+        if function is not None and isinstance(result, Tensor) and not isinstance(result, Blank):
             name = f"{running_module(self._names) or ''}:{function}"
             self._counts[name] += 1
             self._record(name if self._counts[name] == 1 else f"{name}:{self._counts[name]}", result)
