@@ -63,6 +63,11 @@ def test_a_budget_of_all_stops_nothing_and_a_smaller_one_saves_what_it_promises(
     assert whole["accuracy"] == pytest.approx(evaluation.per_exit(last)[-1]["accuracy"])
 
 
+def test_a_budget_that_does_not_pay_for_the_first_exit_is_left_out(subject, short, monkeypatch):
+    monkeypatch.setattr(measurements, "FRACTIONS", (0.01, 1.0))
+    assert [row["fraction"] for row in measurements.budgets(subject)["rows"]] == [1.0]
+
+
 def test_a_guarantee_counts_what_is_lost_to_the_last_exit(subject, monkeypatch):
     monkeypatch.setattr(measurements, "GUARANTEES", (("agreement", 0.6), ("accuracy", 0.6)))
     agreement, accuracy = measurements.guarantees(subject)["rows"]

@@ -11,7 +11,9 @@ from torch import Tensor
 
 import suffice
 from suffice import evaluation, metrics
+from suffice.batches import Loader, read
 from suffice.budget.certification import RiskLoss
+from suffice.budget.prices import Prices, price
 from suffice.calibration.calibrated import Calibrated
 from suffice.data.splits.texts import TokenBatches
 from suffice.evaluation.ablation import AblationStudy, row
@@ -111,7 +113,8 @@ def budgets(trained: TrainedClassifier) -> Results:
         fraction, the measures of the answers (`measured`), those of requests out of scope, and milliseconds.
     """
     calibrated, validation = trained.calibrated, trained.requests.batches("validation")
-    policies = {str(fraction): suffice.allocate(calibrated, validation, fraction) for fraction in FRACTIONS}
+    fractions = _affordable(calibrated, validation)
+    policies = {str(fraction): suffice.allocate(calibrated, validation, fraction) for fraction in fractions}
     times = {size: milliseconds(trained, policies, size) for size in TIMED}
     rows = []
     for name, policy in policies.items():
@@ -133,6 +136,16 @@ def budgets(trained: TrainedClassifier) -> Results:
         "milliseconds": {size: values["plain"] for size, values in times.items()},
     }
     return {"plain": plain, "rows": rows}
+
+
+def _affordable(calibrated: Calibrated, loader: Loader) -> list[float]:
+    """Return the fractions that pay for the first exit of the examples of a loader."""
+    batches = list(read(loader, calibrated.network))
+    prices = Prices.of_batches(
+        [price(calibrated, batch.inputs, "confidence") for batch in batches], [batch.size for batch in batches]
+    )
+    first, *_, last = prices.per_example().mean(dim=1).tolist()
+    return [fraction for fraction in FRACTIONS if fraction * last >= first]
 
 
 def guarantees(trained: TrainedClassifier) -> Results:
