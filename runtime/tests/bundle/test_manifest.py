@@ -178,6 +178,8 @@ WRONG = [
     (("policy", "promise"), {**PROMISE, "loss": "nll"}, "loss as one of"),
     (("policy", "promise"), {**PROMISE, "confidence": 2}, "confidence as a number from 0 to 1"),
     (("policy", "sets"), {**bundles.SETS, "method": "interval"}, "policy.sets.method as a method for a classification"),
+    (("inputs", 0, "ranges"), [[0, 4]], "ranges as a list of 4, one range for each column, and no range"),
+    (("inputs", 0, "ranges"), [[0, 4], None, [3, 2], None], "ranges as pairs of integers in rising order, or null"),
     (("policies",), [{**bundles.POLICY, "score": "entropy"}], r"policies\[0\].score as 'confidence', that of the"),
     (
         ("policies",),

@@ -110,3 +110,26 @@ def test_a_matrix_of_many_columns_is_left_to_the_translation():
     matrices = torch.eye(9).expand(ROWS, 9, 9).clone()
     replaced = replace_untranslated(torch.export.export(Factored(), (matrices,), strict=False))
     assert _CHOLESKY in targets(replaced)
+
+
+@pytest.mark.parametrize("select", [False, True])
+def test_rows_with_a_negative_index_are_not_a_number_if_they_are_to_be_marked(select):
+    class LookUp(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(5, 2, 3))
+
+        def forward(self, index):
+            if select:
+                return self.table.index_select(1, index[:, 0])
+            return nn.functional.embedding(index, self.table[:, 0])
+
+    module = LookUp()
+    index = torch.tensor([[1, 0], [0, 1]])
+    program = torch.export.export(module, (index,))
+    marked = replace_untranslated(program, mark_rows=True).module()
+    torch.testing.assert_close(marked(index), module(index))
+    missing = marked(torch.tensor([[1, 0], [-1, 1]])).isnan()
+    expected = torch.zeros(5, 2, 3) if select else torch.zeros(2, 2, 3)
+    (expected[:, 1] if select else expected[1, 0]).fill_(1)
+    assert torch.equal(missing, expected.bool())

@@ -19,13 +19,14 @@ class Tensor:
         name: Name in the graph.
         dtype: Type of its numbers.
         shape: Size of each axis, or its name if it may have any size.
-        range: Least and greatest number, of integers that a table is looked up by; None if all numbers are.
+        ranges: Least and greatest number, of integers that a table is looked up by: one pair for all, or one for each
+            entry of the second axis, with None where any number is right; empty if all are.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
-    range: tuple[int, int] | None = field(default=None, compare=False)
+    ranges: tuple[tuple[int, int] | None, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_entries(cls, entries: Entries) -> "Tensor":
@@ -38,10 +39,7 @@ class Tensor:
         kind = entries.text("dtype")
         if kind not in _DTYPES:
             raise entries.refuse("dtype", f"as one of {sorted(_DTYPES)}", kind)
-        limits = entries.optional("range")
-        if limits is not None and not _is_range(limits):
-            raise entries.refuse("range", "as two integers in rising order", limits)
-        return cls(name, np.dtype(kind), shape, None if limits is None else (limits[0], limits[1]))
+        return cls(name, np.dtype(kind), shape, _ranges(entries, shape))
 
     def matches(self, other: "Tensor") -> bool:
         """Return whether another tensor has the same type and shape, up to the names of axes."""
@@ -51,6 +49,21 @@ class Tensor:
     def __str__(self) -> str:
         """Describe the tensor as messages do."""
         return f"{printable(self.name)} {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+def _ranges(entries: Entries, shape: tuple[int | str, ...]) -> tuple[tuple[int, int] | None, ...]:
+    """Return the ranges of an input, whole or by the entries of its second axis."""
+    whole, columns = entries.optional("range"), entries.optional("ranges")
+    if whole is not None and not _is_range(whole):
+        raise entries.refuse("range", "as two integers in rising order", whole)
+    if columns is None:
+        return () if whole is None else ((whole[0], whole[1]),)
+    width = shape[1] if len(shape) > 1 else None
+    if whole is not None or not isinstance(columns, list) or len(columns) != width:
+        raise entries.refuse("ranges", f"as a list of {width}, one range for each column, and no range", columns)
+    if not all(limits is None or _is_range(limits) for limits in columns):
+        raise entries.refuse("ranges", "as pairs of integers in rising order, or null", columns)
+    return tuple(None if limits is None else (limits[0], limits[1]) for limits in columns)
 
 
 def _is_range(limits: Any) -> bool:

@@ -5,6 +5,7 @@ fewer bits, a float of fewer bits, or a boolean for an integer. Pixels of 0 to 2
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ def check_finite(arrays: Sequence[Array], manifest: Manifest, positions: Array |
         if tensor.dtype.kind == "f" and not np.isfinite(array).all():
             bad = (~np.isfinite(array)).reshape(len(array), -1).max(axis=1)
             raise not_finite(f"the input {tensor.name!r}", bad, positions)
-        if tensor.range is not None:
-            _check_range(array, tensor, tensor.range, positions)
+        if tensor.ranges:
+            _check_ranges(array, tensor, positions)
 
 
 def not_finite(what: str, bad: Array, positions: Array | None) -> ValueError:
@@ -72,16 +73,32 @@ def not_finite(what: str, bad: Array, positions: Array | None) -> ValueError:
     )
 
 
-def _check_range(array: Array, tensor: Tensor, limits: tuple[int, int], positions: Array | None) -> None:
+def _check_ranges(array: Array, tensor: Tensor, positions: Array | None) -> None:
     """Raise a ValueError that names the first example with a number out of range, for which a graph has no error."""
-    outside = (array < limits[0]) | (array > limits[1])
+    by_column = len(tensor.ranges) > 1
+    least, most = _limits(tensor.ranges, array.ndim if by_column else 0)
+    outside = (array < least) | (array > most)
     if outside.any():
         bad = outside.reshape(len(array), -1).max(axis=1)
         rows = bad.nonzero()[0] if positions is None else np.sort(positions[bad])
+        place = np.argwhere(outside)[0]
+        limits = tensor.ranges[place[1] if by_column else 0]
+        assert limits is not None
+        column = f"column {place[1]} of " if by_column else ""
         raise ValueError(
-            f"expected numbers from {limits[0]} to {limits[1]} in the input {tensor.name!r}, got {array[outside][0]} "
-            f"at position {rows[0]} ({len(rows)} of {len(bad)} examples in its batch); remove or repair those examples"
+            f"expected numbers from {limits[0]} to {limits[1]} in {column}the input {tensor.name!r}, got "
+            f"{array[tuple(place)]} at position {rows[0]} ({len(rows)} of {len(bad)} examples in its batch); remove or "
+            "repair those examples"
         )
+
+
+@cache
+def _limits(ranges: tuple[tuple[int, int] | None, ...], ndim: int) -> tuple[Array, Array]:
+    """Return the least and the greatest numbers, with one entry for each column in the second of `ndim` axes."""
+    whole = np.iinfo(np.int64)
+    pairs = np.array([(whole.min, whole.max) if limits is None else limits for limits in ranges], dtype=np.int64)
+    shape = (1, -1, *[1] * (ndim - 2)) if ndim else ()
+    return pairs[:, 0].reshape(shape), pairs[:, 1].reshape(shape)
 
 
 def tokens(arrays: Sequence[Array], manifest: Manifest) -> int | None:

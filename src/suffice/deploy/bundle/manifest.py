@@ -72,9 +72,12 @@ def described_graphs(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*manifest["stages"], *([] if estimator is None else [estimator])]
 
 
-def _input_entries(value: Value, limits: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the entries of an input, with its range if it has one."""
-    return value.entry() if limits is None else {**value.entry(), "range": list(limits)}
+def _input_entries(value: Value, limits: tuple[int | None, ...] | None) -> dict[str, Any]:
+    """Return the entries of an input, with its range or those of its columns if it has some."""
+    if limits is None:
+        return value.entry()
+    ranges = [None if most is None else [0, most] for most in limits]
+    return {**value.entry(), **({"range": ranges[0]} if len(ranges) == 1 else {"ranges": ranges})}
 
 
 def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: Sequence[bytes], card: str) -> None:

@@ -79,12 +79,8 @@ class Backbone:
         for value, tensor in zip(self.inputs, tensors, strict=True):
             if TOKENS in value.shape:
                 self._check_length(tensor.shape[value.shape.index(TOKENS)])
-            least, most = self.limits.ranges.get(value.name, (0, 0))
-            if value.name in self.limits.ranges and bool(((tensor < least) | (tensor > most)).any()):
-                raise ValueError(
-                    f"expected numbers from {least} to {most} in the input {value.name!r}, got {int(tensor.min())} to "
-                    f"{int(tensor.max())}; repair those examples"
-                )
+            if value.name in self.limits.ranges:
+                _check_range(value.name, tensor, self.limits.ranges[value.name])
         return {value.name: tensor.detach().cpu().numpy() for value, tensor in zip(self.inputs, tensors, strict=True)}
 
     def _check_length(self, tokens: int) -> None:
@@ -201,6 +197,17 @@ def _fits(value: Value, tensor: Tensor) -> bool:
         and tensor.ndim == len(value.shape)
         and all(isinstance(size, str) or size == got for size, got in zip(value.shape, tensor.shape, strict=True))
     )
+
+
+def _check_range(name: str, tensor: Tensor, limits: Sequence[int | None]) -> None:
+    """Raise a ValueError for a number out of the range of an input, or of its column."""
+    columns = tensor.unbind(1) if len(limits) > 1 else [tensor]
+    for column, most in zip(columns, limits, strict=True):
+        if most is not None and bool(((column < 0) | (column > most)).any()):
+            raise ValueError(
+                f"expected numbers from 0 to {most} in the input {name!r}, got {int(column.min())} to "
+                f"{int(column.max())}; repair those examples"
+            )
 
 
 def _shown(value: Value) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from suffice.deploy.graphs import ranges
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.values import EXAMPLES, Value
 from suffice.deploy.translation.decompositions import replace_untranslated
@@ -49,7 +50,8 @@ def translate(program: torch.export.ExportedProgram, graph: Graph, opset: int) -
     """
     try:
         with quiet(), torch.no_grad():
-            program = replace_untranslated(program)
+            checked = [not name.startswith("state.") for name in graph.before.first]
+            program = replace_untranslated(program, ranges.has_unchecked(program, checked))
             translated: Any = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=True)
     except Exception as error:  # of several libraries
         raise ValueError(
