@@ -6,6 +6,7 @@ import torch
 
 import suffice
 from suffice.deploy import parity
+from suffice.deploy.parity import Parity
 from suffice_runtime import Runner
 from tests import builders
 from tests.deploy import bundles, models
@@ -76,3 +77,14 @@ def test_without_the_runtime_the_error_names_it(bundle, monkeypatch):
     monkeypatch.setattr(parity, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="expected the package suffice-runtime"):
         parity.compare(chosen.calibrated, chosen.folder, [builders.inputs(2)])
+
+
+def test_a_difference_that_is_not_a_number_is_not_lost_among_others():
+    nan = Parity(5, (0.1, float("nan")), 0, 0.0)
+    good = Parity(5, (0.0, 1e-6), 0, 0.0)
+    for total in (nan + good, good + nan):
+        assert total.examples == 10
+        assert np.isnan(total.differences[1])
+        assert not total.holds(1.0)
+    assert not Parity(5, (0.0,), 1, float("nan")).holds()
+    assert (good + good).holds()

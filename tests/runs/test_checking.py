@@ -18,9 +18,9 @@ def check(parity=None, estimates=None):
         (check(estimates=Parity(9, (5e-3,), 0, 0.0)), False),
     ],
 )
-def test_other_answers_than_those_of_the_network_are_an_error(tmp_path, found, holds):
+def test_other_answers_than_those_of_the_network_are_an_error(found, holds):
     if holds:
-        checking.require_parity(tmp_path, found)
+        checking.require_parity(found)
         return
     with pytest.raises(ValueError, match="expected a bundle that agrees with its network"):
-        checking.require_parity(tmp_path, found)
+        checking.require_parity(found)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import suffice
+from suffice.deploy.parity import Parity
 from suffice.runs import checking, datasets, exporting, folder
 from suffice.utils.progress import quiet
 from suffice_runtime import Runner
@@ -33,7 +34,7 @@ def test_a_checked_bundle_agrees_and_has_the_names_of_the_data(run, loaders, tmp
     found = exporting.write_checked(run, tmp_path / "bundle", loaders, False, 20, quiet)
     assert found.parity.examples == 60
     assert found.batch == checking.TIMED
-    checking.require_parity(tmp_path, found)
+    checking.require_parity(found)
     measures = found.measures["float32"]
     hits = [run.calibrated(x)[-1].label == y for x, y in loaders.test]
     assert measures["accuracy"] == pytest.approx(float(torch.cat(hits).double().mean()))
@@ -92,14 +93,25 @@ def test_another_folder_is_refused_before_any_work(run, loaders, tmp_path, monke
         exporting.write_checked(run, tmp_path, loaders, True, 20, quiet)
 
 
-def test_a_bundle_that_could_not_be_checked_is_named(run, loaders, tmp_path, monkeypatch):
-    def fail(*_):
-        raise ValueError("expected labels, got none")
+@pytest.mark.parametrize("reason", ["no labels", "another answer"])
+def test_a_bundle_that_does_not_pass_the_check_replaces_nothing(reason, run, loaders, tmp_path, monkeypatch):
+    def check(*_):
+        if reason == "no labels":
+            raise ValueError("expected labels, got none")
+        return checking.Check(Parity(60, (0.5,), 0, 0.0), None, {}, {}, 1)
 
-    monkeypatch.setattr(exporting, "write", lambda *_: None)
-    monkeypatch.setattr(checking, "check", fail)
-    with pytest.raises(ValueError, match=r"expected labels, got none; .*/bundle was written and is not checked"):
-        exporting.write_checked(run, tmp_path / "bundle", loaders, False, 20, quiet)
+    require_exporter()
+    exporting.write(run, tmp_path / "bundle", loaders.test[0][0][:2], 20)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "bundle").iterdir()}
+    monkeypatch.setattr(checking, "check", check)
+    message = {
+        "no labels": "expected labels, got none",
+        "another answer": "a difference of 5.0e-01.*nothing was written",
+    }
+    with pytest.raises(ValueError, match=message[reason]):
+        exporting.write_checked(run, tmp_path / "bundle", loaders, False, 18, quiet)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "bundle").iterdir()} == before
+    assert not [file.name for file in tmp_path.iterdir() if file.name not in ("bundle", "run")]
 
 
 def test_int8_of_an_estimator_alone_is_refused(run, loaders):
@@ -123,4 +135,4 @@ def test_an_estimator_is_compared_too(run, loaders, tmp_path):
         found = exporting.write_checked(both, tmp_path / "bundle", loaders, False, 20, quiet)
         assert found.estimates.examples == 60
         assert (found.parity is None) == (calibrated is None)
-        checking.require_parity(tmp_path, found)
+        checking.require_parity(found)

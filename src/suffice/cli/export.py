@@ -58,7 +58,7 @@ def command(
     """
     import torch
 
-    from suffice.runs import checking, datasets, exporting, folder
+    from suffice.runs import datasets, exporting, folder
 
     if (check is None) == (example is None):
         got = "neither" if check is None else "both"
@@ -78,8 +78,6 @@ def command(
         print(json.dumps({"bundle": str(out), "bytes": sizes, "check": checked and asdict(checked)}))
     else:
         _print(Console(), out, sizes, checked)
-    if checked is not None:
-        checking.require_parity(out, checked)
 
 
 def _print(console: Console, out: Path, sizes: Mapping[str, int], checked: "Check | None") -> None:

@@ -46,13 +46,13 @@ class Parity:
 
     def holds(self, tolerance: float = 1e-4) -> bool:
         """Return whether predictions differ by at most a tolerance, and exits only where scores are so close."""
-        return max(self.differences) <= tolerance and self.distance <= tolerance
+        return all(difference <= tolerance for difference in (*self.differences, self.distance))
 
     def __add__(self, other: "Parity") -> "Parity":
         """Return the parity on the examples of both."""
-        differences = tuple(map(max, self.differences, other.differences))
-        distance = max(self.distance, other.distance)
-        return Parity(self.examples + other.examples, differences, self.moved + other.moved, distance)
+        differences = np.maximum(self.differences, other.differences)  # NaN stays NaN
+        distance = float(np.maximum(self.distance, other.distance))
+        return Parity(self.examples + other.examples, tuple(differences.tolist()), self.moved + other.moved, distance)
 
 
 def compare(
@@ -180,7 +180,8 @@ def _difference(ours: Any, theirs: Any) -> float:
     if hasattr(theirs, "probs"):
         return _largest(ours.probs.cpu().numpy() - theirs.probs)
     std = ours.variance.double().sqrt().cpu().numpy()
-    return max(_largest((ours.mean.cpu().numpy() - theirs.mean) / std), _largest(np.sqrt(theirs.variance) / std - 1))
+    means, deviations = (ours.mean.cpu().numpy() - theirs.mean) / std, np.sqrt(theirs.variance) / std - 1
+    return _largest(np.concatenate([means.ravel(), deviations.ravel()]))
 
 
 def _distance(ours: Array, theirs: Array, policy: Policy) -> float:

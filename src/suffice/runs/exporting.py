@@ -19,7 +19,7 @@ from suffice.network import State
 from suffice.runs import checking
 from suffice.runs.datasets import Loaders
 from suffice.runs.folder import Run
-from suffice.storage import reading
+from suffice.storage import files, reading
 from suffice.utils.progress import ProgressCallback
 from suffice.utils.text import brief, printable
 
@@ -69,7 +69,7 @@ def write(run: Run, out: Path, x: State, opset: int, class_names: Sequence[str] 
 def write_checked(
     run: Run, out: Path, loaders: Loaders, int8: bool, opset: int, progress: ProgressCallback
 ) -> checking.Check:
-    """Export a run to a bundle, in 8-bit integers if asked, and check it on data.
+    """Export a run to a bundle, in 8-bit integers if asked, which is only written if it passes a check on data.
 
     Args:
         run: Run.
@@ -81,7 +81,8 @@ def write_checked(
 
     Raises:
         ImportError: If suffice-runtime, or the extra "export", is not installed.
-        ValueError: If the run cannot be exported or quantized, or the data are not those of the network.
+        ValueError: If the run cannot be exported or quantized, the data are not those of the network, or the bundle
+            gives other answers than the network.
         FileExistsError: If something is there that is not a bundle.
     """
     parity.check_packages()
@@ -89,11 +90,11 @@ def write_checked(
     originals = dict[str, Calibrated]()
     if int8:
         run, originals = quantize(run, loaders, opset)
-    write(run, out, checking.example(loaders.test, run), opset, loaders.class_names)
-    try:
-        return checking.check(run, out, loaders, originals, progress)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{error}; {printable(out)} was written and is not checked") from error
+    with files.atomic_folder(out, manifest.owned_paths) as folder:
+        write(run, folder, checking.example(loaders.test, run), opset, loaders.class_names)
+        found = checking.check(run, folder, loaders, originals, progress)
+        checking.require_parity(found)
+    return found
 
 
 def quantize(run: Run, loaders: Loaders, opset: int) -> tuple[Run, dict[str, Calibrated]]:

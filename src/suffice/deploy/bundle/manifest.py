@@ -56,14 +56,14 @@ FOLDER = manifests.Kind(
 _NO_COSTS: dict[str, Any] = {"macs": [], "length": None, "by_length": None}
 """Costs of a bundle without exits."""
 
-_owned_paths = partial(manifests.owned_paths, kind=FOLDER)
+owned_paths = partial(manifests.owned_paths, kind=FOLDER)
 
 
 def check_replaceable(folder: str | os.PathLike[str]) -> None:
     """Raise a FileExistsError if `write` would refuse to write to the path."""
     target = paths.resolve(folder)
     if os.path.lexists(target):
-        _owned_paths(target)
+        owned_paths(target)
 
 
 def described_graphs(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -95,7 +95,7 @@ def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: S
     """
     with (
         files.lock_target(folder) as target,
-        target.atomic_folder(_owned_paths) as temporary,
+        target.atomic_folder(owned_paths) as temporary,
         target.explain_errors(),
     ):
         for entry, graph in zip(described_graphs(manifest), graphs, strict=True):
