@@ -12,7 +12,7 @@ import torch
 
 import suffice
 
-_SOURCE = Path(suffice.__file__).parent
+_SOURCES = [Path(suffice.__file__).parent, Path(__file__).parents[2] / "runtime"]
 
 
 class WrongAnswerError(Exception):
@@ -107,4 +107,4 @@ def is_refusal(error: Exception) -> bool:
     if type(error) not in (ValueError, TypeError, MemoryError) or not str(error).startswith("expected "):
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return Path(frame.f_code.co_filename).is_relative_to(_SOURCE)
+    return any(map(Path(frame.f_code.co_filename).is_relative_to, _SOURCES))

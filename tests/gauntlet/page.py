@@ -27,8 +27,9 @@ an `nn.TransformerEncoderLayer`, which then takes its plain path and not the fus
 the reason; the reasons and what to do are below each table.
 
 The third column is `fit_variation` with its default layers, the fourth with the name of a layer, `layers=["…"]`. The
-last column names the padding that changes the answers of the model itself, where no library can help: pad such inputs
-to one length, or answer each alone.
+fifth is `export`: `suffice_runtime` answers as the network does, probabilities to 1e-4, for single inputs and batches
+of any size, and for texts of other lengths and paddings than the example. The last column names the padding that
+changes the answers of the model itself, where no library can help: pad such inputs to one length, or answer each alone.
 """
 
 _FAULTY = """\
@@ -40,12 +41,12 @@ _NUMBER = re.compile(r"\d+\.\d{3,}|\d+(\.\d+)?e-\d+")
 
 _LONG = re.compile(r"(['\[][^'\[\]]{70})[^'\[\]]*(['\]])")
 
-COLUMNS = {"exits": "exits", "estimator": "variation", "named layers": "variation, named layer"}
+COLUMNS = {"exits": "exits", "estimator": "variation", "named layers": "variation, named layer", "bundle": "bundle"}
 """Heading of each job."""
 
 _HEADER = f"""\
 | model | {" | ".join(COLUMNS.values())} | its own answers depend on |
-| --- | --- | --- | --- | --- |
+| --- | --- | --- | --- | --- | --- |
 """
 
 

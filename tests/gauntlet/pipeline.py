@@ -1,4 +1,4 @@
-"""The pipeline that every family runs, in three jobs.
+"""The pipeline that every family runs in PyTorch, in three jobs.
 
     exits           attach → train heads → calibrate → allocate → run → run_stream → save → load
     estimator       of the dropout variation, with default layers: fit → audit → save → load
@@ -13,7 +13,6 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ from tests.builders import PAPER
 from tests.gauntlet.family import CLASSES, Family, logits_of
 from tests.gauntlet.independence import PROBABILITIES, Answers, Independence
 from tests.gauntlet.inputs import Example
-from tests.gauntlet.outcomes import Job, Outcome, WrongAnswerError, is_refusal
+from tests.gauntlet.outcomes import Job, WrongAnswerError, is_refusal
 from tests.tolerances import gamma
-
-JOBS = ("exits", "estimator", "named layers")
 
 PASSES = 6
 
@@ -276,14 +273,3 @@ def named_layer(family: Family, model: nn.Module) -> str:
     around = model.get_submodule(family.at[-1])
     inside = [name for name, module in around.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d))]
     return f"{family.at[-1]}.{inside[0]}".removesuffix(".") if inside else family.at[-1]
-
-
-_RUN = {"exits": run_exits, "estimator": run_estimator, "named layers": partial(run_estimator, named=True)}
-
-
-def attempt(family: Family, name: str, folder: Path) -> Outcome:
-    """Run one job of a family in a folder of its own, up to loading."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with Job().running() as job:
-        _RUN[name](family, folder, job)
-    return job.outcome

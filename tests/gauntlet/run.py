@@ -13,8 +13,9 @@ import torch
 
 from tests.gauntlet.family import Family
 from tests.gauntlet.independence import Independence
+from tests.gauntlet.jobs import JOBS, RELOADED, attempt
 from tests.gauntlet.outcomes import Outcome
-from tests.gauntlet.pipeline import JOBS, Data, attempt
+from tests.gauntlet.pipeline import Data
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,28 +44,29 @@ class Result:
         ]
 
 
-def run(families: Sequence[Family], folder: Path) -> list[Result]:
-    """Run all jobs of some families in a folder."""
+def run(families: Sequence[Family], folder: Path, jobs: Sequence[str] = JOBS) -> list[Result]:
+    """Run jobs of some families in a folder."""
     with warnings.catch_warnings():  # those of third parties
         warnings.simplefilter("ignore")
-        return _run(families, folder)
+        return _run(families, folder, jobs)
 
 
-def _run(families: Sequence[Family], folder: Path) -> list[Result]:
+def _run(families: Sequence[Family], folder: Path, jobs: Sequence[str]) -> list[Result]:
     outcomes = {}
     for number, family in enumerate(families):
-        for job in JOBS:
+        for job in jobs:
             outcomes[number, job] = attempt(family, job, folder / str(number) / job)
     _reload(families, folder, outcomes)
     return [
-        Result(family, {job: outcomes[number, job] for job in JOBS}, _sensitive(family))
+        Result(family, {job: outcomes[number, job] for job in jobs}, _sensitive(family))
         for number, family in enumerate(families)
     ]
 
 
 def _reload(families: Sequence[Family], folder: Path, outcomes: dict[tuple[int, str], Outcome]) -> None:
     """Replace the outcomes of jobs that were saved by those of loading them in another process."""
-    saved = [key for key, outcome in outcomes.items() if outcome.result in ("bit for bit", "up to rounding")]
+    worked = [key for key, outcome in outcomes.items() if outcome.result in ("bit for bit", "up to rounding")]
+    saved = [(number, job) for number, job in worked if job in RELOADED]
     jobs = [(families[number].name, job, str(folder / str(number) / job)) for number, job in saved]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are split by threads
