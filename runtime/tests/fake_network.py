@@ -16,7 +16,7 @@ from suffice_runtime.bundle.sessions import Result
 from suffice_runtime.policy import Policy
 from suffice_runtime.prediction import Regression
 from suffice_runtime.running.network import Network
-from suffice_runtime.serving.requests import RefusedError
+from suffice_runtime.scheduling.requests import RefusedError
 
 EXITS = 3
 FAILS = 666.0

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_network import EVERYTHING, EXITS, FAILS, NOTHING, POLICY, network, rows
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.requests import DeadlineError, RefusedError
-from suffice_runtime.serving.scheduler import Scheduler
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.requests import DeadlineError, RefusedError
+from suffice_runtime.scheduling.scheduler import Scheduler
 
 SETTINGS = settings(deadline=None, max_examples=120)
 

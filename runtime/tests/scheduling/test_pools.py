@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from fake_network import POLICY
 from suffice_runtime.running.walk import InFlight
-from suffice_runtime.serving.fairness import CLIENTS, Order
-from suffice_runtime.serving.pools import Batch, Part, Pool
-from suffice_runtime.serving.requests import Request, Ticket
+from suffice_runtime.scheduling.pools import Batch, Part, Pool
+from suffice_runtime.scheduling.requests import Request, Ticket
+from suffice_runtime.scheduling.rules.fairness import CLIENTS, Order
 
 
 def part(number, examples, tag, since=0.0, deadline=np.inf, waited=0.0):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from suffice_runtime.bundle.sessions import Result
 from suffice_runtime.running import inputs, walk
 from suffice_runtime.running.walk import Array, Finished, InFlight
-from suffice_runtime.serving.pools import Part
+from suffice_runtime.scheduling.pools import Part
 
 Index = NDArray[np.int64]
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_network import EVERYTHING, FAILS, NOTHING, POLICY, Server, affine, network, rows, stopping_at
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.requests import DeadlineError, RefusedError
-from suffice_runtime.serving.scheduler import Scheduler
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.requests import DeadlineError, RefusedError
+from suffice_runtime.scheduling.scheduler import Scheduler
 from suffice_runtime.sets import SetRule
 
 NETWORK = network()

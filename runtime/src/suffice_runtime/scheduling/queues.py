@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from suffice_runtime.serving import rule
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.pools import Part, Pool, count_numbers
-from suffice_runtime.serving.requests import Request
-from suffice_runtime.serving.times import Times
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.pools import Part, Pool, count_numbers
+from suffice_runtime.scheduling.requests import Request
+from suffice_runtime.scheduling.rules import batching
+from suffice_runtime.scheduling.rules.times import Times
 
 Signature = tuple[tuple[int, ...], ...]
 
@@ -94,19 +94,19 @@ class Queues:
         def seconds(rows: int) -> float:
             return self._times.seconds(pool.stage, pool.numbers, self._options.size_of(rows))
 
-        best, size = rule.best_size(sizes, seconds), rule.size_to_run(len(pool), sizes, seconds)
+        best, size = batching.best_size(sizes, seconds), batching.size_to_run(len(pool), sizes, seconds)
         mine = seconds(size) / size
         efficiency = min(1.0, seconds(best) / best / mine) if mine > 0 else 1.0
         unserved = now - max(pool.started, pool.oldest)
         until = self._until(pool, best, seconds, now) if self.patient and len(pool) < best else -math.inf
-        urgency = rule.urgency(efficiency, unserved, self._options.wait, queued)
+        urgency = batching.urgency(efficiency, unserved, self._options.wait, queued)
         return Choice(pool, until, urgency, size, seconds(size))
 
-    def _until(self, pool: Pool, best: int, seconds: rule.Seconds, now: float) -> float:
+    def _until(self, pool: Pool, best: int, seconds: batching.Seconds, now: float) -> float:
         """Return the time until which a pool of fewer examples than the best size waits; −inf if it is to run now."""
         time, bound = 0.0, self._options.wait
         for _ in range(2):  # the bound of the examples is searched only if there is any reason to wait
-            time = rule.time_to_wait(len(pool), bound, best, self._options.sizes, seconds, pool.time_for(now))
+            time = batching.time_to_wait(len(pool), bound, best, self._options.sizes, seconds, pool.time_for(now))
             if not time:
                 return -math.inf
             bound = pool.due(self._options.wait, seconds(len(pool))) - now

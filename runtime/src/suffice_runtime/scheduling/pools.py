@@ -10,8 +10,8 @@ import numpy as np
 
 from suffice_runtime.prediction import AnyPrediction
 from suffice_runtime.running.walk import Array, Finished, InFlight
-from suffice_runtime.serving.rates import Rate
-from suffice_runtime.serving.requests import Request
+from suffice_runtime.scheduling.requests import Request
+from suffice_runtime.scheduling.rules.rates import Rate
 
 
 @dataclass(frozen=True, eq=False)

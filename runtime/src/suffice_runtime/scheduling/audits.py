@@ -3,12 +3,12 @@
 import numpy as np
 
 from suffice_runtime.running.walk import Finished
-from suffice_runtime.serving.exits import Reached
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.pools import Part, Pool, count_numbers
-from suffice_runtime.serving.queues import Signature
-from suffice_runtime.serving.requests import Audited
-from suffice_runtime.serving.times import Times
+from suffice_runtime.scheduling.exits import Reached
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.pools import Part, Pool, count_numbers
+from suffice_runtime.scheduling.queues import Signature
+from suffice_runtime.scheduling.requests import Audited
+from suffice_runtime.scheduling.rules.times import Times
 
 
 class Audits:

@@ -10,11 +10,11 @@ import numpy as np
 from suffice_runtime.policy import Policy
 from suffice_runtime.running.network import Network
 from suffice_runtime.running.walk import Finished, InFlight
-from suffice_runtime.serving import lengths
-from suffice_runtime.serving.book import Book
-from suffice_runtime.serving.fairness import Order
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.requests import RefusedError, Request, Ticket
+from suffice_runtime.scheduling.book import Book
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.requests import RefusedError, Request, Ticket
+from suffice_runtime.scheduling.rules import lengths
+from suffice_runtime.scheduling.rules.fairness import Order
 
 SOON, LATEST = 1.0, 60.0
 """Seconds after which to try again, if no example has left yet, and at most."""

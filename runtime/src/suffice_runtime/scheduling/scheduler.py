@@ -2,7 +2,8 @@
 
 The scheduler is a state machine. It reads no clock and starts no thread: every call takes the present time, and an
 executor runs the graphs. Examples of many requests that wait before the same stage run together; those that go on wait
-before the next stage, together with others. `rule` states how many run, which stage is next, and when one waits.
+before the next stage, together with others. `rules.batching` states how many run, which stage is next, and when one
+waits.
 """
 
 import math
@@ -15,16 +16,16 @@ from suffice_runtime.bundle.sessions import Result
 from suffice_runtime.policy import Policy
 from suffice_runtime.running.network import Network
 from suffice_runtime.running.walk import Finished
-from suffice_runtime.serving.admission import Admission, Terms
-from suffice_runtime.serving.audits import Audits
-from suffice_runtime.serving.book import Book
-from suffice_runtime.serving.exits import Reached, check_late
-from suffice_runtime.serving.load import Load
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.pools import Batch, Part
-from suffice_runtime.serving.queues import Queues
-from suffice_runtime.serving.requests import Audited, DeadlineError, Mark, Outcome, Ticket
-from suffice_runtime.serving.times import Times
+from suffice_runtime.scheduling.admission import Admission, Terms
+from suffice_runtime.scheduling.audits import Audits
+from suffice_runtime.scheduling.book import Book
+from suffice_runtime.scheduling.exits import Reached, check_late
+from suffice_runtime.scheduling.load import Load
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.pools import Batch, Part
+from suffice_runtime.scheduling.queues import Queues
+from suffice_runtime.scheduling.requests import Audited, DeadlineError, Mark, Outcome, Ticket
+from suffice_runtime.scheduling.rules.times import Times
 
 
 class Scheduler:
@@ -46,7 +47,7 @@ class Scheduler:
         ValueError: If the bundle has no policy, or the cap is no exit of it.
 
     Example:
-        >>> from suffice_runtime.serving.scheduler import Scheduler
+        >>> from suffice_runtime.scheduling.scheduler import Scheduler
         >>> scheduler = Scheduler(network)  # doctest: +SKIP
         >>> ticket = scheduler.submit(x, now=0.0, deadline_ms=50)  # doctest: +SKIP
         >>> while (batch := scheduler.next(now=0.0)) is not None:  # doctest: +SKIP

@@ -4,8 +4,8 @@ import heapq
 import math
 
 from suffice_runtime.running.network import Network
-from suffice_runtime.serving.rates import Rate
-from suffice_runtime.serving.requests import Outcome, Request, Ticket
+from suffice_runtime.scheduling.requests import Outcome, Request, Ticket
+from suffice_runtime.scheduling.rules.rates import Rate
 
 
 class Book:

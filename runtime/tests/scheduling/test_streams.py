@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fake_network import EXITS, Server, affine, network, rows, stopping_at
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.scheduler import Scheduler
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.scheduler import Scheduler
 
 NETWORK = network()
 

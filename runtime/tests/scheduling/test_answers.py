@@ -5,9 +5,9 @@ import pytest
 
 import bundles
 from suffice_runtime import Runner
-from suffice_runtime.serving.lengths import pad, padded_length
-from suffice_runtime.serving.options import Options
-from suffice_runtime.serving.scheduler import Scheduler
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.scheduling.rules.lengths import pad, padded_length
+from suffice_runtime.scheduling.scheduler import Scheduler
 
 CLOSE = 1e-5
 """Tolerance of probabilities in float32 that the runtime states; kernels round differently in other batch sizes."""

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from suffice_runtime.serving.rates import Rate
-from suffice_runtime.serving.times import MEMORY, TABLES, Times
+from suffice_runtime.scheduling.rules.rates import Rate
+from suffice_runtime.scheduling.rules.times import MEMORY, TABLES, Times
 
 SIZES = (1, 2, 4, 8)
 
