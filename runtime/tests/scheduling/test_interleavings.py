@@ -44,6 +44,7 @@ class Game:
         self.scheduler = Scheduler(self.network, options)
         self.now, self.running, self.closed = 0.0, [], False
         self.accepted, self.cancelled, self.outcomes, self.audited = {}, set(), {}, []
+        self.to_audit = set()
 
     def submit(self, examples, policy, deadline, cap, audit, what):
         x, i = rows(examples, seed=len(self.accepted)), examples // 2
@@ -61,6 +62,8 @@ class Game:
         assert not self.closed
         assert ticket not in self.accepted
         self.accepted[ticket] = (x, used, cap, deadline, what)
+        if audit:
+            self.to_audit.add(ticket)
 
     def check_refusal(self, refusal, examples):
         assert (refusal.retry_after is None) == self.closed
@@ -211,19 +214,28 @@ def test_close_finishes_what_was_accepted(steps):
 
 
 @SETTINGS
-@given(calls)
-def test_audits_hold_the_same_examples_at_both_exits(steps):
-    game = Game(Options(sizes=(1, 2, 4)))
+@given(calls, st.sampled_from([3, 1000]))
+def test_every_example_that_stops_early_is_audited_or_dropped_once(steps, room):
+    game = Game(Options(sizes=(1, 2, 4), max_audit_rows=room))
     game.play([step for step in steps if step[0] != "close"])
     game.drain()
     seen = set()
     for one in game.audited:
         x, *_ = game.accepted[one.ticket]
-        assert one.finished.positions.tolist() == one.last.positions.tolist()
-        assert one.last.exit == EXITS - 1 > one.finished.exit
-        for finished in (one.finished, one.last):
+        assert one.finished.exit < EXITS - 1
+        if one.last is not None:
+            assert one.finished.positions.tolist() == one.last.positions.tolist()
+            assert one.last.exit == EXITS - 1
+        for finished in (one.finished, one.last or one.finished):
             np.testing.assert_array_equal(finished.prediction.mean[:, 0], x[finished.positions, 0] + 10 * finished.exit)
             assert len(finished.scores) == min(finished.exit + 1, EXITS - 1)
         new = {(one.ticket, int(position)) for position in one.finished.positions}
         assert not new & seen
         seen |= new
+    for ticket in game.to_audit - game.cancelled:
+        outcome = game.outcomes[ticket]
+        if outcome.answer is not None:
+            own = ~(outcome.late | outcome.capped) & (outcome.answer.exit < EXITS - 1)
+            assert {(ticket, int(position)) for position in outcome.positions[own]} == {
+                (found, position) for found, position in seen if found == ticket
+            }

@@ -379,9 +379,31 @@ def test_audits_for_which_there_is_no_room_are_dropped():
         one.submit(stopping_at([0, 0]), 0.0, audit=True)
     step(one, 0.0)
     assert (one.load().auditing, one.load().dropped) == (2, 2)
+    one.close(audits=True)
+    assert (one.load().auditing, one.load().dropped) == (2, 2)
     one.close()
     assert (one.load().auditing, one.load().dropped) == (0, 4)
     assert len(one.collect(0.0)) == 2
+    assert [(audited.ticket.number, audited.last) for audited in one.audited()] == [(1, None), (0, None)]
+
+
+def test_of_an_audit_that_fails_only_the_example_that_causes_it_is_dropped():
+    one = scheduler()
+    x = stopping_at([0] * 5, np.arange(5))
+    one.submit(x, 0.0, audit=True)
+    step(one, 0.0)
+    while (batch := one.next(0.0)) is not None:
+        assert batch.audit
+        if batch.stage == 2 and (batch.arrays[0][:, 0] == 3).any():
+            one.failed(batch, ArithmeticError("a graph that fails for this example"), 0.0)
+        else:
+            one.done(batch, run(batch), 0.0)
+    audited = one.audited()
+    done = np.concatenate([found.finished.positions for found in audited if found.last is not None])
+    assert sorted(done) == [0, 1, 2, 4]
+    (dropped,) = (found.finished for found in audited if found.last is None)
+    assert (dropped.positions.tolist(), dropped.exit, dropped.prediction.mean.tolist()) == ([3], 0, [[3.0]])
+    assert one.load().dropped == 1
 
 
 def test_an_audit_is_no_longer_than_the_bound_on_waiting():

@@ -99,17 +99,17 @@ class Outcome:
 
 @dataclass(frozen=True, repr=False)
 class Audited:
-    """Examples that were run on to the last exit after they had been answered.
+    """Examples that were run on to the last exit after they had been answered, or were to be.
 
     Attributes:
         ticket: Ticket of the request.
         finished: The M examples at the exit of their answer.
-        last: The same examples at the last exit.
+        last: The same examples at the last exit; None if they were dropped, for lack of room or after an error.
     """
 
     ticket: Ticket
     finished: Finished
-    last: Finished
+    last: Finished | None
 
 
 @dataclass(eq=False, repr=False)

@@ -31,7 +31,7 @@ from suffice_runtime.scheduling.rules.times import Times
 class Scheduler:
     """Requests of a server on their way through the stages of a network.
 
-    Calls come from one thread, with times that do not fall. An executor repeats: `collect` what is answered; while it
+    Calls come one at a time, with times that do not fall. An executor repeats: `collect` what is answered; while it
     has a free worker, run the graph of `next`, and return its result by `done` or `failed`; when `next` is None, sleep
     until `wake_at`, or until a request comes or a graph is done. Every accepted request that is not cancelled has
     exactly one outcome.
@@ -169,7 +169,7 @@ class Scheduler:
         now = self._tick(now)
         self._end(batch)
         if batch.audit:
-            self._audits.dropped += len(batch)
+            self._audits.failed(batch)
             return
         if len(batch) > 1:
             self._again += [(batch.stage, half) for half in batch.halves()]
@@ -190,7 +190,7 @@ class Scheduler:
         return self._book.collect()
 
     def audited(self) -> list[Audited]:
-        """Remove and return the examples that were run on to the last exit after they were answered."""
+        """Remove and return the examples that were run on to the last exit after their answer, or were dropped."""
         return self._audits.collect()
 
     def cancel(self, ticket: Ticket, now: float) -> bool:
@@ -203,10 +203,16 @@ class Scheduler:
         self._queues.remove(lambda one: one is request)
         return True
 
-    def close(self) -> None:
-        """Refuse all further requests, and finish the accepted ones without waiting for others; audits are dropped."""
+    def close(self, *, audits: bool = False) -> None:
+        """Refuse all further requests, and finish the accepted ones without waiting for others.
+
+        Args:
+            audits: Whether examples are still run on to the last exit. If not, they are dropped; call it again to drop
+                them later.
+        """
         self._admission.closed, self._queues.patient = True, False
-        self._audits.close()
+        if not audits:
+            self._audits.close()
 
     def wake_at(self, now: float) -> float:
         """Return the time, in seconds, of the next call of `collect` and `next` if nothing else happens, or +inf."""
