@@ -53,7 +53,7 @@ class Game:
             x[i, place] = value
         chosen = POLICIES[policy] if policy else None
         used = chosen or self.scheduler.policy
-        terms = {"policy": chosen, "deadline_ms": deadline, "cap_exit": cap, "audit": audit}
+        terms = {"policy": chosen, "deadline_ms": deadline, "cap_exit": cap}
         try:
             ticket = self.scheduler.submit(x, self.now, **terms)
         except RefusedError as refusal:
@@ -63,6 +63,7 @@ class Game:
         assert ticket not in self.accepted
         self.accepted[ticket] = (x, used, cap, deadline, what)
         if audit:
+            self.scheduler.audit(ticket)
             self.to_audit.add(ticket)
 
     def check_refusal(self, refusal, examples):

@@ -11,7 +11,7 @@ from suffice_runtime.scheduling.rules.fairness import CLIENTS, Order
 
 
 def part(number, examples, tag, since=0.0, deadline=np.inf, waited=0.0):
-    request = Request(Ticket(number, examples), POLICY, since, tag, deadline, 2, None, False)
+    request = Request(Ticket(number, examples), POLICY, since, tag, deadline, 2, None)
     x = np.stack([np.full(examples, number), np.arange(examples)], axis=1)
     return Part(request, InFlight([x], np.arange(examples), None), since, waited)
 

@@ -270,7 +270,8 @@ def test_cancelled_requests_leave():
 
 def test_outputs_for_a_cancelled_request_are_ignored():
     one = scheduler()
-    ticket = one.submit(LAST, 0.0, audit=True)
+    ticket = one.submit(LAST, 0.0)
+    one.audit(ticket)
     batch = one.next(0.0)
     assert one.cancel(ticket, 0.0)
     one.done(batch, run(batch), 0.0)
@@ -357,7 +358,7 @@ def test_sets_of_examples_that_their_policy_did_not_stop_contain_everything():
 
 def test_audits_run_only_when_nothing_else_waits():
     one = scheduler()
-    one.submit(FIRST, 0.0, audit=True)
+    one.audit(one.submit(FIRST, 0.0))
     step(one, 0.0)
     (outcome,) = one.collect(0.0)
     assert outcome.answer.exit.tolist() == [0]
@@ -376,7 +377,7 @@ def test_audits_run_only_when_nothing_else_waits():
 def test_audits_for_which_there_is_no_room_are_dropped():
     one = scheduler(max_audit_rows=3)
     for _ in range(2):
-        one.submit(stopping_at([0, 0]), 0.0, audit=True)
+        one.audit(one.submit(stopping_at([0, 0]), 0.0))
     step(one, 0.0)
     assert (one.load().auditing, one.load().dropped) == (2, 2)
     one.close(audits=True)
@@ -390,7 +391,7 @@ def test_audits_for_which_there_is_no_room_are_dropped():
 def test_of_an_audit_that_fails_only_the_example_that_causes_it_is_dropped():
     one = scheduler()
     x = stopping_at([0] * 5, np.arange(5))
-    one.submit(x, 0.0, audit=True)
+    one.audit(one.submit(x, 0.0))
     step(one, 0.0)
     while (batch := one.next(0.0)) is not None:
         assert batch.audit
@@ -410,7 +411,7 @@ def test_an_audit_is_no_longer_than_the_bound_on_waiting():
     one = scheduler(sizes=(1, 2, 4, 8), wait_ms=10)
     for size in (1, 8):
         one.times.record(1, 3, size, 0.004 * size)
-    one.submit(stopping_at([0] * 8), 0.0, audit=True)
+    one.audit(one.submit(stopping_at([0] * 8), 0.0))
     step(one, 0.0)
     assert len(one.next(0.0)) == 2
 

@@ -28,7 +28,6 @@ class Terms:
     deadline_ms: float | None = None
     cap_exit: int | None = None
     client: str | None = None
-    audit: bool = False
 
 
 class Admission:
@@ -91,8 +90,7 @@ class Admission:
             deadline,
             cap,
             tokens,
-            terms.audit,
-            None if padded is sound else rows,
+            unpadded=None if padded is sound else rows,
         )
         self._accepted += 1
         if not len(rows):

@@ -124,8 +124,8 @@ class Request:
         deadline: Time of its deadline, or +inf.
         cap: Exit at which its examples stop at the latest.
         tokens: Number of tokens of its texts, without the padding of the server, or None.
-        audit: Whether its examples are run on to the last exit after they are answered.
         unpadded: Its rows before the first graph as they came, if they were padded, else None.
+        audit: Whether its examples are run on to the last exit after they are answered.
         closed: Whether it is answered or cancelled.
     """
 
@@ -136,8 +136,8 @@ class Request:
     deadline: float
     cap: int
     tokens: int | None
-    audit: bool
     unpadded: InFlight | None = None
+    audit: bool = False
     closed: bool = False
     _finished: list[tuple[Finished, Mark | None]] = field(default_factory=list)
     _errors: list[ExampleError] = field(default_factory=list)

@@ -89,7 +89,6 @@ class Scheduler:
         deadline_ms: float | None = None,
         cap_exit: int | None = None,
         client: str | None = None,
-        audit: bool = False,
     ) -> Ticket:
         """Accept a request.
 
@@ -101,7 +100,6 @@ class Scheduler:
                 fails if it passed none.
             cap_exit: Exit, counted from 0, at which every example stops at the latest.
             client: Name of a client, whose requests share the server with those of others.
-            audit: Whether examples are run on to the last exit after they are answered, when nothing else is to do.
 
         Raises:
             RefusedError: If there is no room, or the scheduler is closed.
@@ -110,7 +108,7 @@ class Scheduler:
                 are not finite are errors of their examples.
         """
         now = self._tick(now)
-        terms = Terms(policy, deadline_ms, cap_exit, client, audit)
+        terms = Terms(policy, deadline_ms, cap_exit, client)
         request, rows, errors = self._admission.admit(x, now, terms)
         self._book.add(request)
         for position, error in errors:
@@ -119,6 +117,15 @@ class Scheduler:
             self._queues.add(0, Part(request, rows, now), now)
         self._book.settle(request, now)
         return request.ticket
+
+    def audit(self, ticket: Ticket) -> None:
+        """Run the examples of a request on to the last exit after they are answered, when nothing else is to do.
+
+        It is to follow `submit` at once; examples that have stopped already are not run on.
+        """
+        request = self._book.find(ticket)
+        if request is not None:
+            request.audit = True
 
     def next(self, now: float) -> Batch | None:
         """Return examples whose graph is to run now, or None. Each batch is to be returned by `done` or `failed`."""

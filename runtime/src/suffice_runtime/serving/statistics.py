@@ -11,7 +11,7 @@ from suffice_runtime.scheduling.load import Load
 from suffice_runtime.scheduling.pools import Batch
 from suffice_runtime.scheduling.requests import Outcome
 
-SECONDS = tuple(round(scale * 10.0**power, 7) for power in range(-4, 1) for scale in (1, 2, 5)) + (10.0, 30.0, 60.0)
+SECONDS = (*(round(scale * 10.0**power, 7) for power in range(-4, 1) for scale in (1, 2, 5)), 10.0, 30.0, 60.0)
 """Edges of the histograms of seconds: 0.1 ms to 1 minute, three to a power of ten."""
 
 
