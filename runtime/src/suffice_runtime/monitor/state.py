@@ -11,11 +11,12 @@ from suffice_runtime.monitor.capital import Capital, EProcess
 from suffice_runtime.monitor.loss import LossAlarm, LossDetector
 from suffice_runtime.monitor.mean import MeanBounds
 from suffice_runtime.monitor.ranks import DriftAlarm
+from suffice_runtime.monitor.shares import ShareAlarm
 from suffice_runtime.monitor.steps import StepBack
 
-AnyState = MeanBounds | LossAlarm | LossDetector | StepBack | DriftAlarm
+AnyState = MeanBounds | LossAlarm | LossDetector | StepBack | ShareAlarm | DriftAlarm
 
-_STATES = {kind.__name__: kind for kind in (MeanBounds, LossAlarm, LossDetector, StepBack, DriftAlarm)}
+_STATES = {kind.__name__: kind for kind in (MeanBounds, LossAlarm, LossDetector, StepBack, ShareAlarm, DriftAlarm)}
 _PARTS = {**_STATES, **{kind.__name__: kind for kind in (Capital, EProcess)}}
 
 VERSION = 1
