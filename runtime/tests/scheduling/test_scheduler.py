@@ -407,6 +407,19 @@ def test_of_an_audit_that_fails_only_the_example_that_causes_it_is_dropped():
     assert one.load().dropped == 1
 
 
+def test_audits_of_a_request_that_is_cancelled_before_its_answer_are_not_reported():
+    one = scheduler(max_audit_rows=4)
+    ticket = one.submit(stopping_at([0, 0, 0, 2]), 0.0)
+    one.audit(ticket)
+    step(one, 0.0)
+    assert one.load().auditing == 3
+    assert one.cancel(ticket, 0.0)
+    assert one.load().auditing == one.load().dropped == 0
+    one.submit(LAST, 0.0)
+    assert len(finish(one)) == 1
+    assert one.audited() == []
+
+
 def test_an_audit_is_no_longer_than_the_bound_on_waiting():
     one = scheduler(sizes=(1, 2, 4, 8), wait_ms=10)
     for size in (1, 8):

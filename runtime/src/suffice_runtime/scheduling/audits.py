@@ -52,6 +52,8 @@ class Audits:
     def advance(self, reached: Reached, now: float) -> None:
         """Add the outputs of a graph for examples that are audited."""
         part, index = reached.part, np.arange(len(reached.part))
+        if not part.request.audit:  # cancelled meanwhile
+            return
         if reached.result.scores is not None:
             rows = reached.carried(index)
             onward = Part(part.request, rows, now, last=part.last, answered=part.answered)
@@ -72,6 +74,15 @@ class Audits:
             return
         for part in batch.parts:
             self._drop(part.request, _answered(part))
+
+    def cancel(self, request: Request) -> None:
+        """Remove the examples of a request, which are not reported."""
+        if request.audit:
+            request.audit = False
+            self._again = [(stage, kept) for stage, parts in self._again if (kept := _without(parts, request))]
+            for pool in self._pools.values():
+                pool.remove(lambda one: one is request)
+            self._pools = {key: pool for key, pool in self._pools.items() if len(pool)}
 
     def take(self, now: float) -> tuple[int, list[Part]] | None:
         """Remove and return examples that are to run together, with their stage, the latest one; None if none wait."""
@@ -107,6 +118,8 @@ class Audits:
         pool.add(part, now)
 
     def _drop(self, request: Request, answered: Finished) -> None:
+        if not request.audit:
+            return
         self.dropped += len(answered.positions)
         self._done.append(Audited(request.ticket, answered, None))
 
@@ -114,6 +127,10 @@ class Audits:
         seconds = self._times.seconds
         fits = [size for size in self._sizes if seconds(pool.stage, pool.numbers, size) <= self._wait]
         return max(fits, default=self._sizes[0])
+
+
+def _without(parts: list[Part], request: Request) -> list[Part]:
+    return [part for part in parts if part.request is not request]
 
 
 def _answered(part: Part) -> Finished:

@@ -201,13 +201,14 @@ class Scheduler:
         return self._audits.collect()
 
     def cancel(self, ticket: Ticket, now: float) -> bool:
-        """Remove a request, which has no outcome then; return False if it is answered or cancelled already."""
+        """Remove a request, which has no outcome and no audits then; return False if it is answered or cancelled."""
         now = self._tick(now)
         request = self._book.find(ticket)
         if request is None:
             return False
         self._book.remove(request, now)
         self._queues.remove(lambda one: one is request)
+        self._audits.cancel(request)
         return True
 
     def close(self, *, audits: bool = False) -> None:
