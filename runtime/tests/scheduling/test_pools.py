@@ -61,12 +61,13 @@ def test_clients_without_waiting_examples_are_forgotten():
 )
 def test_every_example_is_taken_or_removed_once_and_those_of_a_request_in_order(requests, sizes, unwanted):
     pool = Pool(0, 2)
-    for number, (examples, tag) in enumerate(requests):
-        pool.add(part(number, examples, float(tag)), 0.0)
+    added = [part(number, examples, float(tag)) for number, (examples, tag) in enumerate(requests)]
+    for one in added:
+        pool.add(one, 0.0)
     taken = [one for size in sizes for one in pool.take(size, 0.0)]
     left = sum(examples for examples, _ in requests) - sum(map(len, taken))
     assert left == len(pool) == max(0, sum(examples for examples, _ in requests) - sum(sizes))
-    removed = pool.remove(lambda request: request.ticket.number in unwanted)
+    removed = pool.remove([one.request for one in added if one.request.ticket.number in unwanted])
     rest = pool.take(10**6, 0.0)
     assert {one.request.ticket.number for one in removed} <= unwanted
     assert not {one.request.ticket.number for one in rest} & unwanted
@@ -74,7 +75,7 @@ def test_every_example_is_taken_or_removed_once_and_those_of_a_request_in_order(
         parts = [one for one in (*taken, *removed, *rest) if one.request.ticket.number == number]
         assert np.concatenate([one.rows.positions for one in parts]).tolist() == list(range(examples))
         assert all((one.rows.carried[0] == [[number, i] for i in one.rows.positions]).all() for one in parts)
-    assert len(pool) == 0
+    assert len(pool) == len(pool._keys) == 0
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=12), st.integers(1, 20))

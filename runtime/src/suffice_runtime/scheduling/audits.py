@@ -81,7 +81,7 @@ class Audits:
             request.audit = False
             self._again = [(stage, kept) for stage, parts in self._again if (kept := _without(parts, request))]
             for pool in self._pools.values():
-                pool.remove(lambda one: one is request)
+                pool.remove([request])
             self._pools = {key: pool for key, pool in self._pools.items() if len(pool)}
 
     def take(self, now: float) -> tuple[int, list[Part]] | None:
@@ -105,7 +105,7 @@ class Audits:
     def close(self) -> None:
         """Drop the examples that wait, and all that come."""
         parts = [part for _, again in self._again for part in again]
-        parts += [part for pool in self._pools.values() for part in pool.remove(lambda _: True)]
+        parts += [part for pool in self._pools.values() for part in pool.take(len(pool), 0.0)]
         self._pools, self._again, self._room = {}, [], 0
         for part in parts:
             self._drop(part.request, _answered(part))

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -73,6 +73,7 @@ class Pool:
         self.stage, self.numbers = stage, numbers
         self.started, self.rate = -math.inf, Rate()
         self._parts: dict[int, Part] = {}  # in the order in which they came
+        self._keys: dict[int, set[int]] = {}  # of the parts of each request, by its number
         self._heap: list[tuple[float, int, int]] = []  # tag of the next example, number of the request, key in _parts
         self._rows = self._added = 0
 
@@ -111,6 +112,8 @@ class Pool:
         self.started, counts = now, dict[int, int]()
         while size and self._heap:
             _, number, key = heapq.heappop(self._heap)
+            if key not in self._parts:  # removed
+                continue
             part, start = self._parts[key], counts.get(key, 0)
             stop = start + self._run(part, start, size)
             counts[key], size = stop, size - stop + start
@@ -118,20 +121,29 @@ class Pool:
                 heapq.heappush(self._heap, (part.tag(stop), number, key))
         return [self._cut(key, count) for key, count in counts.items()]
 
-    def remove(self, unwanted: Callable[[Request], bool]) -> list[Part]:
+    def remove(self, requests: Iterable[Request]) -> list[Part]:
         """Remove and return the examples of some requests."""
-        removed = [part for part in self._parts.values() if unwanted(part.request)]
-        if removed:
-            kept = [part for part in self._parts.values() if not unwanted(part.request)]
-            self._parts, self._heap, self._rows = {}, [], 0
-            for part in kept:
-                self._insert(part)
-        return removed
+        numbers = [request.ticket.number for request in requests]
+        return [self._delete(key) for number in numbers for key in sorted(self._keys.get(number, ()))]
 
     def _insert(self, part: Part) -> None:
+        number = part.request.ticket.number
         self._parts[self._added] = part
-        heapq.heappush(self._heap, (part.tag(0), part.request.ticket.number, self._added))
+        self._keys.setdefault(number, set()).add(self._added)
+        heapq.heappush(self._heap, (part.tag(0), number, self._added))
         self._added, self._rows = self._added + 1, self._rows + len(part)
+
+    def _delete(self, key: int) -> Part:
+        """Remove a part, whose place in the heap is left behind."""
+        part = self._parts.pop(key)
+        number = part.request.ticket.number
+        self._keys[number].remove(key)
+        if not self._keys[number]:
+            del self._keys[number]
+        self._rows -= len(part)
+        if not self._parts:
+            self._heap = []
+        return part
 
     def _run(self, part: Part, start: int, most: int) -> int:
         """Return how many examples of a part, from one on, come before the next part."""
@@ -144,11 +156,10 @@ class Pool:
     def _cut(self, key: int, count: int) -> Part:
         """Remove and return the first examples of a part, whose rest is in the heap already."""
         part = self._parts[key]
+        if count == len(part):
+            return self._delete(key)
+        self._parts[key] = part.take(count, len(part))
         self._rows -= count
-        if count < len(part):
-            self._parts[key] = part.take(count, len(part))
-        else:
-            del self._parts[key]
         return part.take(0, count)
 
 

@@ -1,7 +1,7 @@
 """Pools of all stages, and the choice among them by the rule."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from suffice_runtime.scheduling.options import Options
@@ -68,9 +68,9 @@ class Queues:
             self._pools[key] = Pool(stage, count_numbers(part))
         self._pools[key].add(part, now)
 
-    def remove(self, unwanted: Callable[[Request], bool]) -> list[Part]:
+    def remove(self, requests: Collection[Request]) -> list[Part]:
         """Remove and return the examples of some requests."""
-        return [part for pool in self._pools.values() for part in pool.remove(unwanted)]
+        return [part for pool in self._pools.values() for part in pool.remove(requests)]
 
     def choose(self, now: float) -> Choice | None:
         """Return the pool that is to run now, or None if all are empty or wait."""

@@ -207,7 +207,7 @@ class Scheduler:
         if request is None:
             return False
         self._book.remove(request, now)
-        self._queues.remove(lambda one: one is request)
+        self._queues.remove([request])
         self._audits.cancel(request)
         return True
 
@@ -239,7 +239,7 @@ class Scheduler:
         """Return the present time, not before that of the last call, after answering requests that are overdue."""
         self._now = max(self._now, now)
         if overdue := self._book.overdue(self._now):
-            parts = self._queues.remove(lambda request: request in overdue)
+            parts = self._queues.remove(overdue)
             groups = [batch.parts for batch in self._running.values() if not batch.audit]
             groups += [tuple(again) for _, again in self._again]
             parts += [part for group in groups for part in group if part.request in overdue]
