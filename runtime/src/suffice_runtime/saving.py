@@ -96,6 +96,15 @@ def write(file: Path, parts: Sequence[Mapping[str, Array]], names: Names = None,
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     payload = WRITERS[file.suffix.lower()](table, names)
     check_writable(file, force)
+    replace_file(file, payload)
+
+
+def replace_file(file: Path, payload: bytes) -> None:
+    """Write a file, whole or not at all, in place of one that is there.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     target = file.resolve()
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:

@@ -1,17 +1,19 @@
-"""Engine that serves one bundle: a scheduler, the threads that run its graphs, and what is watched.
+"""Engine that serves one bundle: the threads that run its graphs, with futures for the answers.
 
-Every call of the scheduler is under one lock, and no graph runs under it. Each of the worker threads repeats: return
-the outputs of its last batch, take the next one, deliver what is answered, and run the graph, or sleep until a request
-comes or the scheduler has something to do. So a graph runs in the thread that chose it.
+Every call of the core, which holds the scheduler and what is watched, is under one lock, and no graph runs under it.
+Each thread repeats: return the outputs of its last batch, take the next one, deliver what is answered, and run the
+graph; or sleep until a request comes or the scheduler has something to do. So a graph runs in the thread that chose it.
 """
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from suffice_runtime.bundle.manifest import Manifest
@@ -21,11 +23,13 @@ from suffice_runtime.runner import Runner
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.scheduling.pools import Batch
 from suffice_runtime.scheduling.requests import Outcome, RefusedError, Ticket
-from suffice_runtime.scheduling.scheduler import Scheduler
-from suffice_runtime.serving.statistics import Meter, Statistics
-
-Answered = tuple["Future[Outcome]", Outcome]
-Ran = tuple[Batch, Result | Exception, float]
+from suffice_runtime.serving import sequence
+from suffice_runtime.serving.core import Core
+from suffice_runtime.serving.futures import Answered, deliver
+from suffice_runtime.serving.state import Keeper, StateFile
+from suffice_runtime.serving.statistics import Statistics
+from suffice_runtime.serving.warmup import run_stages
+from suffice_runtime.serving.watch import Watch
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +38,8 @@ class Engine:
     """One bundle that is served to many threads.
 
     Requests that are accepted together share the runs of each stage. Each is answered under the policy that was in
-    force when it was accepted, or its own.
+    force when it was accepted, or its own. An alarm that the promise of the policy does not hold puts a safer one in
+    force. All methods may be called from several threads at once.
 
     Args:
         runner: Bundle with a policy.
@@ -42,8 +47,12 @@ class Engine:
         name: Name of the model.
         version: Version of the model.
         workers: Number of threads that run graphs.
-        audit_share: Fraction of the requests whose answers are compared with the last exit afterwards.
+        audit_share: Fraction of the requests whose answers are compared with the last exit afterwards, when nothing
+            else is to do.
         seed: Seed of the random choice of these requests.
+        track: Whether thresholds are running quantiles, which keep the cost of the policy when inputs drift
+            (`drift.track`); not for a policy with a promise.
+        state: File that keeps what is watched when the engine is stopped; None keeps nothing.
         clock: Function that returns the time in seconds, which never falls.
 
     Attributes:
@@ -52,7 +61,8 @@ class Engine:
         manifest: Description of the bundle.
 
     Raises:
-        ValueError: If the bundle has no policy, or an argument is out of range.
+        FileNotFoundError: If the folder of the state does not exist.
+        ValueError: If the bundle has no policy, an argument is out of range, or the state is damaged.
 
     Example:
         >>> from suffice_runtime import Runner
@@ -76,76 +86,71 @@ class Engine:
         workers: int = 1,
         audit_share: float = 0.01,
         seed: int = 0,
+        track: bool = False,
+        state: str | os.PathLike[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if workers < 1:
             raise ValueError(f"expected workers of at least 1, got {workers}")
-        if not 0 <= audit_share <= 1:
-            raise ValueError(f"expected audit_share as a fraction in [0, 1], got {audit_share}")
-        options = options or Options()
         self.name, self.version, self.manifest = name, version, runner.manifest
-        network = runner._network
-        self._scheduler, self._graphs, self._clock = Scheduler(network, options), network.graphs, clock
-        self._meter = Meter(len(network.graphs), options.sizes, clock())
+        network, options = runner._network, options or Options()
+        self._graphs, self._clock = network.graphs, clock
+        self._core = Core(network, options, audit_share=audit_share, seed=seed, track=track, now=clock())
+        file = None if state is None else StateFile(Path(state))
+        if file is not None:
+            self._core.restore(file)
+        run_stages(network, options.sizes if options.pad_batches else (1,), self._core.scheduler.times, clock)
         self._changed = threading.Condition(threading.Lock())
         self._open = dict[int, "Future[Outcome]"]()
-        self._idle, self._policy_version = 0, 1
+        self._idle = 0
         self._failure: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"suffice-{name}-{i}", daemon=True) for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()
+        self._keeper = None if file is None else Keeper(file, partial(self._take_state, file))
 
     @property
     def policy(self) -> Policy:
         """Policy of requests that come without one. Those accepted before keep the policy that they came under."""
-        return self._scheduler.policy
+        return self._core.scheduler.policy
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
         with self._changed:
-            self._scheduler.policy = policy
-            self._policy_version += 1
+            self._core.replace(policy)
 
     @property
     def policy_version(self) -> int:
-        """Number of the policy in force, counted from 1, which rises with every replacement."""
-        return self._policy_version
+        """Number of the policy in force, counted from 1, which rises with every replacement and every step back."""
+        return self._core.watcher.version
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted if there is room."""
+        return self._failure is None and not self._core.closed
 
     def policy_for(self, budget: float) -> Policy:
-        """Return the dearest policy of the bundle whose expected cost is within a budget.
-
-        Args:
-            budget: Mean multiply-adds per example as a fraction of those of the last exit, in (0, 1].
+        """Return the dearest policy of the bundle within a budget, a fraction of the last exit's cost in (0, 1].
 
         Raises:
             ValueError: If the budget is out of range, or below the cost of the cheapest policy.
         """
-        if not 0 < budget <= 1:
-            raise ValueError(f"expected a budget as a fraction of the full network's cost in (0, 1], got {budget}")
-        fractions = [(self.manifest.fraction(policy), policy) for policy in self.manifest.policies]
-        within = [policy for fraction, policy in fractions if fraction <= budget]
-        if not within:
-            raise ValueError(
-                f"expected a budget of at least {fractions[0][0]:.4g}, the cost of the cheapest policy of this bundle, "
-                f"got {budget:g}; export policies of smaller budgets with policies=…"
-            )
-        return within[-1]
+        return sequence.within(self.manifest, budget)
 
-    async def answer(self, x: Any, **terms: Any) -> Outcome:
-        """Return the outcome of a request; if the task is cancelled, so is the request.
-
-        Args:
-            x: Inputs as for `Runner.run`, which must not change until they are answered.
-            terms: Parameters as for `submit`.
-
-        Raises:
-            RefusedError: If there is no room, or the engine is closed.
-            TypeError: For inputs of another type.
-            ValueError: For names, shapes or parameters that are not those of the network.
-        """
-        return await asyncio.wrap_future(self.submit(x, **terms))
+    async def answer(
+        self,
+        x: Any,
+        *,
+        policy: Policy | None = None,
+        deadline_ms: float | None = None,
+        cap_exit: int | None = None,
+        client: str | None = None,
+    ) -> Outcome:
+        """Return the outcome of a request, as `submit` does for threads; cancelling the task cancels the request."""
+        future = self.submit(x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
+        return await asyncio.wrap_future(future)
 
     def submit(
         self,
@@ -174,9 +179,8 @@ class Engine:
         terms: dict[str, Any] = {"policy": policy, "deadline_ms": deadline_ms, "cap_exit": cap_exit, "client": client}
         with self._changed:
             if self._failure is not None:
-                self._meter.refused += 1
                 raise RefusedError(f"expected an engine that runs, got one that stopped: {self._failure!r}", None)
-            ticket = self._accept(x, terms)
+            ticket = self._core.submit(x, self._clock(), **terms)
             self._open[ticket.number] = future
             if self._idle:
                 self._changed.notify()
@@ -186,10 +190,17 @@ class Engine:
     def statistics(self) -> Statistics:
         """Return a snapshot of the counts since the start."""
         with self._changed:
-            return self._meter.snapshot(self._scheduler.load(), self._clock())
+            return self._core.statistics(self._clock())
+
+    def watch(self) -> Watch:
+        """Return a snapshot of what is watched: the promise, the loss, exits, costs, uncertainty and alarms."""
+        with self._changed:
+            return self._core.watcher.snapshot()
 
     def close(self, timeout: float | None = None) -> bool:
         """Refuse new requests, answer the accepted ones, and end the threads.
+
+        Audits go on for a second, so that those which are known at the end are no selection.
 
         Args:
             timeout: Seconds to wait for the answers; None for as long as they take.
@@ -199,23 +210,15 @@ class Engine:
         """
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            self._scheduler.close()
+            self._core.close(self._clock())
             self._changed.notify_all()
         others = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in others:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in others)
-
-    def _accept(self, x: Any, terms: dict[str, Any]) -> Ticket:
-        """Let the scheduler accept a request, and count its refusal."""
-        try:
-            return self._scheduler.submit(x, self._clock(), **terms)
-        except RefusedError:
-            self._meter.refused += 1
-            raise
-        except (TypeError, ValueError):
-            self._meter.invalid += 1
-            raise
+        ended = not any(thread.is_alive() for thread in others)
+        if ended and self._keeper is not None:
+            self._keeper.close()
+        return ended
 
     def _end(self, ticket: Ticket, future: "Future[Outcome]") -> None:
         """Cancel the request of a future that was cancelled."""
@@ -223,96 +226,76 @@ class Engine:
             return
         with self._changed:
             if self._open.pop(ticket.number, None) is not None:
-                self._scheduler.cancel(ticket, self._clock())
-                self._meter.cancelled += 1
-                if self._idle:
-                    self._changed.notify()
+                self._core.cancel(ticket, self._clock())
+                self._changed.notify()
 
     def _work(self) -> None:
         """Run graphs until the engine is closed and everything is answered."""
-        ran: Ran | None = None
+        ran: tuple[Batch, Result | Exception] | None = None
         try:
             while True:
                 answered, batch = self._step(ran)
-                for future, outcome in answered:
-                    if future.set_running_or_notify_cancel():
-                        future.set_result(outcome)
-                if batch is None:
-                    if not answered:
-                        return
-                    ran = None
-                else:
-                    ran = self._run(batch)
+                deliver(answered)
+                if batch is None and not answered:
+                    return
+                ran = None if batch is None else (batch, self._run(batch))
         except BaseException as error:
             self._fail(error)
 
-    def _step(self, ran: Ran | None) -> tuple[list[Answered], Batch | None]:
-        """Return outputs to the scheduler, and take what is answered and the next batch; neither if all is done."""
+    def _run(self, batch: Batch) -> Result | Exception:
+        """Run the graph of a batch, and return its outputs or the error that it raised."""
+        try:
+            return self._graphs[batch.stage](batch.padded())
+        except Exception as error:  # whatever it is, it is the error of these examples
+            return error
+
+    def _step(self, ran: tuple[Batch, Result | Exception] | None) -> tuple[list[Answered], Batch | None]:
+        """Return outputs to the core, and take what is answered and the next batch; neither if the thread is to end."""
         with self._changed:
-            if ran is not None:
-                self._return(*ran)
+            if ran is not None and self._failure is None:
+                self._core.finish(*ran, self._clock())
             while self._failure is None:
                 now = self._clock()
-                batch = self._scheduler.next(now)
-                answered = self._collect(now)
+                batch, more = self._core.next(now), self._core.advance()
+                answered = self._collect(now)  # last, as futures that are taken have to be delivered
                 if batch is not None or answered:
                     if batch is not None and self._idle:
                         self._changed.notify()  # another thread may find a batch, too
                     return answered, batch
-                if self._scheduler.drained:
+                if self._core.scheduler.drained and not more:
                     self._changed.notify_all()
                     break
-                self._sleep(self._scheduler.wake_at(now) - now)
+                if not more:
+                    self._sleep(self._core.scheduler.wake_at(now) - now)
             return [], None
-
-    def _return(self, batch: Batch, result: Result | Exception, seconds: float) -> None:
-        """Return the outputs of a graph, or its error, to the scheduler."""
-        now = self._clock()
-        self._meter.add_run(batch, seconds)
-        if not isinstance(result, Exception):
-            try:
-                self._scheduler.done(batch, result, now)
-                return
-            except ValueError as error:  # too few rows
-                result = error
-        self._scheduler.failed(batch, result, now)
 
     def _collect(self, now: float) -> list[Answered]:
         """Take the outcomes of requests that are answered, with their futures."""
-        answered = list[Answered]()
-        for outcome in self._scheduler.collect(now):
-            self._meter.add_outcome(outcome)
-            future = self._open.pop(outcome.ticket.number, None)
-            if future is not None:
-                answered.append((future, outcome))
-        return answered
+        found = [(self._open.pop(outcome.ticket.number, None), outcome) for outcome in self._core.collect(now)]
+        return [(future, outcome) for future, outcome in found if future is not None]  # None if cancelled meanwhile
+
+    def _take_state(self, file: StateFile) -> bytes | None:
+        """Return the bytes of the state, or None if it has not changed since the last call."""
+        with self._changed:
+            watcher = self._core.watcher
+            if not watcher.changed:
+                return None
+            watcher.changed = False
+            return file.payload(watcher)
 
     def _sleep(self, seconds: float) -> None:
-        """Wait for a change, at most some seconds."""
+        """Wait for a change, for at most some seconds."""
         self._idle += 1
         try:
-            self._changed.wait(None if seconds == float("inf") else min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+            self._changed.wait(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
         finally:
             self._idle -= 1
 
-    def _run(self, batch: Batch) -> Ran:
-        """Run the graph of a batch; an error of it is returned."""
-        start = self._clock()
-        try:
-            result: Result | Exception = self._graphs[batch.stage](batch.padded())
-        except Exception as error:  # whatever a graph raises is the error of its examples
-            result = error
-        return batch, result, self._clock() - start
-
     def _fail(self, error: BaseException) -> None:
-        """End the engine after an error of its own: every open request gets it, and later ones are refused."""
+        """Stop after an error of the engine itself: every open request gets it, and later ones are refused."""
         _LOG.critical("the engine of %r stopped", self.name, exc_info=error)
         with self._changed:
             self._failure = self._failure or error
             futures, self._open = list(self._open.values()), {}
             self._changed.notify_all()
-        for future in futures:
-            if future.set_running_or_notify_cancel():
-                failure = RuntimeError(f"expected an answer, but the engine stopped: {error!r}")
-                failure.__cause__ = error
-                future.set_exception(failure)
+        deliver([(future, error) for future in futures])
