@@ -256,8 +256,8 @@ class Engine:
                 self._core.finish(*ran, self._clock())
             while self._failure is None:
                 now = self._clock()
-                batch, more = self._core.next(now), self._core.advance()
-                answered = self._collect(now)  # last, as futures that are taken have to be delivered
+                batch, outcomes, more = self._core.next(now), self._core.collect(now), self._core.advance()
+                answered = self._take(outcomes)  # last, as futures that are taken have to be delivered
                 if batch is not None or answered:
                     if batch is not None and self._idle:
                         self._changed.notify()  # another thread may find a batch, too
@@ -269,10 +269,10 @@ class Engine:
                     self._sleep(self._core.scheduler.wake_at(now) - now)
             return [], None
 
-    def _collect(self, now: float) -> list[Answered]:
-        """Take the outcomes of requests that are answered, with their futures."""
-        found = [(self._open.pop(outcome.ticket.number, None), outcome) for outcome in self._core.collect(now)]
-        return [(future, outcome) for future, outcome in found if future is not None]  # None if cancelled meanwhile
+    def _take(self, outcomes: list[Outcome]) -> list[Answered]:
+        """Take the futures of requests that are answered, up to those that were cancelled meanwhile."""
+        found = [(self._open.pop(outcome.ticket.number, None), outcome) for outcome in outcomes]
+        return [(future, outcome) for future, outcome in found if future is not None]
 
     def _take_state(self, file: StateFile) -> bytes | None:
         """Return the bytes of the state, or None if it has not changed since the last call."""
