@@ -22,7 +22,7 @@ FAILS, NAN = -1.0, -2.0
 
 PROMISE = Promise("agreement", 0.1, 0.95)
 PROMISED = replace(POLICY, budget=np.nan, promise=PROMISE)
-SAFER = replace(PROMISED, thresholds=np.array([np.inf, 0.5]), expected=2.3, shares=np.array([0.0, 0.7, 0.3]))
+SAFER = replace(PROMISED, thresholds=np.array([np.inf, 0.5]), expected=2.7, shares=np.array([0.0, 0.3, 0.7]))
 
 
 class Stage:
