@@ -44,22 +44,21 @@ class Audits:
 
     def begin(self, reached: Reached, stopped: Finished, now: float) -> None:
         """Add the examples of a part that its policy stopped at an exit, unless it is the last one."""
-        if reached.result.scores is not None:
+        if not reached.last:
             rows = reached.carried(np.searchsorted(reached.part.rows.positions, stopped.positions))
             part = Part(reached.part.request, rows, now, last=stopped.prediction, answered=reached.exit)
             self._add(reached.exit + 1, part, now)
 
     def advance(self, reached: Reached, now: float) -> None:
         """Add the outputs of a graph for examples that are audited."""
-        part, index = reached.part, np.arange(len(reached.part))
+        part = reached.part
         if not part.request.audit:  # cancelled meanwhile
             return
-        if reached.result.scores is not None:
-            rows = reached.carried(index)
-            onward = Part(part.request, rows, now, last=part.last, answered=part.answered)
+        if not reached.last:
+            onward = Part(part.request, reached.carried(), now, last=part.last, answered=part.answered)
             self._add(reached.exit + 1, onward, now)
             return
-        last, answered = reached.finished(index), _answered(part)
+        last, answered = reached.finished(), _answered(part)
         sound = np.isfinite(last.prediction.soundness)
         if sound.any():
             kept = sound.nonzero()[0]

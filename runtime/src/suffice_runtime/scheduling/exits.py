@@ -20,14 +20,48 @@ class Split:
     Attributes:
         stopped: Examples that their policy stopped, or None if there are none.
         capped: Examples that the cap stopped, or None.
-        behind: Rows of the examples that go on, and their index (L,) in the part; None if there are none.
+        behind: Rows of the examples that go on, and their index (L,) in the part, None for all; None if there are none.
         errors: Positions of the examples that failed, each with its error.
     """
 
     stopped: Finished | None
     capped: Finished | None
-    behind: tuple[InFlight, Index] | None
+    behind: tuple[InFlight, Index | None] | None
     errors: list[tuple[int, Exception]]
+
+
+class Outputs:
+    """Outputs of a graph for a batch, with what is computed once for all its parts.
+
+    Args:
+        exit_: Number of the exit, counted from 0.
+        result: Outputs of the graph.
+        rows: Number of rows that count.
+
+    Attributes:
+        exit: Number of the exit.
+        result: Outputs of the graph.
+        values: Scores (N,) of the policy; None at the last exit.
+        finite: Whether all scores and predictions are finite.
+    """
+
+    def __init__(self, exit_: int, result: Result, rows: int) -> None:
+        self.exit, self.result = exit_, result
+        self.values: Array | None = None if result.scores is None else result.scores[:rows]
+        self.finite = bool(np.isfinite(result.prediction.soundness[:rows]).all())
+        if self.values is not None:
+            self.finite = self.finite and bool(np.isfinite(self.values).all())
+        self._stops: dict[int, NDArray[np.bool_]] = {}
+
+    def stops(self, part: Part, start: int) -> NDArray[np.bool_]:
+        """Return whether the policy of a part, whose first row is `start`, stops each of its examples, (M,) bool."""
+        assert self.values is not None
+        policy, rows = part.request.policy, slice(start, start + len(part))
+        if policy.alternative is not None:
+            return policy.stops(self.exit, self.values[rows], part.rows.coin)
+        if id(policy) not in self._stops:
+            self._stops[id(policy)] = policy.stops(self.exit, self.values)
+        return self._stops[id(policy)][rows]
 
 
 @dataclass(frozen=True)
@@ -36,18 +70,63 @@ class Reached:
 
     Attributes:
         part: The M examples.
-        exit: Number of the exit, counted from 0.
-        result: Outputs for the whole batch.
+        outputs: Outputs for the whole batch.
         start: Row of the first of the examples in it.
     """
 
     part: Part
-    exit: int
-    result: Result
+    outputs: Outputs
     start: int
+
+    @property
+    def exit(self) -> int:
+        """Number of the exit."""
+        return self.outputs.exit
+
+    @property
+    def last(self) -> bool:
+        """Whether it is the last exit."""
+        return self.outputs.values is None
 
     def split(self) -> Split:
         """Split the examples by their policy and cap; whatever is not finite becomes an error of its example."""
+        if not self.outputs.finite:
+            return self._split_unsound()
+        if self.last:
+            return Split(self.finished(), None, None, [])
+        own = self.outputs.stops(self.part, self.start)
+        count = int(np.count_nonzero(own))
+        if count == len(own):
+            return Split(self.finished(), None, None, [])
+        stopped = self.finished(own.nonzero()[0]) if count else None
+        others = (~own).nonzero()[0] if count else None
+        if self.part.request.cap <= self.exit:
+            return Split(stopped, self.finished(others), None, [])
+        return Split(stopped, None, (self.carried(others), others), [])
+
+    def carried(self, index: Index | None = None) -> InFlight:
+        """Return rows (L,) of the examples before the next graph; those of all by default."""
+        rows, at = self.part.rows, self._at(index)
+        return InFlight(
+            [_copied(array, at) for array in self.outputs.result.carried],
+            rows.positions if index is None else rows.positions[index],
+            rows.coin if rows.coin is None or index is None else rows.coin[index],
+            self._scores(index),
+        )
+
+    def finished(self, index: Index | None = None) -> Finished:
+        """Return some of the examples (L,) with the prediction of this exit; all by default."""
+        rows, at, prediction = self.part.rows, self._at(index), self.outputs.result.prediction
+        return Finished(
+            rows.positions if index is None else rows.positions[index],
+            self.exit,
+            type(prediction)(*[_copied(getattr(prediction, name), at) for name in prediction.names()]),
+            self._scores(index),
+            rows.coin if rows.coin is None or index is None else rows.coin[index],
+        )
+
+    def _split_unsound(self) -> Split:
+        """Split the examples of a batch in which something is not finite."""
         everything = np.arange(len(self.part))
         values, errors = self._values(), list[tuple[int, Exception]]()
         if values is None:
@@ -57,30 +136,14 @@ class Reached:
         request = self.part.request
         own = sound & request.policy.stops(self.exit, values, self.part.rows.coin)
         others = sound & ~own
-        stopped, capped, behind = self._finished(own.nonzero()[0], errors), None, None
+        stopped, capped = self._finished(own.nonzero()[0], errors), None
+        behind: tuple[InFlight, Index | None] | None = None
         if request.cap <= self.exit:
             capped = self._finished(others.nonzero()[0], errors)
         elif others.any():
             index = others.nonzero()[0]
             behind = self.carried(index), index
         return Split(stopped, capped, behind, errors)
-
-    def carried(self, index: Index) -> InFlight:
-        """Return rows (L,) of the examples before the next graph."""
-        rows = self.part.rows
-        return InFlight(
-            [array[self.start + index] for array in self.result.carried],
-            rows.positions[index],
-            None if rows.coin is None else rows.coin[index],
-            self._scores(index),
-        )
-
-    def finished(self, index: Index) -> Finished:
-        """Return some of the examples (L,) with the prediction of this exit."""
-        coin = self.part.rows.coin
-        prediction = self.result.prediction.take(self.start + index)
-        positions = self.part.rows.positions[index]
-        return Finished(positions, self.exit, prediction, self._scores(index), None if coin is None else coin[index])
 
     def _finished(self, index: Index, errors: list[tuple[int, Exception]]) -> Finished | None:
         """Return the examples (L,) whose prediction is finite, or None if there are none; add errors of the others."""
@@ -99,14 +162,25 @@ class Reached:
             one = np.array([position])
             errors.append((int(position), inputs.not_finite(f"the {what} of exit {self.exit}", one >= 0, one)))
 
-    def _values(self) -> Array | None:
-        scores = self.result.scores
-        return None if scores is None else scores[self.start : self.start + len(self.part)]
+    def _at(self, index: Index | None) -> slice | Index:
+        """Return the rows of some examples in the batch."""
+        return slice(self.start, self.start + len(self.part)) if index is None else self.start + index
 
-    def _scores(self, index: Index) -> tuple[Array, ...]:
-        values = self._values()
-        before = tuple(column[index] for column in self.part.rows.scores)
-        return before if values is None else (*before, values[index])
+    def _values(self) -> Array | None:
+        values = self.outputs.values
+        return None if values is None else values[self.start : self.start + len(self.part)]
+
+    def _scores(self, index: Index | None) -> tuple[Array, ...]:
+        before, values = self.part.rows.scores, self.outputs.values
+        if index is not None:
+            before = tuple(column[index] for column in before)
+        return before if values is None else (*before, _copied(values, self._at(index)))
+
+
+def _copied(array: Array, rows: slice | Index) -> Array:
+    """Return some rows, which do not keep the whole array in memory."""
+    found: Array = array[rows]
+    return found.copy() if isinstance(rows, slice) else found
 
 
 def check_late(finished: Finished) -> list[tuple[int, Exception]]:

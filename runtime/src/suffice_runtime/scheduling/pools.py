@@ -37,7 +37,7 @@ class Part:
 
     def __len__(self) -> int:
         """Number of examples M."""
-        return len(self.rows)
+        return len(self.rows.positions)
 
     def take(self, start: int, stop: int) -> "Part":
         """Select the examples `start` to `stop`."""
@@ -185,7 +185,7 @@ class Batch:
 
     def __len__(self) -> int:
         """Number of examples N."""
-        return sum(map(len, self.parts))
+        return self._rows
 
     def __repr__(self) -> str:
         """Describe the batch in one line."""
@@ -196,6 +196,10 @@ class Batch:
     def numbers(self) -> int:
         """Count of numbers in a row."""
         return count_numbers(self.parts[0])
+
+    @cached_property
+    def _rows(self) -> int:
+        return sum(map(len, self.parts))
 
     @cached_property
     def arrays(self) -> list[Array]:

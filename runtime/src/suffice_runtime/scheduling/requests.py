@@ -169,8 +169,7 @@ class Request:
             now: Present time in seconds.
         """
         errors = tuple(sorted(self._errors, key=lambda error: error.position))
-        none = np.empty(0, dtype=np.int64)
-        positions = np.sort(np.concatenate([none, *(part.positions for part, _ in self._finished)]))
+        positions = self._positions()
         answer = None
         if self._finished:
             answer = to_answer([part for part, _ in self._finished], self.tokens, self.policy)
@@ -178,6 +177,13 @@ class Request:
         if answer is not None and answer.set is not None and (forced := late | capped).any():
             answer = replace(answer, set=_with_everything(answer.set, forced))
         return Outcome(self.ticket, answer, positions, errors, late, capped, self.policy, now - self.entered)
+
+    def _positions(self) -> Positions:
+        """Return the positions (M,) of the examples that finished, in their order."""
+        if len(self._finished) == 1:
+            return self._finished[0][0].positions  # which rise
+        none = np.empty(0, dtype=np.int64)
+        return np.sort(np.concatenate([none, *(part.positions for part, _ in self._finished)]))
 
     def _marked(self, mark: Mark, positions: Positions) -> Flags:
         """Return which positions (M,) have a mark, (M,) bool."""

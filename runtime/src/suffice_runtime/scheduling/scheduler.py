@@ -15,16 +15,15 @@ import numpy as np
 from suffice_runtime.bundle.sessions import Result
 from suffice_runtime.policy import Policy
 from suffice_runtime.running.network import Network
-from suffice_runtime.running.walk import Finished
 from suffice_runtime.scheduling.admission import Admission, Terms
 from suffice_runtime.scheduling.audits import Audits
 from suffice_runtime.scheduling.book import Book
-from suffice_runtime.scheduling.exits import Reached, check_late
+from suffice_runtime.scheduling.exits import Outputs, Reached, check_late
 from suffice_runtime.scheduling.load import Load
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.scheduling.pools import Batch, Part
 from suffice_runtime.scheduling.queues import Queues
-from suffice_runtime.scheduling.requests import Audited, DeadlineError, Mark, Outcome, Ticket
+from suffice_runtime.scheduling.requests import Audited, DeadlineError, Outcome, Ticket
 from suffice_runtime.scheduling.rules.times import Times
 
 
@@ -159,8 +158,9 @@ class Scheduler:
         now, start = self._tick(now), 0
         self._end(batch)
         self.times.record(batch.stage, batch.numbers, batch.size, now - batch.started)
+        outputs = Outputs(batch.stage, result, len(batch))
         for part in batch.parts:
-            reached = Reached(part, batch.stage, result, start)
+            reached = Reached(part, outputs, start)
             start += len(part)
             if batch.audit:
                 self._audits.advance(reached, now)
@@ -267,10 +267,10 @@ class Scheduler:
     def _split(self, reached: Reached, started: float, now: float) -> None:
         """Finish the examples of a part that stop, and let the others wait before the next stage."""
         part, request, split = reached.part, reached.part.request, reached.split()
-        stops: tuple[tuple[Finished | None, Mark | None], ...] = (split.stopped, None), (split.capped, "capped")
-        for finished, mark in stops:
-            if finished is not None:
-                request.finish(finished, mark)
+        if split.stopped is not None:
+            request.finish(split.stopped)
+        if split.capped is not None:
+            request.finish(split.capped, "capped")
         for position, error in split.errors:
             request.fail(reached.exit, position, error)
         if split.behind is not None:
