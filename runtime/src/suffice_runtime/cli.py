@@ -1,4 +1,4 @@
-"""Command of the runtime: run a bundle on a file of inputs, or describe a bundle.
+"""Command of the runtime: run a bundle on a file of inputs, describe it, or serve it.
 
 Exit status 0 after success, 1 after an error, 2 for arguments that are not understood.
 """
@@ -19,6 +19,7 @@ from suffice_runtime._version import __version__
 from suffice_runtime.answer import Answer
 from suffice_runtime.bundle.entries import printable
 from suffice_runtime.estimate import Estimate, warning
+from suffice_runtime.http import command as serving
 from suffice_runtime.runner import Runner
 from suffice_runtime.running.stream import Served
 from suffice_runtime.triton import repository
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choices = _parser().parse_args(arguments)
     try:
         choices.command(choices)
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-batch-size", type=_whole, default=64, help="examples that the server runs together (default: 64)"
     )
     triton.set_defaults(command=_triton)
+    serving.add(commands, _whole)
     for command in (run, info):
         command.add_argument("--threads", type=_whole, default=1, help="threads of an operator (default: 1)")
     return parser

@@ -146,15 +146,20 @@ def _headings(name: str, array: Array, names: Names) -> Iterator[str]:
     yield from (f"{name}.{place}" for place in places)
 
 
-def _records(table: Mapping[str, Array], names: Names) -> bytes:
-    """Return a JSON object with one record per example; NaN becomes null, infinities "inf" and "-inf"."""
-    records = []
+def records(table: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """Return one record per example; NaN becomes None, infinities "inf" and "-inf", and sets the labels in them."""
+    found = []
     for i in range(len(next(iter(table.values())))):
-        record = {name: _jsonable(array[i].tolist()) for name, array in table.items()}
+        record = {name: _jsonable(array[i : i + 1].tolist()[0]) for name, array in table.items()}
         if "set" in record:
             record["set"] = np.flatnonzero(table["set"][i]).tolist()
-        records.append(record)
-    return json.dumps({"class_names": names, "answers": records}, allow_nan=False, ensure_ascii=False).encode()
+        found.append(record)
+    return found
+
+
+def _records(table: Mapping[str, Array], names: Names) -> bytes:
+    """Return a JSON object with one record per example."""
+    return json.dumps({"class_names": names, "answers": records(table)}, allow_nan=False, ensure_ascii=False).encode()
 
 
 def _jsonable(value: Any) -> Any:

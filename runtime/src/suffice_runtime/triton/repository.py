@@ -29,7 +29,8 @@ TYPES = {
 """Triton's names of types, by those of NumPy."""
 
 _CARD = "model_card.md"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Names of models."""
 
 
 def models(name: str, description: Manifest) -> tuple[dict[str, GraphFile], dict[str, GraphFile]]:
@@ -63,7 +64,7 @@ def write(
         >>> repository.write("bundle", "models", "digits")  # doctest: +SKIP
         ['digits-stage-0', 'digits-stage-1', 'digits-stage-2']
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"expected a name of letters, digits, '-', '_' and '.', got {printable(name)}")
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
         raise ValueError(f"expected max_batch_size as a whole number of at least 1, got {max_batch_size!r}")

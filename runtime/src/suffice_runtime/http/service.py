@@ -1,0 +1,72 @@
+"""What the routes serve: models by name, limits and the room for requests."""
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from suffice_runtime.http.codec.tensors import shown
+from suffice_runtime.http.errors import RequestError
+from suffice_runtime.http.transport.limits import Limits, Room
+from suffice_runtime.runner import Runner
+from suffice_runtime.scheduling.options import Options
+from suffice_runtime.serving.engine import Engine
+from suffice_runtime.serving.models import Models
+
+
+@dataclass(frozen=True)
+class Service:
+    """Models with what is needed to answer requests.
+
+    Attributes:
+        models: Engine of each model.
+        limits: Limits.
+        options: Options of the schedulers.
+        token: Token that requests must carry, or None.
+        estimators: Runner of each model, by name and version, whose bundle has a variation estimator.
+        room: Room for requests.
+        responses: Numbers of responses by status.
+        threads: Threads that run estimators.
+    """
+
+    models: Models
+    limits: Limits = field(default_factory=Limits)
+    options: Options = field(default_factory=Options)
+    token: bytes | None = None
+    estimators: Mapping[tuple[str, str], Runner] = field(default_factory=dict)
+    room: Room = field(init=False)
+    responses: Counter[int] = field(default_factory=Counter)
+    threads: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "room", Room(self.limits))
+        object.__setattr__(self, "threads", ThreadPoolExecutor(max_workers=1, thread_name_prefix="suffice-estimates"))
+
+    def estimator(self, engine: Engine) -> Runner | None:
+        """Return the runner of a model whose bundle has an estimator, or None."""
+        return self.estimators.get((engine.name, engine.version))
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def engine_of(request: Request) -> Engine:
+    """Return the engine that the path of a request names.
+
+    Raises:
+        RequestError: If there is no such model, or version.
+    """
+    name, version = request.path_params["model"], request.path_params.get("version")
+    models = service_of(request).models
+    try:
+        engine = models.get(name, version)
+    except KeyError:
+        wanted = shown(name) if version is None else f"{shown(name)}, version {shown(version)}"
+        raise RequestError(404, f"expected one of the models of /v2/repository/index, got {wanted}") from None
+    request.state.log.update(model=engine.name, version=engine.version)
+    return engine

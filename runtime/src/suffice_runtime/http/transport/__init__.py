@@ -1,0 +1,1 @@
+"""Between a connection and the routes: limits, bodies, tokens, logs."""
