@@ -15,9 +15,18 @@ SECONDS = 20
 """Time after which a test that waits fails."""
 
 
+def until(condition):
+    """Wait until a condition holds."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 @contextlib.contextmanager
 def started(*runners, names=("net",), options=None, engines=None, **entries):
-    """Yield a server of some bundles."""
+    """Yield a server of some bundles, or of some engines."""
+    names = names if runners else ()
     engines = engines or [Engine(runner, options, name=name) for runner, name in zip(runners, names, strict=True)]
     estimators = {
         (name, "1"): runner
@@ -48,11 +57,8 @@ class Server:
         self.server = run.server(service)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._socket]})
         self.thread.start()
-        end = time.monotonic() + SECONDS
-        while not self.server.started:
-            assert time.monotonic() < end
-            assert self.thread.is_alive()
-            time.sleep(0.005)
+        until(lambda: self.server.started or not self.thread.is_alive())
+        assert self.thread.is_alive()
 
     @property
     def url(self):

@@ -1,5 +1,6 @@
 """Documents about the server and its models, in the forms of the protocol and of Triton's extensions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from suffice_runtime._version import __version__
@@ -23,7 +24,7 @@ def server() -> dict[str, Any]:
     return {"name": NAME, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model(engine: Engine, versions: list[str], estimates: bool) -> dict[str, Any]:
+def model(engine: Engine, versions: Sequence[str], estimates: bool) -> dict[str, Any]:
     """Return the document about a model: its inputs and outputs."""
     given = [
         {"name": tensor.name, "datatype": datatype_of(tensor.dtype), "shape": _sizes(tensor)}
@@ -33,7 +34,7 @@ def model(engine: Engine, versions: list[str], estimates: bool) -> dict[str, Any
         {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
         for output in known(engine, estimates).values()
     ]
-    return {"name": engine.name, "versions": versions, "platform": PLATFORM, "inputs": given, "outputs": found}
+    return {"name": engine.name, "versions": list(versions), "platform": PLATFORM, "inputs": given, "outputs": found}
 
 
 def known(engine: Engine, estimates: bool) -> dict[str, Described]:

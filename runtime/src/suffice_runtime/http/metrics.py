@@ -1,26 +1,87 @@
 """Metrics of Prometheus, computed from the engines when they are fetched."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from suffice_runtime.http.service import Service
 from suffice_runtime.serving.engine import Engine
 from suffice_runtime.serving.statistics import Histogram, Statistics
+from suffice_runtime.serving.watch import Watch
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _MODEL = ("model", "version")
-_STAGE = (*_MODEL, "stage")
+
+Row = tuple[tuple[str, ...], float | None]
+"""Values of the labels, and a number; none if it is not known."""
+
+_REQUESTS = {"answered": "requests", "refused": "refused", "invalid": "invalid", "cancelled": "cancelled"}
+"""Fields of the statistics by what became of requests."""
+
+_COUNTERS = {
+    "failed": ("suffice_examples_failed", "Examples that failed"),
+    "late": ("suffice_examples_late", "Examples answered because of a deadline"),
+    "capped": ("suffice_examples_capped", "Examples answered because of a cap"),
+    "macs": ("suffice_multiply_adds", "Multiply-adds of the answered examples with known costs"),
+    "priced": ("suffice_examples_priced", "Answered examples with known costs"),
+}
+"""Name and help of counters, by the field of the statistics."""
+
+_LOAD = {
+    "requests": ("suffice_open_requests", "Requests that are accepted and not answered"),
+    "rows": ("suffice_open_examples", "Examples of these requests"),
+    "running": ("suffice_running_batches", "Batches that run"),
+    "auditing": ("suffice_audited_examples_waiting", "Answered examples that wait to be run on to the last exit"),
+}
+"""Name and help of gauges, by the field of the load."""
+
+_STAGES = {
+    "stage_seconds": ("suffice_stage_seconds", "Seconds of a run of each stage"),
+    "batch_sizes": ("suffice_batch_examples", "Examples in a run of each stage"),
+}
+"""Name and help of histograms, by the field of the statistics."""
+
+_WATCHED = {
+    "audited": ("suffice_audited_examples", "Examples whose loss against the last exit is known"),
+    "loss": ("suffice_live_loss", "Mean of these losses"),
+    "bound": ("suffice_live_loss_bound", "Upper bound on the expected loss, at all times at once"),
+    "e_value": ("suffice_promise_e_value", "Evidence that the promise is broken"),
+    "e_limit": ("suffice_promise_e_limit", "Evidence at which there is an alarm"),
+    "step": ("suffice_promise_step", "Steps back along the certified policies"),
+    "exits_e_value": ("suffice_exits_e_value", "Evidence that the shares of exits are not those of the policy"),
+    "exits_e_limit": ("suffice_exits_e_limit", "Evidence at which there is an alarm"),
+    "cost": ("suffice_live_cost", "Mean multiply-adds as a fraction of those of the last exit"),
+    "expected_cost": ("suffice_expected_cost", "The same on the validation data"),
+    "epistemic": ("suffice_live_epistemic", "Mean epistemic uncertainty of the answers"),
+    "skipped": ("suffice_audits_skipped", "Requests without room for their audit"),
+    "unobserved": ("suffice_requests_unobserved", "Requests with a policy of their own, a deadline or a cap"),
+}
+"""Name and help of gauges, by the field of what is watched."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Model at the time when the metrics are fetched.
+
+    Attributes:
+        engine: Its engine.
+        counts: Its statistics.
+        watch: What is watched.
+    """
+
+    engine: Engine
+    counts: Statistics
+    watch: Watch
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Values of the labels of the model."""
+        return self.engine.name, self.engine.version
 
 
 def render(service: Service) -> bytes:
@@ -38,115 +99,92 @@ class _Models(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        engines = list(self._service.models.values())
-        counts = [((engine.name, engine.version), engine, engine.statistics()) for engine in engines]
-        yield from _requests(counts)
-        yield from _examples(counts)
-        yield from _times(counts)
-        yield from _load(counts)
-        yield from _policies(counts)
-        responses = CounterMetricFamily("suffice_http_responses", "Responses by status", labels=("status",))
-        for status, number in sorted(self._service.responses.items()):
-            responses.add_metric((str(status),), number)
-        yield responses
-        yield GaugeMetricFamily("suffice_http_requests", "Requests that are handled", self._service.room.requests)
-        yield GaugeMetricFamily("suffice_http_body_bytes", "Bytes of bodies that are held", self._service.room.held)
+        found = [Snapshot(engine, engine.statistics(), engine.watch()) for engine in self._service.engines]
+        yield from _counted(found)
+        yield from _timed(found)
+        yield from _held(found)
+        yield from _watched(found)
+        responses = [((str(status),), number) for status, number in sorted(self._service.responses.items())]
+        yield _counter("suffice_http_responses", "Responses by status", ("status",), responses)
+        room = self._service.room
+        yield _gauge("suffice_http_requests", "Requests that are handled", (), [((), room.requests)])
+        yield _gauge("suffice_http_body_bytes", "Bytes of bodies that are held", (), [((), room.held)])
 
 
-Counts = Iterable[tuple[tuple[str, str], Engine, Statistics]]
+def _counted(found: Sequence[Snapshot]) -> Iterator[Metric]:
+    """Yield the numbers of requests and examples, and their cost."""
+    requests = [((*one.labels, kind), getattr(one.counts, field)) for one in found for kind, field in _REQUESTS.items()]
+    yield _counter("suffice_requests", "Requests by what became of them", (*_MODEL, "outcome"), requests)
+    exits = [((*one.labels, str(k)), number) for one in found for k, number in enumerate(one.counts.exits)]
+    yield _counter("suffice_examples", "Answered examples by exit", (*_MODEL, "exit"), exits)
+    for field, (name, text) in _COUNTERS.items():
+        yield _counter(name, text, _MODEL, [(one.labels, getattr(one.counts, field)) for one in found])
 
 
-def _counter(name: str, text: str, labels: Iterable[str], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    """Return a counter with a value for each row of labels."""
-    family = CounterMetricFamily(name, text, labels=tuple(labels))
+def _timed(found: Sequence[Snapshot]) -> Iterator[Metric]:
+    """Yield the histograms of seconds and of the sizes of batches."""
+    requests = [(one.labels, one.counts.request_seconds) for one in found]
+    yield _histogram("suffice_request_seconds", "Seconds from acceptance to answer", _MODEL, requests)
+    for field, (name, text) in _STAGES.items():
+        rows = [((*one.labels, str(k)), each) for one in found for k, each in enumerate(getattr(one.counts, field))]
+        yield _histogram(name, text, (*_MODEL, "stage"), rows)
+
+
+def _held(found: Sequence[Snapshot]) -> Iterator[Metric]:
+    """Yield what the engines hold now."""
+    waiting = [((*one.labels, str(k)), rows) for one in found for k, rows in enumerate(one.counts.load.waiting)]
+    yield _gauge("suffice_waiting_examples", "Examples that wait before each stage", (*_MODEL, "stage"), waiting)
+    for field, (name, text) in _LOAD.items():
+        yield _gauge(name, text, _MODEL, [(one.labels, getattr(one.counts.load, field)) for one in found])
+
+
+def _watched(found: Sequence[Snapshot]) -> Iterator[Metric]:
+    """Yield the policy in force, its promise, and what is watched on live requests."""
+    versions = [(one.labels, one.watch.policy_version) for one in found]
+    yield _gauge("suffice_policy_version", "Number of the policy in force", _MODEL, versions)
+    promised = [
+        ((*one.labels, one.watch.promise.loss), one.watch.promise.max_loss)
+        for one in found
+        if one.watch.promise is not None
+    ]
+    yield _gauge("suffice_promised_loss", "Bound on the mean loss that is promised", (*_MODEL, "loss"), promised)
+    for field, (name, text) in _WATCHED.items():
+        yield _gauge(name, text, _MODEL, [(one.labels, getattr(one.watch, field)) for one in found])
+    alarms = [
+        ((*one.labels, kind), sum(alarm.kind == kind for alarm in one.watch.alarms))
+        for one in found
+        for kind in ("loss", "exits")
+    ]
+    yield _counter("suffice_alarms", "Alarms since the start, by what they are about", (*_MODEL, "kind"), alarms)
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: Iterable[Row]) -> Metric:
+    """Return a counter with a value for each row."""
+    family = CounterMetricFamily(name, text, labels=labels)
     for values, number in rows:
+        assert number is not None
         family.add_metric(values, number)
     return family
 
 
-def _gauge(name: str, text: str, labels: Iterable[str], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    """Return a gauge with a value for each row of labels."""
-    family = GaugeMetricFamily(name, text, labels=tuple(labels))
+def _gauge(name: str, text: str, labels: Sequence[str], rows: Iterable[Row]) -> Metric:
+    """Return a gauge with a value for each row whose number is known."""
+    family = GaugeMetricFamily(name, text, labels=labels)
     for values, number in rows:
-        family.add_metric(values, number)
+        if number is not None:
+            family.add_metric(values, number)
     return family
 
 
 def _histogram(
-    name: str, text: str, labels: Iterable[str], rows: Iterable[tuple[tuple[str, ...], Histogram]]
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[tuple[str, ...], Histogram]]
 ) -> Metric:
-    """Return a histogram for each row of labels."""
-    family = HistogramMetricFamily(name, text, labels=tuple(labels))
+    """Return a histogram for each row."""
+    family = HistogramMetricFamily(name, text, labels=labels)
     for values, found in rows:
         buckets, total = list[tuple[str, float]](), 0
-        for edge, number in zip((*found.edges, float("inf")), found.counts, strict=True):
+        for edge, number in zip((*map(repr, found.edges), "+Inf"), found.counts, strict=True):
             total += number
-            buckets.append(("+Inf" if edge == float("inf") else repr(float(edge)), total))
+            buckets.append((edge, total))
         family.add_metric(values, buckets, found.total)
     return family
-
-
-def _requests(counts: Counts) -> Iterator[Metric]:
-    """Yield the numbers of requests."""
-    kinds = {"answered": "requests", "refused": "refused", "invalid": "invalid", "cancelled": "cancelled"}
-    rows = [((*key, kind), getattr(one, name)) for key, _, one in counts for kind, name in kinds.items()]
-    yield _counter("suffice_requests", "Requests by what became of them", (*_MODEL, "outcome"), rows)
-
-
-def _examples(counts: Counts) -> Iterator[Metric]:
-    """Yield the numbers of examples and their cost."""
-    exits = [((*key, str(k)), number) for key, _, one in counts for k, number in enumerate(one.exits)]
-    yield _counter("suffice_examples", "Answered examples by exit", (*_MODEL, "exit"), exits)
-    for name, text in (
-        ("failed", "Examples that failed"),
-        ("late", "Examples answered because of a deadline"),
-        ("capped", "Examples answered because of a cap"),
-    ):
-        rows = [(key, getattr(one, name)) for key, _, one in counts]
-        yield _counter(f"suffice_examples_{name}", text, _MODEL, rows)
-    yield _counter(
-        "suffice_multiply_adds",
-        "Multiply-adds of the answered examples with known costs",
-        _MODEL,
-        [(key, one.macs) for key, _, one in counts],
-    )
-    yield _counter(
-        "suffice_examples_priced",
-        "Answered examples with known costs",
-        _MODEL,
-        [(key, one.priced) for key, _, one in counts],
-    )
-
-
-def _times(counts: Counts) -> Iterator[Metric]:
-    """Yield the histograms of seconds and of the sizes of batches."""
-    requests = [(key, one.request_seconds) for key, _, one in counts]
-    yield _histogram("suffice_request_seconds", "Seconds from acceptance to answer", _MODEL, requests)
-    for name, text, field in (
-        ("suffice_stage_seconds", "Seconds of a run of each stage", "stage_seconds"),
-        ("suffice_batch_examples", "Examples in a run of each stage", "batch_sizes"),
-    ):
-        rows = [((*key, str(k)), found) for key, _, one in counts for k, found in enumerate(getattr(one, field))]
-        yield _histogram(name, text, _STAGE, rows)
-
-
-def _load(counts: Counts) -> Iterator[Metric]:
-    """Yield what the engines hold now."""
-    waiting = [((*key, str(k)), number) for key, _, one in counts for k, number in enumerate(one.load.waiting)]
-    yield _gauge("suffice_waiting_examples", "Examples that wait before each stage", _STAGE, waiting)
-    for name, text in (
-        ("requests", "Requests that are accepted and not answered"),
-        ("rows", "Examples of these requests"),
-        ("running", "Batches that run"),
-        ("auditing", "Answered examples that wait to be run on to the last exit"),
-    ):
-        rows = [(key, getattr(one.load, name)) for key, _, one in counts]
-        yield _gauge(f"suffice_open_{'examples' if name == 'rows' else name}", text, _MODEL, rows)
-
-
-def _policies(counts: Counts) -> Iterator[Metric]:
-    """Yield the policy in force."""
-    versions: Any = [(key, engine.policy_version) for key, engine, _ in counts]
-    yield _gauge("suffice_policy_version", "Number of the policy in force", _MODEL, versions)
-    expected = [((*key, engine.policy.unit), engine.policy.expected) for key, engine, _ in counts]
-    yield _gauge("suffice_policy_expected_cost", "Mean cost on the validation data", (*_MODEL, "unit"), expected)

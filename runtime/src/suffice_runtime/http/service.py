@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from suffice_runtime.http.codec.tensors import shown
 from suffice_runtime.http.errors import RequestError
 from suffice_runtime.http.transport.limits import Limits, Room
 from suffice_runtime.runner import Runner
@@ -44,6 +43,11 @@ class Service:
         object.__setattr__(self, "room", Room(self.limits))
         object.__setattr__(self, "threads", ThreadPoolExecutor(max_workers=1, thread_name_prefix="suffice-estimates"))
 
+    @property
+    def engines(self) -> list[Engine]:
+        """Engines of all models."""
+        return [self.models[key] for key in self.models]
+
     def estimator(self, engine: Engine) -> Runner | None:
         """Return the runner of a model whose bundle has an estimator, or None."""
         return self.estimators.get((engine.name, engine.version))
@@ -61,12 +65,9 @@ def engine_of(request: Request) -> Engine:
     Raises:
         RequestError: If there is no such model, or version.
     """
-    name, version = request.path_params["model"], request.path_params.get("version")
-    models = service_of(request).models
     try:
-        engine = models.get(name, version)
-    except KeyError:
-        wanted = shown(name) if version is None else f"{shown(name)}, version {shown(version)}"
-        raise RequestError(404, f"expected one of the models of /v2/repository/index, got {wanted}") from None
+        engine = service_of(request).models.get(request.path_params["model"], request.path_params.get("version"))
+    except LookupError as error:
+        raise RequestError(404, f"{error}; see /v2/repository/index") from None
     request.state.log.update(model=engine.name, version=engine.version)
     return engine

@@ -23,7 +23,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Return whether all models are ready; the status is 503 if they are not."""
     models = service_of(request).models
-    found = all(models.ready(name) for name, _ in models)
+    found = all(models.ready(*key) for key in models)
     return respond({"ready": True}) if found else respond({"ready": False, "error": _NOT}, 503)
 
 
@@ -41,6 +41,6 @@ async def server(request: Request) -> Response:
 async def model_ready(request: Request) -> Response:
     """Return whether a model is ready; the status is 503 if it is not."""
     engine = engine_of(request)
-    found = service_of(request).models.ready(engine.name)
+    found = service_of(request).models.ready(engine.name, engine.version)
     entries = {"name": engine.name, "ready": found}
     return respond(entries) if found else respond({**entries, "error": _NOT}, 503)

@@ -18,7 +18,7 @@ router = APIRouter()
 @router.get("/v2/models/stats", **operation("Statistics of all models", content("Document")))
 async def all_statistics(request: Request) -> Response:
     """Return the statistics of all models."""
-    return respond({"model_stats": [metadata.statistics(each) for each in service_of(request).models.values()]})
+    return respond({"model_stats": [metadata.statistics(each) for each in service_of(request).engines]})
 
 
 @router.get("/v2/models/{model}", **operation("Inputs and outputs of a model", content("Model"), path=("model",)))
@@ -29,7 +29,7 @@ async def all_statistics(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """Return the document about a model."""
     engine, service = engine_of(request), service_of(request)
-    versions = [version for name, version in service.models if name == engine.name]
+    versions = service.models.versions(engine.name)
     return respond(metadata.model(engine, versions, service.estimator(engine) is not None))
 
 
@@ -70,7 +70,7 @@ async def index(request: Request) -> Response:
         raise ProtocolError(f"expected ready as true or false, got {shown(entries['ready'])}; correct it")
     listed = []
     for name, version in service.models:
-        is_ready = service.models.ready(name)
+        is_ready = service.models.ready(name, version)
         if is_ready or not entries.get("ready", False):
             state, reason = ("READY", "") if is_ready else ("UNAVAILABLE", "the engine has stopped")
             listed.append({"name": name, "version": version, "state": state, "reason": reason})

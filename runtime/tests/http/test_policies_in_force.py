@@ -1,0 +1,109 @@
+"""Policies that are replaced while requests run."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn")
+
+import bundles
+from http_server import SECONDS, read_response, started, written
+from suffice_runtime.http.routes import policies
+
+TOKEN = b"token"
+HEADERS = {"authorization": "Bearer token"}
+PATH = "/v1/models/net/policy"
+FIRST = {**bundles.POLICY, "thresholds": ["-inf", "-inf"], "shares": [1.0, 0.0, 0.0]}
+LAST = {**bundles.POLICY, "thresholds": ["inf", "inf"], "shares": [0.0, 0.0, 1.0]}
+
+
+@pytest.fixture
+def guarded(runner):
+    with started(runner, token=TOKEN) as found:
+        yield found
+
+
+def exits(server, infer, n=4):
+    status, found = server.json("POST", "/v2/models/net/infer", infer(bundles.inputs(n)), **HEADERS)
+    assert status == 200
+    by_name = {output["name"]: output["data"] for output in found["outputs"]}
+    return by_name["exit"], found["parameters"]["policy_version"]
+
+
+def test_a_policy_is_replaced_and_comes_back_as_it_was_sent(guarded, infer):
+    status, before = guarded.json("GET", PATH, **HEADERS)
+    assert (status, before["version"]) == (200, 1)
+    status, after = guarded.json("POST", PATH, FIRST, **HEADERS)
+    assert (status, after["version"]) == (200, 2)
+    assert exits(guarded, infer) == ([0] * 4, 2)
+    status, again = guarded.json("POST", PATH, before["policy"], **HEADERS)
+    assert (status, again) == (200, {"version": 3, "policy": before["policy"]})
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [bundles.POLICY, bundles.MIXED, {**bundles.POLICY, "sets": bundles.SETS}]
+    + [{**bundles.POLICY, "budget": None, "promise": {"loss": "brier", "max_loss": 0.1, "confidence": 0.9}}],
+)
+def test_all_policies_of_a_manifest_can_be_sent_and_read(runner, entries):
+    found = policies.read(entries, runner.manifest)
+    assert policies.entries_of(found) == {**entries, "made_for": None}
+    assert policies.entries_of(policies.read(policies.entries_of(found), runner.manifest)) == policies.entries_of(found)
+
+
+WRONG = {
+    "no policy": ({}, "expected an entry 'promise' in the policy"),
+    "another score": ({**bundles.POLICY, "score": "margin"}, "expected a policy of the score 'confidence'"),
+    "another network": ({**bundles.POLICY, "made_for": "3" * 64}, "expected a policy made for this network"),
+    "made for a number": ({**bundles.POLICY, "made_for": 3}, "expected made_for as the hash"),
+    "another number of exits": ({**bundles.POLICY, "thresholds": [0.0]}, "expected thresholds as a list of 2"),
+    "not a number": ({**bundles.POLICY, "thresholds": ["nan", 0]}, "expected thresholds as numbers"),
+    "sets of another kind": (
+        {**bundles.POLICY, "sets": {**bundles.SETS, "method": "interval", "randomized": False}},
+        "expected sets.method as one for a classification",
+    ),
+    "shares": ({**bundles.POLICY, "shares": [0.5, 0.5, 0.5]}, "expected shares"),
+}
+
+
+@pytest.mark.parametrize(("entries", "message"), WRONG.values(), ids=WRONG)
+def test_a_policy_of_something_else_is_refused_and_changes_nothing(guarded, entries, message):
+    status, found = guarded.json("POST", PATH, entries, **HEADERS)
+    assert status == 400
+    assert message in found["error"]
+    assert guarded.json("GET", PATH, **HEADERS)[1]["version"] == 1
+
+
+def test_without_a_token_nothing_is_replaced(server, guarded):
+    status, found = server.json("POST", PATH, FIRST)
+    assert (status, "expected a server with a token" in found["error"]) == (403, True)
+    assert guarded.json("POST", PATH, FIRST)[0] == 401
+
+
+def test_no_request_is_lost_while_policies_are_replaced(guarded, infer):
+    body, done, seen = json.dumps(infer(bundles.inputs(5))).encode(), threading.Event(), []
+
+    def load():
+        with guarded.connect() as opened:
+            while not done.is_set():
+                opened.sendall(written("POST", "/v2/models/net/infer", body, **HEADERS))
+                status, _, payload = read_response(opened)
+                found = {output["name"]: output["data"] for output in json.loads(payload)["outputs"]}
+                seen.append((status, tuple(found["exit"])))
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(40):
+        status, found = guarded.json("POST", PATH, (FIRST, LAST)[i % 2], **HEADERS)
+        assert (status, found["version"]) == (200, i + 2)
+    done.set()
+    for thread in threads:
+        thread.join(SECONDS)
+    own = tuple(np.asarray(bundles.exits(bundles.inputs(5))).tolist())
+    assert {status for status, _ in seen} == {200}
+    assert {found for _, found in seen} <= {own, (0,) * 5, (2,) * 5}  # each under one policy as a whole
+    assert len(seen) > 3
+    assert exits(guarded, infer, 5) == ([2] * 5, 41)
