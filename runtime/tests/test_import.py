@@ -14,3 +14,4 @@ def test_the_runtime_imports_neither_torch_nor_suffice():
     found = modules_after("import suffice_runtime, suffice_runtime.cli")
     assert {"suffice_runtime", "numpy", "onnxruntime"} <= found
     assert not found & {"torch", "suffice", "onnx", "scipy", "sklearn"}
+    assert not found & {"fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"}

@@ -30,8 +30,9 @@ class Held:
         self.graph, self.began, self.go_on = graph, began, go_on
 
     def __call__(self, arrays):
-        self.began.set()
-        assert self.go_on.wait(20)
+        if any(array.any() for array in arrays):  # an engine begins with runs on zeros
+            self.began.set()
+            assert self.go_on.wait(20)
         return self.graph(arrays)
 
 

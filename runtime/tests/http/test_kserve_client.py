@@ -3,7 +3,9 @@ import asyncio
 import numpy as np
 import pytest
 
-kserve = pytest.importorskip("kserve")
+pytest.importorskip("kserve")
+
+import kserve
 
 import bundles
 

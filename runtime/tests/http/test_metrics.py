@@ -1,9 +1,12 @@
 import re
 
+import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn")
-parser = pytest.importorskip("prometheus_client.parser")
+pytest.importorskip("prometheus_client")
+
+from prometheus_client import parser
 
 import bundles
 from http_server import started
@@ -47,7 +50,8 @@ def test_metrics_are_those_of_what_was_served(runner, infer):
         ("suffice_waiting_examples", "0"): 0,
         ("suffice_open_requests",): 0,
         ("suffice_policy_version",): 1,
-        ("suffice_policy_expected_cost", "macs"): bundles.POLICY["expected"],
+        ("suffice_expected_cost",): pytest.approx(np.dot(bundles.POLICY["shares"], bundles.COSTS) / bundles.COSTS[-1]),
+        ("suffice_alarms_total", "loss"): 0,
         ("suffice_http_responses_total", "200"): 2,
         ("suffice_http_responses_total", "400"): 1,
         ("suffice_http_requests",): 1,  # that for the metrics

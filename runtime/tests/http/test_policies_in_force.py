@@ -16,6 +16,7 @@ TOKEN = b"token"
 HEADERS = {"authorization": "Bearer token"}
 PATH = "/v1/models/net/policy"
 FIRST = {**bundles.POLICY, "thresholds": ["-inf", "-inf"], "shares": [1.0, 0.0, 0.0]}
+PROMISED = {**bundles.POLICY, "budget": None, "promise": {"loss": "brier", "max_loss": 0.1, "confidence": 0.9}}
 LAST = {**bundles.POLICY, "thresholds": ["inf", "inf"], "shares": [0.0, 0.0, 1.0]}
 
 
@@ -44,8 +45,7 @@ def test_a_policy_is_replaced_and_comes_back_as_it_was_sent(guarded, infer):
 
 @pytest.mark.parametrize(
     "entries",
-    [bundles.POLICY, bundles.MIXED, {**bundles.POLICY, "sets": bundles.SETS}]
-    + [{**bundles.POLICY, "budget": None, "promise": {"loss": "brier", "max_loss": 0.1, "confidence": 0.9}}],
+    [bundles.POLICY, bundles.MIXED, {**bundles.POLICY, "sets": bundles.SETS}, PROMISED],
 )
 def test_all_policies_of_a_manifest_can_be_sent_and_read(runner, entries):
     found = policies.read(entries, runner.manifest)

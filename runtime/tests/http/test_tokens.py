@@ -39,7 +39,7 @@ def test_the_token_opens_all(guarded, value):
 
 
 def test_a_body_without_a_token_is_not_read(guarded):
-    status, headers, _ = guarded.send("POST", "/v2/models/net/infer", b"{}", content_encoding="gzip")
+    status, _, _ = guarded.send("POST", "/v2/models/net/infer", b"{}", content_encoding="gzip")
     assert status == 401
 
 

@@ -3,9 +3,11 @@ import asyncio
 import numpy as np
 import pytest
 
-http = pytest.importorskip("tritonclient.http")
-aio = pytest.importorskip("tritonclient.http.aio")
-utils = pytest.importorskip("tritonclient.utils")
+pytest.importorskip("uvicorn")
+pytest.importorskip("tritonclient.http.aio")
+
+from tritonclient import http, utils
+from tritonclient.http import aio
 
 import bundles
 from http_server import started

@@ -1,4 +1,4 @@
-"""Answers of an engine to requests whose clients may leave, and the error of a request of which some examples failed."""
+"""Answers of an engine to requests whose clients may leave, and the error of one of which some examples failed."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ async def _answer(engine: Engine, x: Mapping[str, Array], terms: Terms, host: st
 
 
 def _failed(outcome: Outcome, x: Mapping[str, Array], manifest: Manifest) -> RequestError:
-    """Return the error of a request of which some examples failed, as the protocol has no answer for the others alone."""
+    """Return the error of a request of which some examples failed; the protocol has no answer for the others alone."""
     errors = outcome.errors
     bad = [error for error in errors if _is_bad(x, manifest, error.position)]
     late = [error for error in errors if isinstance(error.__cause__, DeadlineError)]

@@ -25,6 +25,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", whole: 
     """
     parser = commands.add_parser(
         "serve",
+        allow_abbrev=False,  # --token would be read as --token-file, and the token be shown as a name of a file
         help="serve bundles in the Open Inference Protocol",
         epilog="example: suffice-runtime serve digits --port 8000 --token-file token",
     )
@@ -41,6 +42,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", whole: 
     parser.add_argument("--max-requests", type=whole, default=256, help="requests at once (default: 256)")
     parser.add_argument("--max-body-mb", type=whole, default=64, help="megabytes of a body (default: 64)")
     parser.add_argument("--max-wait-ms", type=_milliseconds, default=10.0, help="wait for others (default: 10)")
+    parser.add_argument("--audit-share", type=_share, default=0.01, help="requests that are audited (default: 0.01)")
+    parser.add_argument("--track", action="store_true", help="keep the cost of the policy when inputs drift")
+    parser.add_argument("--state", type=Path, help="folder that keeps what is watched over a restart (default: none)")
     parser.add_argument("--token-file", type=Path, help="file with the token; SUFFICE_RUNTIME_TOKEN without it")
     parser.set_defaults(command=serve)
 
@@ -66,7 +70,16 @@ def serve(choices: argparse.Namespace) -> None:
     runners = {key: Runner(bundle, choices.threads) for key, bundle in zip(keys, choices.bundle, strict=True)}
     options = Options(sizes=sizes(choices.max_batch), max_rows=choices.max_rows, wait_ms=choices.max_wait_ms)
     engines = [
-        Engine(runner, options, name=name, version=version, workers=choices.workers)
+        Engine(
+            runner,
+            options,
+            name=name,
+            version=version,
+            workers=choices.workers,
+            audit_share=choices.audit_share,
+            track=choices.track,
+            state=None if choices.state is None else choices.state / f"{name}-{version}.json",
+        )
         for (name, version), runner in runners.items()
     ]
     size = choices.max_body_mb << 20
@@ -124,10 +137,20 @@ def _port(text: str) -> int:
 
 def _milliseconds(text: str) -> float:
     """Read a time of at least 0."""
+    return _number(text, float("inf"), "milliseconds of at least 0")
+
+
+def _share(text: str) -> float:
+    """Read a fraction."""
+    return _number(text, 1.0, "a fraction in [0, 1]")
+
+
+def _number(text: str, most: float, expected: str) -> float:
+    """Read a finite number of at least 0 and at most `most`."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected milliseconds of at least 0, got {text!r}")
+    if not 0 <= value <= most or value == float("inf"):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value

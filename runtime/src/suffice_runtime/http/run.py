@@ -4,7 +4,9 @@ import contextlib
 import ipaddress
 import logging
 import logging.config
+import signal
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -14,9 +16,12 @@ from suffice_runtime.http.service import Service
 from suffice_runtime.http.transport import logs
 from suffice_runtime.http.transport.connections import protocol
 
+_BACKLOG = 2048
+"""Number of clients that may wait to be accepted, which is that of uvicorn."""
+
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens nowhere yet.
+    """Return a socket that listens, whose clients wait until a server accepts them.
 
     Raises:
         OSError: If the address is taken, or is none of this machine.
@@ -28,6 +33,7 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind(address)
+            opened.listen(_BACKLOG)
         except BaseException:
             opened.close()
             raise
@@ -69,8 +75,20 @@ def run(service: Service, host: str, port: int) -> None:
         if service.token is None and not _is_local(address[0]):
             logs.log(logging.WARNING, "served to other machines without a token", host=address[0])
         logs.log(logging.INFO, "served", host=address[0], port=address[1], models=names)
-        server(service).run(sockets=[opened])
+        with _signals_ignored():
+            server(service).run(sockets=[opened])
     logs.log(logging.INFO, "ended", models=names)
+
+
+@contextlib.contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Let the signals that end a server do nothing else: uvicorn raises them again when it has ended."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_local(host: str) -> bool:
