@@ -24,7 +24,7 @@ def test_the_package_runs_as_the_command_does():
     assert "Usage: suffice [OPTIONS] COMMAND" in done.stdout
 
 
-COMMANDS = ["demo", "reproduce", "export", "run", "data list", "data fetch", "data import", "data show"]
+COMMANDS = ["demo", "reproduce", "export", "run", "serve", "data list", "data fetch", "data import", "data show"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

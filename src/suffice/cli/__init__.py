@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from suffice._version import __version__
-from suffice.cli import data, demo, export, reproduce, run, terminal
+from suffice.cli import data, demo, export, reproduce, runtime, terminal
 from suffice.utils.text import printable
 
 _EXPECTED = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError)
@@ -53,7 +53,8 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("reproduce")(reproduce.command)
 app.command("export")(export.command)
-app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run.command)
+app.command("run", context_settings=runtime.CONTEXT)(runtime.run)
+app.command("serve", context_settings=runtime.CONTEXT)(runtime.serve)
 app.add_typer(data.app, name="data")
 
 
