@@ -50,6 +50,13 @@ def test_all_entries_are_read(copied):
     assert found.library == "0.1.0"
 
 
+def test_columns_have_ranges_of_their_own(copied):
+    change(copied, ("inputs", 0, "ranges"), [[2, 7], None, [0, 3], [0, 9]])
+    tensor = read(copied).inputs[0]
+    assert tensor.ranges == ((2, 7), None, (0, 3), (0, 9))
+    assert [tensor.allowed(value) for value in (0, 3, 8)] == [2, 3, 3]
+
+
 def test_policies_come_in_the_order_of_their_cost(copied):
     full = {**bundles.POLICY, "shares": [0, 0, 1], "expected": 9.0}
     change(copied, ("policies",), [full, {**bundles.POLICY, "shares": [1, 0, 0]}])

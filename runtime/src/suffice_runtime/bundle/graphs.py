@@ -41,6 +41,12 @@ class Tensor:
             raise entries.refuse("dtype", f"as one of {sorted(_DTYPES)}", kind)
         return cls(name, np.dtype(kind), shape, _ranges(entries, shape))
 
+    def allowed(self, value: int) -> int:
+        """Return the number nearest to a value that is in all ranges."""
+        for limits in filter(None, self.ranges):
+            value = min(max(value, limits[0]), limits[1])
+        return value
+
     def matches(self, other: "Tensor") -> bool:
         """Return whether another tensor has the same type and shape, up to the names of axes."""
         sizes, others = ([size if isinstance(size, int) else 0 for size in one.shape] for one in (self, other))

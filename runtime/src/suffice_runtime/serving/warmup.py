@@ -42,5 +42,4 @@ def _zeros(manifest: Manifest, size: int) -> list[Array]:
 
 def _filled(tensor: Tensor, size: int, tokens: int, value: int) -> Array:
     shape = (size, *(tokens if axis == TOKENS else int(axis) for axis in tensor.shape[1:]))
-    low, high = tensor.range or (value, value)
-    return np.full(shape, min(max(value, low), high), dtype=tensor.dtype)
+    return np.full(shape, tensor.allowed(value), dtype=tensor.dtype)

@@ -37,5 +37,4 @@ def _longer(array: Array, tensor: Tensor, length: int) -> Array:
     widths = [(0, length - size if name == TOKENS else 0) for name, size in zip(tensor.shape, array.shape, strict=True)]
     if not any(behind for _, behind in widths):
         return array
-    low, high = (tensor.ranges and tensor.ranges[0]) or (0, 0)
-    return np.pad(array, widths, constant_values=array.dtype.type(min(max(0, low), high)))
+    return np.pad(array, widths, constant_values=array.dtype.type(tensor.allowed(0)))
