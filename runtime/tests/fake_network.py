@@ -55,6 +55,7 @@ def network(policy=POLICY, policies=()):
         policies=() if policy is None else (policy, *policies),
         estimator=None,
         padding=None,
+        tokenizer=None,
         lengths=(1, None),
         class_names=None,
         preprocessing=None,

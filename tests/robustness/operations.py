@@ -161,7 +161,7 @@ def export(folder: Path, version: int) -> None:
         "stages": [{"file": "stage-0.onnx"}],
         "version": version,
     }
-    manifest.write(folder / "bundle", entries, [f"{version}".encode()], f"{version}")
+    manifest.write(folder / "bundle", entries, [f"{version}".encode()], {manifest.CARD: f"{version}".encode()})
 
 
 def exported(folder: Path) -> int | None:

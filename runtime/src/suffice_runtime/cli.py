@@ -5,29 +5,23 @@ Exit status 0 after success, 1 after an error, 2 for arguments that are not unde
 
 import argparse
 import sys
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from suffice_runtime import saving, summary
+from suffice_runtime import reading, saving, summary
 from suffice_runtime._version import __version__
 from suffice_runtime.answer import Answer
-from suffice_runtime.bundle.entries import printable
 from suffice_runtime.estimate import Estimate, warning
 from suffice_runtime.http import command as serving
+from suffice_runtime.reading import Inputs
 from suffice_runtime.runner import Runner
 from suffice_runtime.running.stream import Served
 from suffice_runtime.triton import repository
 
 Array = NDArray[Any]
-
-INPUTS = (".npy", ".npz")
-"""Endings of files of inputs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("bundle", type=Path, help="folder that suffice.export wrote")
     run.add_argument(
-        "--input", required=True, type=_path_ending(INPUTS), help=".npy with one array, or .npz with one for each input"
+        "--input",
+        required=True,
+        type=_path_ending(reading.INPUTS),
+        help="arrays of numpy.save or numpy.savez, or a .txt with a text in each line",
     )
     run.add_argument(
         "--output", required=True, type=_path_ending(tuple(saving.WRITERS)), help="file to write: .npz, .csv or .json"
@@ -108,7 +105,7 @@ def _run(choices: argparse.Namespace) -> None:
     """Answer the examples of a file."""
     saving.check_writable(choices.output, choices.force)
     runner = Runner(choices.bundle, choices.threads)
-    x, manifest = _read(choices.input), runner.manifest
+    x, manifest = reading.read(choices.input), runner.manifest
     parts = list[dict[str, Array]]()
     if manifest.kind is not None:
         parts = [saving.columns(answer) for answer in _answers(runner, x, choices.batch_size)]
@@ -133,38 +130,22 @@ def _triton(choices: argparse.Namespace) -> None:
     print(*repository.write(choices.bundle, choices.repository, choices.name, choices.max_batch_size), sep="\n")
 
 
-def _answers(runner: Runner, x: Array | Mapping[str, Array], size: int) -> list[Answer]:
+def _answers(runner: Runner, x: Inputs, size: int) -> list[Answer]:
     """Return the answers of all examples, batch by batch.
 
     Raises:
         TypeError: If an input is of another type than the graphs take.
         ValueError: If an example cannot be answered; the message names its row.
     """
-    rows = _rows(x)
-    if not rows:
+    if not reading.count(x):
         return [runner.run(x)]
-    return [_complete(served) for served in runner.run_stream(_batches(x, rows, size), size=size)]
+    return [_complete(served) for served in runner.run_stream(reading.batches(runner, x, size), size=size)]
 
 
-def _estimates(runner: Runner, x: Array | Mapping[str, Array], size: int) -> list[Estimate]:
+def _estimates(runner: Runner, x: Inputs, size: int) -> list[Estimate]:
     """Return the estimates of all examples, batch by batch, without warnings; errors are those of `_answers`."""
-    rows = _rows(x)
-    batches = _batches(x, rows, size) if rows else [x]
+    batches = reading.batches(runner, x, size) if reading.count(x) else [x]
     return [runner._network.estimate(batch, i * size) for i, batch in enumerate(batches)]
-
-
-def _rows(x: Array | Mapping[str, Array]) -> int:
-    """Return the number of examples; 0 if there are none, or the shapes are refused by name."""
-    arrays = {"": x} if isinstance(x, np.ndarray) else x
-    rows = {len(array) if array.ndim else 0 for array in arrays.values()}
-    return max(rows) if len(rows) == 1 else 0
-
-
-def _batches(x: Array | Mapping[str, Array], rows: int, size: int) -> Iterator[Array | Mapping[str, Array]]:
-    """Yield the rows of arrays in batches."""
-    for start in range(0, rows, size):
-        part = slice(start, start + size)
-        yield x[part] if isinstance(x, np.ndarray) else {name: array[part] for name, array in x.items()}
 
 
 def _complete(served: Served) -> Answer:
@@ -173,27 +154,6 @@ def _complete(served: Served) -> Answer:
         raise ValueError(str(error.__cause__)) from error
     assert served.answer is not None
     return served.answer
-
-
-def _read(file: Path) -> Array | Mapping[str, Array]:
-    """Return the array of a .npy, or those of a .npz by name.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it holds anything else.
-    """
-    try:
-        with file.open("rb") as stream:
-            found = np.load(stream, allow_pickle=False)
-            return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"expected a file of inputs, found none at {printable(file, 200)}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = printable(str(error).partition("\n")[0])
-        raise ValueError(
-            f"expected arrays of numbers as numpy.save and numpy.savez write them in {printable(file, 200)}, got "
-            f"something else: {reason}"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import operator
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from suffice_runtime.answer import Answer
 from suffice_runtime.bundle import manifest
 from suffice_runtime.bundle.manifest import Manifest
 from suffice_runtime.bundle.sessions import Loader
+from suffice_runtime.bundle.tokenizer import Array, Tokenizer, is_texts
 from suffice_runtime.estimate import Estimate, warning
 from suffice_runtime.policy import Policy
 from suffice_runtime.prediction import AnyPrediction
@@ -63,6 +65,7 @@ class Runner:
         self.manifest = manifest.read(Path(folder), check)
         loader = Loader(Path(folder), self.manifest, _whole("threads", threads), providers, check)
         self._network = Network(self.manifest, loader.stages(), loader.estimator())
+        self._folder, self._check = Path(folder), check
 
     def __repr__(self) -> str:
         """Describe the bundle in one line."""
@@ -84,11 +87,37 @@ class Runner:
             )
         return self.manifest.policy
 
+    def encode(self, texts: Sequence[str]) -> dict[str, Array]:
+        """Return the arrays that the bundle's tokenizer makes of texts, padded to the longest.
+
+        Args:
+            texts: Texts, N in number.
+
+        Raises:
+            ImportError: If the package tokenizers is not installed.
+            TypeError: If a text is no string.
+            ValueError: If the bundle has no tokenizer, or a text has no tokens, or more than the network takes.
+        """
+        return self._tokenizer.encode(texts)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Tokenizer of the bundle, loaded at the first text."""
+        described, most = self.manifest.tokenizer, self.manifest.lengths[1]
+        if described is None:
+            raise ValueError("expected arrays for a bundle without a tokenizer, got texts; export it with tokenizer=…")
+        return Tokenizer(self._folder, described, self.manifest.inputs, most, self._check)
+
+    def _arrays(self, x: Any) -> Any:
+        """Return inputs as arrays, which texts become by the tokenizer."""
+        return self.encode(list(x)) if is_texts(x) else x
+
     def run(self, x: Any, policy: Policy | None = None) -> Answer:
         """Run a batch under a policy; each example is computed up to the exit where it stops, and no further.
 
         Args:
-            x: Array of N examples, or a mapping with one array for each input, batch first.
+            x: Array of N examples, or a mapping with one array for each input, batch first; for a bundle with a
+                tokenizer also a list of texts.
             policy: Policy to use in place of that of the bundle, such as that of a `drift.Tracker`.
 
         Returns:
@@ -100,7 +129,7 @@ class Runner:
                 predictions that are answered are not finite; the message names the position in x.
         """
         policy = self._policy(policy)
-        rows, tokens = self._network.enter(x, coin=policy.needs_coin)
+        rows, tokens = self._network.enter(self._arrays(x), coin=policy.needs_coin)
         if not len(rows):
             nothing = Finished(rows.positions, 0, self._network.no_prediction(), (), rows.coin)
             return self._network.answer([nothing], tokens, policy)
@@ -139,7 +168,7 @@ class Runner:
                 are not.
         """
         self._check_exits()
-        rows, _ = self._network.enter(x, coin=False)
+        rows, _ = self._network.enter(self._arrays(x), coin=False)
         self._network.check_finite(rows)
         return self._predictions(rows)
 
@@ -171,7 +200,7 @@ class Runner:
                 f"expected an iterable of batches, got {type(batches).__name__}; pass one batch as [x], or call run"
             )
         size, delay = _whole("size", size), _whole("delay", delay, least=0)
-        return stream.serve(self._network, self._policy(policy), batches, size, delay)
+        return stream.serve(self._network, self._policy(policy), map(self._arrays, batches), size, delay)
 
     def estimate(self, x: Any) -> Estimate:
         """Run the estimator's model once, and estimate the variation of its output.
@@ -187,7 +216,7 @@ class Runner:
             ValueError: If the bundle has no estimator, names or shapes of inputs differ, or inputs or outputs are not
                 finite.
         """
-        found = self._network.estimate(x)
+        found = self._network.estimate(self._arrays(x))
         if message := warning([found.distance]):
             warnings.warn(message, stacklevel=2)
         return found

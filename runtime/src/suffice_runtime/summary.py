@@ -24,6 +24,10 @@ def text(folder: Path, manifest: Manifest) -> str:
     ]
     if manifest.padding is not None:
         lines.append(_entry("padding", f"tokens count where {printable(manifest.padding)} is not 0"))
+    if manifest.tokenizer is not None:
+        longest = manifest.tokenizer.longest
+        upto = "" if longest is None else f", of at most {longest:,} tokens"
+        lines.append(_entry("tokenizer", f"texts are inputs too{upto}"))
     if manifest.preprocessing is not None:
         lines.append(_entry("preprocessing", printable(manifest.preprocessing, 400)))
     if manifest.kind is not None:

@@ -16,6 +16,7 @@ from suffice.budget.policy import Policy
 from suffice.calibration.calibrated import Calibrated
 from suffice.deploy import checks
 from suffice.deploy.bundle import card, manifest
+from suffice.deploy.bundle.tokenizer import FILE, Tokenizer
 from suffice.deploy.graphs.estimator import prepare_estimator
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.inputs import Inputs
@@ -46,6 +47,7 @@ def export(
     format: FormatName = "onnx",
     opset: int | None = None,
     class_names: Sequence[str] | None = None,
+    tokenizer: object = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> None:
     """Export a calibrated network, with its predictions and the score of a policy, to a folder with a graph per stage.
@@ -71,6 +73,8 @@ def export(
             inputs by position, return a tuple of the outputs, and run on the device of the network.
         opset: Version of the ONNX operators, 18 to 23; None for 20.
         class_names: Names of the outputs, for readers of the bundle.
+        tokenizer: Fast tokenizer of transformers, or a tokenizer of the package tokenizers, by which the bundle answers
+            texts; for inputs among "input_ids", "attention_mask" and "token_type_ids".
         preprocessing: Description of how inputs are made, for readers of the bundle; anything that JSON can hold.
 
     Raises:
@@ -98,6 +102,7 @@ def export(
     chosen = formats.resolve(format, opset)
     sources = Sources.of(fitted, policy, estimator, policies)
     checks.description(preprocessing)
+    words = None if tokenizer is None else Tokenizer.of(tokenizer)
     sources.check()
     quantized = sources.calibrated if isinstance(sources.calibrated, Quantized) else None
     if quantized is not None:
@@ -110,6 +115,8 @@ def export(
         inputs.check_coin()
     with ExitStack() as twins:
         graphs = list(_graphs(sources, inputs, twins))
+        if words is not None:
+            words.check_inputs(graphs[0].before.values)
         parts = graphs if quantized is None else _heads(graphs)
         programs = list(map(trace, parts))  # before the first translation, which takes longer
         limits = list(map(Limits.of, programs, parts))
@@ -118,9 +125,10 @@ def export(
         payloads[k] = join(backbone.graph, payloads[k], graphs[k])
         limits.append(backbone.limits if k == 0 else Limits({}, backbone.limits.lengths))
     entries = manifest.entries(
-        sources, inputs, Limits.joined(limits), graphs, payloads, chosen, class_names, preprocessing
+        sources, inputs, Limits.joined(limits), graphs, payloads, chosen, class_names, words, preprocessing
     )
-    manifest.write(folder, entries, payloads, card.text(entries))
+    files = {} if words is None else {FILE: words.payload}
+    manifest.write(folder, entries, payloads, {**files, manifest.CARD: card.text(entries).encode()})
 
 
 def _heads(graphs: Sequence[Graph]) -> list[Graph]:

@@ -34,9 +34,8 @@ def entries(stages, version=1, format="onnx"):
 
 
 def write(folder, stages=2, version=1, format="onnx"):
-    manifest.write(
-        folder, entries(stages, version, format), [f"graph {version} {k}".encode() for k in range(stages)], "card\n"
-    )
+    graphs = [f"graph {version} {k}".encode() for k in range(stages)]
+    manifest.write(folder, entries(stages, version, format), graphs, {"model_card.md": b"card\n"})
 
 
 def contents(folder):
@@ -90,7 +89,7 @@ def test_a_bundle_in_a_format_has_no_files_of_another(format, name, tmp_path, mo
 def test_a_bundle_from_before_there_were_formats_is_replaced(tmp_path):
     older = entries(1)
     del older["graph_format"]
-    manifest.write(tmp_path / "bundle", older, [b"graph"], "card")
+    manifest.write(tmp_path / "bundle", older, [b"graph"], {"model_card.md": b"card"})
     write(tmp_path / "bundle", version=2)
     assert (tmp_path / "bundle" / "stage-1.onnx").read_bytes() == b"graph 2 1"
 

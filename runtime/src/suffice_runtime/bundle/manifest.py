@@ -1,6 +1,6 @@
 """Manifest of a bundle: its graphs, what they cost, and the policy to run them under."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from suffice_runtime.bundle.costs import Costs
 from suffice_runtime.bundle.entries import Entries, printable
 from suffice_runtime.bundle.estimator import EstimatorFile
 from suffice_runtime.bundle.graphs import BATCH, TOKENS, GraphFile, Tensor
+from suffice_runtime.bundle.tokenizer import TokenizerFile
 from suffice_runtime.policy import Policy
 from suffice_runtime.prediction import KINDS, AnyPrediction
 
@@ -46,6 +47,7 @@ class Manifest:
             validation data; empty without one.
         estimator: Estimator of the variation, or None.
         padding: Name of the input that marks the tokens that count, by a number that is not 0; None without one.
+        tokenizer: Tokenizer that makes the inputs of texts, or None.
         lengths: Least and greatest number of tokens that the graphs are right for; None if there is no greatest.
         class_names: Names of the classes, labels or outputs, or None.
         preprocessing: What the network expects to be done to its inputs beforehand, as the exporter wrote it, or None.
@@ -65,6 +67,7 @@ class Manifest:
     policies: tuple[Policy, ...]
     estimator: EstimatorFile | None
     padding: str | None
+    tokenizer: TokenizerFile | None
     lengths: tuple[int, int | None]
     class_names: tuple[str, ...] | None
     preprocessing: Mapping[str, Any] | None
@@ -124,6 +127,7 @@ def read(folder: Path, check: bool = True) -> Manifest:
         policies=tuple(sorted(found, key=lambda policy: policies.fraction(policy, costs))),
         estimator=estimator,
         padding=None if entries.none("padding") else entries.inner("padding").text("mask"),
+        tokenizer=_tokenizer(entries, inputs),
         lengths=_lengths(entries),
         class_names=None if entries.none("class_names") else entries.texts("class_names"),
         preprocessing=None if entries.none("preprocessing") else entries.mapping("preprocessing"),
@@ -153,6 +157,13 @@ def _check_format(entries: Entries) -> None:
             f"expected ONNX graphs, got format {printable(repr(graphs))} in {FILE}; export again with format='onnx', "
             "or run the programs with torch, as docs/deploy.md of suffice shows"
         )
+
+
+def _tokenizer(entries: Entries, inputs: Sequence[Tensor]) -> TokenizerFile | None:
+    """Return the tokenizer; none in bundles before the entry."""
+    if entries.optional("tokenizer") is None:
+        return None
+    return TokenizerFile.from_entries(entries.inner("tokenizer"), inputs)
 
 
 def _lengths(entries: Entries) -> tuple[int, int | None]:

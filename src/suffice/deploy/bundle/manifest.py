@@ -17,6 +17,7 @@ import torch
 from suffice._version import __version__
 from suffice.budget.policy import Policy
 from suffice.deploy import checks
+from suffice.deploy.bundle.tokenizer import FILE, Tokenizer
 from suffice.deploy.graphs.graph import Graph
 from suffice.deploy.graphs.inputs import Inputs
 from suffice.deploy.graphs.lengths import Lengths
@@ -39,7 +40,7 @@ def _file_patterns(manifest: Mapping[str, Any]) -> list[str]:
     """Return patterns of the files beside a manifest, whose bundle has graphs of one format."""
     suffix = SUFFIXES.get(str(manifest.get("graph_format", "onnx")))  # bundles before it do not have the entry
     graphs = [] if suffix is None else [rf"stage-\d+{re.escape(suffix)}", f"estimator{re.escape(suffix)}"]
-    return [*graphs, re.escape(CARD)]
+    return [*graphs, re.escape(CARD), re.escape(FILE)]
 
 
 FOLDER = manifests.Kind(
@@ -80,14 +81,16 @@ def _input_entries(value: Value, limits: tuple[int | None, ...] | None) -> dict[
     return {**value.entry(), **({"range": ranges[0]} if len(ranges) == 1 else {"ranges": ranges})}
 
 
-def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: Sequence[bytes], card: str) -> None:
+def write(
+    folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: Sequence[bytes], others: Mapping[str, bytes]
+) -> None:
     """Write a bundle, replacing one that is there.
 
     Args:
         folder: Folder to write.
         manifest: Entries of its manifest.
         graphs: Bytes of its graphs, in the order of `described_graphs`.
-        card: Model card.
+        others: Bytes of the other files by name.
 
     Raises:
         FileExistsError: If something is there that is not a bundle, or has other files in it.
@@ -100,7 +103,8 @@ def write(folder: str | os.PathLike[str], manifest: Mapping[str, Any], graphs: S
     ):
         for entry, graph in zip(described_graphs(manifest), graphs, strict=True):
             (temporary / entry["file"]).write_bytes(graph)
-        (temporary / CARD).write_text(card, encoding="utf-8")
+        for name, payload in others.items():
+            (temporary / name).write_bytes(payload)
         manifests.write_manifest(temporary, dict(manifest))
 
 
@@ -112,6 +116,7 @@ def entries(
     payloads: Sequence[bytes],
     format: Format,
     class_names: Sequence[str] | None,
+    tokenizer: Tokenizer | None,
     preprocessing: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the entries of a manifest, for graphs in the order of `described_graphs` and their bytes."""
@@ -137,6 +142,7 @@ def entries(
         "inputs": [_input_entries(value, limits.ranges.get(value.name)) for value in graphs[0].before.values],
         "tokens": _token_entries(limits.lengths) if inputs.tokens is not None else None,
         "padding": inputs.padding(),
+        "tokenizer": None if tokenizer is None else {**_file_entries(FILE, tokenizer.payload), **tokenizer.entries()},
         "stages": stages,
         "costs": _NO_COSTS
         if calibrated is None
@@ -163,11 +169,13 @@ def _token_entries(lengths: Lengths) -> dict[str, int | None]:
     return {"least": lengths[0], "most": lengths[1]}
 
 
+def _file_entries(file: str, payload: bytes) -> dict[str, Any]:
+    return {"file": file, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}
+
+
 def _graph_entries(graph: Graph, payload: bytes, suffix: str) -> dict[str, Any]:
     return {
-        "file": f"{graph.file}{suffix}",
-        "sha256": hashlib.sha256(payload).hexdigest(),
-        "bytes": len(payload),
+        **_file_entries(f"{graph.file}{suffix}", payload),
         "inputs": [value.entry() for value in graph.before.values],
         "outputs": [value.entry() for value in graph.outputs],
     }
