@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -52,9 +53,9 @@ def intercepted(modules: Mapping[str, nn.Module], handler: Handler, finished: Fi
     """
     with ExitStack() as stack:
         for module, name in {module: name for name, module in reversed([*modules.items()])}.items():
-            if finished is not None:
-                stack.enter_context(_observed(module, name, finished))
-            stack.enter_context(_replaced(module, name, handler))
+            ended = _End(name, finished)
+            stack.enter_context(ended.observing(module))
+            stack.enter_context(_replaced(module, name, handler, ended))
         yield
 
 
@@ -80,17 +81,57 @@ def pass_through(_name: str, _forward: Callable[..., Any], args: tuple[Any, ...]
     return args[0] if args else kwargs["input"]
 
 
+class _End:
+    """End of the calls of a module in this thread.
+
+    A call of the module runs its hooks, and ends with them; a call of its `forward`, which some models make, does not.
+    """
+
+    def __init__(self, name: str, finished: Finished | None) -> None:
+        self._name, self._finished, self._thread = name, finished, get_ident()
+        self._runs_hooks = False
+
+    @contextmanager
+    def observing(self, module: nn.Module) -> Iterator[None]:
+        """Observe the calls of a module that run its hooks, by hooks before and after the others."""
+        if self._finished is None:
+            yield
+            return
+        handles = [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def after_forward(self) -> Callable[[Any], None] | None:
+        """Return what is to be called with the output of a forward that no hooks follow; None if they do."""
+        runs_hooks, self._runs_hooks = self._runs_hooks, False
+        return None if runs_hooks or self._finished is None else partial(self._finished, self._name)
+
+    def _enter(self, _module: nn.Module, _args: Any) -> None:
+        if get_ident() == self._thread:
+            self._runs_hooks = True
+
+    def _leave(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if get_ident() == self._thread and self._finished is not None:
+            self._finished(self._name, output)
+
+
 @contextmanager
-def _replaced(module: nn.Module, name: str, handler: Handler) -> Iterator[None]:
+def _replaced(module: nn.Module, name: str, handler: Handler, end: _End) -> Iterator[None]:
     attributes, thread, forward = vars(module), get_ident(), module.forward
     had, before, hooks = "forward" in attributes, attributes.get("forward"), module._forward_hooks
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if get_ident() != thread:  # passes of other threads on the same model continue
             return forward(*args, **kwargs)
+        finished = end.after_forward()
         output = handler(name, forward, args, kwargs)
         known = isinstance(output, Known)
         module._forward_hooks = OrderedDict() if known else hooks  # torch reads them after the forward
+        if finished is not None and not known:
+            finished(output)
         return output.output if known else output
 
     attributes["forward"] = call
@@ -102,19 +143,3 @@ def _replaced(module: nn.Module, name: str, handler: Handler) -> Iterator[None]:
             attributes["forward"] = before
         else:
             attributes.pop("forward", None)
-
-
-@contextmanager
-def _observed(module: nn.Module, name: str, finished: Finished) -> Iterator[None]:
-    """Call `finished` after the other hooks of a module, in this thread."""
-    thread = get_ident()
-
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        if get_ident() == thread:
-            finished(name, output)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -320,3 +320,24 @@ def test_activations_of_a_pass_in_stages_are_read_once():
     _, wanted = capture(model, x, [name.removeprefix(".") for name in names])
     for ours, theirs in zip(strengths.values(), wanted.values(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+class CallsForward(Plain):
+    """Network that calls the forward of its blocks, by which their hooks do not run."""
+
+    def forward(self, x):
+        h = nn.ReLU()(self.enter(x))
+        for block in self.blocks:
+            h = block.forward(h) + h
+        return self.fc(h)
+
+
+def test_a_model_that_calls_the_forward_of_a_module_is_cut_behind_it():
+    torch.manual_seed(0)
+    model, x = CallsForward().eval(), torch.randn(5, 8)
+    network = suffice.attach_exits(model, at=["blocks.0", "blocks.2"], example=x)
+    assert isinstance(network.stages[1].stage, Stage)
+    assert torch.equal(network(x)[-1], model(x))
+    h = nn.ReLU()(model.enter(x))
+    state = network.advance(0, x)[0]
+    assert torch.equal(state["output"], model.blocks[0](h))
