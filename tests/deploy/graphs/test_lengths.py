@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from torch import nn
 
 import suffice
 from suffice import Exit, ExitNetwork
-from suffice.deploy.graphs.lengths import shared
+from suffice.deploy.graphs.lengths import admitted, shared
+from suffice.deploy.graphs.values import Value
 from suffice_runtime import Runner
 from tests.deploy.bundles import require_exporter
 
@@ -98,3 +100,38 @@ def test_another_rule_for_the_number_of_tokens_cannot_be_exported(tmp_path):
 def test_several_graphs_share_their_numbers_of_tokens():
     assert shared([(1, None), (6, None), (2, 16), (1, 32)]) == (6, 16)
     assert shared([(1, None)]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("guard", "expected"),
+    [
+        ("{ids} == {mask}", (1, None)),
+        ("{ids} + ((-1)*{mask}) <= 0", (1, None)),
+        ("(({rows}*{ids}) % {rows}) == 0", (1, None)),
+        ("{ids} == {mask} or {ids} == 1", (1, None)),
+        ("{ids} >= 2", (1, None)),
+        ("((-1) + {ids}) != 1", (3, None)),
+        ("{ids} > 2", (3, None)),
+        ("{ids} <= 16", (1, 16)),
+        ("{ids} < 5000", (1, 4999)),
+        ("2*{ids} <= 2048 and {ids} >= 6", (6, 1024)),
+        ("{rows} >= 2", (1, None)),
+        ("{ids} != {rows}", None),
+        ("({ids} % 2) == 0", None),
+        ("{ids} != 7", None),
+        ("{other} <= 16", None),
+        ("__import__('os')", None),
+        ("Max({ids}, 3) <= 5", None),
+    ],
+)
+def test_a_guard_admits_the_numbers_of_tokens_for_which_it_holds(guard, expected):
+    values = [Value("ids", "int64", ("N", "T")), Value("mask", "int64", ("N", "T")), Value("x", "int64", ("N", "x.1"))]
+    graph = SimpleNamespace(what="stage 0", before=SimpleNamespace(values=values))
+    axis = "L['tensors'][{}].size()[{}]".format
+    guard = guard.format(ids=axis(0, 1), mask=axis(1, 1), rows=axis(1, 0), other=axis(2, 1))
+    program = SimpleNamespace(_guards_code=[guard])
+    if expected is None:
+        with pytest.raises(ValueError, match="stage 0 to be one graph for all numbers of tokens, got a branch"):
+            admitted(program, graph)
+    else:
+        assert admitted(program, graph) == expected
