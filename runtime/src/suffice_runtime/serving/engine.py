@@ -25,7 +25,7 @@ from suffice_runtime.scheduling.pools import Batch
 from suffice_runtime.scheduling.requests import Outcome, RefusedError, Ticket
 from suffice_runtime.serving import sequence
 from suffice_runtime.serving.core import Core
-from suffice_runtime.serving.futures import Answered, deliver
+from suffice_runtime.serving.futures import Awaited, Delivery, Receiver, deliver
 from suffice_runtime.serving.state import Keeper, StateFile
 from suffice_runtime.serving.statistics import Statistics
 from suffice_runtime.serving.warmup import run_stages
@@ -45,10 +45,9 @@ class Engine:
         runner: Bundle with a policy.
         options: Sizes and limits of the scheduler.
         name: Name of the model.
-        version: Version of the model.
+        version: Its version.
         workers: Number of threads that run graphs.
-        audit_share: Fraction of the requests whose answers are compared with the last exit afterwards, when nothing
-            else is to do.
+        audit_share: Fraction of the requests that are run on to the last exit when nothing else is to do.
         seed: Seed of the random choice of these requests.
         track: Whether thresholds are running quantiles, which keep the cost of the policy when inputs drift
             (`drift.track`); not for a policy with a promise.
@@ -57,7 +56,7 @@ class Engine:
 
     Attributes:
         name: Name of the model.
-        version: Version of the model.
+        version: Its version.
         manifest: Description of the bundle.
 
     Raises:
@@ -101,12 +100,11 @@ class Engine:
             self._core.restore(file)
         run_stages(network, options.sizes if options.pad_batches else (1,), self._core.scheduler.times, clock)
         self._changed = threading.Condition(threading.Lock())
-        self._open = dict[int, "Future[Outcome]"]()
+        self._open = dict[int, Receiver]()
         self._idle = 0
         self._failure: BaseException | None = None
-        self._threads = [
-            threading.Thread(target=self._work, name=f"suffice-{name}-{i}", daemon=True) for i in range(workers)
-        ]
+        names = [f"suffice-{name}-{i}" for i in range(workers)]
+        self._threads = [threading.Thread(target=self._work, name=each, daemon=True) for each in names]
         for thread in self._threads:
             thread.start()
         self._keeper = None if file is None else Keeper(file, partial(self._take_state, file))
@@ -149,8 +147,14 @@ class Engine:
         client: str | None = None,
     ) -> Outcome:
         """Return the outcome of a request, as `submit` does for threads; cancelling the task cancels the request."""
-        future = self.submit(x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
-        return await asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        awaited = Awaited(loop, loop.create_future())
+        ticket = self._enter(awaited, x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
+        try:
+            return await awaited.future
+        except BaseException:  # cancelled, or stopped with its event loop
+            self._cancel(ticket)
+            raise
 
     def submit(
         self,
@@ -176,15 +180,8 @@ class Engine:
             ValueError: For names, shapes or parameters that are not those of the network.
         """
         future = Future[Outcome]()
-        terms: dict[str, Any] = {"policy": policy, "deadline_ms": deadline_ms, "cap_exit": cap_exit, "client": client}
-        with self._changed:
-            if self._failure is not None:
-                raise RefusedError(f"expected an engine that runs, got one that stopped: {self._failure!r}", None)
-            ticket = self._core.submit(x, self._clock(), **terms)
-            self._open[ticket.number] = future
-            if self._idle:
-                self._changed.notify()
-        future.add_done_callback(partial(self._end, ticket))
+        ticket = self._enter(future, x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
+        future.add_done_callback(lambda future: self._cancel(ticket) if future.cancelled() else None)
         return future
 
     def statistics(self) -> Statistics:
@@ -198,12 +195,10 @@ class Engine:
             return self._core.watcher.snapshot()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Refuse new requests, answer the accepted ones, and end the threads.
-
-        Audits go on for a second, so that those which are known at the end are no selection.
+        """Refuse new requests, answer the accepted ones, finish audits within a second, and end the threads.
 
         Args:
-            timeout: Seconds to wait for the answers; None for as long as they take.
+            timeout: Seconds to wait; None for as long as it takes.
 
         Returns:
             Whether all threads have ended. If not, they go on, and end after the last answer.
@@ -220,10 +215,19 @@ class Engine:
             self._keeper.close()
         return ended
 
-    def _end(self, ticket: Ticket, future: "Future[Outcome]") -> None:
-        """Cancel the request of a future that was cancelled."""
-        if not future.cancelled():
-            return
+    def _enter(self, receiver: Receiver, x: Any, **terms: Any) -> Ticket:
+        """Accept a request, whose outcome goes to a receiver."""
+        with self._changed:
+            if self._failure is not None:
+                raise RefusedError(f"expected an engine that runs, got one that stopped: {self._failure!r}", None)
+            ticket = self._core.submit(x, self._clock(), **terms)
+            self._open[ticket.number] = receiver
+            if self._idle:
+                self._changed.notify()
+        return ticket
+
+    def _cancel(self, ticket: Ticket) -> None:
+        """Cancel a request that is not answered."""
         with self._changed:
             if self._open.pop(ticket.number, None) is not None:
                 self._core.cancel(ticket, self._clock())
@@ -249,7 +253,7 @@ class Engine:
         except Exception as error:  # whatever it is, it is the error of these examples
             return error
 
-    def _step(self, ran: tuple[Batch, Result | Exception] | None) -> tuple[list[Answered], Batch | None]:
+    def _step(self, ran: tuple[Batch, Result | Exception] | None) -> tuple[list[Delivery], Batch | None]:
         """Return outputs to the core, and take what is answered and the next batch; neither if the thread is to end."""
         with self._changed:
             if ran is not None and self._failure is None:
@@ -269,7 +273,7 @@ class Engine:
                     self._sleep(self._core.scheduler.wake_at(now) - now)
             return [], None
 
-    def _take(self, outcomes: list[Outcome]) -> list[Answered]:
+    def _take(self, outcomes: list[Outcome]) -> list[Delivery]:
         """Take the futures of requests that are answered, up to those that were cancelled meanwhile."""
         found = [(self._open.pop(outcome.ticket.number, None), outcome) for outcome in outcomes]
         return [(future, outcome) for future, outcome in found if future is not None]
@@ -286,10 +290,8 @@ class Engine:
     def _sleep(self, seconds: float) -> None:
         """Wait for a change, for at most some seconds."""
         self._idle += 1
-        try:
-            self._changed.wait(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
-        finally:
-            self._idle -= 1
+        self._changed.wait(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+        self._idle -= 1
 
     def _fail(self, error: BaseException) -> None:
         """Stop after an error of the engine itself: every open request gets it, and later ones are refused."""
