@@ -110,7 +110,7 @@ def test_a_task_that_is_cancelled_takes_its_request_along(started):
 
     asyncio.run(ask())
     statistics = engine.statistics()
-    assert (statistics.load.rows, statistics.cancelled, engine._open) == (0, 2, {})
+    assert (statistics.load.rows, statistics.cancelled, engine._crew._open) == (0, 2, {})
     gate.opened.set()
     assert len(engine.submit(rows(3)).result(SOON).answer) == 3
 
@@ -172,7 +172,7 @@ def test_close_answers_what_was_accepted_and_refuses_the_rest(started):
     assert engine.close(SOON)
     assert all(len(future.result(0).answer) == 2 for future in futures)
     assert engine.statistics().refused == 1
-    assert not any(thread.is_alive() for thread in engine._threads)
+    assert not any(thread.is_alive() for thread in engine._crew._threads)
 
 
 def test_close_under_load_leaves_no_future_open(started):
@@ -230,19 +230,47 @@ def test_a_callback_that_raises_keeps_no_other_future_from_its_outcome(started, 
     assert engine.ready
 
 
-def test_the_last_exit_before_a_deadline_answers(started):
+def test_the_last_exit_before_a_deadline_answers_while_the_next_graph_runs(started):
     gate = Gate(network(), stages=(1,))
     engine = gate.start(started)
-    x = stopping_at([1, 2])
-    future = engine.submit(x, deadline_ms=100)
-    time.sleep(0.15)
-    gate.opened.set()
-    outcome = future.result(SOON)
+    engine.submit(rows(3))
+    future = engine.submit(stopping_at([1, 2]), deadline_ms=200)
+    gate.wait()
+    outcome = future.result(SOON)  # the gate is closed
     if outcome.answer is None:  # the machine was so slow that the deadline came before the first exit
         assert all(isinstance(error.__cause__, DeadlineError) for error in outcome.errors)
     else:
         assert (outcome.answer.exit.tolist(), outcome.late.tolist()) == ([0, 0], [True, True])
         assert engine.statistics().late == 2
+    gate.opened.set()
+    assert engine.close(SOON)
+
+
+def test_a_task_whose_event_loop_ends_is_cancelled(started):
+    gate = Gate(network())
+    engine = gate.start(started)
+
+    async def leave():
+        asyncio.get_running_loop().create_task(engine.answer(rows(5)))
+        await asyncio.to_thread(gate.wait)
+
+    asyncio.run(leave())
+    assert (engine.statistics().cancelled, engine.statistics().load.rows) == (1, 0)
+    gate.opened.set()
+
+
+def test_a_closed_event_loop_keeps_no_other_request_from_its_answer(started):
+    gate = Gate(network())
+    engine = gate.start(started)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(engine.answer(stopping_at([0])))
+    loop.run_until_complete(asyncio.to_thread(gate.wait))
+    loop.close()
+    future = engine.submit(stopping_at([0]))
+    gate.opened.set()
+    assert len(future.result(SOON).answer) == 1
+    assert engine.ready
+    task._log_destroy_pending = False  # it never ends, as its loop is closed
 
 
 def test_a_cap_holds_for_one_request(started):

@@ -79,6 +79,11 @@ class Scheduler:
         """Whether the scheduler is closed and every accepted request is answered."""
         return self._admission.closed and not len(self._book)
 
+    @property
+    def next_deadline(self) -> float:
+        """Earliest deadline of a request that is not answered, or +inf."""
+        return self._book.next_deadline
+
     def submit(
         self,
         x: Any,
