@@ -43,6 +43,7 @@ class Outputs:
         result: Outputs of the graph.
         values: Scores (N,) of the policy; None at the last exit.
         finite: Whether all scores and predictions are finite.
+        signature: Shapes of one row before the next graph, as of `InFlight`.
     """
 
     def __init__(self, exit_: int, result: Result, rows: int) -> None:
@@ -51,6 +52,7 @@ class Outputs:
         self.finite = bool(np.isfinite(result.prediction.soundness[:rows]).all())
         if self.values is not None:
             self.finite = self.finite and bool(np.isfinite(self.values).all())
+        self.signature = tuple(array.shape[1:] for array in result.carried)
         self._stops: dict[int, NDArray[np.bool_]] = {}
 
     def stops(self, part: Part, start: int) -> NDArray[np.bool_]:

@@ -59,14 +59,15 @@ class Queues:
         """Return the number of examples that wait before a stage."""
         return sum(len(pool) for pool in self._pools.values() if pool.stage == stage)
 
-    def add(self, stage: int, part: Part, now: float) -> None:
-        """Add examples before a stage."""
-        key = stage, part.rows.signature
-        if key not in self._pools:
+    def add(self, stage: int, part: Part, now: float, signature: Signature | None = None) -> None:
+        """Add examples before a stage, whose signature is computed if it is not given."""
+        key = stage, part.rows.signature if signature is None else signature
+        pool = self._pools.get(key)
+        if pool is None:
             if len(self._pools) >= POOLS:
                 self._pools = {known: pool for known, pool in self._pools.items() if len(pool)}
-            self._pools[key] = Pool(stage, count_numbers(part))
-        self._pools[key].add(part, now)
+            pool = self._pools[key] = Pool(stage, count_numbers(part))
+        pool.add(part, now)
 
     def remove(self, requests: Collection[Request]) -> list[Part]:
         """Remove and return the examples of some requests."""

@@ -282,7 +282,7 @@ class Scheduler:
             rows, index = split.behind
             last = reached.finished(index).prediction if request.deadline < math.inf else None
             waited = part.waited + started - part.since
-            self._queues.add(reached.exit + 1, Part(request, rows, now, waited, last), now)
+            self._queues.add(reached.exit + 1, Part(request, rows, now, waited, last), now, reached.outputs.signature)
         if split.stopped is not None and request.audit:
             self._audits.begin(reached, split.stopped, now)
         self._book.settle(request, now)

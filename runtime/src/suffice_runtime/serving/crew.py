@@ -7,6 +7,7 @@ requests whose deadline comes while all workers run graphs.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ class Crew:
         self._changed, self._sooner = threading.Condition(self.lock), threading.Condition(self.lock)
         self._open = dict[int, Receiver]()
         self._idle, self._working = 0, workers
+        self._due = math.inf  # when the thread for deadlines wakes
         targets = [self._work] * workers + [self._keep_deadlines]
         self._threads = [
             threading.Thread(target=target, name=f"suffice-{name}-{i}", daemon=True) for i, target in enumerate(targets)
@@ -69,7 +71,7 @@ class Crew:
             self._open[ticket.number] = receiver
             if self._idle:
                 self._changed.notify()
-            if terms.get("deadline_ms") is not None:
+            if self._core.scheduler.next_deadline < self._due:
                 self._sooner.notify()
         return ticket
 
@@ -146,7 +148,8 @@ class Crew:
                     now = self._clock()
                     answered = self._take(self._core.collect(now))
                     if not answered:
-                        self._sooner.wait(_seconds(self._core.scheduler.next_deadline - now))
+                        self._due = self._core.scheduler.next_deadline
+                        self._sooner.wait(_seconds(self._due - now))
                 deliver(answered)
         except BaseException as error:
             self._fail(error)

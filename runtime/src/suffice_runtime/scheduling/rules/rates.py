@@ -32,4 +32,6 @@ class Rate:
         return max(count / rate, now - self._last) if rate > 0 else math.inf
 
     def _decayed(self, now: float) -> float:
+        if now == self._last:  # as for the examples of one batch
+            return self._weight
         return self._weight * math.exp((self._last - now) / MEMORY) if self._weight else 0.0
