@@ -16,7 +16,8 @@ from suffice.variation.features.reader import MARGINS, DeltaRule, Reader
 from suffice.variation.features.strengths import Kind, layer_names
 from suffice.variation.learning.labels import Labeled
 from suffice.variation.learning.target import Target
-from suffice.variation.teachers.spreads import LikelihoodName
+from suffice.variation.teachers.simplex import check_logits
+from suffice.variation.teachers.spreads import LikelihoodName, output_matrix
 from suffice.variation.teachers.teacher import DropoutTeacher, Teacher
 
 
@@ -131,13 +132,15 @@ def read_rows(model: nn.Module, labels: Iterable[Labeled], reader: Reader) -> It
     """Yield the rows of each labeled batch.
 
     Raises:
-        ValueError: For a feature that is not finite.
+        ValueError: For a feature that is not finite, or class probabilities in place of logits.
     """
     for labeled in labels:
         with inference(model) as twin:
-            parts = reader.read(twin, labeled.batch.inputs)[1]
+            output, parts = reader.read(twin, labeled.batch.inputs)
         features = torch.cat(parts, dim=1)
         check_finite(features, "outputs and activation strengths", labeled.batch.start)
+        if reader.likelihood == "classification":
+            check_logits(output_matrix(output, reader.likelihood))
         widths = tuple(part.shape[1] for part in parts)
         yield Rows(features, widths, labeled.labels, labeled.passes, reader.leading)
 

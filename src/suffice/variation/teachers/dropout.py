@@ -27,6 +27,7 @@ from suffice.utils.randomness import draw_from
 from suffice.variation.teachers import masks, sites, spreads
 from suffice.variation.teachers.passes import run_passes
 from suffice.variation.teachers.plan import Plan, Recording, folds, make_plan
+from suffice.variation.teachers.simplex import check_logits
 from suffice.variation.teachers.sites import Sites
 from suffice.variation.teachers.spreads import LikelihoodName, Variation
 from suffice.variation.teachers.teacher import Teacher
@@ -94,8 +95,9 @@ class MCDropout:
 
         Raises:
             ValueError: If no dropout is found, a name matches nothing, outputs are not finite or do not fit the
-                likelihood, or dropout does not change the output of any example. Also for randomness that masks cannot
-                replace: any in evaluation mode, and in training mode any other than dropout, unless `at` leaves it out.
+                likelihood (class probabilities in place of logits, for example), or dropout does not change the output
+                of any example. Also for randomness that masks cannot replace: any in evaluation mode, and in training
+                mode any other than dropout, unless `at` leaves it out.
             RuntimeError: If a chosen module did not run.
             MemoryError: If one pass of one example needs more than `memory`.
         """
@@ -134,6 +136,8 @@ class MCDropout:
             outputs = run_passes(model, x, chosen, factors, ones + count, plan)
             outputs = spreads.output_matrix(outputs, self.likelihood).view(ones + count, n, -1)
             check_finite(outputs.movedim(1, 0), "outputs", start)
+            if self.likelihood == "classification":
+                check_logits(outputs)
             if sums is None:
                 deterministic, outputs = outputs[0], outputs[1:]
                 sums = spreads.init(deterministic, self.likelihood)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from suffice.network import check_finite, output_tensor
 from suffice.prediction import entropy
+from suffice.variation.teachers.simplex import check_logits
 
 LikelihoodName = Literal["classification", "binary", "multilabel", "regression"]
 LIKELIHOODS: tuple[str, ...] = get_args(LikelihoodName)
@@ -179,7 +180,7 @@ def check_likelihood(likelihood: str) -> None:
 
 
 def finite_outputs(output: Any, likelihood: str) -> Tensor:
-    """Return the outputs (N, C) of a model, checked for NaN and infinity.
+    """Return the outputs (N, C) of a model, checked for NaN and infinity, and for probabilities in place of logits.
 
     Args:
         output: Return value of the model: class logits (N, C), a binary logit (N,) or (N, 1), or predictions (N,) or
@@ -188,10 +189,12 @@ def finite_outputs(output: Any, likelihood: str) -> Tensor:
 
     Raises:
         TypeError: If the output is not a tensor.
-        ValueError: If it has the wrong shape, or a value is not finite.
+        ValueError: If it has the wrong shape, a value is not finite, or class logits are certainly probabilities.
     """
     outputs = output_matrix(output, likelihood)
     check_finite(outputs.detach(), "outputs")
+    if likelihood == "classification":
+        check_logits(outputs)
     return outputs
 
 
