@@ -21,7 +21,7 @@ from suffice.utils.modes import default_modes
 from suffice.utils.progress import ProgressCallback
 from suffice.variation.baselines import moments
 from suffice.variation.baselines.delta_rule import delta_rule
-from suffice.variation.baselines.head import head_spread
+from suffice.variation.baselines.head import spread_and_rest
 from suffice.variation.baselines.last_layer import last_layer
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_labels
@@ -187,7 +187,7 @@ class _Run:
     def _margins(self) -> Tensor:
         teacher = self._dropout_teacher()
         return self._per_batch(
-            lambda batch: head_spread(self.model, batch, teacher.at, teacher.rate, teacher.likelihood)
+            lambda batch: spread_and_rest(self.model, batch, teacher.at, teacher.rate, teacher.likelihood)[0]
         )
 
     def _moments(self, full: bool) -> Tensor:

@@ -163,6 +163,32 @@ def test_the_spread_of_a_probability_is_close_to_that_of_forty_thousand_masks(ge
     assert float((spread - sampled).square().mean() / sampled.var()) < 0.02
 
 
+def test_dropout_elsewhere_whose_spread_is_missing_is_warned_of_by_name():
+    class Elsewhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.early, self.a, self.b = nn.Dropout(0.2), nn.Linear(3, 8), nn.Linear(8, 4)
+            self.inner, self.last = nn.Dropout(0.2), nn.Dropout(0.3)
+
+        def forward(self, x):
+            h = functional.dropout(self.early(x).exp(), 0.1, self.training)
+            return self.b(self.last(self.inner(self.a(h)).relu()))
+
+    model, x = Elsewhere(), torch.rand(5, 3)
+    with pytest.warns(UserWarning, match=r"got dropout also at 'early', the model's own forward, 'inner', whose part"):
+        spread = head_spread(model, x)
+    assert torch.equal(head_spread(model, x, at="last"), spread)  # on purpose
+
+
+def test_attention_dropout_is_elsewhere_and_that_of_an_earlier_exit_changes_nothing():
+    attention = nn.TransformerEncoderLayer(4, 1, 8, dropout=0.0, batch_first=True)
+    attention.self_attn.dropout = 0.1
+    model = nn.Sequential(attention, nn.Flatten(), nn.Dropout(0.3), nn.Linear(12, 3))
+    with pytest.warns(UserWarning, match=r"got dropout also at '0.self_attn', whose part"):
+        head_spread(model, torch.rand(5, 3, 4))
+    head_spread(convnet(4, widths=(3, 5), dropout=0.3), torch.rand(4, 1, 8, 8), at="exits.*dropout")  # no warning
+
+
 def test_rows_do_not_depend_on_their_batch():
     model, x = Functional().eval(), torch.rand(6, 4)
     together = head_spread(model, x)

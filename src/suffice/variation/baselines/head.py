@@ -1,195 +1,35 @@
-"""Head of a model: its last linear layers, whose inputs a pass shows, and the spread under their dropout.
+"""Search for the head of a model, its last linear layers, and the spread under the dropout on their inputs.
 
 The head ends at the model's output and goes back over at most three linear layers, with an activation of known slope
 and dropout before each. It begins at any other operation. Dropout elsewhere, also between a linear layer and its
-activation, does not count. `suffice.variation.baselines.margins` holds the mathematics.
+activation, does not count; `head_spread` warns of it. `suffice.variation.baselines.margins` holds the mathematics.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from suffice import cost
 from suffice.attach.classifier import find_classifier
 from suffice.inputs import prepare
 from suffice.network import ExitNetwork, State, call, check_finite, select
 from suffice.network import batch_size as rows_of
-from suffice.storage.parts import Parts, Range
-from suffice.storage.serializable import Serializable
 from suffice.twin import inference
-from suffice.utils.modes import full_precision
 from suffice.variation.baselines import margins, tracing
+from suffice.variation.baselines.elsewhere import dropout_before, elsewhere, listed
 from suffice.variation.baselines.exact import computes_as
-from suffice.variation.baselines.slopes import ACTIVATIONS
+from suffice.variation.baselines.head_layers import Head, num_margins
 from suffice.variation.baselines.tracing import Step
 from suffice.variation.teachers import sites
-from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, finite_outputs, output_matrix
+from suffice.variation.teachers.spreads import LikelihoodName, check_likelihood, finite_outputs
 
 _MOST_LAYERS = 3
-_MOST_RANK, _SHARE = 16, 0.15
-"""Largest rank in place of a deeper layer's weight, and share of the model's multiply-adds that it may cost."""
 _MOST_OUTPUTS = 64
 """Largest number of predicted numbers or labels, each of which has gradients of its own."""
 _MOST_MARGINS = 32
 """Largest number of margins of `head_spread`."""
-_LEAST = 1e-8
-"""Smallest spread of a probability, a logit or a margin as a feature."""
-_RATE = Range(least=0, below=1)
-
-
-@dataclass(frozen=True)
-class Head(Serializable):
-    """Last linear layers of a model and the dropout on their inputs.
-
-    Attributes:
-        layers: Names of the linear layers, the last one first.
-        rates: Dropout rate on the inputs of each; 0 for none.
-        activations: Activation (`slopes.ACTIVATIONS`) between each layer and the deeper one after it in `layers`.
-        points: Points (P, k) in place of standard normals for k margins, float32; (P, 1) but for a classification.
-        factors: Matrices in place of the weight of each layer but the last of the model, as in `margins.Layer`.
-    """
-
-    layers: tuple[str, ...]
-    rates: tuple[float, ...]
-    activations: tuple[str, ...]
-    points: Tensor
-    factors: tuple[tuple[Tensor, Tensor] | None, ...]
-
-    @contextmanager
-    def recording(self, model: nn.Module) -> Iterator[list[margins.Layer]]:
-        """Record the layers in a pass of the body; the list that is yielded is filled at its end.
-
-        Args:
-            model: Twin in evaluation mode.
-
-        Raises:
-            RuntimeError: If a layer has not run exactly once.
-        """
-        seen: dict[str, list[margins.Layer]] = {name: [] for name in self.layers}
-        slopes = (None, *(ACTIVATIONS[name].slope for name in self.activations))
-        factors = (None, *self.factors)
-
-        def hook(position: int) -> Any:
-            def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-                slope, dtype = slopes[position], torch.promote_types(output.dtype, torch.float32)
-                inputs = (args[0] if args else kwargs["input"]).detach().to(dtype, copy=True)
-                with full_precision():
-                    outer = None if slope is None else slope(output.detach().to(dtype))
-                weight, pair = _weight(module).detach().to(dtype), factors[position]
-                low_rank = None if pair is None else (pair[0].to(dtype), pair[1].to(dtype))
-                layer = margins.Layer(weight, inputs, self.rates[position], outer, low_rank)
-                seen[self.layers[position]].append(layer)
-
-            return record
-
-        recorded: list[margins.Layer] = []
-        with ExitStack() as handles:
-            for i, name in enumerate(self.layers):
-                handle = model.get_submodule(name).register_forward_hook(hook(i), with_kwargs=True)
-                handles.callback(handle.remove)
-            yield recorded
-        if wrong := [name for name, runs in seen.items() if len(runs) != 1]:
-            raise RuntimeError(f"expected each linear layer of the head to run once in a pass, {wrong} did not")
-        recorded += [runs[0] for runs in seen.values()]
-
-    def spreads(self, outputs: Tensor, recorded: Sequence[margins.Layer], likelihood: LikelihoodName) -> Tensor:
-        """Return `margins.head_spreads`, (N, F), of outputs (N, C) and the layers of the same pass."""
-        outputs = outputs.detach().to(recorded[0].inputs.dtype)
-        with full_precision():
-            return margins.head_spreads(outputs, recorded, self.points.to(outputs), likelihood)
-
-    def features(self, outputs: Tensor, recorded: Sequence[margins.Layer], likelihood: LikelihoodName) -> Tensor:
-        """Return the logarithms of `spreads`, (N, F) float32, as features.
-
-        Those of predicted numbers end at a spread that is small for the weights of each, in whatever unit it is.
-        """
-        spreads = self.spreads(outputs, recorded, likelihood)
-        least = torch.full_like(spreads[0], _LEAST)
-        if likelihood == "regression":
-            norms = recorded[0].weight.norm(dim=1)
-            least *= norms if len(norms) == 1 else torch.cat([norms.mean()[None], norms])
-        return torch.maximum(spreads, least.clamp_min(torch.finfo(least.dtype).tiny)).log().float()
-
-    def macs(self, model: nn.Module, likelihood: LikelihoodName) -> int:
-        """Return the multiply-adds of `spreads` per example, beyond the model's own."""
-        ranks = [None if pair is None else pair[0].shape[1] for pair in self.factors]
-        return self._macs(_shapes(model, self.layers), ranks, likelihood)
-
-    def _macs(self, shapes: Sequence[tuple[int, int]], ranks: Sequence[int | None], likelihood: LikelihoodName) -> int:
-        points, k = self.points.shape
-        is_classification = likelihood == "classification"
-        count = k if is_classification else shapes[0][0]
-        points = 0 if likelihood == "regression" else points
-        return margins.macs(shapes, ranks, self.rates, count, points, is_classification)
-
-    def low_rank(self, model: nn.Module, x: State, likelihood: LikelihoodName) -> "Head":
-        """Return the head with factors of a lower rank in place of the weights of deeper layers, where they cost less.
-
-        The rank is the largest one up to 16 with which `macs` are at most 15 % of the model's, or else 1.
-
-        Args:
-            model: Model; only twins of it run.
-            x: Batch of inputs, for the principal directions of each layer.
-            likelihood: Meaning of the model's output.
-        """
-        shapes, limit = _shapes(model, self.layers), _SHARE * cost.macs(model, x)
-
-        def ranks(most: int) -> list[int | None]:
-            return [most if most * (rows + columns) < rows * columns else None for rows, columns in shapes[1:]]
-
-        within = (n for n in range(_MOST_RANK, 0, -1) if self._macs(shapes, ranks(n), likelihood) <= limit)
-        chosen = ranks(next(within, 1))
-        if not any(chosen):
-            return self
-        with inference(model) as twin, full_precision():
-            with self.recording(twin) as recorded:
-                call(twin, prepare(x, model))
-            factors = [
-                None if rank is None else margins.factorize(layer.weight, layer.inputs, rank)
-                for layer, rank in zip(recorded[1:], chosen, strict=True)
-            ]
-        return replace(self, factors=tuple(factors))
-
-    def to(self, device: torch.device) -> "Head":
-        """Return the head with its tensors on a device."""
-        if device == self.points.device:
-            return self
-        factors = [None if pair is None else (pair[0].to(device), pair[1].to(device)) for pair in self.factors]
-        return replace(self, points=self.points.to(device), factors=tuple(factors))
-
-    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the configuration and the tensors of an artifact."""
-        configuration = {"layers": self.layers, "rates": self.rates, "activations": self.activations}
-        tensors = {"points": self.points}
-        for i, pair in enumerate(self.factors):
-            if pair is not None:
-                tensors |= {f"factors.{i}.left": pair[0], f"factors.{i}.right": pair[1]}
-        return configuration, tensors
-
-    @classmethod
-    def from_parts(cls, parts: Parts, model: nn.Module, likelihood: LikelihoodName) -> "Head":
-        """Read a head from an artifact, for a model that has its layers."""
-        names, modules = parts.texts("layers"), dict(model.named_modules())
-        layers = [modules.get(name) for name in names]
-        if not names or not _is_chain(layers):
-            parts.refuse("layers", "names of linear layers of the model, the last one first", names)
-        rates = tuple(parts.numbers("rates", len(names), _RATE))
-        if not any(rates):
-            parts.refuse("rates", "above 0 for a layer or more", rates)
-        activations = parts.texts("activations")
-        if len(activations) != len(names) - 1 or not ACTIVATIONS.keys() >= set(activations):
-            parts.refuse("activations", f"{len(names) - 1} of {tuple(ACTIVATIONS)}", activations)
-        k = _margins(len(_weight(modules[names[0]])), likelihood)
-        points = parts.tensor("points", f"* {k}", dtype=torch.float32)
-        if len(points) < 2:
-            parts.refuse_tensor("points", "of two rows or more", len(points))
-        factors = tuple(_factors(parts, i, shape) for i, shape in enumerate(_shapes(model, names)[1:]))
-        return cls(names, rates, activations, points, factors)
 
 
 def find_head(
@@ -216,27 +56,7 @@ def find_head(
             inputs of the head's layers, for more than 64 predicted numbers or labels, and as `MCDropout` does for the
             model, the names and the rate.
     """
-    check_likelihood(likelihood)
-    with inference(model) as twin:
-        x = prepare(x, model)
-        x = select(x, torch.arange(min(3, rows_of(x))))
-        name = _classifier(twin, x)
-        chosen = sites.find(twin, x, rate, at)
-        output, runs = tracing.trace(twin, x, chosen)
-        outputs = finite_outputs(output, likelihood).shape[1]
-        if likelihood != "classification" and outputs > _MOST_OUTPUTS:
-            raise ValueError(f"expected at most {_MOST_OUTPUTS} outputs for the margins, got {outputs}")
-        links = _chain(twin, name, runs)
-        while links and not links[-1][1]:
-            links.pop()
-        if not links:
-            raise ValueError(
-                f"expected dropout on the inputs of the last linear layers, {name!r} and those right before it, got "
-                f"dropout at {chosen.names}, which is elsewhere; leave the margins out"
-            )
-        points = margins.normal_points(_margins(outputs, likelihood, most)).to(output_matrix(output, likelihood).device)
-        names, rates, activations = zip(*links, strict=True)
-        return Head(names, rates, activations[1:], points, (None,) * (len(names) - 1))
+    return _find(model, x, at, rate, likelihood, most)[0]
 
 
 def head_spread(
@@ -249,7 +69,8 @@ def head_spread(
     """Return the spread "std" (N,) float64 under dropout of the head, in one pass and without a gradient.
 
     Arguments and errors are those of `find_head`; x are all N examples. There are up to 32 margins, many more than an
-    estimator reads. A spread that is not finite raises a ValueError.
+    estimator reads. A spread that is not finite raises a ValueError. Dropout outside the head adds to the spread of the
+    model and not to this one, so a warning names it; `at=[…]` leaves it out on purpose.
 
     Example:
         >>> import torch
@@ -259,41 +80,68 @@ def head_spread(
         >>> head_spread(model, torch.randn(6, 3)).shape
         torch.Size([6])
     """
-    head = find_head(model, x, at, rate, likelihood, _MOST_MARGINS)
+    spread, others = spread_and_rest(model, x, at, rate, likelihood)
+    if others:
+        warnings.warn(
+            f"expected dropout on the inputs of the last linear layers alone, got dropout also at {listed(others)}, "
+            "whose part of the spread is missing; name the dropout of the head, at=[…], to leave it out on purpose, or "
+            "use MCDropout or fit_variation for all of it",
+            stacklevel=2,
+        )
+    return spread
+
+
+def spread_and_rest(
+    model: nn.Module, x: State, at: str | Sequence[str] | None, rate: float | None, likelihood: LikelihoodName
+) -> tuple[Tensor, list[str]]:
+    """Return the spread as `head_spread` does, and the names of the modules whose dropout it leaves out."""
+    head, others = _find(model, x, at, rate, likelihood, _MOST_MARGINS)
     with inference(model) as twin:
         with head.recording(twin) as recorded:
             output = call(twin, prepare(x, model))
         spread = head.spreads(finite_outputs(output, likelihood), recorded, likelihood)[:, 0].double()
         check_finite(spread, "spreads under dropout of the head")
-        return spread
+        return spread, others()
 
 
-def _shapes(model: nn.Module, layers: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the shapes (D′, D) of the weights of linear layers."""
-    weights = [_weight(model.get_submodule(name)) for name in layers]
-    return [(weight.shape[0], weight.shape[1]) for weight in weights]
+def _find(
+    model: nn.Module,
+    x: State,
+    at: str | Sequence[str] | None,
+    rate: float | None,
+    likelihood: LikelihoodName,
+    most: int,
+) -> tuple[Head, Callable[[], list[str]]]:
+    """Return the head, and a function that finds the dropout elsewhere by further passes; arguments as `find_head`."""
+    check_likelihood(likelihood)
+    with inference(model) as twin:
+        x = prepare(x, model)
+        x = select(x, torch.arange(min(3, rows_of(x))))
+        name = _classifier(twin, x)
+        chosen = sites.find(twin, x, rate, at)
+        traced = tracing.trace(twin, x, chosen)
+        outputs = finite_outputs(traced.output, likelihood)
+        if likelihood != "classification" and outputs.shape[1] > _MOST_OUTPUTS:
+            raise ValueError(f"expected at most {_MOST_OUTPUTS} outputs for the margins, got {outputs.shape[1]}")
+        links = _chain(twin, name, traced.linear)
+        while links and not links[-1].rate:
+            links.pop()
+        if not links:
+            raise ValueError(
+                f"expected dropout on the inputs of the last linear layers, {name!r} and those right before it, got "
+                f"dropout at {chosen.names}, which is elsewhere; leave the margins out"
+            )
+        points = margins.normal_points(num_margins(outputs.shape[1], likelihood, most)).to(outputs.device)
+        activations = tuple(link.activation for link in links[1:])
+        names, rates = tuple(link.name for link in links), tuple(link.rate for link in links)
+        head = Head(names, rates, activations, points, (None,) * (len(links) - 1))
+        described = [number for link in links for number in link.numbers]
 
+    def others() -> list[str]:
+        with inference(twin):
+            return elsewhere(twin, x, chosen, traced, described)
 
-def _weight(layer: nn.Module) -> Tensor:
-    """Return the weight of a linear layer, a parameter or a buffer."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    return weight
-
-
-def _factors(parts: Parts, i: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
-    """Read the factors in place of a weight of a shape (D′, D), number i, from an artifact that may have none."""
-    left, right = f"factors.{i}.left", f"factors.{i}.right"
-    if left not in parts:
-        return None
-    outer = parts.tensor(left, f"{shape[0]} *", dtype=torch.float32)
-    if not outer.shape[1]:
-        parts.refuse_tensor(left, "of one column or more", 0)
-    return outer, parts.tensor(right, f"{outer.shape[1]} {shape[1]}", dtype=torch.float32)
-
-
-def _margins(outputs: int, likelihood: LikelihoodName, most: int = margins.MARGINS) -> int:
-    """Return the dimension of the points for a number of outputs."""
-    return min(most, outputs - 1) if likelihood == "classification" else 1
+    return head, others
 
 
 def _classifier(model: nn.Module, x: State) -> str:
@@ -308,18 +156,33 @@ def _classifier(model: nn.Module, x: State) -> str:
     return name
 
 
-def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[tuple[str, float, str]]:
-    """Return for each layer of the head its name, the dropout rate on its inputs, and the activation behind it."""
+@dataclass(frozen=True)
+class _Link:
+    """Linear layer of a head: its name, the dropout on its inputs, and the activation behind it.
+
+    Attributes:
+        name: Name of the layer.
+        rate: Rate of all dropout on its inputs; 0 for none.
+        activation: Name of the activation between the layer and the one that follows it; "" for the last layer.
+        numbers: Numbers of the dropouts on its inputs.
+    """
+
+    name: str
+    rate: float
+    activation: str
+    numbers: list[int]
+
+
+def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[_Link]:
+    """Return the layers of the head, the last one first."""
     if not _runs_once(model, name, runs):
         raise ValueError(f"expected an nn.Linear with inputs (N, D) that runs once as the last layer, got {name!r}")
-    links, step, activation = list[tuple[str, float, str]](), runs[name][0], ""
+    links, step, activation = list[_Link](), runs[name][0], ""
     while True:
-        rate, inner = 0.0, step.before
-        while inner is not None and inner.kind == "dropout":
-            rate, inner = rate + inner.rate - rate * inner.rate, inner.before
+        numbers, rate, inner = dropout_before(step)
         if rate >= 1:
             raise ValueError(f"expected dropout on the inputs of {step.name!r} at a rate below 1, got {rate:g}")
-        links.append((step.name, rate, activation))
+        links.append(_Link(step.name, rate, activation, numbers))
         activation = "identity"
         if inner is not None and inner.kind == "activation":
             activation, inner = inner.name, inner.before
@@ -331,9 +194,3 @@ def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[tup
 
 def _runs_once(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> bool:
     return len(runs.get(name, [])) == 1 and computes_as(model.get_submodule(name), nn.Linear)
-
-
-def _is_chain(layers: Sequence[nn.Module | None]) -> bool:
-    """Return whether modules are linear layers, each of which takes what the next one returns."""
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear) and computes_as(layer, nn.Linear)]
-    return len(linear) == len(layers) and all(a.in_features == b.out_features for a, b in pairwise(linear))

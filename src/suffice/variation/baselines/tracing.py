@@ -46,29 +46,45 @@ class Step:
         name: Name of the linear layer's module, or of the activation; "" for dropout.
         rate: Rate of dropout; 0 for other steps.
         before: Step that made the input, if it is known.
+        number: Number of the dropout among `Trace.dropout`; -1 for other steps.
     """
 
     kind: str
     name: str = ""
     rate: float = 0.0
     before: "Step | None" = None
+    number: int = -1
 
 
-def trace(model: nn.Module, x: State, chosen: Sites) -> tuple[Any, dict[str, list[Step]]]:
+@dataclass(frozen=True)
+class Trace:
+    """Pass with dropout factors of one.
+
+    Attributes:
+        output: The model's output.
+        linear: Runs of each linear layer with inputs (N, D), by the name of its module.
+        dropout: Name of the module of each dropout in the order of the pass; `sites.INPUT` for that of the inputs.
+        attention: Names of the modules whose attention drops.
+    """
+
+    output: Any
+    linear: dict[str, list[Step]]
+    dropout: list[str]
+    attention: list[str]
+
+
+def trace(model: nn.Module, x: State, chosen: Sites) -> Trace:
     """Run a pass with dropout factors of one.
 
     Args:
         model: Twin in evaluation mode.
         x: Batch of inputs.
         chosen: Sites of dropout.
-
-    Returns:
-        The model's output, and the runs of each linear layer with inputs (N, D), by the name of its module.
     """
     mode = _Tracing(module_names(model), batch_size(x))
     with mode:
-        output = sites.run(model, x, chosen, mode.rows, mode.gate, lambda _: 0.0)
-    return output, mode.linear
+        output = sites.run(model, x, chosen, mode.rows, mode.gate, mode.attend)
+    return Trace(output, mode.linear, mode.dropout, mode.attention)
 
 
 class _Tracing(TorchFunctionMode):
@@ -80,22 +96,36 @@ class _Tracing(TorchFunctionMode):
 
     Attributes:
         linear: Runs of linear layers by name.
+        dropout: Names of the modules that have dropped units.
+        attention: Names of the modules whose attention drops.
     """
 
     def __init__(self, names: Mapping[int, str], rows: int) -> None:
         super().__init__()
         self.linear: dict[str, list[Step]] = {}
+        self.dropout: list[str] = []
+        self.attention: list[str] = []
         self.rows = rows
         self._names = names
         # An `id` is that of one tensor while that is alive. The version is that of its values.
         self._steps: dict[int, tuple[Tensor, Step, int]] = {}
-        self._factors: dict[int, tuple[Tensor, float]] = {}
+        self._factors: dict[int, tuple[Tensor, float, int]] = {}
 
     def gate(self, rate: float, units: Tensor) -> Tensor:
         """Return factors of one for the units of a site."""
         factors = torch.ones_like(units)
-        self._factors[id(factors)] = factors, rate
+        self._factors[id(factors)] = factors, rate, len(self.dropout)
+        self.dropout.append(self._running_module())
         return factors
+
+    def attend(self, _rate: float) -> float:
+        """Return a rate of zero for an attention."""
+        self.attention.append(self._running_module())
+        return 0.0
+
+    def _running_module(self) -> str:
+        name = running_module(self._names)
+        return sites.INPUT if name is None else name
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -147,9 +177,9 @@ class _Tracing(TorchFunctionMode):
             step = Step("linear", running_module(self._names) or "", before=before)
             self.linear.setdefault(step.name, []).append(step)
             return step
-        factors, rate = self._factors.get(id(tensors[-1]), (None, 0.0))
+        factors, rate, number = self._factors.get(id(tensors[-1]), (None, 0.0, -1))
         if factors is not None and factors.shape == source.shape:
-            return Step("dropout", rate=rate, before=before)
+            return Step("dropout", rate=rate, before=before, number=number)
         if func in _ACTIVATIONS and "out" not in kwargs:
             others = {name: value for name, value in kwargs.items() if value is not source}
             name = slopes.recognize(_ACTIVATIONS[func], lambda grid: func(grid, *args[1:], **others))

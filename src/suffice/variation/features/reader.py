@@ -20,7 +20,7 @@ from suffice.network import State
 from suffice.prediction import entropy
 from suffice.storage.parts import Parts, prefixed
 from suffice.variation.baselines.delta_rule import delta_rule
-from suffice.variation.baselines.head import Head
+from suffice.variation.baselines.head_layers import Head
 from suffice.variation.features.strengths import Kind, are_layers, read
 from suffice.variation.teachers.sites import read_names_and_rate
 from suffice.variation.teachers.spreads import LikelihoodName, output_matrix

@@ -11,7 +11,8 @@ from suffice.attach.tokens.masks import TokenMask
 from suffice.attach.tokens.reading import UnmarkedError, mask_of
 from suffice.network import State, check_finite
 from suffice.twin import inference
-from suffice.variation.baselines.head import Head, find_head
+from suffice.variation.baselines.head import find_head
+from suffice.variation.baselines.head_layers import Head
 from suffice.variation.features.reader import MARGINS, DeltaRule, Reader
 from suffice.variation.features.strengths import Kind, layer_names
 from suffice.variation.learning.labels import Labeled
