@@ -227,3 +227,30 @@ def test_two_batches_are_not_mistaken_for_a_pair(loader):
     assert sum(batch.size for batch in read(loader, MODEL)) == sum(
         len(raw[0] if isinstance(raw, tuple) else raw) for raw in loader
     )
+
+
+def test_the_two_batches_that_split_returns_are_both_read():
+    x = torch.rand(12, 2)
+    for loader in (x.split(6), x.split(7), x[:8].chunk(2), x[2:].split(5), x.split(4)):
+        assert torch.equal(torch.cat([batch.inputs for batch in read(loader, MODEL)]), torch.cat(loader))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (X, X.clone()),
+        (X.numpy(), X.numpy() + 1),
+        torch.arange(20.0).reshape(5, 4).split(2, dim=1),  # inputs and targets in the columns of one table
+        torch.rand(2, 5, 2).unbind(),
+        torch.rand(2 * 5 * 2).view(10, 2).split(5),  # cannot be told from the one before
+        (X, X),
+    ],
+)
+def test_a_pair_that_may_be_two_batches_is_refused_with_both_remedies(pair):
+    message = (
+        r"a pair of tensors of one shape and type; pass \[\(x, y\)\].* inputs and labels; pass list\(…\) .* two batches"
+    )
+    with pytest.raises(TypeError, match=message):
+        list(read(pair, MODEL))
+    assert sum(batch.size for batch in read(list(pair), MODEL)) == 10
+    assert [batch.size for batch in read([pair], MODEL)] == [5]

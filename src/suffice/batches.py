@@ -4,10 +4,10 @@ A loader is any iterable of batches: pairs `(x, y)`, mappings with the labels un
 any nest of tensors (`suffice.inputs`). A loader needs no length: examples are counted while they are read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -101,6 +101,9 @@ def check_loader(loader: object) -> None:
         kind, remedy = f"a mapping ({type(loader).__name__})", "pass [batch], a list of one batch, or a DataLoader"
     elif _is_pair(loader):
         kind, remedy = "a pair of tensors", "pass [(x, y)], or wrap TensorDataset(x, y) in a DataLoader"
+        if _are_alike(*loader):
+            kind += " of one shape and type"
+            remedy = f"{remedy}, if they are inputs and labels; pass list(…) of them, if they are two batches of inputs"
     elif not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         kind = type(loader).__name__
         remedy = "pass its .batches()" if hasattr(loader, "batches") else "pass a DataLoader or a list of batches"
@@ -181,14 +184,33 @@ def _no_labels_message(inputs: State) -> str:
     return f"expected batches (x, y) or mappings with a key {LABELS!r}, got {got}"
 
 
-def _is_pair(loader: object) -> bool:
-    """Return whether `loader` is one batch (x, y): two tensors (or arrays) of one length; a list needs two kinds."""
+def _is_pair(loader: object) -> TypeGuard[Sequence[Any]]:
+    """Return whether `loader` is one batch (x, y): two tensors (or arrays) of one length; a list needs two kinds.
+
+    The two batches that `x.split(n)` returns are none, though they are a tuple too.
+    """
     if not isinstance(loader, (tuple, list)) or len(loader) != 2:
         return False
     x, y = loader
     if not all(isinstance(each, (Tensor, np.ndarray)) for each in loader) or x.shape[:1] != y.shape[:1]:
         return False
-    return isinstance(loader, tuple) or (x.ndim, x.dtype) != (y.ndim, y.dtype)
+    if isinstance(loader, tuple):
+        return not _are_rows_of_one(x, y)
+    return (x.ndim, x.dtype) != (y.ndim, y.dtype)
+
+
+def _are_alike(x: Any, y: Any) -> bool:
+    return type(x) is type(y) and (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+def _are_rows_of_one(x: Any, y: Any) -> bool:
+    """Return whether two tensors of one shape are the rows of one tensor that they are views of, first to last."""
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x._base is None or x._base is not y._base:
+        return False
+    base = x._base
+    if base.shape[1:] != x.shape[1:] or not _are_alike(x, y) or (x.stride(), y.stride()) != (base.stride(),) * 2:
+        return False
+    return y.storage_offset() - x.storage_offset() == len(x) * x.stride(0) > 0
 
 
 def _split(raw: object) -> tuple[State, Tensor | None]:
