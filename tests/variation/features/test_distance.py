@@ -8,6 +8,7 @@ from suffice.storage.parts import Parts
 from suffice.variation.features.distance import Distance
 from suffice.variation.fitting import fit_variation
 from suffice.variation.teachers.dropout import MCDropout
+from tests import tolerances
 
 
 def seeded(seed=0):
@@ -152,6 +153,29 @@ def test_noise_is_told_from_digits():
         assert float(metrics.auroc(torch.cat([distances["digits"], distances[name]]), labels)) > 0.95
         assert (distances[name] > 1).double().mean() > 0.4
     assert (distances["digits"] > 1).double().mean() < 0.03
+
+
+def test_blank_images_are_outside_where_all_activations_of_a_convolutional_network_are_read():
+    """They are far, at every gray level; experiments/blank.py has networks and layers where they are not."""
+    data = digits.load(0, validation=300, test=300)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()),
+            *(nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, 10)),
+        )
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for x, y in [batch for _ in range(6) for batch in data.train.batches(128)]:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    loaders = data.train.batches(512), data.validation.batches()
+    estimator = fit_variation(model, *loaders, teacher=MCDropout(passes=4), epochs=3, generator=seeded())
+    blank = torch.linspace(0, 1, 11)[:, None, None, None].expand(-1, 1, 8, 8)
+    assert bool(estimator.estimate(blank).outside.all())
+    # The limit is from about 1,200 rows, or 150 of validation.
+    error = tolerances.share(0.01, 150) + tolerances.share(0.01, 300)
+    assert float(estimator.estimate(data.test.images).outside.double().mean()) < 0.01 + error
 
 
 @pytest.mark.parametrize("size", [1e20, 3e38, float("inf")])
