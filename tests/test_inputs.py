@@ -58,12 +58,13 @@ def fitted():
     model = Model()
     calibrated = suffice.calibrate(model, [(PLAIN, Y)], None, tuning="evidence")
     teacher = suffice.MCDropout(passes=4)
+    others = {**PLAIN, "x": -PLAIN["x"]}
     return {
         "model": model,
         "calibrated": calibrated,
         "policy": suffice.allocate(calibrated, [PLAIN], 1.0),
-        "estimator": suffice.fit_variation(model, [PLAIN], [PLAIN], teacher=teacher, epochs=1),
-        "buckets": suffice.fit_buckets(model, [PLAIN], [PLAIN], teacher=teacher, epochs=1),
+        "estimator": suffice.fit_variation(model, [PLAIN], [others], teacher=teacher, epochs=1),
+        "buckets": suffice.fit_buckets(model, [PLAIN], [others], teacher=teacher, epochs=1),
         "density": density.fit(model, [(PLAIN, Y)]),
         "teacher": teacher,
     }

@@ -171,9 +171,16 @@ def test_the_variation_of_several_labels_is_a_score(tmp_path):
     y = x.mean(dim=(1, 2, 3))[:, None] > torch.tensor([0.48, 0.5, 0.52])
     calibrated = suffice.calibrate(network, None, [(x, y)], likelihood="multilabel", structure=None)
     teacher = suffice.MCDropout(passes=4, likelihood="multilabel")
-    score = fit_exit_variation(calibrated, [x], [x], teacher=teacher, epochs=2, generator=seeded())
+    score = fit_exit_variation(calibrated, [x[:200]], [x[200:]], teacher=teacher, epochs=2, generator=seeded())
     policy = suffice.allocate(calibrated, [x], 0.9, score=score)
     suffice.save(policy, tmp_path / "policy")
     answers = [suffice.run(calibrated, each, x) for each in (policy, suffice.load(tmp_path / "policy"))]
     assert torch.equal(answers[0].exit, answers[1].exit)
     assert len(answers[0].exit.unique()) == 2
+
+
+def test_training_rows_for_validation_are_warned_of(calibrated):
+    x = torch.rand(60, 1, 8, 8, generator=seeded())
+    with pytest.warns(UserWarning, match="no training rows, got 60 of 60 that are") as caught:
+        fit_exit_variation(calibrated, [x], [x], teacher=TEACHER, epochs=1, generator=seeded())
+    assert [warning.filename for warning in caught if "no training rows" in str(warning.message)] == [__file__]

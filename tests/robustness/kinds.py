@@ -181,20 +181,20 @@ def with_dropout() -> nn.Module:
 def learned() -> Case:
     on = calibrated(model=with_dropout, structure=None).made
     teacher = MCDropout(passes=4)
-    score = fit_exit_variation(on, [X], [X], teacher=teacher, hidden=(4,), epochs=1, generator=seeded())
+    score = fit_exit_variation(on, [X], [-X], teacher=teacher, hidden=(4,), epochs=1, generator=seeded())
     return Case(quietly(lambda: suffice.allocate(on, [X], 0.8, score=score)), None, partial(run_by, on=on))
 
 
 def estimator(model: Model = plain, likelihood: str = "classification", **options: Any) -> Case:
     network = model()
     options = {"hidden": (4,), "epochs": 1, "generator": seeded()} | options
-    made = fit_variation(network, [X], [X], teacher=MCDropout(passes=4, likelihood=likelihood), **options)
+    made = fit_variation(network, [X], [-X], teacher=MCDropout(passes=4, likelihood=likelihood), **options)
     return Case(made, network, lambda found: vars(found.estimate(X)))
 
 
 def buckets(**options: Any) -> Case:
     network = plain()
-    made = fit_buckets(network, [X], [X], teacher=MCDropout(passes=4), epochs=1, generator=seeded(), **options)
+    made = fit_buckets(network, [X], [-X], teacher=MCDropout(passes=4), epochs=1, generator=seeded(), **options)
     return Case(made, network, lambda found: dict(zip(("output", "probs"), found(X), strict=True)))
 
 

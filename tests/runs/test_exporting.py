@@ -129,7 +129,7 @@ def test_an_estimator_is_compared_too(run, loaders, tmp_path):
     require_exporter()
     x = loaders.validation[0][0]
     teacher = suffice.MCDropout(rate=0.2, at=["stages.*"], passes=4)
-    estimator = suffice.fit_variation(run.network, [x], [x], teacher=teacher, layers="last", epochs=1)
+    estimator = suffice.fit_variation(run.network, [x], [1 - x], teacher=teacher, layers="last", epochs=1)
     for calibrated in (run.calibrated, None):
         both = replace(run, calibrated=calibrated, estimator=estimator)
         found = exporting.write_checked(both, tmp_path / "bundle", loaders, False, 20, quiet)

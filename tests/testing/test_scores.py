@@ -94,7 +94,7 @@ def test_scores_of_the_state_and_of_nested_states_pass():
 def test_a_fitted_score_passes_and_one_of_another_network_does_not(calibrated):
     on = kinds.calibrated(model=kinds.with_dropout, structure=None).made
     teacher, generator = MCDropout(passes=4), torch.Generator().manual_seed(0)
-    score = fit_exit_variation(on, [kinds.X], [kinds.X], teacher=teacher, hidden=(4,), epochs=1, generator=generator)
+    score = fit_exit_variation(on, [kinds.X], [-kinds.X], teacher=teacher, hidden=(4,), epochs=1, generator=generator)
     check_score(score, on, X)
     with pytest.raises(
         AssertionError, match=r"rule 'is a score': ValueError: expected a score of this calibrated network"

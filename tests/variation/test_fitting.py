@@ -323,3 +323,12 @@ def test_the_modes_of_the_caller_change_nothing(surrounding, method):
         assert all(map(torch.equal, actual.fitted_mlp.weights, reference.fitted_mlp.weights))
         assert actual.quality == reference.quality
         assert all(map(torch.equal, actual(rows(5)), reference(rows(5))))
+
+
+def test_an_r_squared_below_zero_or_not_a_number_is_warned_of_with_what_to_do():
+    with pytest.warns(UserWarning, match=r"got an R² of -.* on 4 held-out rows; pass more training rows") as caught:
+        fit_variation(tower(), [rows(2)], [rows(8, seed=1)], teacher=fixed, layers=[], epochs=0, generator=seeded())
+    assert [warning.filename for warning in caught] == [__file__]
+    same = rows(1).expand(8, 3)  # of which all spreads are equal
+    with pytest.warns(UserWarning, match=r"got NaN: two measurements of the 4 held-out spreads .*; pass more valid"):
+        fit_variation(tower(), [rows(64)], [same], teacher=fixed, epochs=1, generator=seeded())

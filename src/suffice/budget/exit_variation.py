@@ -6,6 +6,7 @@ has no other cost. The labels are those of a teacher on the network truncated be
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from suffice.variation.features.strengths import summary
 from suffice.variation.learning import objective, rows
 from suffice.variation.learning.fitted_mlp import FittedMLP
 from suffice.variation.learning.labels import Labeled, check_teacher, label_batch
+from suffice.variation.learning.repeats import keys_of, warn_if_repeated
 from suffice.variation.learning.rows import Rows
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.teacher import Teacher
@@ -129,7 +131,7 @@ def fit_exit_variation(
         >>> network = suffice.models.convnet(num_classes=3, widths=(4, 8), dropout=0.2)
         >>> loader = [(x, torch.arange(200) % 3)]
         >>> calibrated = suffice.calibrate(network, None, loader, structure=None, temperature=False)
-        >>> score = suffice.fit_exit_variation(calibrated, [x], [x], teacher=teacher, epochs=1)
+        >>> score = suffice.fit_exit_variation(calibrated, [x[:100]], [x[100:]], teacher=teacher, epochs=1)
         >>> suffice.allocate(calibrated, [x], budget=0.9, score=score).score is score
         True
     """
@@ -139,13 +141,33 @@ def fit_exit_variation(
     spread = Target(target)
     train_rows = _rows(calibrated, train_loader, teacher, spread, generator, runs=1)
     val_rows = _rows(calibrated, val_loader, teacher, spread, generator, runs=2)
+    _warn_of_rows(train_rows[0], val_rows[0])
     fits, r_squared = [], []
     for train, validation in zip(train_rows, val_rows, strict=True):
         stopping, held_out = rows.halves(validation)
         fit = objective.fit_rows(train, stopping, spread, hidden, epochs, generator)
         fits.append(fit)
         r_squared.append(objective.r_squared(fit(held_out.features), held_out, spread))
+    _warn_of_quality(r_squared)
     return VariationScore(calibrated.digest, tuple(fits), tuple(r_squared))
+
+
+def _warn_of_rows(train: Rows, validation: Rows) -> None:
+    """Warn the caller of `fit_exit_variation` of validation rows that are training rows."""
+    if train.keys is not None and validation.keys is not None:
+        warn_if_repeated(train.keys, validation.keys, stacklevel=4)
+
+
+def _warn_of_quality(r_squared: Sequence[float]) -> None:
+    """Warn the caller of `fit_exit_variation` of exits whose R² is below zero or NaN."""
+    poor = {k: value for k, value in enumerate(r_squared) if not value >= 0}
+    if poor:
+        values = ", ".join(f"{value:.3g} at exit {k}" for k, value in poor.items())
+        warnings.warn(
+            f"expected estimates closer to the spreads than their mean is, got an R² of {values}; pass more rows for "
+            "training and validation, or a teacher with more passes",
+            stacklevel=4,
+        )
 
 
 def _rows(
@@ -166,7 +188,9 @@ def _rows(
         check_finite(features, f"predictions and strengths at exit {k}", batch.start)
         truncated = ExitNetwork([*network.stages[: k + 1]], [network.exit(i) for i in range(k + 1)])
         labels = _label(truncated, k, batch, teacher, target, generator, runs)
-        parts[k].append(Rows(features, tuple(part.shape[1] for part in columns), labels.labels, labels.passes))
+        keys = None if k else keys_of(batch.inputs)  # the inputs of all exits are the same
+        widths = tuple(part.shape[1] for part in columns)
+        parts[k].append(Rows(features, widths, labels.labels, labels.passes, keys=keys))
     return [rows.concatenate(iter(exit_)) for exit_ in parts]
 
 

@@ -27,6 +27,7 @@ from suffice.variation.features.scaling import Scaling
 from suffice.variation.features.strengths import Kind
 from suffice.variation.learning import labels, mlp, rows
 from suffice.variation.learning.fitted_mlp import network_tensors, read_network
+from suffice.variation.learning.repeats import warn_if_repeated
 from suffice.variation.learning.rows import Rows
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.teacher import Teacher
@@ -169,7 +170,10 @@ def fit_buckets(
 
     train = read(train_loader)
     rows.mean_label(train.labels, spread)
-    weights, scaling = _train_classifier(train, read(val_loader), share, hidden, epochs, generator)
+    validation = read(val_loader)
+    if train.keys is not None and validation.keys is not None:
+        warn_if_repeated(train.keys, validation.keys, stacklevel=3)
+    weights, scaling = _train_classifier(train, validation, share, hidden, epochs, generator)
     return Buckets(model, reader, share, fingerprint(model), scaling, weights)
 
 

@@ -38,9 +38,10 @@ from suffice.variation.learning.fitted_mlp import FittedMLP
 from suffice.variation.learning.labels import Labels, label
 from suffice.variation.learning.layer_selection import select_layers
 from suffice.variation.learning.objective import Objective, estimate_bounds, r_squared, random_seed
+from suffice.variation.learning.repeats import warn_if_repeated
 from suffice.variation.learning.rows import Rows, concatenate, halves, make_reader, mean_label, read_rows
 from suffice.variation.learning.target import Target
-from suffice.variation.quality import Quality
+from suffice.variation.quality import Quality, warn_if_poor
 from suffice.variation.teachers.teacher import Teacher
 
 Method = Literal["network", "ridge"]
@@ -98,7 +99,8 @@ def fit_variation(
             measures them. About 10 passes suffice: more rows help more than more passes, except where passes cost
             little, as with dropout near the end of the model.
         val_loader: Batches of other inputs, measured twice; read once. Every other row is for early stopping and
-            selection, the rest for the evaluation.
+            selection, the rest for the evaluation. Rows that are training rows too are warned of, and so is an R² below
+            zero or one that cannot be measured.
         teacher: `MCDropout(…)`, or any other teacher.
         layers: Names or patterns of the layers whose strengths are read; None or "all" for every activation whose
             output has the examples first, modules and functions (`F.relu`, `torch.tanh`, …) alike, "last" for the last,
@@ -134,7 +136,9 @@ def fit_variation(
     """
     options = FitOptions(layers, strengths, delta, method, hidden, epochs)
     labels = label(model, train_loader, val_loader, teacher=teacher, target=target, generator=generator)
-    return _fit(model, labels, options, generator)
+    estimator = _fit(model, labels, options, generator)
+    warn_if_poor(estimator.quality, len(estimator.residuals))
+    return estimator
 
 
 @default_modes()
@@ -154,7 +158,9 @@ def fit_labels(
 
     Fits to the same `labels.in_memory()` from the same state of the generator differ only by their options.
     """
-    return _fit(model, labels, FitOptions(layers, strengths, delta, method, hidden, epochs), generator)
+    estimator = _fit(model, labels, FitOptions(layers, strengths, delta, method, hidden, epochs), generator)
+    warn_if_poor(estimator.quality, len(estimator.residuals))
+    return estimator
 
 
 def _fit(
@@ -167,11 +173,17 @@ def _fit(
     first = next(labeled)
     training = read_rows(model, chain([first], labeled), reader)
     if options.method == "ridge":
-        stopping, held_out = halves(concatenate(read_rows(model, labels.validation, reader)))
-        return build_estimator(model, reader, teacher, _fit_ridge(training, stopping, target), held_out)
+        validation = concatenate(read_rows(model, labels.validation, reader))
+        stopping, held_out = halves(validation)
+        keys = list[Tensor]()
+        fitted = _fit_ridge(_noting_keys(training, keys), stopping, target)
+        _warn_if_repeated(torch.cat(keys), validation)
+        return build_estimator(model, reader, teacher, fitted, held_out)
     train = concatenate(training)
     unit = mean_label(train.labels, target)
-    stopping, held_out = halves(concatenate(read_rows(model, labels.validation, reader)))
+    validation = concatenate(read_rows(model, labels.validation, reader))
+    stopping, held_out = halves(validation)
+    _warn_if_repeated(train.keys, validation)
     seed = random_seed(generator)
     objective = Objective(train, stopping, unit, target, options.hidden, options.epochs, seed)
     if layers != "auto":
@@ -181,6 +193,19 @@ def _fit(
     reader = reader.select(chosen)
     held_out = replace(held_out, features=held_out.features[:, held_out.columns(chosen)])
     return build_estimator(model, reader, teacher, fitted, held_out, subsets)
+
+
+def _noting_keys(training: Iterator[Rows], keys: list[Tensor]) -> Iterator[Rows]:
+    """Yield rows, and add their keys to a list."""
+    for rows in training:
+        keys += [] if rows.keys is None else [rows.keys]
+        yield rows
+
+
+def _warn_if_repeated(train: Tensor | None, validation: Rows) -> None:
+    """Warn the caller of the public function that called `_fit` if validation rows are training rows."""
+    if train is not None and validation.keys is not None:
+        warn_if_repeated(train, validation.keys, stacklevel=5)
 
 
 def _fit_ridge(training: Iterator[Rows], stopping: Rows, target: Target) -> FittedMLP:

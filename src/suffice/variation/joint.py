@@ -31,6 +31,7 @@ from suffice.variation.learning.fitted_mlp import FittedMLP
 from suffice.variation.learning.objective import estimate_bounds
 from suffice.variation.learning.rows import Rows
 from suffice.variation.learning.target import Target
+from suffice.variation.quality import warn_if_poor
 from suffice.variation.teachers.dropout import MCDropout
 
 _WINDOW = 100
@@ -125,7 +126,9 @@ class JointHead:
         validation = rows.concatenate(rows.read_rows(self.model, labeled, self._reader))
         range_rows, held_out = rows.halves(validation)
         fitted = self._learner.fitted(range_rows, held_out, self.target)
-        return build_estimator(self.model, self._reader, teacher, fitted, held_out)
+        estimator = build_estimator(self.model, self._reader, teacher, fitted, held_out)
+        warn_if_poor(estimator.quality, len(estimator.residuals))
+        return estimator
 
     def _make_reader(self, x: State) -> Reader:
         check_deterministic(self.model, x)

@@ -1,6 +1,7 @@
 """Quality of an estimator: on held-out rows at fitting, and on later inputs by an audit."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,28 @@ class Quality:
         log_error = parts.number("log_error", POSITIVE, also=(math.inf,))
         return cls(
             parts.number("r_squared", also=(math.nan,)), log_error, tuple(map(_read_subset, parts.each("subsets")))
+        )
+
+
+def warn_if_poor(quality: Quality, rows: int) -> None:
+    """Warn of an R² that is below zero or NaN, in the name of the caller of a decorated public function.
+
+    Args:
+        quality: Quality on held-out rows.
+        rows: Number of these rows.
+    """
+    if math.isnan(quality.r_squared):
+        warnings.warn(
+            f"expected an estimator whose R² can be measured, got NaN: two measurements of the {rows} held-out spreads "
+            "do not vary together; pass more validation rows, inputs whose spreads differ, or more passes",
+            stacklevel=4,
+        )
+    elif quality.r_squared < 0:
+        warnings.warn(
+            f"expected estimates closer to the spreads than their mean is, got an R² of {quality.r_squared:.3g} on "
+            f"{rows} held-out rows; pass more training rows, layers=None and more epochs, or more validation rows if "
+            "these are few",
+            stacklevel=4,
         )
 
 

@@ -103,7 +103,7 @@ def test_an_estimator_alone_refuses_ids_out_of_range(tmp_path):
         torch.manual_seed(0)
         model, ids = Positions().eval(), torch.randint(20, (60, 8))
     estimator = suffice.fit_variation(
-        model, [ids], [ids], teacher=suffice.MCDropout(passes=3, at=["table"], rate=0.2), layers=[], epochs=1
+        model, [ids], [ids.flip(1)], teacher=suffice.MCDropout(passes=3, at=["table"], rate=0.2), layers=[], epochs=1
     )
     suffice.export(estimator, tmp_path / "bundle", example=ids)
     ids[3, 2] = -1

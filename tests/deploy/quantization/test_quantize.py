@@ -74,7 +74,7 @@ def conv_bundle(conv, tmp_path_factory) -> bundles.Bundle:
     """Bundle of the convolutional network, with a policy for the quantized one whose score reads the state."""
     teacher, generator = suffice.MCDropout(passes=4), torch.Generator().manual_seed(0)
     score = suffice.fit_exit_variation(
-        conv.quantized, conv.inputs, conv.inputs, teacher=teacher, epochs=3, generator=generator
+        conv.quantized, conv.inputs, [1 - x for x in conv.inputs], teacher=teacher, epochs=3, generator=generator
     )
     policy = suffice.allocate(conv.quantized, conv.loader, 0.8, score=score)
     folder = tmp_path_factory.mktemp("int8") / "bundle"

@@ -151,7 +151,7 @@ def test_layers_of_an_artifact_are_modules_and_calls_in_order():
 @pytest.mark.filterwarnings("ignore:.* inputs are outside")  # one by one, of a few rows
 def test_an_estimator_of_a_functional_model_survives_saving_and_depends_on_no_company(layers, tmp_path):
     model, x = Functional(), inputs(64)
-    estimator = fit_variation(model, [x], [x[:32]], teacher=TEACHER, layers=layers, epochs=2, generator=seeded())
+    estimator = fit_variation(model, [x], [-x[:32]], teacher=TEACHER, layers=layers, epochs=2, generator=seeded())
     suffice.save(estimator, tmp_path / "estimator")
     again = suffice.load(tmp_path / "estimator", network=copy.deepcopy(model))
     assert again.layers == estimator.layers
@@ -163,7 +163,7 @@ def test_an_estimator_of_a_functional_model_survives_saving_and_depends_on_no_co
 
 def test_a_transformer_encoder_is_read_by_default_on_its_unfused_path():
     model, x = encoder(), torch.randn(24, 5, 8, generator=seeded())
-    estimator = fit_variation(model, [x], [x], teacher=TEACHER, epochs=1, generator=seeded())
+    estimator = fit_variation(model, [x], [-x], teacher=TEACHER, epochs=1, generator=seeded())
     assert estimator.layers == ("0.layers.0:relu", "0.layers.1:relu")
     assert torch.equal(estimator(x)[0], model(x))  # with gradients enabled, torch does not fuse the layer either
 
@@ -173,7 +173,7 @@ def test_the_joint_head_and_buckets_read_functional_models():
     head = JointHead(model, teacher=TEACHER)
     head.step(x)
     assert head.finish([x]).layers == layer_names(model, x, None)
-    assert suffice.fit_buckets(model, [x], [x], teacher=TEACHER, epochs=1)(x)[1].shape == (40, 2)
+    assert suffice.fit_buckets(model, [x], [-x], teacher=TEACHER, epochs=1)(x)[1].shape == (40, 2)
 
 
 @pytest.mark.parametrize("fit", ["variation", "buckets", "joint"])

@@ -73,8 +73,8 @@ def test_a_model_whose_padding_no_input_marks_is_refused_unless_no_layer_is_read
         def forward(self, ids):
             return self.fc(self.drop(self.encode(ids, ids >= 0)[:, ::2].mean(1).relu()))
 
-    model, ids = EverySecond().eval(), [texts([7] * 60, 7)]
+    model, *loaders = EverySecond().eval(), [texts([7] * 60, 7)], [texts([7] * 60, 7, seed=1)]
     teacher = suffice.MCDropout(passes=4)
     with pytest.raises(ValueError, match=r"whose padding an input marks, got .* pass layers=\[\]"):
-        suffice.fit_variation(model, ids, ids, teacher=teacher, layers=["layer"], epochs=1)
-    assert suffice.fit_variation(model, ids, ids, teacher=teacher, layers=[], epochs=1).reader.mask is None
+        suffice.fit_variation(model, *loaders, teacher=teacher, layers=["layer"], epochs=1)
+    assert suffice.fit_variation(model, *loaders, teacher=teacher, layers=[], epochs=1).reader.mask is None

@@ -16,6 +16,7 @@ from suffice.variation.baselines.head_layers import Head
 from suffice.variation.features.reader import MARGINS, DeltaRule, Reader
 from suffice.variation.features.strengths import Kind, layer_names
 from suffice.variation.learning.labels import Labeled
+from suffice.variation.learning.repeats import keys_of
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.simplex import check_logits
 from suffice.variation.teachers.spreads import LikelihoodName, output_matrix
@@ -32,6 +33,7 @@ class Rows:
         labels: Labels from each of R runs of the teacher, (N, R) float32: spreads to the power of the target.
         passes: Number T of passes of each run.
         leading: Number of groups of columns that describe the output: its features, and the margins if they are read.
+        keys: Hash of each input, (N,) int64 on the CPU, for `repeats`; None if they are not compared.
     """
 
     features: Tensor
@@ -39,6 +41,7 @@ class Rows:
     labels: Tensor
     passes: int
     leading: int = 1
+    keys: Tensor | None = None
 
     def output_width(self, layers: Sequence[int] | None = None) -> int:
         """Return the number of columns that describe the output, where layers at some positions are read, or all."""
@@ -47,7 +50,8 @@ class Rows:
 
     def take(self, index: Tensor) -> "Rows":
         """Select the rows `index` (M,)."""
-        return replace(self, features=self.features[index], labels=self.labels[index])
+        keys = None if self.keys is None else self.keys[index.cpu()]
+        return replace(self, features=self.features[index], labels=self.labels[index], keys=keys)
 
     def columns(self, layers: Sequence[int]) -> Tensor:
         """Return the column indices, int64, of the output's features and of the layers with the given positions."""
@@ -143,17 +147,20 @@ def read_rows(model: nn.Module, labels: Iterable[Labeled], reader: Reader) -> It
         if reader.likelihood == "classification":
             check_logits(output_matrix(output, reader.likelihood))
         widths = tuple(part.shape[1] for part in parts)
-        yield Rows(features, widths, labeled.labels, labeled.passes, reader.leading)
+        keys = keys_of(labeled.batch.inputs)
+        yield Rows(features, widths, labeled.labels, labeled.passes, reader.leading, keys)
 
 
 def concatenate(rows: Iterator[Rows]) -> Rows:
     """Concatenate the rows of all batches, of which there is at least one."""
     first = next(rows)
     parts = list(chain([first], rows))
+    keys = [part.keys for part in parts if part.keys is not None]
     return replace(
         first,
         features=torch.cat([part.features for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
+        keys=torch.cat(keys) if keys else None,
     )
 
 
