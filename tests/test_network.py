@@ -197,3 +197,47 @@ def test_the_signature_is_all_of_a_state_but_its_examples(state, same, other):
 def test_values_without_a_hash_have_a_signature_of_their_own():
     state = [torch.zeros(2), {1, 2}]
     assert signature(state) != signature(state)
+
+
+class TakesMapping(nn.Module):
+    def forward(self, batch: dict):
+        return batch["x"]
+
+
+class TakesTwo(nn.Module):
+    def forward(self, ids, lengths):
+        return ids[:, : int(lengths.max())]
+
+
+class Faulty(nn.Module):
+    def forward(self, x):
+        raise TypeError("unsupported operand")
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (
+            TakesMapping(),
+            {"x": torch.ones(2)},
+            r"got the keys \['x'\]: .*; if TakesMapping.forward\(batch\) takes the map",
+        ),
+        (
+            TakesTwo(),
+            torch.ones(2, 3),
+            r"arguments of TakesTwo, got one value: .*'lengths'; pass a mapping of them by na",
+        ),
+        (TakesTwo(), {"ids": torch.ones(2, 3)}, r"got the keys \['ids'\]: missing a required argument: 'lengths'$"),
+        (
+            nn.ReLU(),
+            (torch.ones(2, 3), torch.ones(2)),
+            r"ReLU takes, got a tuple of 2 with tensors of shape \(2, 3\), \(2,\)",
+        ),
+        (nn.Flatten(), [torch.ones(2, 3)], r"got a list of 1 .*'list' object has no attribute 'flatten'; pass x alone"),
+        (Faulty(), torch.ones(2), r"^unsupported operand$"),
+        (Faulty(), (torch.ones(2), 1), r"^unsupported operand$"),
+    ],
+)
+def test_inputs_that_a_model_does_not_take_are_refused_with_the_cause(model, x, message):
+    with pytest.raises(TypeError, match=message):
+        call(model, x)

@@ -117,23 +117,52 @@ class ExitNetwork(nn.Module):
 
 def call(model: nn.Module, x: State) -> Any:
     """Return the output of a model for a batch; a plain model receives a mapping as keyword arguments."""
-    if not isinstance(x, Mapping) or isinstance(model, ExitNetwork):
-        return model(x)
+    named = isinstance(x, Mapping) and not isinstance(model, ExitNetwork)
+    if torch.compiler.is_compiling():
+        return model(**x) if named else model(x)
     try:
-        return model(**x)
-    except TypeError as error:
-        _check_arguments(model, x, error)
+        return model(**x) if named else model(x)
+    except (TypeError, AttributeError) as error:
+        if named:
+            _check_names(model, x, error)
+        else:
+            _check_position(model, x, error)
         raise
 
 
-def _check_arguments(model: nn.Module, x: Mapping[str, Any], error: TypeError) -> None:
+def _check_names(model: nn.Module, x: Mapping[str, Any], error: Exception) -> None:
     """Raise a TypeError that names the keys of a mapping if they are not arguments of the model."""
+    signature = inspect.signature(model.forward)
     try:
-        inspect.signature(model.forward).bind(**x)
+        signature.bind(**x)
+    except TypeError as mismatch:
+        remedy = "; rename 'label' to 'labels', which is no input" if "label" in x else ""
+        names, kind = list(signature.parameters), type(model).__name__
+        if len(names) == 1 and names[0] not in x:
+            remedy += (
+                f"; if {kind}.forward({names[0]}) takes the mapping itself, wrap it in a module whose "
+                "forward(self, **inputs) returns self.model(inputs)"
+            )
+        raise TypeError(
+            f"expected inputs with the arguments of {kind}, got the keys {sorted(x)}: {mismatch}{remedy}"
+        ) from error
+
+
+def _check_position(model: nn.Module, x: State, error: Exception) -> None:
+    """Raise a TypeError with the cause if inputs that are no mapping are not the only argument of the model."""
+    kind = type(model).__name__
+    try:
+        inspect.signature(model.forward).bind(x)
     except TypeError as mismatch:
         raise TypeError(
-            f"expected inputs with the arguments of {type(model).__name__}, got the keys {sorted(x)}: {mismatch}"
-            + ("; rename 'label' to 'labels', which is no input" if "label" in x else "")
+            f"expected inputs with the arguments of {kind}, got one value: {mismatch}; pass a mapping of them by name, "
+            "as the second entry of a batch (x, y) is read as labels"
+        ) from error
+    if isinstance(x, (tuple, list)) and type(x).__name__ in str(error):
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
+        raise TypeError(
+            f"expected inputs that {kind} takes, got a {type(x).__name__} of {len(x)} with tensors of shape {shapes}: "
+            f"{error}; pass x alone, if this is a pair (x, y) of inputs and labels, or a mapping of inputs by name"
         ) from error
 
 

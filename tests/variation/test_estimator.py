@@ -250,3 +250,19 @@ def test_an_estimator_equals_itself_alone_and_can_be_a_key(estimator):
     assert estimator == estimator
     assert estimator != again
     assert {estimator: 1, again: 2}[again] == 2
+
+
+def test_labels_beside_the_inputs_and_a_missing_batch_axis_are_refused_with_the_cause(estimator):
+    x, y = rows(5), torch.zeros(5, dtype=torch.long)
+    for form in (tuple, list):
+        with pytest.raises(
+            TypeError, match=r"expected inputs that Sequential takes, got a .*; pass x alone, if this is a"
+        ):
+            estimator(form((x, y)))
+    with pytest.raises(
+        ValueError, match=r"with the 3 examples first, got shape \(16,\); pass x\[None\], if the input is one"
+    ):
+        estimator(x[0])
+    with pytest.raises(RuntimeError) as caught:
+        TEACHER(tower(), x[0])
+    assert "on inputs (or a few examples of them) of shape (3,)" in "".join(caught.value.__notes__)

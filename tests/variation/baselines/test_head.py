@@ -81,6 +81,30 @@ def test_a_head_begins_behind_what_has_no_known_slope(between):
         find_head(inner, torch.rand(5, 4))
 
 
+def test_the_error_states_why_the_head_begins_where_it_does():
+    def head_of(*middle):
+        return lambda: find_head(nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 8), *middle).eval(), torch.rand(5, 4))
+
+    last, weight_norm = nn.Linear(8, 3), nn.utils.parametrizations.weight_norm
+    causes = {
+        "as leaky_relu with parameters other than the default ones before it": head_of(nn.LeakyReLU(0.2), last),
+        "as layer_norm before it is no activation": head_of(nn.LayerNorm(8), last),
+        "as '2' before it is a layer whose weight a parametrization": head_of(weight_norm(nn.Linear(8, 8)), last),
+        "got '2', whose weight a parametrization computes .*remove_param": head_of(weight_norm(nn.Linear(8, 3))),
+        "got '2', whose class Twofold may compute something else": head_of(Twofold(8, 3)),
+    }
+    for cause, find in causes.items():
+        with pytest.raises(ValueError, match=cause):
+            find()
+
+
+class Twofold(nn.Linear):
+    """Linear layer with a forward of its own."""
+
+    def forward(self, x):
+        return super().forward(x) * 1
+
+
 def test_a_write_into_the_values_begins_the_head():
     class Writing(nn.Module):
         def __init__(self, write):

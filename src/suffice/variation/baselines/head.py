@@ -123,13 +123,15 @@ def _find(
         outputs = finite_outputs(traced.output, likelihood)
         if likelihood != "classification" and outputs.shape[1] > _MOST_OUTPUTS:
             raise ValueError(f"expected at most {_MOST_OUTPUTS} outputs for the margins, got {outputs.shape[1]}")
-        links = _chain(twin, name, traced.linear)
+        links, end = _chain(twin, name, traced.linear)
+        first = links[-1].name
         while links and not links[-1].rate:
             links.pop()
         if not links:
             raise ValueError(
                 f"expected dropout on the inputs of the last linear layers, {name!r} and those right before it, got "
-                f"dropout at {chosen.names}, which is elsewhere; leave the margins out"
+                f"dropout at {chosen.names}, which is elsewhere: these layers begin with {first!r}, {end}; leave the "
+                "margins out"
             )
         points = margins.normal_points(num_margins(outputs.shape[1], likelihood, most)).to(outputs.device)
         activations = tuple(link.activation for link in links[1:])
@@ -173,10 +175,13 @@ class _Link:
     numbers: list[int]
 
 
-def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[_Link]:
-    """Return the layers of the head, the last one first."""
-    if not _runs_once(model, name, runs):
-        raise ValueError(f"expected an nn.Linear with inputs (N, D) that runs once as the last layer, got {name!r}")
+def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> tuple[list[_Link], str]:
+    """Return the layers of the head, the last one first, and why it begins where it does."""
+    obstacle = _obstacle(model, name, runs)
+    if obstacle:
+        raise ValueError(
+            f"expected an nn.Linear with inputs (N, D) that runs once as the last layer, got {name!r}, {obstacle}"
+        )
     links, step, activation = list[_Link](), runs[name][0], ""
     while True:
         numbers, rate, inner = dropout_before(step)
@@ -186,11 +191,38 @@ def _chain(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> list[_Li
         activation = "identity"
         if inner is not None and inner.kind == "activation":
             activation, inner = inner.name, inner.before
-        is_linear = inner is not None and inner.kind == "linear" and _runs_once(model, inner.name, runs)
-        if inner is None or not is_linear or len(links) == _MOST_LAYERS:
-            return links
+        end = _end(model, inner, runs)
+        if len(links) == _MOST_LAYERS:
+            end = "as the head has at most three"
+        if end or inner is None:
+            return links, end
         step = inner
 
 
-def _runs_once(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> bool:
-    return len(runs.get(name, [])) == 1 and computes_as(model.get_submodule(name), nn.Linear)
+def _end(model: nn.Module, inner: Step | None, runs: dict[str, list[Step]]) -> str:
+    """Return why a step before a layer is no further layer of the head, or nothing if it is one."""
+    if inner is None:
+        return "as what is before it is the input, or is written into"
+    if inner.kind == "linear":
+        obstacle = _obstacle(model, inner.name, runs)
+        return f"as {inner.name!r} before it is a layer {obstacle}" if obstacle else ""
+    if inner.kind == "dropout":
+        return "as dropout between a layer and its activation does not count"
+    return f"as {inner.name} before it is no activation whose slope is known"
+
+
+def _obstacle(model: nn.Module, name: str, runs: dict[str, list[Step]]) -> str:
+    """Return why the formula of a linear layer does not hold for a module of that name, or nothing if it does."""
+    layer, count = model.get_submodule(name), len(runs.get(name, []))
+    if count != 1:
+        return f"which runs {count} times" if count else "whose inputs are not (N, D)"
+    if computes_as(layer, nn.Linear):
+        return ""
+    if nn.utils.parametrize.is_parametrized(layer):
+        return (
+            "whose weight a parametrization computes at each access, such as weight_norm; fold it in for inference, "
+            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+        )
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        return "with hooks, such as those of torch.nn.utils.weight_norm; remove_weight_norm(layer) folds that in"
+    return f"whose class {type(layer).__name__} may compute something else than an nn.Linear"

@@ -42,8 +42,8 @@ class Step:
     """Step of a pass.
 
     Attributes:
-        kind: "linear", "activation" or "dropout".
-        name: Name of the linear layer's module, or of the activation; "" for dropout.
+        kind: "linear", "activation", "dropout", or "other" for any other operation.
+        name: Name of the linear layer's module, of the activation or of the operation; "" for dropout.
         rate: Rate of dropout; 0 for other steps.
         before: Step that made the input, if it is known.
         number: Number of the dropout among `Trace.dropout`; -1 for other steps.
@@ -183,8 +183,10 @@ class _Tracing(TorchFunctionMode):
         if func in _ACTIVATIONS and "out" not in kwargs:
             others = {name: value for name, value in kwargs.items() if value is not source}
             name = slopes.recognize(_ACTIVATIONS[func], lambda grid: func(grid, *args[1:], **others))
-            return None if name is None else Step("activation", name, before=before)
-        return None
+            if name is None:
+                return Step("other", f"{_ACTIVATIONS[func]} with parameters other than the default ones")
+            return Step("activation", name, before=before)
+        return Step("other", getattr(func, "__name__", "another operation"))
 
 
 def _version(tensor: Tensor) -> int:

@@ -169,7 +169,8 @@ def summary(name: str, output: Tensor, rows: int, kind: Kind, counted: Tensor | 
     if output.ndim < 2 or output.shape[0] != rows:
         raise ValueError(
             f"expected an output of layer {name!r} with the {rows} examples first, got shape "
-            f"{tuple(output.shape)}; leave that layer out"
+            f"{tuple(output.shape)}; pass x[None], if the input is one example without the batch axis, or leave that "
+            "layer out, if its output has no row for each example"
         )
     if counted is not None and (output.ndim != 3 or counted.shape != output.shape[:2]):
         raise ValueError(

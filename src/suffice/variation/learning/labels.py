@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from suffice import batches
 from suffice.attach.determinism import check_deterministic
 from suffice.batches import Batch, Loader
+from suffice.inputs import noted
 from suffice.network import State, check_finite
 from suffice.utils.arguments import optional_generator
 from suffice.variation.learning.target import Target
@@ -109,7 +110,8 @@ def examine(model: nn.Module, loader: Loader, teacher: Teacher) -> tuple[Likelih
         ValueError: If the loader is empty, or the model is not deterministic in evaluation mode.
     """
     first, loader = batches.peek(loader, model)
-    check_deterministic(model, first.inputs)
+    with noted(first.inputs):
+        check_deterministic(model, first.inputs)
     likelihood: LikelihoodName | None = getattr(teacher, "likelihood", None)
     if likelihood is None:
         likelihood = teacher(model, first.inputs, generator=torch.Generator().manual_seed(0)).likelihood

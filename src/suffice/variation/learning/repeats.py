@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.inputs import State
-from suffice.network import batch_size
+from suffice.network import State, batch_size
 from suffice.utils.nest import tree_leaves
 
 _SLACK = 0.05

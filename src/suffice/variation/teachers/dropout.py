@@ -17,7 +17,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from suffice.inputs import prepare
+from suffice.inputs import noted, prepare
 from suffice.network import State, batch_size, check_finite
 from suffice.storage.parts import Parts
 from suffice.twin import inference
@@ -105,7 +105,7 @@ class MCDropout:
         n = batch_size(x)
         if not n:
             raise ValueError("expected at least one example, got an empty batch")
-        with inference(model) as model:
+        with inference(model) as model, noted(x):
             sample = _slice(x, 0, 2)
             chosen = sites.find(model, sample, self.rate, self.at)
             source = masks.Source(generator, _device_of(x))
