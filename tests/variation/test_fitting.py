@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -332,3 +333,25 @@ def test_an_r_squared_below_zero_or_not_a_number_is_warned_of_with_what_to_do():
     same = rows(1).expand(8, 3)  # of which all spreads are equal
     with pytest.warns(UserWarning, match=r"got NaN: two measurements of the 4 held-out spreads .*; pass more valid"):
         fit_variation(tower(), [rows(64)], [same], teacher=fixed, epochs=1, generator=seeded())
+
+
+def test_the_table_of_choices_in_the_docs_has_the_numbers_of_the_results():
+    """Every R² in the table is that of the results, which are generated."""
+    docs = Path(__file__).parents[2] / "docs"
+    section = (docs / "variation.md").read_text().split("## Which `layers` to choose")[1].split("\n## ")[0]
+    results = (docs / "results.md").read_text()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    names = ["all layers", "auto layers", "margins", "last layer", "prediction only", "last layer and delta rule"]
+    assert len(lines[2:]) == len(names)
+    for (_, hidden, dropped, *_), name in zip(lines[2:], names, strict=True):
+        for table, number in zip(("criteo", "emnist"), hidden.split(" / "), strict=True):
+            assert number == _result(results, table, name, 2)
+        for table, number in zip(("criteo", "emnist"), dropped.split(" / "), strict=True):
+            assert number == _result(results, table, name, 4)
+
+
+def _result(page, table, estimator, column):
+    """Return the mean R² of an estimator in one column of a table of the results."""
+    rows_of_table = page.split(f"<!-- table {table} estimates -->")[1].split("<!-- end -->")[0].splitlines()
+    row = next(line for line in rows_of_table if line.startswith(f"| estimator, {estimator} |"))
+    return row.strip("|").split("|")[column].split("±")[0].strip()
