@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from suffice import metrics
 from suffice.storage.parts import Parts
 from suffice.variation.buckets import Buckets, fit_buckets
 from suffice.variation.teachers.dropout import MCDropout
+from suffice.variation.teachers.spreads import Variation
 from tests import tolerances
 from tests.robustness.surroundings import anywhere
 
@@ -31,7 +33,9 @@ def tower():
 
 def test_the_lowest_and_the_highest_are_separated_from_the_rest():
     model, x = tower(), rows(500, seed=2)
-    buckets = fit_buckets(model, [rows(3000)], [rows(500, seed=1)], teacher=TEACHER, epochs=20, generator=seeded())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        buckets = fit_buckets(model, [rows(3000)], [rows(500, seed=1)], teacher=TEACHER, epochs=20, generator=seeded())
     truth = MCDropout(passes=2000, likelihood="regression")(model, x, generator=seeded(3))["std"]
     output, probs = buckets(x)
     assert torch.equal(output, model.eval()(x))
@@ -90,3 +94,29 @@ def test_the_modes_of_the_caller_change_nothing(surrounding):
     with surrounding():
         actual = fit_buckets(model, *loaders, teacher=TEACHER, epochs=1, generator=seeded())
     assert all(map(torch.equal, actual(x), expected(x)))
+
+
+def test_buckets_that_the_rows_do_not_support_are_warned_of():
+    def fit(n, val_rows, **choices):
+        fit_buckets(tower(), [rows(n)], [val_rows], generator=seeded(), **{"teacher": TEACHER, "epochs": 1, **choices})
+
+    def constant(model, x, *, generator=None):
+        return Variation(x, {"std": torch.ones(len(x))}, 3, "regression")
+
+    def shuffled(model, x, *, generator=None):
+        return Variation(x, {"std": torch.rand(len(x), generator=generator)}, 3, "regression")
+
+    val = rows(50, seed=1)
+    with pytest.warns(
+        UserWarning, match="got 9 of 99 training rows among the lowest, fewer than 10; 9 of 99"
+    ) as caught:
+        fit(99, val)
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="got 0 of 300 training rows among the lowest, fewer than 10; 0 of 300"):
+        fit(300, val, teacher=constant)
+    with pytest.warns(UserWarning, match="got 0 of 2 validation rows among the lowest; 0 of 2 "):
+        fit(300, val[val.norm(dim=1).argsort()[20:22]])
+    with pytest.warns(
+        UserWarning, match=r"an AUROC of 0\.\d\d for the .* of the validation rows, no better than chance"
+    ):
+        fit(300, val, teacher=shuffled)

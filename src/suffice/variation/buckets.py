@@ -5,6 +5,7 @@ a system that accepts some predictions without review and reviews others, two pr
 spread.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from suffice import batches
+from suffice import batches, metrics
 from suffice.batches import Loader
 from suffice.inputs import prepare
 from suffice.network import State, check_finite, placement
@@ -31,6 +32,9 @@ from suffice.variation.learning.repeats import warn_if_repeated
 from suffice.variation.learning.rows import Rows
 from suffice.variation.learning.target import Target
 from suffice.variation.teachers.teacher import Teacher
+
+_FEWEST = 10
+"""Number of training rows in a bucket below which there is a warning; equal spreads are in none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +146,9 @@ def fit_buckets(
         epochs: Maximum number of passes over the training rows.
         generator: Generator of the teacher and the fit.
 
+    A warning is issued if a bucket has fewer than ten training rows or no validation row, as with equal spreads, if the
+    validation rows are ranked no better than by chance, or if they are training rows.
+
     Raises:
         TypeError: As `fit_variation`.
         ValueError: For a share out of range, for layers="auto", and as `fit_variation`.
@@ -173,27 +180,59 @@ def fit_buckets(
     validation = read(val_loader)
     if train.keys is not None and validation.keys is not None:
         warn_if_repeated(train.keys, validation.keys, stacklevel=3)
-    weights, scaling = _train_classifier(train, validation, share, hidden, epochs, generator)
+    weights, scaling, problems = _train_classifier(train, validation, share, hidden, epochs, generator)
+    if problems:
+        warnings.warn(
+            f"expected buckets that the rows support, got {'; '.join(problems)}; pass more rows, a larger share, or a "
+            "teacher with more passes",
+            stacklevel=3,
+        )
     return Buckets(model, reader, share, fingerprint(model), scaling, weights)
 
 
 def _train_classifier(
     train: Rows, stopping: Rows, share: float, hidden: Sequence[int], epochs: int, generator: torch.Generator | None
-) -> tuple[tuple[Tensor, ...], Scaling]:
-    """Train the small network with two outputs; return its weights and the scaling of its features."""
+) -> tuple[tuple[Tensor, ...], Scaling, list[str]]:
+    """Train the small network with two outputs.
+
+    Returns:
+        Its weights, the scaling of its features, and what the rows do not support.
+    """
     spreads, count = train.labels[:, 0].double().sort().values, int(share * len(train.labels))
     bounds = spreads[[count, -1 - count]]
     scaling = Scaling.fit(train.features, train.output_width())
-    inputs = scaling.apply(train.features).inputs
+    inputs, others = (scaling.apply(part.features).inputs for part in (train, stopping))
+    members, other_members = (_memberships(part.labels[:, 0], bounds) for part in (train, stopping))
     weights = mlp.train(
         mlp.initial(inputs.shape[1], hidden, 2, inputs.device, generator),
-        (inputs, _memberships(train.labels[:, 0], bounds)),
-        (scaling.apply(stopping.features).inputs, _memberships(stopping.labels[:, 0], bounds)),
+        (inputs, members),
+        (others, other_members),
         functional.binary_cross_entropy_with_logits,
         epochs,
         generator,
     )
-    return tuple(weight.detach() for weight in weights), scaling
+    weights = [weight.detach() for weight in weights]
+    return tuple(weights), scaling, _problems(members, other_members, mlp.forward(weights, others))
+
+
+def _problems(members: Tensor, other_members: Tensor, logits: Tensor) -> list[str]:
+    """Return why rows do not support their buckets: few rows, none of validation, or no better ranks than chance.
+
+    Args:
+        members: Memberships of the training rows, (N, 2) of 0 and 1.
+        other_members: Memberships of the validation rows, (M, 2).
+        logits: Logits of the validation rows, (M, 2).
+    """
+    found, rows_of_validation = [], len(other_members)
+    for k, name in enumerate(("lowest", "highest")):
+        count, others = int(members[:, k].sum()), int(other_members[:, k].sum())
+        if count < _FEWEST:
+            found.append(f"{count} of {len(members)} training rows among the {name}, fewer than {_FEWEST}")
+        elif not 0 < others < rows_of_validation:
+            found.append(f"{others} of {rows_of_validation} validation rows among the {name}")
+        elif (area := float(metrics.auroc(logits[:, k], other_members[:, k]))) < 0.5:
+            found.append(f"an AUROC of {area:.2f} for the {name} of the validation rows, no better than chance")
+    return found
 
 
 def _memberships(labels: Tensor, bounds: Tensor) -> Tensor:
