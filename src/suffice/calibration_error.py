@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from suffice.utils import checks
+from suffice.utils.arrays import takes_arrays
 
 _EXACT_BELOW = 25.0
 """Variance of a sum of hits below which its distribution is computed exactly. Above, the mean of |D| is that of a
@@ -31,6 +32,7 @@ _MESH = 1 << 14
 """Number of intervals of the grid on [0, 1] of the smooth error."""
 
 
+@takes_arrays
 def bin_index(confidence: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Return the bin (N,) of each confidence, int64.
 
@@ -47,6 +49,7 @@ def bin_index(confidence: Tensor, bins: int = 15, equal_mass: bool = False) -> T
     return bin_of_group[group]
 
 
+@takes_arrays
 def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Compute the table of a reliability diagram.
 
@@ -66,6 +69,7 @@ def reliability(confidence: Tensor, hits: Tensor, bins: int = 15, equal_mass: bo
     return rows.new_zeros(bins, 3).index_add_(0, index, rows)
 
 
+@takes_arrays
 def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Compute the expected calibration error of the top class, Σ_b n_b/N |accuracy_b − confidence_b| (Naeini 2015).
 
@@ -81,6 +85,7 @@ def ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False)
     return (table[:, 1] - table[:, 2]).abs().sum() / len(labels)
 
 
+@takes_arrays
 def ece_noise_floor(probs: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Compute the mean `ece` of perfectly calibrated predictions with these probabilities (N, C).
 
@@ -121,6 +126,7 @@ def _mean_deviation(chances: Tensor) -> Tensor:
     return deviation
 
 
+@takes_arrays
 def ece_debiased(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Compute the calibration error without the bias of `ece` by noise; it may be negative.
 
@@ -149,6 +155,7 @@ def ece_debiased(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool
     return total / len(confidence)
 
 
+@takes_arrays
 def smooth_ece(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the smooth calibration error of the top class (Błasiok and Nakkiran 2023), in [0, 1].
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from suffice.calibration_error import ece
 from suffice.utils import checks
+from suffice.utils.arrays import takes_arrays
 
 
+@takes_arrays
 def hamming_loss(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the fraction of wrong labels over all examples and labels; a label is present above a probability of 1/2.
 
@@ -30,16 +32,19 @@ def hamming_loss(probs: Tensor, labels: Tensor) -> Tensor:
     return 1 - label_accuracy(probs, labels).mean()
 
 
+@takes_arrays
 def subset_accuracy(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the fraction of examples with all labels right; arguments as for `hamming_loss`."""
     return _label_hits(probs, labels).all(dim=-1).double().mean()
 
 
+@takes_arrays
 def label_accuracy(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the accuracy (K,) of each label; arguments as for `hamming_loss`."""
     return _label_hits(probs, labels).double().mean(dim=0)
 
 
+@takes_arrays
 def label_nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean negative log-probability (K,) of each label, in nats; their sum is that of all labels together.
 
@@ -57,6 +62,7 @@ def label_nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     return -picked[..., 0].mean(dim=0)
 
 
+@takes_arrays
 def label_brier(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean Brier score (K,) of each label, 2 (p − y)² in [0, 2], as of the classes absent and present.
 
@@ -66,6 +72,7 @@ def label_brier(probs: Tensor, labels: Tensor) -> Tensor:
     return 2 * (probs.double() - labels.double()).square().mean(dim=0)
 
 
+@takes_arrays
 def label_ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = False) -> Tensor:
     """Compute the `ece` (K,) of each label, as a classification into absent and present.
 
@@ -77,6 +84,7 @@ def label_ece(probs: Tensor, labels: Tensor, bins: int = 15, equal_mass: bool = 
     return torch.stack([ece(*column, bins=bins, equal_mass=equal_mass) for column in columns])
 
 
+@takes_arrays
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     """Compute the average precision Σ_i (R_i − R_{i−1}) P_i over the thresholds i, each with all tied scores above it.
 
@@ -99,6 +107,7 @@ def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     return (hits * precision).sum() / positive.sum()
 
 
+@takes_arrays
 def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean of the `average_precision` of the labels; labels without a positive example are left out.
 

@@ -2,9 +2,10 @@
 
 Probabilities are (N, C), labels (N,), scores (N,) with higher meaning more certain. For regression, means,
 variances and targets are (N, C). Measures are float64 scalar tensors, and NaN where they are not defined (no positive,
-no negative, no example) or a value is NaN. Labels may have any integer type. Functions of labels raise a ValueError for
-other shapes, for labels that are not classes, and for logits where probabilities are needed. Calibration errors come
-from `suffice.calibration_error`, measures of several labels from `suffice.label_metrics`.
+no negative, no example) or a value is NaN. NumPy arrays and lists of numbers are taken in place of tensors. Labels may
+have any integer type. Functions of labels raise a ValueError for other shapes, for labels that are not classes, and for
+logits where probabilities are needed. Calibration errors come from `suffice.calibration_error`, measures of several
+labels from `suffice.label_metrics`.
 """
 
 import math
@@ -28,8 +29,10 @@ from suffice.label_metrics import label_nll as label_nll
 from suffice.label_metrics import mean_average_precision as mean_average_precision
 from suffice.label_metrics import subset_accuracy as subset_accuracy
 from suffice.utils import checks
+from suffice.utils.arrays import takes_arrays
 
 
+@takes_arrays
 def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the fraction of examples for which the most probable class is the label; `probs` may be logits.
 
@@ -43,12 +46,14 @@ def accuracy(probs: Tensor, labels: Tensor) -> Tensor:
     return _mean(correct(probs, labels), probs)
 
 
+@takes_arrays
 def correct(probs: Tensor, labels: Tensor) -> Tensor:
     """Return whether the most probable class of each example is its label, (N,) bool; `probs` may be logits."""
     labels = checks.labeled(probs, labels)
     return probs.argmax(dim=-1) == labels
 
 
+@takes_arrays
 def top_k_accuracy(probs: Tensor, labels: Tensor, k: int = 5) -> Tensor:
     """Compute the fraction of examples with the label among the k most probable classes; 1 where k ≥ C.
 
@@ -59,6 +64,7 @@ def top_k_accuracy(probs: Tensor, labels: Tensor, k: int = 5) -> Tensor:
     return _mean((best == labels[:, None]).any(dim=-1), probs)
 
 
+@takes_arrays
 def nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean negative log-probability of the label, in nats, from log-probabilities."""
     labels = checks.labeled(log_probs, labels)
@@ -66,6 +72,7 @@ def nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     return -log_probs.double().gather(-1, labels[:, None]).mean() + _undefined(log_probs)
 
 
+@takes_arrays
 def brier(probs: Tensor, labels: Tensor) -> Tensor:
     """Compute the mean of Σ_c (p_c − [c = label])², in [0, 2] (Brier 1950)."""
     labels = checks.labeled(probs, labels)
@@ -84,6 +91,7 @@ def _undefined(*values: Tensor) -> float:
     return math.nan if any(bool(value.isnan().any()) for value in values) else 0.0
 
 
+@takes_arrays
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     """Compute the probability that a positive outranks a negative, ties counted half (Mann and Whitney).
 
@@ -107,6 +115,7 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     return wins / (p * n) + _undefined(scores)
 
 
+@takes_arrays
 def quantile(values: Tensor, probabilities: Sequence[float]) -> Tensor:
     """Compute quantiles by linear interpolation between the sorted values, for any number of values.
 
@@ -132,6 +141,7 @@ def quantile(values: Tensor, probabilities: Sequence[float]) -> Tensor:
     return found.masked_fill(ranked[-1].isnan(), torch.nan)
 
 
+@takes_arrays
 def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
     """Compute the false positive rate at the highest threshold that at least 95 % of the positives reach.
 
@@ -151,6 +161,7 @@ def fpr95(scores: Tensor, positive: Tensor) -> Tensor:
     return _mean(outside >= threshold, scores)
 
 
+@takes_arrays
 def aurc(scores: Tensor, hits: Tensor) -> Tensor:
     """Compute the area under the risk-coverage curve (Geifman 2019).
 
@@ -180,6 +191,7 @@ def aurc(scores: Tensor, hits: Tensor) -> Tensor:
     return risks.mean() + _undefined(scores)
 
 
+@takes_arrays
 def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
     """Compute early-exit failure prediction: how well scores rank where stopping is safe (arXiv 2508.21495).
 
@@ -199,6 +211,7 @@ def eefp(scores: list[Tensor], hits: list[Tensor]) -> Tensor:
     return torch.stack(values).nanmean() + _undefined(*scores[:-1]) if values else torch.tensor(math.nan).double()
 
 
+@takes_arrays
 def largest_fall(label_probs: list[Tensor]) -> Tensor:
     """Compute how far the probability of the label falls, at the worst exit, below its greatest value before.
 
@@ -215,12 +228,14 @@ def largest_fall(label_probs: list[Tensor]) -> Tensor:
     return falls
 
 
+@takes_arrays
 def rmse(mean: Tensor, targets: Tensor) -> Tensor:
     """Compute the root mean squared error over examples and outputs, in the units of the targets."""
     targets = _targets(targets, mean)
     return (mean.double() - targets).square().mean().sqrt()
 
 
+@takes_arrays
 def gaussian_nll(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
     """Compute the mean over examples of −log N(target; mean, variance), in nats, summed over the outputs."""
     targets, variance = _targets(targets, mean, variance), variance.double()
@@ -228,6 +243,7 @@ def gaussian_nll(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
     return terms.sum(dim=-1).mean() / 2
 
 
+@takes_arrays
 def gaussian_crps(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
     """Compute the mean continuous ranked probability score over examples and outputs, in the units of the targets.
 
@@ -242,6 +258,7 @@ def gaussian_crps(mean: Tensor, variance: Tensor, targets: Tensor) -> Tensor:
     return torch.where(std > 0, score, error.abs()).mean()
 
 
+@takes_arrays
 def interval_coverage(mean: Tensor, variance: Tensor, targets: Tensor, level: float = 0.95) -> Tensor:
     """Compute the fraction of targets inside the central interval of probability `level`, over examples and outputs.
 
