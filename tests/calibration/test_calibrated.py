@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from suffice import calibrate
+from suffice.calibration.calibrated import Calibrated
 from suffice.calibration.exits import with_bias
 from suffice.calibration.posterior import STRUCTURES
 from tests import builders, tolerances
@@ -140,3 +141,18 @@ def test_answers_have_no_gradients_which_are_on_again_between_them():
 def test_inputs_without_a_batch_of_tensors_are_refused(x):
     with pytest.raises(TypeError, match="expected a tensor or a nest of tensors, batch first, got"):
         fit()(x)
+
+
+def test_made_directly_it_takes_every_choice_of_an_ensemble_and_refuses_others():
+    x = builders.inputs(20)
+    made = builders.untuned(builders.network(), x)
+
+    def again(ensemble):
+        return Calibrated(made.network, made.exits, ensemble, made.costs, made.network_hash)
+
+    assert again(True).ensemble == "product"
+    assert torch.equal(again(True)(x)[-1].probs, again("product")(x)[-1].probs)
+    assert again(False).ensemble is False
+    for other in ("mean", None, 1.5):
+        with pytest.raises(ValueError, match=f"ensemble to be True, False, 'average' or 'product', got {other!r}"):
+            again(other)

@@ -16,7 +16,7 @@ from suffice.attach.plain import from_loader
 from suffice.batches import Loader
 from suffice.calibration import likelihoods
 from suffice.calibration.calibrated import Calibrated
-from suffice.calibration.choices import Choices, Preset, Tuning
+from suffice.calibration.choices import Choices, Preset, Tuning, in_default_modes
 from suffice.calibration.ensemble import Ensemble, Weights, shares_of_cost
 from suffice.calibration.fitting import classifier_weights, fit_exits
 from suffice.calibration.links import Link
@@ -31,12 +31,11 @@ from suffice.cost import Costs
 from suffice.network import ExitNetwork
 from suffice.storage.fingerprint import fingerprint
 from suffice.utils.arguments import optional_generator
-from suffice.utils.modes import default_modes
 
 _TUNE = {"validation": validation.tune, "evidence": evidence.tune, "grid": grid.tune}
 
 
-@default_modes()
+@in_default_modes
 def calibrate(
     network: nn.Module,
     train_loader: Loader | None,
@@ -72,7 +71,7 @@ def calibrate(
             that are present or absent, labels 0 or 1, (N, K). "regression": C means, targets (N, C), or
             (N,) where C = 1. "heteroscedastic": M means and then M log-variances, targets (N, M), or (N,).
         preset: "paper" makes the choices of Meronen et al. 2024, whole: a factored prior, the grid, 50 samples, and the
-            average by cost. These arguments are then omitted.
+            average by cost. These arguments are then omitted; another value of one is refused.
         structure: Form of the posterior over an exit's classifier: "kronecker", "full", "blocks" (independent outputs,
             as those of "multilabel" exactly are), "diagonal", "lowrank" (like "kronecker", for tens of thousands of
             classes), or None for no posterior. "auto" is "full" where that is equally cheap, for a binary or

@@ -63,13 +63,13 @@ class Calibrated:
         self,
         network: ExitNetwork,
         exits: Sequence[CalibratedExit],
-        ensemble: mie.Combination,
+        ensemble: mie.Ensemble,
         costs: Costs,
         network_hash: str,
     ) -> None:
         self.network = network
         self.exits = tuple(exit_.to(*serving_placement(network)) for exit_ in exits)
-        self.ensemble: mie.Combination = ensemble
+        self.ensemble: mie.Combination = mie.combination(ensemble, self.exits[0].likelihood.discrete)
         self.costs = costs.with_uncertainty(tuple(exit_.macs for exit_ in self.exits))
         self.weights = [
             share if exit_.weight is None else float(exit_.weight)

@@ -1,18 +1,24 @@
 """Checked choices of a calibration: what is fitted, how exits predict, and what is tuned."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 from torch import Tensor
 
 from suffice.calibration import likelihoods
-from suffice.calibration.ensemble import Combination, Ensemble, Weights
+from suffice.calibration.ensemble import Combination, Ensemble, Weights, combination
 from suffice.calibration.likelihoods import LIKELIHOODS, Likelihood
 from suffice.calibration.links import Link
 from suffice.calibration.posterior import STRUCTURES, Structure
 from suffice.calibration.posterior.kronecker import Prior
 from suffice.calibration.posterior.moments import check_samples
 from suffice.utils import arguments
+from suffice.utils.modes import default_modes
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Tuning = Literal["validation", "evidence", "grid"]
 
@@ -64,22 +70,12 @@ class Choices:
 
     @classmethod
     def of(cls, preset: Preset | None, **given: Any) -> "Choices":
-        """Return the choices that are given, or those of a preset, which sets some of them.
+        """Return the choices that are given, or those of a preset, which replaces the ones that it sets.
 
         Raises:
-            ValueError: If the preset is unknown, or a choice that it sets is given with another value than its default.
+            ValueError: If the preset is unknown.
         """
-        if preset is None:
-            return cls(**given)
-        if preset not in tuple(PRESETS):
-            raise ValueError(f"expected preset to be None or one of {tuple(PRESETS)}, got {preset!r}")
-        defaults = {field.name: field.default for field in fields(cls)}
-        also = [name for name in PRESETS[preset] if given.get(name, defaults[name]) != defaults[name]]
-        if also:
-            raise ValueError(
-                f"expected preset={preset!r} without {' and '.join(also)}, which it sets, got both; omit one of them"
-            )
-        return cls(**{**given, **PRESETS[preset]})
+        return cls(**given) if preset is None else cls(**{**given, **_of_preset(preset)})
 
     @property
     def family(self) -> type[Likelihood]:
@@ -99,9 +95,7 @@ class Choices:
     @property
     def combination(self) -> Combination:
         """Combination of the exits: "average", "product", or False for each alone."""
-        if self.ensemble is True:
-            return "product" if self.family.discrete else "average"
-        return self.ensemble
+        return combination(self.ensemble, self.family.discrete)
 
     @property
     def tunes_weights(self) -> bool:
@@ -186,6 +180,41 @@ class Choices:
                 f"expected ensemble_weights 'cost' with ensemble={self.ensemble!r} and tuning={self.tuning!r}, got "
                 "'tuned', which needs an ensemble and tuning by gradient"
             )
+
+
+def in_default_modes(calibrate: Callable[P, R]) -> Callable[P, R]:
+    """Decorate `calibrate`: it runs in `default_modes`, and refuses arguments that contradict a preset.
+
+    A default value cannot be told from the same value in a call, except where the call arrives.
+
+    Raises:
+        ValueError: On a call, if the preset is unknown, or an argument that it sets is passed with another value.
+    """
+
+    @functools.wraps(calibrate)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        preset = kwargs.get("preset")
+        if preset is not None:
+            also = {
+                name: kwargs[name] for name, value in _of_preset(preset).items() if kwargs.get(name, value) != value
+            }
+            if also:
+                given = ", ".join(f"{name}={value!r}" for name, value in also.items())
+                raise ValueError(
+                    f"expected preset={preset!r} without other values of what it sets, got {given} too; omit one of "
+                    "them"
+                )
+        with default_modes():
+            return calibrate(*args, **kwargs)
+
+    return checked
+
+
+def _of_preset(preset: object) -> dict[str, Any]:
+    """Return the choices of a preset."""
+    if preset not in tuple(PRESETS):
+        raise ValueError(f"expected preset to be None or one of {tuple(PRESETS)}, got {preset!r}")
+    return PRESETS[preset]
 
 
 def _check_class_precision(class_precision: Tensor, classes: int) -> None:

@@ -40,6 +40,23 @@ Weight = float | Tensor
 """Weight of one exit, above 0; a scalar tensor while it is tuned."""
 
 
+def combination(ensemble: Ensemble, discrete: bool) -> Combination:
+    """Return the combination that a choice stands for.
+
+    Args:
+        ensemble: Choice; True is the default of the likelihood.
+        discrete: Whether predictions are probabilities of classes or labels.
+
+    Raises:
+        ValueError: For any other value.
+    """
+    if ensemble is True:
+        return "product" if discrete else "average"
+    if ensemble is not False and ensemble not in ("average", "product"):
+        raise ValueError(f"expected ensemble to be True, False, 'average' or 'product', got {ensemble!r}")
+    return ensemble
+
+
 class Running(Protocol):
     """Running weighted averages of the predictions of the exits so far."""
 
