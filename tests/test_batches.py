@@ -254,3 +254,13 @@ def test_a_pair_that_may_be_two_batches_is_refused_with_both_remedies(pair):
         list(read(pair, MODEL))
     assert sum(batch.size for batch in read(list(pair), MODEL)) == 10
     assert [batch.size for batch in read([pair], MODEL)] == [5]
+
+
+def test_two_inputs_are_read_as_inputs_and_labels_and_as_two_in_a_nest_or_a_mapping():
+    lengths = torch.tensor([2, 2, 1, 1, 2])
+    ((batch, _),) = read_labeled([(X, lengths)], MODEL, 3)
+    assert torch.equal(batch.inputs, X)
+    (both,) = read([((X, lengths), Y)], MODEL)
+    assert [len(part) for part in both.inputs] == [5, 5]
+    (named,) = read([{"x": X, "lengths": lengths, "labels": Y}], MODEL)
+    assert set(named.inputs) == {"x", "lengths"}

@@ -1,7 +1,9 @@
 """Uniform reading of any loader: checked inputs and labels on the model's device.
 
 A loader is any iterable of batches: pairs `(x, y)`, mappings with the labels under `"labels"`, or inputs alone; x is
-any nest of tensors (`suffice.inputs`). A loader needs no length: examples are counted while they are read.
+any nest of tensors (`suffice.inputs`). The second entry of a pair is never an input: of `(ids, lengths)` the lengths
+are read as labels, which cannot be detected; several inputs are a mapping, or one nest, `((ids, lengths), y)`. A loader
+needs no length: examples are counted while they are read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -273,3 +273,14 @@ def test_the_ambient_modes_change_nothing(surrounding):
         made = conformalize(calibrated(), policy(), loader(), randomized=True).sets
     assert torch.equal(made.thresholds, expected.thresholds)
     assert not made.thresholds.is_inference()
+
+
+def test_several_labels_are_refused_with_what_bounds_their_loss():
+    targets = (X[:200] > 0).long()[:, :3]
+    net = builders.network(classes=3)
+    made = suffice.calibrate(net, None, [(X[:200], targets)], structure=None, likelihood="multilabel")
+    chosen = suffice.allocate(made, [X[:200]], 0.8)
+    with pytest.raises(
+        ValueError, match=r"a likelihood with prediction sets, .* got 'multilabel'; suffice.control_risk"
+    ):
+        conformalize(made, chosen, [], 0.9)
