@@ -9,6 +9,7 @@ from suffice.storage.fingerprint import fingerprint
 from suffice.storage.parts import Parts
 from suffice.variation.estimator import VariationEstimator
 from suffice.variation.fitting import fit_variation
+from suffice.variation.quality import Audit
 from suffice.variation.teachers.dropout import MCDropout
 from suffice.variation.teachers.spreads import Variation
 
@@ -239,7 +240,7 @@ def test_a_teacher_with_a_fixed_number_of_passes_is_counted_by_it(estimator):
 
 def test_its_representation_names_the_target_and_leaves_out_the_weights(estimator):
     assert repr(estimator) == (
-        f"VariationEstimator(MCDropout, std, {len(estimator.layers)} layers, {estimator.macs:,} multiply-adds, "
+        f"VariationEstimator(MCDropout, std, {len(estimator.layers)} layer, {estimator.macs:,} multiply-adds, "
         f"R² {estimator.quality.r_squared:.3f})"
     )
 
@@ -266,3 +267,13 @@ def test_labels_beside_the_inputs_and_a_missing_batch_axis_are_refused_with_the_
     with pytest.raises(RuntimeError) as caught:
         TEACHER(tower(), x[0])
     assert "on inputs (or a few examples of them) of shape (3,)" in "".join(caught.value.__notes__)
+
+
+def test_a_measure_that_is_not_a_number_is_shown_in_words(estimator):
+    unknown = replace(estimator, quality=replace(estimator.quality, r_squared=float("nan")))
+    assert repr(unknown).endswith("multiply-adds, R² not measurable)")
+    assert repr(estimator).startswith("VariationEstimator(MCDropout, std, 1 layer, ")
+    assert f"R² {estimator.quality.r_squared:.3f})" in repr(estimator)
+    audit = Audit(200, 8, float("nan"), 0.5, -0.0612, 0.0, 0.01)
+    assert "r_squared=not measurable, " in repr(audit)
+    assert "bias=-0.0612" in repr(audit)

@@ -24,7 +24,7 @@ from suffice.variation.features.distance import FALSE_ALARMS
 from suffice.variation.features.reader import Reader
 from suffice.variation.learning import agreement
 from suffice.variation.learning.fitted_mlp import FittedMLP
-from suffice.variation.quality import Audit, Quality
+from suffice.variation.quality import Audit, Quality, shown
 from suffice.variation.teachers.dropout import MCDropout, configuration_of
 from suffice.variation.teachers.teacher import Teacher, with_passes
 
@@ -103,9 +103,10 @@ class VariationEstimator(Serializable):
     def __repr__(self) -> str:
         """Describe the teacher, what is read, and the quality in one line."""
         teacher = "" if self.teacher is None else f"{type(self.teacher).__name__}, "
+        layers = f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
         return (
-            f"VariationEstimator({teacher}{self.fitted_mlp.target.name}, {len(self.layers)} layers, {self.macs:,} "
-            f"multiply-adds, R² {self.quality.r_squared:.3f})"
+            f"VariationEstimator({teacher}{self.fitted_mlp.target.name}, {layers}, {self.macs:,} multiply-adds, "
+            f"R² {shown(self.quality.r_squared)})"
         )
 
     @property

@@ -15,7 +15,7 @@ class Audit:
     Attributes:
         rows: Number of inputs.
         passes: Number of real passes of each input, half of them in each of two independent measurements.
-        r_squared: Noise-corrected R² of the spread, sensitive to bias.
+        r_squared: Noise-corrected R² of the spread, sensitive to bias; NaN if two measurements do not vary together.
         squared_correlation: Noise-corrected squared correlation, insensitive to bias.
         bias: Ratio of the root mean estimated variance to the root mean measured variance, minus 1.
         clipped: Mean fraction of clipped features.
@@ -32,7 +32,7 @@ class Audit:
 
     def __repr__(self) -> str:
         """Show the numbers to three digits."""
-        numbers = ", ".join(f"{name}={value:.3g}" for name, value in list(vars(self).items())[2:])
+        numbers = ", ".join(f"{name}={shown(value, '.3g')}" for name, value in list(vars(self).items())[2:])
         return f"Audit(rows={self.rows}, passes={self.passes}, {numbers})"
 
 
@@ -41,7 +41,7 @@ class Quality:
     """Quality of an estimator on held-out validation rows.
 
     Attributes:
-        r_squared: Noise-corrected R² of the spread.
+        r_squared: Noise-corrected R² of the spread; NaN if two measurements do not vary together.
         log_error: Variance τ² of log(truth/estimate).
         subsets: With `layers="auto"`, a row for each subset that was tried: layers, strengths, macs, cost, r_squared.
     """
@@ -57,6 +57,11 @@ class Quality:
         return cls(
             parts.number("r_squared", also=(math.nan,)), log_error, tuple(map(_read_subset, parts.each("subsets")))
         )
+
+
+def shown(value: float, form: str = ".3f") -> str:
+    """Return a measure as text; NaN stands for one that the rows do not determine."""
+    return "not measurable" if math.isnan(value) else format(value, form)
 
 
 def warn_if_poor(quality: Quality, rows: int) -> None:
