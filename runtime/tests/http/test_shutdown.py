@@ -9,6 +9,7 @@ pytest.importorskip("uvicorn")
 import bundles
 from http_server import SECONDS, Server, read_response, written
 from suffice_runtime.http.service import Service
+from suffice_runtime.http.transport.limits import Limits
 from suffice_runtime.serving.engine import Engine
 from suffice_runtime.serving.models import Models
 
@@ -37,6 +38,19 @@ def test_accepted_requests_are_answered_and_connections_closed(held, infer):
     server.stop()
     with pytest.raises(RuntimeError, match="expected a server that accepts requests, got one that closes"):
         server.engine().submit(bundles.inputs(1))
+
+
+def test_requests_that_take_longer_than_the_end_have_an_error(held, infer):
+    runner, began, go_on = held
+    server = serve(runner, limits=Limits(close_seconds=1))
+    with server.connect() as opened:
+        opened.sendall(written("POST", PATH, json.dumps(infer(bundles.inputs(3))).encode()))
+        assert began.wait(SECONDS)
+        server.server.should_exit = True
+        status, _, body = read_response(opened)
+        assert (status, "got one that ended" in json.loads(body)["error"]) == (503, True)
+        go_on.set()
+    server.stop()
 
 
 def test_under_load_each_request_that_was_read_is_answered(runner, infer):

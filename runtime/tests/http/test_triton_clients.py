@@ -19,9 +19,9 @@ FIELDS = ("exit", "macs", "label", "confidence", "entropy", "aleatoric", "episte
 ENCODINGS = [None, "gzip", "deflate"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(server):
-    with http.InferenceServerClient(server.url) as found:
+    with http.InferenceServerClient(server.url, concurrency=8) as found:
         yield found
 
 

@@ -68,8 +68,8 @@ def run(service: Service, host: str, port: int) -> None:
     Raises:
         OSError: If the address is taken, or is none of this machine.
     """
-    logging.config.dictConfig(logs.configuration())
     with contextlib.closing(bind(host, port)) as opened:
+        logging.config.dictConfig(logs.configuration())
         address = opened.getsockname()
         names = [f"{name}/{version}" for name, version in service.models]
         if service.token is None and not _is_local(address[0]):

@@ -39,11 +39,11 @@ def decode(payload: memoryview, datatype: str, shape: tuple[int, ...], name: str
     return array.reshape(shape)
 
 
-def encode(array: Array) -> Array | bytes:
-    """Return a buffer with the bytes of an array, not copied if it holds numbers and is contiguous."""
+def encode(array: Array) -> memoryview:
+    """Return the bytes of an array, not copied if it holds numbers and is contiguous."""
     if array.dtype.kind == "O":
-        return b"".join(_lengths(array))
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        return memoryview(b"".join(_lengths(array)))
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data
 
 
 def _lengths(array: Array) -> Iterator[bytes]:

@@ -22,14 +22,12 @@ def encode(entries: Mapping[str, Any], outputs: Iterable[tuple[str, Array, bool]
     Returns:
         The body, and the number of bytes of JSON in it if there are tensors behind it, else None.
     """
-    described, parts = list[dict[str, Any]](), list[Array | bytes]()
+    described, parts = list[dict[str, Any]](), list[memoryview]()
     for name, array, as_bytes in outputs:
         entry = {"name": name, "datatype": datatype_of(array.dtype), "shape": list(array.shape)}
         if as_bytes:
-            part = binary.encode(array)
-            parts.append(part)
-            size = len(part) if isinstance(part, bytes) else part.nbytes
-            described.append({**entry, "parameters": {"binary_data_size": size}})
+            parts.append(binary.encode(array))
+            described.append({**entry, "parameters": {"binary_data_size": parts[-1].nbytes}})
         else:
             described.append({**entry, "data": listed.encode(array)})
     header = dump({**entries, "outputs": described})

@@ -1,7 +1,7 @@
 """Connections of uvicorn with bounds on their number, on the time of a head, and on the time of a client that reads."""
 
 import asyncio
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -58,7 +58,10 @@ class Connection(H11Protocol):
         self._watch_end()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP, as the protocol answers errors."""
+        """Answer bytes that are no HTTP, as the protocol answers errors, unless a response has begun."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
         body = body_of(f"expected a request of HTTP/1.1, got something else: {msg}")
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
         headers.append((b"content-length", str(len(body)).encode()))
@@ -90,7 +93,8 @@ def protocol(limits: Limits) -> type[Connection]:
     return type("LimitedConnection", (Connection,), {"limits": limits})
 
 
-def _stopped(timer: Any) -> None:
-    """Stop a timer, if there is one."""
+def _stopped(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Stop a timer, if there is one, and return none."""
     if timer is not None:
         timer.cancel()
+    return None

@@ -52,6 +52,10 @@ class Edge:
             await self._handle(scope, exchange)
         except GoneError:
             exchange.status = GONE
+        except asyncio.CancelledError:  # by uvicorn, when the time for accepted requests is over
+            await exchange.respond(
+                RequestError(503, "expected a server that runs, got one that ended; use another one")
+            )
         except Exception as error:
             fault = None if (known := as_request_error(error)) else error
             await exchange.respond(known or RequestError(500, f"internal error in the request {exchange.id}"))
