@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from suffice_runtime.http.service import Service
@@ -13,7 +12,8 @@ from suffice_runtime.serving.engine import Engine
 from suffice_runtime.serving.statistics import Histogram, Statistics
 from suffice_runtime.serving.watch import Watch
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Type of the text format of Prometheus."""
 
 _MODEL = ("model", "version")
 
