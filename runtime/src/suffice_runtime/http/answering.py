@@ -1,26 +1,29 @@
 """Answers of an engine to requests whose clients may leave, and the error of one of which some examples failed."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
 from suffice_runtime.bundle.manifest import Manifest
+from suffice_runtime.estimate import Estimate
 from suffice_runtime.http.codec.errors import ProtocolError
 from suffice_runtime.http.codec.tensors import shown
 from suffice_runtime.http.errors import GoneError, RequestError
 from suffice_runtime.http.outputs import ESTIMATED
 from suffice_runtime.http.parameters import Terms
-from suffice_runtime.http.service import Service
+from suffice_runtime.http.service import Service, service_of
 from suffice_runtime.http.transport import bodies
+from suffice_runtime.runner import Runner
 from suffice_runtime.running import inputs
 from suffice_runtime.scheduling.requests import DeadlineError, Outcome
 from suffice_runtime.serving.engine import Engine
 
 Array = NDArray[Any]
+Result = TypeVar("Result")
 
 _SHOWN = 10
 """Number of positions that a message names."""
@@ -44,37 +47,58 @@ async def answer(request: Request, engine: Engine, x: Mapping[str, Array], terms
     """
     check_names(x, engine.manifest)
     host = None if request.client is None else request.client.host
-    answered = asyncio.ensure_future(_answer(engine, x, terms, host))
-    gone = asyncio.ensure_future(bodies.left(request.receive))
-    try:
-        done, _ = await asyncio.wait((answered, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if answered in done:
-            outcome = answered.result()
-        elif gone in done:
-            raise GoneError
-        else:
-            raise RequestError(504, f"expected an answer within {seconds:g} s, got none; send less, or a deadline_ms")
-    finally:
-        answered.cancel()
-        gone.cancel()
+    outcome = await _while_connected(request, _answer(engine, x, terms, host), seconds)
     if outcome.errors:
         raise _failed(outcome, x, engine.manifest)
     return outcome
 
 
-async def estimate(service: Service, engine: Engine, x: Mapping[str, Array]) -> dict[str, Array]:
+async def estimate(request: Request, engine: Engine, x: Mapping[str, Array], seconds: float) -> dict[str, Array]:
     """Return the outputs of the variation estimator for inputs that were answered.
 
+    Args:
+        request: Request whose body was read.
+        engine: Engine of a model with an estimator.
+        x: Inputs by name.
+        seconds: Seconds in which they must be computed.
+
     Raises:
-        RequestError: If the estimator fails.
+        GoneError: If the client leaves.
+        RequestError: If the estimator fails, or time is over.
     """
-    runner, loop = service.estimator(engine), asyncio.get_running_loop()
+    service = service_of(request)
+    runner, size = service.estimator(engine), service.options.sizes[-1]
     assert runner is not None
+    return await _while_connected(request, _estimate(service, runner, x, size), seconds)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+    """Return the result of some work, which is cancelled if the client leaves, or time is over."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(bodies.left(request.receive))
     try:
-        found = await loop.run_in_executor(service.threads, runner._network.estimate, x)
-    except ValueError as error:
-        raise RequestError(500, str(error)) from error
-    return {name: getattr(found, name) for name in ESTIMATED}
+        done, _ = await asyncio.wait((working, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working in done:
+            return working.result()
+        if gone in done:
+            raise GoneError
+        raise RequestError(504, f"expected an answer within {seconds:g} s, got none; send less, or a deadline_ms")
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _estimate(service: Service, runner: Runner, x: Mapping[str, Array], size: int) -> dict[str, Array]:
+    """Return the outputs of the estimator, which runs on so many examples at once as graphs do."""
+    loop, found = asyncio.get_running_loop(), list[Estimate]()
+    rows = len(next(iter(x.values())))
+    for start in range(0, max(rows, 1), size):
+        part = {name: array[start : start + size] for name, array in x.items()}
+        try:
+            found.append(await loop.run_in_executor(service.threads, runner._network.estimate, part, start))
+        except ValueError as error:
+            raise RequestError(500, str(error)) from error
+    return {name: np.concatenate([getattr(one, name) for one in found]) for name in ESTIMATED}
 
 
 def check_names(x: Mapping[str, Array], manifest: Manifest) -> None:

@@ -1,11 +1,10 @@
 """Documents about the server and its models, in the forms of the protocol and of Triton's extensions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suffice_runtime._version import __version__
 from suffice_runtime.bundle.graphs import Tensor
-from suffice_runtime.http import outputs
 from suffice_runtime.http.codec.tensors import datatype_of
 from suffice_runtime.http.outputs import Described
 from suffice_runtime.serving.engine import Engine
@@ -24,34 +23,28 @@ def server() -> dict[str, Any]:
     return {"name": NAME, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model(engine: Engine, versions: Sequence[str], estimates: bool) -> dict[str, Any]:
+def model(engine: Engine, versions: Sequence[str], outputs: Mapping[str, Described]) -> dict[str, Any]:
     """Return the document about a model: its inputs and outputs."""
     given = [
         {"name": tensor.name, "datatype": datatype_of(tensor.dtype), "shape": _sizes(tensor)}
         for tensor in engine.manifest.inputs
     ]
     found = [
-        {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-        for output in known(engine, estimates).values()
+        {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)} for output in outputs.values()
     ]
     return {"name": engine.name, "versions": list(versions), "platform": PLATFORM, "inputs": given, "outputs": found}
 
 
-def known(engine: Engine, estimates: bool) -> dict[str, Described]:
-    """Return the outputs of a model by name."""
-    return outputs.described(engine.manifest, engine.policy, estimates)
-
-
-def configuration(engine: Engine, estimates: bool, most: int) -> dict[str, Any]:
+def configuration(engine: Engine, outputs: Mapping[str, Described], most: int) -> dict[str, Any]:
     """Return the configuration of a model as Triton has it, whose dimensions are those of one example.
 
     Args:
         engine: Engine of the model.
-        estimates: Whether it has a variation estimator.
+        outputs: Its outputs.
         most: Greatest number of examples in a request.
     """
     given = [_configured(t.name, datatype_of(t.dtype), _sizes(t)[1:]) for t in engine.manifest.inputs]
-    found = [_configured(o.name, o.datatype, list(o.shape[1:])) for o in known(engine, estimates).values()]
+    found = [_configured(o.name, o.datatype, list(o.shape[1:])) for o in outputs.values()]
     return {
         "name": engine.name,
         "platform": PLATFORM,

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from suffice_runtime.http import outputs
 from suffice_runtime.http.errors import RequestError
+from suffice_runtime.http.outputs import Described
 from suffice_runtime.http.transport.limits import Limits, Room
+from suffice_runtime.policy import Policy
 from suffice_runtime.runner import Runner
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.serving.engine import Engine
@@ -38,6 +41,7 @@ class Service:
     room: Room = field(init=False)
     responses: Counter[int] = field(default_factory=Counter)
     threads: ThreadPoolExecutor = field(init=False)
+    _outputs: dict[tuple[str, str, bool], dict[str, Described]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "room", Room(self.limits))
@@ -51,6 +55,14 @@ class Service:
     def estimator(self, engine: Engine) -> Runner | None:
         """Return the runner of a model whose bundle has an estimator, or None."""
         return self.estimators.get((engine.name, engine.version))
+
+    def outputs(self, engine: Engine, policy: Policy | None = None) -> dict[str, Described]:
+        """Return the outputs of a model by name, under a policy or the one in force."""
+        policy = policy or engine.policy
+        key = engine.name, engine.version, policy.sets is not None
+        if key not in self._outputs:
+            self._outputs[key] = outputs.described(engine.manifest, policy, self.estimator(engine) is not None)
+        return self._outputs[key]
 
 
 def service_of(request: Request) -> Service:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from suffice_runtime.http import answering, metadata, outputs, parameters
+from suffice_runtime.http import answering, outputs, parameters
 from suffice_runtime.http.codec import compression, requests, responses
 from suffice_runtime.http.codec.documents import HEADER, header_length, join
 from suffice_runtime.http.codec.errors import ProtocolError, TooLargeError
@@ -28,6 +28,9 @@ router = APIRouter()
 
 SHORT = 1 << 16
 """Bytes of JSON, or of a response to compress, above which a thread of its own works on them."""
+
+_FEW = 1 << 12
+"""Numbers in the JSON of a response, above which a thread of its own writes them."""
 
 _WORTH = 1 << 10
 """Bytes of a response from which it is compressed."""
@@ -65,16 +68,18 @@ async def infer(request: Request) -> Response:
                 f"expected model_name as {shown(engine.name)}, that of the path, got {shown(wanted.model_name)}; "
                 "correct one"
             )
-        known = metadata.known(engine, service.estimator(engine) is not None)
+        seconds, version = service.limits.answer_seconds, engine.policy_version
+        terms = parameters.read(wanted.parameters, engine)
         asked = None if wanted.outputs is None else [output.name for output in wanted.outputs]
-        names, terms = outputs.select(asked, known), parameters.read(wanted.parameters, engine)
-        version = engine.policy_version
-        outcome = await answering.answer(request, engine, wanted.inputs, terms, service.limits.answer_seconds)
+        names = outputs.select(asked, service.outputs(engine, terms.policy))
+        outcome = await answering.answer(request, engine, wanted.inputs, terms, seconds)
         found = outputs.compute(outcome, engine.manifest)
         if any(name in ESTIMATED for name in names):
-            found |= await answering.estimate(service, engine, wanted.inputs)
+            found |= await answering.estimate(request, engine, wanted.inputs, seconds)
         request.state.log.update(examples=outcome.ticket.examples)
-        entries = _entries(wanted, engine, outcome, None if terms.policy is not None else version)
+        # A policy that was replaced meanwhile may be the one of this request or not.
+        sure = terms.policy is None and version == engine.policy_version
+        entries = _entries(wanted, engine, outcome, version if sure else None)
         return await _respond(request, entries, _named(wanted, names, found))
 
 
@@ -121,17 +126,19 @@ def _entries(wanted: InferenceRequest, engine: Engine, outcome: Outcome, version
 
 async def _respond(request: Request, entries: dict[str, Any], listed: list[tuple[str, Array, bool]]) -> Response:
     """Return the response, compressed if its client takes that."""
-    body, length = responses.encode(entries, listed)
+    written = sum(array.size for _, array, as_bytes in listed if not as_bytes)
+    if written <= _FEW:
+        body, length = responses.encode(entries, listed)
+    else:
+        body, length = await asyncio.to_thread(responses.encode, entries, listed)
     headers = {"vary": "accept-encoding"}
     if length is not None:
         headers[HEADER] = str(length)
     encoding = compression.accepted(request.headers.get("accept-encoding"))
     if encoding is not None and len(body) >= _WORTH:
         headers["content-encoding"] = encoding
-        short = len(body) <= SHORT
-        body = (
-            compression.compress(body, encoding)
-            if short
-            else await asyncio.to_thread(compression.compress, body, encoding)
-        )
+        if len(body) <= SHORT:
+            body = compression.compress(body, encoding)
+        else:
+            body = await asyncio.to_thread(compression.compress, body, encoding)
     return Response(body, headers=headers, media_type=JSON if length is None else BINARY)

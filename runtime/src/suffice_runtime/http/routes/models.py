@@ -30,7 +30,7 @@ async def model(request: Request) -> Response:
     """Return the document about a model."""
     engine, service = engine_of(request), service_of(request)
     versions = service.models.versions(engine.name)
-    return respond(metadata.model(engine, versions, service.estimator(engine) is not None))
+    return respond(metadata.model(engine, versions, service.outputs(engine)))
 
 
 @router.get("/v2/models/{model}/config", **operation("Configuration of a model", content("Document"), path=("model",)))
@@ -42,7 +42,7 @@ async def configuration(request: Request) -> Response:
     """Return the configuration of a model as Triton has it."""
     engine, service = engine_of(request), service_of(request)
     most = service.options.max_rows
-    return respond(metadata.configuration(engine, service.estimator(engine) is not None, most))
+    return respond(metadata.configuration(engine, service.outputs(engine), most))
 
 
 @router.get("/v2/models/{model}/stats", **operation("Statistics of a model", content("Document"), path=("model",)))

@@ -18,6 +18,7 @@ from suffice_runtime.http.routes.documents import content, operation, respond
 from suffice_runtime.http.service import engine_of, service_of
 from suffice_runtime.http.transport import bodies
 from suffice_runtime.policy import Policy
+from suffice_runtime.serving.engine import Engine
 
 router = APIRouter()
 
@@ -25,8 +26,7 @@ router = APIRouter()
 @router.get("/v1/models/{model}/policy", **operation("Policy in force", content("PolicyInForce"), path=("model",)))
 async def policy(request: Request) -> Response:
     """Return the policy in force, in the form in which it can be sent back."""
-    engine = engine_of(request)
-    return respond({"version": engine.policy_version, "policy": entries_of(engine.policy)})
+    return respond(_in_force(engine_of(request)))
 
 
 @router.post(
@@ -50,7 +50,7 @@ async def replace_policy(request: Request) -> Response:
             engine.policy = read(parse(payload), engine.manifest)
         except ValueError as error:
             raise ProtocolError(str(error)) from error
-    return respond({"version": engine.policy_version, "policy": entries_of(engine.policy)})
+        return respond(_in_force(engine))
 
 
 def read(entries: dict[str, Any], manifest: Manifest) -> Policy:
@@ -76,6 +76,14 @@ def read(entries: dict[str, Any], manifest: Manifest) -> Policy:
     found = replace(found, made_for=made_for)
     found.check_replaces(manifest.policy)
     return found
+
+
+def _in_force(engine: Engine) -> dict[str, Any]:
+    """Return the policy in force and its number, which are of one time."""
+    while True:
+        version, found = engine.watch().policy_version, engine.policy
+        if version == engine.watch().policy_version:
+            return {"version": version, "policy": entries_of(found)}
 
 
 def entries_of(policy: Policy) -> dict[str, Any]:
