@@ -8,32 +8,9 @@ import pytest
 import bundles
 from suffice_runtime import Runner, cli
 from suffice_runtime.bundle.tokenizer import is_texts
+from text_bundles import TEXTS, entry, payload, write
 
-tokenizers = pytest.importorskip("tokenizers")
-
-WORDS = ("[PAD]", "a", "b", "c", "d", "e", "f", "g", "h")
-TEXTS = ["a b c", "d", "e f g h a b", "h h"]
-
-
-def payload():
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-
-    tokenizer = tokenizers.Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
-    tokenizer.pre_tokenizer = Whitespace()
-    return tokenizer.to_str().encode()
-
-
-def entry(content, **changes):
-    described = {"file": "tokenizer.json", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    return {**described, "pad_id": 0, "pad_type_id": 0, "side": "right", "longest": 7, **changes}
-
-
-def write(folder, **changes):
-    content = payload()
-    bundles.write(folder, tokens=True, tokenizer=entry(content, **changes))
-    (folder / "tokenizer.json").write_bytes(content)
-    return folder
+pytest.importorskip("tokenizers")
 
 
 def test_texts_are_padded_tokens_with_their_mask(tmp_path):

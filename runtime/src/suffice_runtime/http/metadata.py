@@ -5,7 +5,8 @@ from typing import Any
 
 from suffice_runtime._version import __version__
 from suffice_runtime.bundle.graphs import Tensor
-from suffice_runtime.http.codec.tensors import datatype_of
+from suffice_runtime.http import texts
+from suffice_runtime.http.codec.tensors import BYTES, datatype_of
 from suffice_runtime.http.outputs import Described
 from suffice_runtime.serving.engine import Engine
 from suffice_runtime.serving.statistics import Histogram
@@ -25,10 +26,7 @@ def server() -> dict[str, Any]:
 
 def model(engine: Engine, versions: Sequence[str], outputs: Mapping[str, Described]) -> dict[str, Any]:
     """Return the document about a model: its inputs and outputs."""
-    given = [
-        {"name": tensor.name, "datatype": datatype_of(tensor.dtype), "shape": _sizes(tensor)}
-        for tensor in engine.manifest.inputs
-    ]
+    given = [{"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in _inputs(engine)]
     found = [
         {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)} for output in outputs.values()
     ]
@@ -43,7 +41,7 @@ def configuration(engine: Engine, outputs: Mapping[str, Described], most: int) -
         outputs: Its outputs.
         most: Greatest number of examples in a request.
     """
-    given = [_configured(t.name, datatype_of(t.dtype), _sizes(t)[1:]) for t in engine.manifest.inputs]
+    given = [_configured(name, datatype, shape[1:]) for name, datatype, shape in _inputs(engine)]
     found = [_configured(o.name, o.datatype, list(o.shape[1:])) for o in outputs.values()]
     return {
         "name": engine.name,
@@ -78,6 +76,13 @@ def statistics(engine: Engine) -> dict[str, Any]:
 
 def _duration(seconds: Histogram) -> dict[str, int]:
     return {"count": seconds.count, "ns": round(1e9 * seconds.total)}
+
+
+def _inputs(engine: Engine) -> list[tuple[str, str, list[int]]]:
+    """Return name, datatype and shape of each input; of a model that answers texts, the texts alone."""
+    if texts.takes_texts(engine):
+        return [(texts.TEXT, BYTES, [-1])]
+    return [(tensor.name, datatype_of(tensor.dtype), _sizes(tensor)) for tensor in engine.manifest.inputs]
 
 
 def _sizes(tensor: Tensor) -> list[int]:

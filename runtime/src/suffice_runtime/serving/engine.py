@@ -3,13 +3,14 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from suffice_runtime.bundle.manifest import Manifest
+from suffice_runtime.bundle.tokenizer import is_texts
 from suffice_runtime.policy import Policy
 from suffice_runtime.runner import Runner
 from suffice_runtime.scheduling.options import Options
@@ -81,7 +82,7 @@ class Engine:
     ) -> None:
         if workers < 1:
             raise ValueError(f"expected workers of at least 1, got {workers}")
-        self.name, self.version, self.manifest = name, version, runner.manifest
+        self.name, self.version, self.manifest, self._runner = name, version, runner.manifest, runner
         network, options = runner._network, options or Options()
         self._clock = clock
         self._core = Core(network, options, audit_share=audit_share, seed=seed, track=track, now=clock())
@@ -112,6 +113,10 @@ class Engine:
         """Whether requests are accepted if there is room."""
         return self._crew.failure is None and not self._core.closed
 
+    def encode(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the arrays that the bundle's tokenizer makes of texts; errors are those of `Runner.encode`."""
+        return self._runner.encode(texts)
+
     def policy_for(self, budget: float) -> Policy:
         """Return the dearest policy of the bundle within a budget, a fraction of the last exit's cost in (0, 1].
 
@@ -132,6 +137,7 @@ class Engine:
         """Return the outcome of a request, as `submit` does for threads; cancelling the task cancels the request."""
         loop = asyncio.get_running_loop()
         awaited = Awaited(loop, loop.create_future())
+        x = self.encode(x) if is_texts(x) else x
         ticket = self._crew.enter(awaited, x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
         try:
             return await awaited.future
@@ -163,6 +169,7 @@ class Engine:
             ValueError: For names, shapes or parameters that are not those of the network.
         """
         future = Future[Outcome]()
+        x = self.encode(x) if is_texts(x) else x
         ticket = self._crew.enter(future, x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
         future.add_done_callback(lambda future: self._crew.cancel(ticket) if future.cancelled() else None)
         return future

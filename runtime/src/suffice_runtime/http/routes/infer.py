@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from suffice_runtime.http import answering, outputs, parameters
+from suffice_runtime.http import answering, outputs, parameters, texts
 from suffice_runtime.http.codec import compression, requests, responses
 from suffice_runtime.http.codec.documents import HEADER, header_length, join
 from suffice_runtime.http.codec.errors import ProtocolError, TooLargeError
@@ -72,10 +72,11 @@ async def infer(request: Request) -> Response:
         terms = parameters.read(wanted.parameters, engine)
         asked = None if wanted.outputs is None else [output.name for output in wanted.outputs]
         names = outputs.select(asked, service.outputs(engine, terms.policy))
-        outcome = await answering.answer(request, engine, wanted.inputs, terms, seconds)
+        x = await texts.to_arrays(engine, wanted.inputs)
+        outcome = await answering.answer(request, engine, x, terms, seconds)
         found = outputs.compute(outcome, engine.manifest)
         if any(name in ESTIMATED for name in names):
-            found |= await answering.estimate(request, engine, wanted.inputs, seconds)
+            found |= await answering.estimate(request, engine, x, seconds)
         request.state.log.update(examples=outcome.ticket.examples)
         # A policy that was replaced meanwhile may be the one of this request or not.
         sure = terms.policy is None and version == engine.policy_version

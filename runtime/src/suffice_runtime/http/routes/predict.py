@@ -11,11 +11,11 @@ from starlette.responses import Response
 from suffice_runtime import saving
 from suffice_runtime.bundle.graphs import Tensor
 from suffice_runtime.bundle.manifest import Manifest
-from suffice_runtime.http import answering, outputs, parameters
+from suffice_runtime.http import answering, outputs, parameters, texts
 from suffice_runtime.http.codec import listed
 from suffice_runtime.http.codec.documents import check_names, dump, parse
 from suffice_runtime.http.codec.errors import ProtocolError, TooLargeError
-from suffice_runtime.http.codec.tensors import MAX_AXES, datatype_of, shown
+from suffice_runtime.http.codec.tensors import BYTES, MAX_AXES, datatype_of, shown
 from suffice_runtime.http.routes.documents import JSON, content, operation
 from suffice_runtime.http.routes.infer import SHORT
 from suffice_runtime.http.service import engine_of, service_of
@@ -59,6 +59,7 @@ async def predict(request: Request) -> Response:
         read = _read(payload, engine.manifest) if short else await asyncio.to_thread(_read, payload, engine.manifest)
         x, entries = read
         terms = parameters.read(entries, engine)
+        x = await texts.to_arrays(engine, x)
         outcome = await answering.answer(request, engine, x, terms, service.limits.answer_seconds)
         found = outputs.compute(outcome, engine.manifest)
         assert outcome.answer is not None
@@ -74,6 +75,8 @@ def _read(payload: bytes, manifest: Manifest) -> tuple[dict[str, Array], dict[st
     given, more = entries.get("inputs"), entries.get("parameters", {})
     if not isinstance(more, dict):
         raise ProtocolError(f"expected parameters as an object, got {shown(more)}; correct it")
+    if manifest.tokenizer is not None and isinstance(given, list):
+        return {texts.TEXT: listed.decode(given, BYTES, (len(given),), texts.TEXT)}, more
     if isinstance(given, list) and len(manifest.inputs) == 1:
         given = {manifest.inputs[0].name: given}
     if not isinstance(given, dict):
