@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 import suffice
@@ -82,6 +84,16 @@ def require_exporter() -> None:
         checks.packages(*checks.ONNX)
     except ImportError as error:
         pytest.skip(str(error))
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str, write: Callable[[Path], None]) -> Path:
+    """Return a folder that one process of a test run writes for all of them, as an export takes seconds."""
+    root = factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            write(folder)
+    return folder
 
 
 def pairs(setting: Setting) -> set[tuple[int, Any, int, Any]]:

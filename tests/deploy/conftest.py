@@ -1,6 +1,7 @@
 """Bundles that the tests share, as an export takes seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import pytest
 
@@ -20,10 +21,18 @@ OPTIONS = {
 
 
 @pytest.fixture(autouse=True, scope="session")
-def exporter() -> None:
-    """Skip all tests where nothing can be exported, or no graph can be run."""
+def exporter() -> Iterator[None]:
+    """Skip all tests where nothing can be exported, or no graph can be run.
+
+    The table by which torch translates, which it builds in half a second for every graph, is built once.
+    """
     bundles.require_exporter()
     pytest.importorskip("onnxruntime")
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +44,9 @@ def bundle(tmp_path_factory) -> Callable[..., Bundle]:
         if setting not in made:
             score = SCORES.get(setting) or ("confidence" if setting.is_discrete else "variance")
             calibrated, policy = bundles.calibrated_for(setting), bundles.policy_for(setting, score)
-            folder = tmp_path_factory.mktemp("bundles") / "bundle"
-            options = OPTIONS.get(setting, {})
-            suffice.export(calibrated, folder, policy=policy, example=builders.inputs(2), **options)
+            export = partial(suffice.export, calibrated, policy=policy, example=builders.inputs(2))
+            write = partial(export, **OPTIONS.get(setting, {}))
+            folder = bundles.shared_folder(tmp_path_factory, f"bundle-{setting}", write)
             made[setting] = Bundle(folder, calibrated, policy)
         return made[setting]
 
@@ -48,7 +57,6 @@ def bundle(tmp_path_factory) -> Callable[..., Bundle]:
 def text_bundle(tmp_path_factory) -> Bundle:
     """Bundle of a text model with an attached exit and an estimator, whose example has 9 tokens."""
     calibrated, policy = models.calibrated_text(), models.text_policy()
-    folder = tmp_path_factory.mktemp("texts") / "bundle"
     estimator = estimators.text_estimator()
-    suffice.export(calibrated, folder, policy=policy, estimator=estimator, example=models.texts(2))
-    return Bundle(folder, calibrated, policy)
+    write = partial(suffice.export, calibrated, policy=policy, estimator=estimator, example=models.texts(2))
+    return Bundle(bundles.shared_folder(tmp_path_factory, "texts", write), calibrated, policy)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from suffice.variation.estimator import EXPECTED, Estimate, _is_surprising
 from suffice_runtime import Runner
 from suffice_runtime import estimate as runtime_estimate
 from tests.deploy import estimators, models
+from tests.deploy.bundles import shared_folder
 from tests.deploy.estimators import FAST, SLOW
 from tests.variation import fits
 
@@ -33,9 +34,8 @@ def folders(tmp_path_factory):
 
     @cache
     def exported(name):
-        folder = tmp_path_factory.mktemp("estimators") / "bundle"
-        suffice.export(estimators.estimator(name), folder, example={**FAST, **SLOW}[name].inputs(2, seed=5))
-        return folder
+        write = partial(suffice.export, estimators.estimator(name), example={**FAST, **SLOW}[name].inputs(2, seed=5))
+        return shared_folder(tmp_path_factory, f"estimator-{name}", write)
 
     return exported
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pytest
@@ -77,9 +77,8 @@ def conv_bundle(conv, tmp_path_factory) -> bundles.Bundle:
         conv.quantized, conv.inputs, [1 - x for x in conv.inputs], teacher=teacher, epochs=3, generator=generator
     )
     policy = suffice.allocate(conv.quantized, conv.loader, 0.8, score=score)
-    folder = tmp_path_factory.mktemp("int8") / "bundle"
-    suffice.export(conv.quantized, folder, policy=policy, example=images(2))
-    return bundles.Bundle(folder, conv.quantized, policy)
+    write = partial(suffice.export, conv.quantized, policy=policy, example=images(2))
+    return bundles.Bundle(bundles.shared_folder(tmp_path_factory, "int8", write), conv.quantized, policy)
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +94,8 @@ def text() -> Case:
 @pytest.fixture(scope="session")
 def text_bundle_int8(text, tmp_path_factory) -> bundles.Bundle:
     """Bundle of the text model without a policy."""
-    folder = tmp_path_factory.mktemp("int8") / "texts"
-    suffice.export(text.quantized, folder, example=models.texts(3))
-    return bundles.Bundle(folder, text.quantized)
+    write = partial(suffice.export, text.quantized, example=models.texts(3))
+    return bundles.Bundle(bundles.shared_folder(tmp_path_factory, "int8-texts", write), text.quantized)
 
 
 def objective(case: Case, calibrated: Calibrated, exits) -> float:
