@@ -132,7 +132,7 @@ def test_a_second_head_that_comes_slowly_ends_and_an_idle_connection_stays(small
         assert read_response(opened)[0] is None
 
 
-def test_there_is_room_for_so_many_requests_and_health_is_answered_beside_them(held, infer):
+def test_there_is_room_for_so_many_inferences_and_others_are_answered_beside_them(held, infer):
     runner, began, go_on = held
     with started(runner, limits=SMALL) as server:
         answers = []
@@ -144,7 +144,8 @@ def test_there_is_room_for_so_many_requests_and_health_is_answered_beside_them(h
         status, headers, found = server.send("POST", PATH, body)
         assert (status, headers["retry-after"]) == (503, "1")
         assert "expected at most 2 requests at once" in json.loads(found)["error"]
-        assert server.send("GET", "/v2/health/ready")[0] == 200
+        for path in ("/v2/health/ready", "/metrics", "/v2/models/net", "/v1/models/net/policy"):
+            assert server.send("GET", path)[0] == 200
         go_on.set()
         for thread in threads:
             thread.join(SECONDS)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 
 from suffice_runtime.http.errors import RequestError
 
+COMPUTED = ("/infer", "/predict")
+"""Ends of the paths of requests that graphs run for."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -15,7 +18,8 @@ class Limits:
         body_bytes: Greatest size of a body, also when it is decompressed.
         json_bytes: Greatest size of the JSON in a body, which takes many times as much memory when it is read.
         held_bytes: Greatest size of all bodies that are held at once.
-        requests: Greatest number of requests that are handled at once.
+        requests: Greatest number of requests for inference that are handled at once; others have room by the number of
+            connections.
         connections: Greatest number of open connections.
         head_seconds: Seconds in which the head of a request must come.
         body_seconds: Seconds in which the body must come.
