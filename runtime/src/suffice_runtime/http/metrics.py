@@ -107,7 +107,7 @@ class _Models(Collector):
         responses = [((str(status),), number) for status, number in sorted(self._service.responses.items())]
         yield _counter("suffice_http_responses", "Responses by status", ("status",), responses)
         room = self._service.room
-        yield _gauge("suffice_http_requests", "Requests that are handled", (), [((), room.requests)])
+        yield _gauge("suffice_http_requests", "Requests for inference that are handled", (), [((), room.requests)])
         yield _gauge("suffice_http_body_bytes", "Bytes of bodies that are held", (), [((), room.held)])
 
 
