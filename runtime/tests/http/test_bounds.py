@@ -12,12 +12,13 @@ pytest.importorskip("uvicorn")
 
 import bundles
 from http_server import SECONDS, read_response, started, until, written
+from suffice_runtime.http.transport.edge import GONE
 from suffice_runtime.http.transport.limits import Limits
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.serving.engine import Engine
 
 PATH = "/v2/models/net/infer"
-SMALL = Limits(body_bytes=20_000, json_bytes=10_000, held_bytes=40_000, body_seconds=0.5, head_seconds=0.5, requests=2)
+SMALL = Limits(body_bytes=20_000, json_bytes=10_000, held_bytes=40_000, body_seconds=0.5, head_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_a_second_head_that_comes_slowly_ends_and_an_idle_connection_stays(small
 
 def test_there_is_room_for_so_many_inferences_and_others_are_answered_beside_them(held, infer):
     runner, began, go_on = held
-    with started(runner, limits=SMALL) as server:
+    with started(runner, limits=Limits(requests=2)) as server:
         answers = []
         body = encoded(infer(bundles.inputs(1)))
         threads = [threading.Thread(target=lambda: answers.append(server.send("POST", PATH, body))) for _ in range(2)]
@@ -172,15 +173,20 @@ def test_full_queues_are_refused_with_a_time_to_try_again(held, infer):
         assert answers[0][0] == 200
 
 
-def test_bodies_together_have_a_limit(small):
-    with small.connect() as first, small.connect() as second:
-        for opened in (first, second):
+def test_bodies_together_have_a_limit(runner, infer):
+    with started(runner, limits=Limits(body_bytes=20_000, held_bytes=30_000)) as server:
+        body = encoded(infer(bundles.inputs(1)))
+        with server.connect() as opened:
             opened.sendall(written("POST", PATH, bytes(19_000), content_length="19500"))
-        until(lambda: small.service.room.held == 38_000)
-        # A third request has no room, of requests here, and a body of its own would have none either.
-        assert small.send("POST", PATH, bytes(19_000))[0] == 503
-    until(lambda: small.service.room.held == 0)
-    until(lambda: small.service.room.requests == 0)
+            until(lambda: server.service.room.held == 19_000)
+            status, headers, found = server.send("POST", PATH, bytes(19_000))
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert "expected at most 30,000 bytes of bodies at once" in json.loads(found)["error"]
+            assert server.send("POST", PATH, body)[0] == 200
+        until(lambda: server.service.room.held == 0)  # its client has left
+        assert server.send("POST", PATH, body)[0] == 200
+        until(lambda: server.service.room.requests == 0)
+        assert server.service.responses[GONE] == 1
 
 
 def test_a_client_that_leaves_cancels_its_request(held, infer):

@@ -9,7 +9,8 @@ pytest.importorskip("prometheus_client")
 from prometheus_client import parser
 
 import bundles
-from http_server import started
+from http_server import started, until
+from suffice_runtime.serving.engine import Engine
 
 PATH = "/v2/models/net/infer"
 
@@ -57,6 +58,29 @@ def test_metrics_are_those_of_what_was_served(runner, infer):
         ("suffice_http_requests",): 0,  # that for the metrics is no inference
     }
     assert {key: found[key] for key in expected} == expected
+
+
+def test_the_promise_on_live_requests_is_watched(opened, infer):
+    promise = {"loss": "agreement", "max_loss": 0.9, "confidence": 0.95}
+    runner = opened(budget=None, promise=promise)
+    engine = Engine(runner, name="net", audit_share=1.0)
+    with started(engines=[engine]) as server:
+        for _ in range(5):
+            server.json("POST", PATH, infer(bundles.inputs(20)))
+        until(lambda: engine.watch().audited == 100)
+        found, watch = samples(server), engine.watch()
+    expected = {
+        ("suffice_promised_loss", "agreement"): 0.9,
+        ("suffice_audited_examples",): 100,
+        ("suffice_live_loss",): watch.loss,
+        ("suffice_live_loss_bound",): watch.bound,
+        ("suffice_promise_e_value",): watch.e_value,
+        ("suffice_promise_e_limit",): watch.e_limit,
+        ("suffice_live_cost",): watch.cost,
+        ("suffice_live_epistemic",): watch.epistemic,
+        ("suffice_alarms_total", "loss"): 0,
+    }
+    assert {key: found[key] for key in expected} == {key: pytest.approx(value) for key, value in expected.items()}
 
 
 def test_names_and_help_are_those_of_prometheus(server):

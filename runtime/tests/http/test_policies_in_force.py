@@ -10,6 +10,7 @@ pytest.importorskip("uvicorn")
 
 import bundles
 from http_server import SECONDS, read_response, started, written
+from suffice_runtime import Runner
 from suffice_runtime.http.routes import policies
 
 TOKEN = b"token"
@@ -31,6 +32,29 @@ def exits(server, infer, n=4):
     assert status == 200
     by_name = {output["name"]: output["data"] for output in found["outputs"]}
     return by_name["exit"], found["parameters"]["policy_version"]
+
+
+def test_a_budget_takes_the_dearest_policy_within_it(tmp_path, infer):
+    runner, x = Runner(bundles.write(tmp_path / "bundle", policies=[FIRST, LAST])), bundles.inputs(6)
+    own = bundles.exits(x).tolist()
+    with started(runner) as server:
+        for budget, expected in ((0.23, [0] * 6), (0.7, own), (1.0, [2] * 6)):
+            status, found = server.json("POST", "/v2/models/net/infer", infer(x, parameters={"budget": budget}))
+            assert (status, found["outputs"][0]["data"]) == (200, expected)
+            assert "policy_version" not in found["parameters"]
+        status, found = server.json("POST", "/v2/models/net/infer", infer(x, parameters={"budget": 0.22}))
+        assert (status, "expected a budget of at least 0.2222" in found["error"]) == (400, True)
+
+
+def test_outputs_are_those_of_the_policy_of_the_request(tmp_path, infer):
+    rule = {**FIRST, "sets": bundles.SETS}
+    runner = Runner(bundles.write(tmp_path / "bundle", policies=[rule]))
+    with started(runner) as server:
+        named = [
+            [output["name"] for output in server.json("POST", "/v2/models/net/infer", document)[1]["outputs"]]
+            for document in (infer(bundles.inputs(2)), infer(bundles.inputs(2), parameters={"budget": 0.3}))
+        ]
+    assert ["set" in names for names in named] == [False, True]
 
 
 def test_a_policy_is_replaced_and_comes_back_as_it_was_sent(guarded, infer):

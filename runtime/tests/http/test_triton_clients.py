@@ -151,7 +151,7 @@ def test_prediction_sets_are_outputs(opened, kind):
 
 
 def test_the_variation_is_estimated_if_it_is_requested(tmp_path):
-    runner, x = Runner(bundles.write_estimator(tmp_path / "bundle")), bundles.inputs(7)
+    runner, x = Runner(bundles.write_estimator(tmp_path / "bundle")), bundles.inputs(150)
     with started(runner) as server, http.InferenceServerClient(server.url) as client:
         named = [output["name"] for output in client.get_model_metadata("net")["outputs"]]
         assert {"variation", "distance"} <= set(named)
