@@ -1,7 +1,7 @@
 """JSON of requests and responses, and the place where the tensors begin behind it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,12 +80,24 @@ def dump(document: Any) -> bytes:
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
 
 
-def check_names(entries: dict[str, Any], known: Iterable[str], where: str) -> None:
-    """Raise a ProtocolError for an entry that is not known, which might be a slip that changes the answer."""
-    names = list(known)
-    for name in entries:
-        if name not in names:
-            raise ProtocolError(f"expected entries {', '.join(names)} in {where}, got {shown(name)}; leave it out")
+def check_names(entries: dict[str, Any], known: Sequence[str], where: str, name: str | None = None) -> None:
+    """Raise a ProtocolError for an entry that is not known, which might be a slip that changes the answer.
+
+    Args:
+        entries: Entries of an object.
+        known: Names that it may have.
+        where: What the object is.
+        name: Name of the tensor that it is about, or None.
+    """
+    for entry in entries:
+        if entry not in known:
+            about = place(where, name)
+            raise ProtocolError(f"expected entries {', '.join(known)} in {about}, got {shown(entry)}; leave it out")
+
+
+def place(where: str, name: str | None = None) -> str:
+    """Return a place in a request as a message shows it."""
+    return where if name is None else f"{where} {shown(name)}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

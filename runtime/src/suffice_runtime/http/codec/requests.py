@@ -6,11 +6,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from suffice_runtime.http.codec import binary, listed
-from suffice_runtime.http.codec.documents import check_names, parse
+from suffice_runtime.http.codec.documents import check_names, parse, place
 from suffice_runtime.http.codec.errors import ProtocolError
 from suffice_runtime.http.codec.tensors import read_datatype, read_shape, shown
 
 Array = NDArray[Any]
+
+_REQUEST = ("id", "model_name", "model_version", "inputs", "outputs", "parameters")
+_INPUT = ("name", "shape", "datatype", "parameters", "data")
 
 MAX_ID = 1024
 """Greatest number of characters in the id of a request."""
@@ -61,8 +64,7 @@ def decode(body: memoryview, length: int | None) -> InferenceRequest:
         ProtocolError: If the body is no request of the protocol; the message names the place.
     """
     entries = parse(body if length is None else body[:length])
-    known = ("id", "model_name", "model_version", "inputs", "outputs", "parameters")
-    check_names(entries, known, "the request")
+    check_names(entries, _REQUEST, "the request")
     parameters = dict(_object(entries.get("parameters"), "parameters"))
     for name, value in parameters.items():
         if not isinstance(value, (str, bool, int, float)):
@@ -100,10 +102,10 @@ def _inputs(entries: dict[str, Any], payload: memoryview) -> dict[str, Array]:
 
 def _input(entry: dict[str, Any], name: str, payload: memoryview) -> tuple[Array, int]:
     """Return the array of an input, and the number of bytes that it took from the payload."""
-    check_names(entry, ("name", "shape", "datatype", "parameters", "data"), f"the input {shown(name)}")
+    check_names(entry, _INPUT, "the input", name)
     datatype, shape = read_datatype(entry.get("datatype"), name), read_shape(entry.get("shape"), name)
-    parameters, data = _object(entry.get("parameters"), f"parameters of {shown(name)}"), entry.get("data")
-    check_names(parameters, ("binary_data_size",), f"the parameters of {shown(name)}")
+    parameters, data = _object(entry.get("parameters"), "parameters of", name), entry.get("data")
+    check_names(parameters, ("binary_data_size",), "the parameters of", name)
     size = parameters.get("binary_data_size")
     if (size is None) == (data is None):
         got = "neither" if data is None else "both"
@@ -125,12 +127,12 @@ def _outputs(value: object, as_bytes: bool) -> tuple[Output, ...] | None:
     found = dict[str, Output]()
     for i, entry in enumerate(_objects(value, "outputs")):
         name = _name(entry, f"outputs[{i}]")
-        check_names(entry, ("name", "parameters"), f"the output {shown(name)}")
-        parameters = _object(entry.get("parameters"), f"parameters of {shown(name)}")
-        check_names(parameters, ("binary_data",), f"the parameters of {shown(name)}")
+        check_names(entry, ("name", "parameters"), "the output", name)
+        parameters = _object(entry.get("parameters"), "parameters of", name)
+        check_names(parameters, ("binary_data",), "the parameters of", name)
         if name in found:
             raise ProtocolError(f"expected each output once, got {shown(name)} twice; leave one out")
-        found[name] = Output(name, _flag(parameters.get("binary_data", as_bytes), f"binary_data of {shown(name)}"))
+        found[name] = Output(name, _flag(parameters.get("binary_data", as_bytes), "binary_data of", name))
     return tuple(found.values())
 
 
@@ -141,12 +143,12 @@ def _objects(value: object, where: str) -> list[dict[str, Any]]:
     return value
 
 
-def _object(value: object, where: str) -> dict[str, Any]:
+def _object(value: object, where: str, name: str | None = None) -> dict[str, Any]:
     """Return an object; an empty one if there is none."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ProtocolError(f"expected {where} as an object, got {shown(value)}; correct it")
+        raise ProtocolError(f"expected {place(where, name)} as an object, got {shown(value)}; correct it")
     return value
 
 
@@ -166,8 +168,8 @@ def _text(entries: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def _flag(value: object, where: str) -> bool:
+def _flag(value: object, where: str, name: str | None = None) -> bool:
     """Return an entry that is true or false."""
     if not isinstance(value, bool):
-        raise ProtocolError(f"expected {where} as true or false, got {shown(value)}; correct it")
+        raise ProtocolError(f"expected {place(where, name)} as true or false, got {shown(value)}; correct it")
     return value
