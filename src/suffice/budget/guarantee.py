@@ -135,8 +135,8 @@ def certified_policies(
         ...     network, None, [(x, torch.arange(200) % 3)], structure=None, temperature=False
         ... )
         >>> policies = suffice.certified_policies(calibrated, [x], max_loss=0.5, loss="agreement")
-        >>> [each.promise.max_loss for each in policies], float(policies[-1].shares[-1])
-        ([0.5, 0.5], 1.0)
+        >>> policies[0].promise.max_loss, float(policies[-1].shares[-1])
+        (0.5, 1.0)
     """
     if arguments.whole("count", count) < 2:
         raise ValueError(f"expected a count of at least 2, got {count}; control_risk makes a single policy")
