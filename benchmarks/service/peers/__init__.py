@@ -1,0 +1,1 @@
+"""Servers of others on the same graphs: scripts that need no suffice."""
