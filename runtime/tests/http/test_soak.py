@@ -25,7 +25,7 @@ pytest.importorskip("uvicorn")
 import bundles
 from http_server import SECONDS as PATIENCE
 from suffice_runtime import Runner
-from suffice_runtime.http.routes.policies import entries_of
+from suffice_runtime.http.entries import entries_of
 
 SECONDS = float(os.environ.get("SUFFICE_SOAK_SECONDS", "20"))
 CONNECTIONS, OVERLOAD = 64, 2.0

@@ -1,12 +1,12 @@
 import math
 from dataclasses import replace
 
+import labeled
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import labeled
 from suffice_runtime.serving.history import COARSE_SECONDS, SECONDS, History, Point, Rates
 from suffice_runtime.serving.statistics import Buckets
 

@@ -13,13 +13,14 @@ from starlette.responses import Response
 from suffice_runtime._version import __version__
 from suffice_runtime.http.codec.tensors import shown
 from suffice_runtime.http.errors import body_of
-from suffice_runtime.http.routes import health, infer, models, observe, policies, predict
+from suffice_runtime.http.recording import recorded
+from suffice_runtime.http.routes import health, infer, models, observe, policies, predict, state
 from suffice_runtime.http.routes.documents import JSON
 from suffice_runtime.http.routes.schemas import SCHEMAS
 from suffice_runtime.http.service import Service
 from suffice_runtime.http.transport.edge import Edge
 
-ROUTERS = (health, models, infer, predict, policies, observe)
+ROUTERS = (health, models, infer, predict, policies, observe, state)
 
 
 def create(service: Service) -> FastAPI:
@@ -35,7 +36,8 @@ def create(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with recorded(service):
+            yield
         await asyncio.to_thread(service.models.close, service.limits.close_seconds)
         service.threads.shutdown(wait=False, cancel_futures=True)
 

@@ -15,6 +15,7 @@ from suffice_runtime.policy import Policy
 from suffice_runtime.runner import Runner
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.serving.engine import Engine
+from suffice_runtime.serving.history import History
 from suffice_runtime.serving.models import Models
 
 
@@ -31,6 +32,7 @@ class Service:
         room: Room for requests.
         responses: Numbers of responses by status.
         threads: Threads that run estimators.
+        histories: History of each model, by name and version.
     """
 
     models: Models
@@ -41,11 +43,13 @@ class Service:
     room: Room = field(init=False)
     responses: Counter[int] = field(default_factory=Counter)
     threads: ThreadPoolExecutor = field(init=False)
+    histories: Mapping[tuple[str, str], History] = field(init=False)
     _outputs: dict[tuple[str, str, bool], dict[str, Described]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "room", Room(self.limits))
         object.__setattr__(self, "threads", ThreadPoolExecutor(max_workers=1, thread_name_prefix="suffice-estimates"))
+        object.__setattr__(self, "histories", {key: History() for key in self.models})
 
     @property
     def engines(self) -> list[Engine]:

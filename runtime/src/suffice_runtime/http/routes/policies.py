@@ -1,10 +1,8 @@
 """Policy of a model: the one in force, and another one in its place without a pause."""
 
-import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +11,7 @@ from suffice_runtime.bundle.entries import Entries
 from suffice_runtime.bundle.manifest import Manifest
 from suffice_runtime.http.codec.documents import parse
 from suffice_runtime.http.codec.errors import ProtocolError
+from suffice_runtime.http.entries import entries_of
 from suffice_runtime.http.errors import RequestError
 from suffice_runtime.http.routes.documents import content, operation, respond
 from suffice_runtime.http.service import engine_of, service_of
@@ -84,20 +83,3 @@ def _in_force(engine: Engine) -> dict[str, Any]:
         version, found = engine.watch().policy_version, engine.policy
         if version == engine.watch().policy_version:
             return {"version": version, "policy": entries_of(found)}
-
-
-def entries_of(policy: Policy) -> dict[str, Any]:
-    """Return the entries of a policy as a manifest has them."""
-    entries: dict[str, Any] = _plain(asdict(policy))
-    return {**entries, "budget": None if math.isnan(policy.budget) else policy.budget}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it, with "inf" and "-inf" for the infinities of a manifest."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, np.ndarray):
-        return [_plain(each) for each in value.tolist()]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -4,6 +4,7 @@ from typing import Any
 
 from suffice_runtime.http.codec.tensors import BYTES, DTYPES
 from suffice_runtime.http.parameters import KNOWN
+from suffice_runtime.http.routes import state_schema
 from suffice_runtime.http.routes.documents import refer
 
 
@@ -105,5 +106,6 @@ SCHEMAS: dict[str, Any] = {
         "required": ["score", "thresholds", "shares", "expected", "unit", "budget"],
     },
     "PolicyInForce": _object({"version": _WHOLE, "policy": refer("Policy")}),
+    **state_schema.SCHEMAS,
 }
 """Schemas by name."""
