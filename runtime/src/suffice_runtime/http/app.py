@@ -14,13 +14,13 @@ from suffice_runtime._version import __version__
 from suffice_runtime.http.codec.tensors import shown
 from suffice_runtime.http.errors import body_of
 from suffice_runtime.http.recording import recorded
-from suffice_runtime.http.routes import health, infer, models, observe, policies, predict, state
+from suffice_runtime.http.routes import health, infer, models, observe, page, policies, predict, state
 from suffice_runtime.http.routes.documents import JSON
 from suffice_runtime.http.routes.schemas import SCHEMAS
 from suffice_runtime.http.service import Service
 from suffice_runtime.http.transport.edge import Edge
 
-ROUTERS = (health, models, infer, predict, policies, observe, state)
+ROUTERS = (health, models, infer, predict, policies, observe, state, page)
 
 
 def create(service: Service) -> FastAPI:

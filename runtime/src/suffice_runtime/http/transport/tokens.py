@@ -10,7 +10,10 @@ from suffice_runtime.bundle.entries import printable
 VARIABLE = "SUFFICE_RUNTIME_TOKEN"
 """Environment variable with the token."""
 
-OPEN = frozenset(("/v2/health/live", "/v2/health/ready"))
+PAGE = ("page.css", "page.js", "charts.js", "figures.js", "policies.js", "server.js", "text.js", "icon.svg")
+"""Files of the page besides its HTML, which hold no data of the models."""
+
+OPEN = frozenset(("/v2/health/live", "/v2/health/ready", "/", *(f"/page/{name}" for name in PAGE)))
 """Paths that need no token."""
 
 _MAX_BYTES = 4096
