@@ -25,6 +25,7 @@ export class LineChart {
    * times: seconds since 1970, rising, of all values; begin, end: ends of the axis of time.
    * series: {name, kind, values}, with null for gaps; the last value is the present one.
    * marks: {time, kind, text}: vertical lines. low, high: ends of the axis of values.
+   * breaks: places of values that no line leads to, as they are those of another policy; a set, or none.
    */
   draw(data) {
     this.data = data;
@@ -65,10 +66,11 @@ export class LineChart {
   }
 
   #line({ kind, values }, x, y, high) {
-    const { times } = this.data;
+    const { times, breaks } = this.data;
     let path = "";
     let open = false;
     values.forEach((value, i) => {
+      open &&= !breaks?.has(i);
       const inside = known(value) && (open || value <= high || values[i + 1] <= high);
       if (inside) path += `${open ? "L" : "M"}${x(times[i]).toFixed(1)},${y(value).toFixed(1)}`;
       open = inside && value <= high;
@@ -173,7 +175,7 @@ function legendEntry(entry) {
   const swatch = drawn("svg", { width: 26, height: 12, "aria-hidden": "true" });
   if (kind === "bar") swatch.append(drawn("rect", { class: "bar", x: 0, y: 2, width: 24, height: 8 }));
   else if (kind === "band") swatch.append(drawn("rect", { class: "band", x: 0, y: 0, width: 24, height: 12 }));
-  else if (kind.endsWith("mark")) swatch.append(drawn("line", { class: kind, x1: 12, x2: 12, y1: 0, y2: 12 }));
+  else if (kind.includes("-mark")) swatch.append(drawn("line", { class: kind, x1: 12, x2: 12, y1: 0, y2: 12 }));
   else if (kind === "stated") swatch.append(drawn("line", { class: "stated", x1: 12, x2: 12, y1: 0, y2: 12 }));
   else swatch.append(drawn("line", { class: `series ${kind}`, x1: 1, x2: 25, y1: 6, y2: 6 }));
   return element("li", {}, swatch, text);

@@ -168,15 +168,15 @@ function drawHistory(state, history, period) {
   const begin = Math.min(Math.max(end - period, times[0]), end - 60);
   const marks = [
     ...history.policy_version.flatMap((version, i) => (i && version !== history.policy_version[i - 1]
-      ? [{ time: history.time[i], kind: "mark", text: "new policy" }] : [])),
-    ...watch.alarms.map(({ kind, time }) => ({ time, kind: "alarm-mark", text: ALARMS[kind].title.toLowerCase() })),
+      ? [{ time: history.time[i], kind: "policy-mark", text: "new policy" }] : [])),
+    ...watch.alarms.map(({ kind, time }) => ({ time, kind: `alarm-mark ${kind}`, text: ALARMS[kind].title.toLowerCase() })),
   ];
   const of = (name, present) => [...history[name], present];
+  const versions = of("policy_version", watch.policy_version);
+  const breaks = new Set(versions.map((_, i) => i).filter((i) => i && versions[i] !== versions[i - 1]));
   const common = { times, begin, end, marks };
-  const versions = [...history.policy_version, watch.policy_version];
-  const separate = (values) => values.map((value, i) => (versions[i + 1] !== undefined && versions[i + 1] !== versions[i] ? null : value));
-  drawLoss(common, separate(of("loss", watch.loss)), separate(of("bound", watch.bound)), watch.promise);
-  drawEvidence(common, watch, (name) => separate(of(name, watch[name])));
+  drawLoss({ ...common, breaks }, of("loss", watch.loss), of("bound", watch.bound), watch.promise);
+  drawEvidence({ ...common, breaks }, watch, (name) => of(name, watch[name]));
   const rates = of("examples_per_second", recent.examples_per_second);
   charts.rate.draw({ ...common, low: 0, high: 1.1 * Math.max(1, ...rates), series: [{ name: "examples per second", kind: "first", values: rates }] });
   drawLatency(common, of("median_seconds", recent.median_seconds), of("p99_seconds", recent.p99_seconds));
