@@ -2,12 +2,16 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from suffice_runtime.bundle.entries import printable
 from suffice_runtime.runner import Runner
+
+if TYPE_CHECKING:
+    from suffice_runtime.http.service import Service
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 """Packages of the extra."""
@@ -46,6 +50,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", whole: 
     parser.add_argument("--track", action="store_true", help="keep the cost of the policy when inputs drift")
     parser.add_argument("--state", type=Path, help="folder that keeps what is watched over a restart (default: none)")
     parser.add_argument("--token-file", type=Path, help="file with the token; SUFFICE_RUNTIME_TOKEN without it")
+    parser.add_argument("--ray", action="store_true", help="serve by replicas of Ray Serve on this machine")
+    parser.add_argument("--replicas", type=whole, help="number of replicas, or the least one; with --ray (default: 1)")
+    parser.add_argument("--max-replicas", type=whole, help="number of replicas under load; with --ray (default: none)")
+    parser.add_argument("--policy", type=Path, help="JSON of a policy for all replicas of one bundle; with --ray")
     parser.set_defaults(command=serve)
 
 
@@ -55,10 +63,30 @@ def serve(choices: argparse.Namespace) -> None:
     Raises:
         ImportError: If the extra is not installed.
         OSError: If a bundle or the token cannot be read, or the address is taken.
-        ValueError: If a bundle cannot be served, or names do not fit.
+        ValueError: If a bundle cannot be served, or options do not fit.
     """
-    check_installed()
+    check_installed(NEEDED, "serve")
+    if choices.ray:
+        check_installed(("ray",), "ray")
+        from suffice_runtime.http.ray import application
+
+        application.run(choices)
+        return
+    for name in ("replicas", "max_replicas", "policy"):
+        if getattr(choices, name) is not None:
+            raise ValueError(f"expected --{name.replace('_', '-')} with --ray, got it without; add --ray")
     from suffice_runtime.http import run
+
+    run.run(service(choices), choices.host, choices.port)
+
+
+def service(choices: argparse.Namespace) -> "Service":
+    """Return the service that options describe, with the engines of its bundles started.
+
+    Raises:
+        OSError: If a bundle or the token cannot be read.
+        ValueError: If a bundle cannot be served, or options do not fit.
+    """
     from suffice_runtime.http.service import Service
     from suffice_runtime.http.transport import tokens
     from suffice_runtime.http.transport.limits import Limits
@@ -90,14 +118,14 @@ def serve(choices: argparse.Namespace) -> None:
         connections=max(Limits.connections, 2 * choices.max_requests),
     )
     estimators = {key: runner for key, runner in runners.items() if runner.manifest.estimator is not None}
-    run.run(Service(Models(engines), limits, options, token, estimators), choices.host, choices.port)
+    return Service(Models(engines), limits, options, token, estimators, is_replica=choices.ray)
 
 
-def check_installed() -> None:
-    """Raise an ImportError if a package of the extra is not installed."""
-    for package in NEEDED:
+def check_installed(packages: Sequence[str], extra: str) -> None:
+    """Raise an ImportError if a package of an extra is not installed."""
+    for package in packages:
         if find_spec(package) is None:
-            raise ImportError(f"expected the package {package}, found none; pip install 'suffice-runtime[serve]'")
+            raise ImportError(f"expected the package {package}, found none; pip install 'suffice-runtime[{extra}]'")
 
 
 def named(bundles: list[Path], names: list[str] | None) -> list[tuple[str, str]]:

@@ -87,11 +87,11 @@ class Snapshot:
 def render(service: Service) -> bytes:
     """Return all metrics in the text format of Prometheus."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Models(service))
+    registry.register(Families(service))
     return generate_latest(registry)
 
 
-class _Models(Collector):
+class Families(Collector):
     """Metrics of the models of a service."""
 
     def __init__(self, service: Service) -> None:

@@ -29,6 +29,7 @@ class Service:
         options: Options of the schedulers.
         token: Token that requests must carry, or None.
         estimators: Runner of each model, by name and version, whose bundle has a variation estimator.
+        is_replica: Whether it is one of several behind a proxy, so that a client cannot choose which one it reaches.
         room: Room for requests.
         responses: Numbers of responses by status.
         threads: Threads that run estimators.
@@ -40,6 +41,7 @@ class Service:
     options: Options = field(default_factory=Options)
     token: bytes | None = None
     estimators: Mapping[tuple[str, str], Runner] = field(default_factory=dict)
+    is_replica: bool = False
     room: Room = field(init=False)
     responses: Counter[int] = field(default_factory=Counter)
     threads: ThreadPoolExecutor = field(init=False)

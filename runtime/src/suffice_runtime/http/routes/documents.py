@@ -17,6 +17,7 @@ _ERRORS = {
     403: "The server has no token",
     404: "There is no such model, or version",
     408: "The body did not come in time",
+    409: "The server is one of several replicas, of which a request reaches one",
     413: "The body is too large",
     415: "The body is compressed in a way that is not read",
     429: "The queues of the model are full; the header Retry-After states when to try again",

@@ -33,7 +33,7 @@ async def policy(request: Request) -> Response:
     **operation(
         "Put a policy in force, for requests that come from now on",
         content("PolicyInForce"),
-        (400, 403, 408, 413, 415),
+        (400, 403, 408, 409, 413, 415),
         path=("model",),
         body=content("Policy"),
     ),
@@ -41,6 +41,12 @@ async def policy(request: Request) -> Response:
 async def replace_policy(request: Request) -> Response:
     """Put a policy in force. Requests that were accepted before are answered under the one that they came under."""
     service, engine = service_of(request), engine_of(request)
+    if service.is_replica:
+        raise RequestError(
+            409,
+            "expected a policy for all replicas, got a request that reaches one of them; deploy again with the policy, "
+            "as --policy or in user_config",
+        )
     if service.token is None:
         raise RequestError(403, "expected a server with a token to replace a policy, got one without; set a token")
     with service.room.body() as held:
