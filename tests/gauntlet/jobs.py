@@ -1,4 +1,4 @@
-"""The jobs that every family runs."""
+"""The jobs that every family runs, those of the two pages."""
 
 from functools import partial
 from pathlib import Path
@@ -8,16 +8,17 @@ from tests.gauntlet.family import Family
 from tests.gauntlet.outcomes import Job, Outcome
 from tests.gauntlet.pipeline import run_estimator, run_exits
 
-RELOADED = ("exits", "estimator", "named layers")
-"""Jobs whose artifacts another process loads."""
+JOBS = ("exits", "estimator", "named layers")
+"""Jobs in PyTorch, whose artifacts another process loads."""
 
-JOBS = (*RELOADED, "bundle")
+BUNDLE = "bundle"
+"""Job whose artifact the runtime runs, on a page of its own."""
 
 _RUN = {
     "exits": run_exits,
     "estimator": run_estimator,
     "named layers": partial(run_estimator, named=True),
-    "bundle": run_bundle,
+    BUNDLE: run_bundle,
 }
 
 

@@ -27,9 +27,8 @@ an `nn.TransformerEncoderLayer`, which then takes its plain path and not the fus
 the reason; the reasons and what to do are below each table.
 
 The third column is `fit_variation` with its default layers, the fourth with the name of a layer, `layers=["…"]`. The
-fifth is `export`: `suffice_runtime` answers as the network does, probabilities to 1e-4, for single inputs and batches
-of any size, and for texts of other lengths and paddings than the example. The last column names the padding that
-changes the answers of the model itself, where no library can help: pad such inputs to one length, or answer each alone.
+last column names the padding that changes the answers of the model itself, where no library can help: pad such inputs
+to one length, or answer each alone.
 """
 
 _FAULTY = """\
@@ -41,12 +40,12 @@ _NUMBER = re.compile(r"\d+\.\d{3,}|\d+(\.\d+)?e-\d+")
 
 _LONG = re.compile(r"(['\[][^'\[\]]{70})[^'\[\]]*(['\]])")
 
-COLUMNS = {"exits": "exits", "estimator": "variation", "named layers": "variation, named layer", "bundle": "bundle"}
+COLUMNS = {"exits": "exits", "estimator": "variation", "named layers": "variation, named layer"}
 """Heading of each job."""
 
 _HEADER = f"""\
 | model | {" | ".join(COLUMNS.values())} | its own answers depend on |
-| --- | --- | --- | --- | --- | --- |
+| --- | --- | --- | --- | --- |
 """
 
 
@@ -62,13 +61,13 @@ def section(group: str, results: Sequence[Result]) -> str:
     rows = [_row(result) for result in results]
     refusals = _refusals(results)
     below = ["", "Refused:", "", *refusals] if refusals else []
-    return "\n".join([f"## {_title(group)}", "", _HEADER + "\n".join(rows), *below, ""])
+    return "\n".join([f"## {title(group)}", "", _HEADER + "\n".join(rows), *below, ""])
 
 
 def published() -> Mapping[str, str]:
     """Return the sections of the page by group."""
     text = PAGE.read_text()
-    titles = {_title(group): group for group in GROUPS}
+    titles = {title(group): group for group in GROUPS}
     parts = text.split("\n## ")[1:]
     return {titles[title]: f"## {part}" for part in parts if (title := part.partition("\n")[0]) in titles}
 
@@ -90,21 +89,21 @@ def _refusals(results: Sequence[Result]) -> list[str]:
     for result in results:
         for job, outcome in result.jobs.items():
             if outcome.result == "refused":
-                columns = concerned.setdefault((_general(outcome.reason), _general(outcome.remedy)), {})
+                columns = concerned.setdefault((general(outcome.reason), general(outcome.remedy)), {})
                 columns.setdefault(COLUMNS[job], []).append(result.family.name)
     return [
-        f"- {'; '.join(f'{_listed(names)} ({column})' for column, names in columns.items())}: {reason}."
+        f"- {'; '.join(f'{listed(names)} ({column})' for column, names in columns.items())}: {reason}."
         + (f" *What to do:* {remedy}." if remedy else "")
         for (reason, remedy), columns in concerned.items()
     ]
 
 
-def _general(text: str) -> str:
+def general(text: str) -> str:
     """Return a message without measured numbers, and without the ends of long lists of names."""
     return _LONG.sub(r"\1…\2", _NUMBER.sub("…", text))
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return ", ".join(f"**{name}**" for name in names)
 
 
@@ -122,5 +121,5 @@ def _footer() -> str:
     return f"*Written by `python -m tests.gauntlet`; {versions}; {len(FAMILIES)} families.*\n"
 
 
-def _title(group: str) -> str:
+def title(group: str) -> str:
     return group[0].upper() + group[1:]

@@ -13,7 +13,7 @@ import torch
 
 from tests.gauntlet.family import Family
 from tests.gauntlet.independence import Independence
-from tests.gauntlet.jobs import JOBS, RELOADED, attempt
+from tests.gauntlet.jobs import JOBS, attempt
 from tests.gauntlet.outcomes import Outcome
 from tests.gauntlet.pipeline import Data
 
@@ -44,29 +44,28 @@ class Result:
         ]
 
 
-def run(families: Sequence[Family], folder: Path, jobs: Sequence[str] = JOBS) -> list[Result]:
-    """Run jobs of some families in a folder."""
+def run(families: Sequence[Family], folder: Path) -> list[Result]:
+    """Run all jobs of some families in a folder."""
     with warnings.catch_warnings():  # those of third parties
         warnings.simplefilter("ignore")
-        return _run(families, folder, jobs)
+        return _run(families, folder)
 
 
-def _run(families: Sequence[Family], folder: Path, jobs: Sequence[str]) -> list[Result]:
+def _run(families: Sequence[Family], folder: Path) -> list[Result]:
     outcomes = {}
     for number, family in enumerate(families):
-        for job in jobs:
+        for job in JOBS:
             outcomes[number, job] = attempt(family, job, folder / str(number) / job)
     _reload(families, folder, outcomes)
     return [
-        Result(family, {job: outcomes[number, job] for job in jobs}, _sensitive(family))
+        Result(family, {job: outcomes[number, job] for job in JOBS}, _sensitive(family))
         for number, family in enumerate(families)
     ]
 
 
 def _reload(families: Sequence[Family], folder: Path, outcomes: dict[tuple[int, str], Outcome]) -> None:
     """Replace the outcomes of jobs that were saved by those of loading them in another process."""
-    worked = [key for key, outcome in outcomes.items() if outcome.result in ("bit for bit", "up to rounding")]
-    saved = [(number, job) for number, job in worked if job in RELOADED]
+    saved = [key for key, outcome in outcomes.items() if outcome.result in ("bit for bit", "up to rounding")]
     jobs = [(families[number].name, job, str(folder / str(number) / job)) for number, job in saved]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are split by threads
