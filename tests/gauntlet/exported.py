@@ -26,8 +26,8 @@ _INTRODUCTION = """\
 # Which models can be exported?
 
 Each model of [models.md](models.md), small and with random weights, gets exits, is calibrated, and is exported with a
-policy. "Yes" means that `suffice_runtime` answers as the network does: probabilities to 1e-4 at every exit, and the same
-exits under the policy wherever scores are not that close to a threshold. Compared are single inputs and batches of
+policy. "Yes" means that `suffice_runtime` answers as the network does: probabilities to 1e-4 at every exit, and the
+same exits under the policy wherever scores are not that close to a threshold. Compared are single inputs and batches of
 several sizes, and for texts other lengths and other padding than those of the example. "No" is an error that names the
 reason; the reasons and what to do are below each table.
 """
