@@ -15,7 +15,6 @@ from http_server import SECONDS, read_response, started, until, written
 from suffice_runtime.http.transport.edge import GONE
 from suffice_runtime.http.transport.limits import Limits
 from suffice_runtime.scheduling.options import Options
-from suffice_runtime.serving.engine import Engine
 
 PATH = "/v2/models/net/infer"
 SMALL = Limits(body_bytes=20_000, json_bytes=10_000, held_bytes=40_000, body_seconds=0.5, head_seconds=0.5)
@@ -212,7 +211,7 @@ def test_a_request_that_is_not_answered_in_time_ends(held, infer):
 
 def test_a_deadline_before_the_first_exit_is_an_error(held, infer):
     runner, _, go_on = held
-    with started(engines=[Engine(runner, name="net", workers=2)]) as server:  # one runs the graph that is held
+    with started(runner) as server:
         status, found = server.json("POST", PATH, infer(bundles.inputs(2), parameters={"deadline_ms": 50}))
         assert status == 504
         assert "got none for 2, at positions 0, 1: expected an answer before the deadline" in found["error"]
