@@ -157,3 +157,10 @@ def test_versions_have_states_of_their_own(runner):
         found = [server.json("GET", path)[1] for path in paths]
         assert [(each["version"], each["latest"]) for each in found] == [("1", False), ("2", True), ("2", True)]
         assert server.json("GET", f"/v1/models/{quote('no such')}/state")[0] == 404
+
+
+def test_one_of_several_replicas_has_no_state(runner):
+    with started(runner, is_replica=True) as server:
+        status, document = server.json("GET", PATH)
+    assert status == 409
+    assert "expected the state of all replicas" in document["error"]

@@ -210,6 +210,13 @@ def test_regressions_and_single_policies_are_shown_in_plain_words(browser):
         assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+def test_the_page_of_one_of_several_replicas_shows_that_there_is_none(browser, runner):
+    with started(runner, is_replica=True) as server:
+        browser.get(f"http://{server.url}/")
+        until_text(browser, "#connection", "^This server is one of several replicas behind a proxy, and has no page")
+        assert not browser.execute_script("return document.querySelector('#content').checkVisibility()")
+
+
 @pytest.fixture
 def full(browser, fast):
     """Open the page of a server with alarms, with all tables shown."""

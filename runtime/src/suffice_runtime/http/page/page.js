@@ -47,11 +47,16 @@ function fail(error) {
       : "This server has a token. Enter it to see the data; it is kept in this tab until the tab is closed.", sent);
     return;
   }
+  if (error.status === 409) {
+    connection("This server is one of several replicas behind a proxy, and has no page: each request would show another " +
+      "replica. See the dashboard and the metrics of Ray.", true);
+    return;
+  }
   if (error.status === 404) models = [];
   failures += 1;
   const wait = Math.min(LONGEST_WAIT, POLL * 2 ** failures);
   connection(`${error.status ? `The server answers with an error (${error.status}: ${error.message})` : "No answer from the server"}. ` +
-    `The data shown are old. Next try in ${wait} s.`, true);
+    `${byId("content").hidden ? "" : "The data shown are old. "}Next try in ${wait} s.`, true);
   schedule(wait);
 }
 

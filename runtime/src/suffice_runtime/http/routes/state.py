@@ -10,6 +10,7 @@ from starlette.responses import Response
 from suffice_runtime.http import state
 from suffice_runtime.http.codec.errors import ProtocolError
 from suffice_runtime.http.codec.tensors import shown
+from suffice_runtime.http.errors import RequestError
 from suffice_runtime.http.routes.documents import content, operation, respond
 from suffice_runtime.http.service import engine_of, service_of
 
@@ -39,21 +40,27 @@ _PARAMETERS: tuple[dict[str, Any], ...] = (
 def _documented(*path: str) -> dict[str, Any]:
     """Return what OpenAPI states of the state of a model."""
     summary = "Statistics, live promise, policies and history of a model"
-    return operation(summary, content("State"), (400,), path=path, parameters=_PARAMETERS)
+    return operation(summary, content("State"), (400, 409), path=path, parameters=_PARAMETERS)
 
 
 @router.get("/v1/models/{model}/state", **_documented("model"))
 @router.get("/v1/models/{model}/versions/{version}/state", **_documented("model", "version"))
 async def model_state(request: Request) -> Response:
     """Return the state of a model."""
-    engine = engine_of(request)
+    engine, service = engine_of(request), service_of(request)
+    if service.is_replica:
+        raise RequestError(
+            409,
+            "expected the state of all replicas, got a request that reaches one of them; see Ray's dashboard, and its "
+            "metrics on the metrics port of each node",
+        )
     since, most = _number(request, "since", 0.0), _number(request, "points", float(POINTS))
     if since < 0 or not most.is_integer() or not 1 <= most <= _MOST_POINTS:
         raise ProtocolError(
             f"expected since of at least 0 and points as a whole number from 1 to {_MOST_POINTS}, got {since:g} and "
             f"{most:g}; correct them"
         )
-    response = respond(state.of(service_of(request), engine, since, int(most)))
+    response = respond(state.of(service, engine, since, int(most)))
     response.headers["cache-control"] = "no-store"
     return response
 
