@@ -4,11 +4,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 HARDENING := $(VENV)/.hardening
+LITSERVE := $(VENV)/litserve
+TRITON := $(VENV)/triton
 ATTACKS := $(addprefix tests/robustness/test_,threads.py faults.py power_loss.py beside.py edited.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-numerics test-runtime test-install lint format bench bench-data bench-dynamic \
-	bench-deploy bench-monitor bench-parity bench-posterior bench-variation models hardening check-all test-all test-numerics-all
+	bench-deploy bench-monitor bench-parity bench-posterior bench-service bench-variation models hardening check-all test-all test-numerics-all
 .NOTPARALLEL:
 
 help:  ## Show what can be done here
@@ -29,6 +31,17 @@ $(PEERS): $(READY)
 
 $(HARDENING): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hardening]'
+	touch $@
+
+# Servers of others have environments of their own: one brings a faster event loop, the other needs NumPy 1.
+$(LITSERVE)/.ready: constraints.txt
+	$(PYTHON) -m venv $(LITSERVE)
+	$(LITSERVE)/bin/python -m pip install --quiet --constraint constraints.txt litserve onnxruntime
+	touch $@
+
+$(TRITON)/.ready: benchmarks/service/constraints-triton.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --constraint $< nvidia-pytriton onnxruntime
 	touch $@
 
 demo: $(READY)  ## Train, calibrate, budget and report on handwritten digits (a minute or two)
@@ -70,6 +83,9 @@ bench-monitor: $(READY)  ## Simulate how soon the runtime's alarms find a loss a
 
 bench-posterior: $(PEERS)  ## Measure last-layer posteriors beside laplace-torch
 	$(BIN)/python -m benchmarks.posterior
+
+bench-service: $(READY) $(LITSERVE)/.ready $(TRITON)/.ready  ## Measure the service under load, beside LitServe and Triton
+	PYTHONPATH=runtime/src $(BIN)/python -m benchmarks.service --litserve $(LITSERVE)/bin/python --triton $(TRITON)/bin/python
 
 bench-variation: $(READY)  ## Measure estimates of the dropout variation beside plain passes
 	$(BIN)/python -m benchmarks.variation

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not (folder / bundles.EXAMPLES).exists():
             (bundles.tiny if choices.quick else bundles.pretrained)(folder)
         head = {"settings": vars(settings), "bundles": folder.name}
-        book = Book(results, head, {"date": date.today().isoformat(), "machine": machine.describe()})
+        book = Book(results, head, {"date": date.today().isoformat(), "machine": machine.describe(_peers(choices))})
         with Generator(folder, settings.load_core) as generator:
             say = Console(stderr=True).print
             measurement = Measurement(settings, folder, book, generator, choices.out / "servers.log", say)
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _measure(measurement: Measurement, settings: Settings, choices: argparse.Namespace) -> None:
     """Measure every server in every round."""
     subjects = servers.own()
-    for name in () if choices.own else (servers.BATCHES, servers.STAGES):
-        found = servers.variants(name)
+    for name in () if choices.litserve is None else (servers.BATCHES, servers.STAGES):
+        found = servers.variants(choices.litserve, name)
         subjects.append(next(iter(found.values())) if choices.quick else measurement.tune(name, found))
     if choices.triton is not None:
         subjects.append(servers.triton(choices.triton))
@@ -52,6 +52,12 @@ def _measure(measurement: Measurement, settings: Settings, choices: argparse.Nam
         measurement.runner(i)
         for server in subjects[i % len(subjects) :] + subjects[: i % len(subjects)]:
             measurement.round(i, server, capacity[server.name], capacity[servers.OURS_FULL])
+
+
+def _peers(choices: argparse.Namespace) -> dict[str, str]:
+    """Return the Python of each peer that is measured."""
+    found = {"litserve": choices.litserve, "nvidia-pytriton": choices.triton}
+    return {name: python for name, python in found.items() if python is not None}
 
 
 def _settings(choices: argparse.Namespace) -> Settings:
@@ -69,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("build/service"), help="folder of bundles and results")
     parser.add_argument("--report", action="store_true", help="print the tables of the results that are there")
     parser.add_argument("--quick", action="store_true", help="a tiny network for a moment, which measures nothing")
-    parser.add_argument("--own", action="store_true", help="leave the peers out")
+    parser.add_argument("--litserve", metavar="PYTHON", help="Python of an environment with litserve")
     parser.add_argument("--triton", metavar="PYTHON", help="Python of an environment with nvidia-pytriton")
     parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of each load (default: 8)")
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="over all servers (default: 5)")

@@ -33,7 +33,7 @@ def pretrained(folder: Path) -> None:
 
 
 def tiny(folder: Path) -> None:
-    """Write a small network, fitted to easy data for a moment; for tests."""
+    """Write a small network with random weights, for tests."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(_CLASSES, (2 * _COUNT,), generator=generator)
     x = 0.3 * torch.randn(2 * _COUNT, 1, 8, 8, generator=generator) + labels[:, None, None, None] / _CLASSES

@@ -2,15 +2,21 @@
 
 import os
 import platform
+import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("onnxruntime", "numpy", "fastapi", "uvicorn", "litserve", "tritonclient", "aiohttp")
+_PACKAGES = ("onnxruntime", "numpy", "fastapi", "uvicorn", "uvloop", "tritonclient", "aiohttp")
 
 
-def describe() -> dict[str, Any]:
-    """Return processor, number of cores, system, and versions; packages that are not installed are left out."""
+def describe(peers: Mapping[str, str]) -> dict[str, Any]:
+    """Return processor, number of cores, system, and versions; packages that are not installed are left out.
+
+    Args:
+        peers: Python of the environment of each package that has one of its own.
+    """
     import suffice_runtime
 
     versions = {"python": platform.python_version(), "suffice-runtime": suffice_runtime.__version__}
@@ -19,6 +25,10 @@ def describe() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    for name, python in peers.items():
+        program = f"from importlib import metadata; print(metadata.version({name!r}))"
+        found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
+        versions[name] = found.stdout.strip()
     return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(), "versions": versions}
 
 

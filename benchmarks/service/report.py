@@ -60,9 +60,8 @@ def markdown(entries: Entries) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     settings = entries["settings"]
     head = (
-        f"{entries['date']}, {machine['processor']}, servers on core {settings['server_core']}, load generator on "
-        f"core {settings['load_core']}; medians of {settings['rounds']} rounds, {settings['seconds']:g} s a load; "
-        f"{versions}."
+        f"{entries['date']}, {machine['processor']}, servers on core {settings['server_core']}, load generator on core "
+        f"{settings['load_core']}; {settings['rounds']} rounds of {settings['seconds']:g} s a load; {versions}."
     )
     rounds = sorted({len(some) for some in found.rounds.values()})
     if rounds != [settings["rounds"]]:

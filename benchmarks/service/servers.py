@@ -50,10 +50,10 @@ def ours(name: str, bundle: str, what: str) -> Server:
     return Server(name, command, "open inference", f"/v2/models/{MODEL}/ready", what)
 
 
-def litserve(name: str, script: str, bundle: str, what: str, **settings: object) -> Server:
-    """Return a server of LitServe."""
+def litserve(python: str, name: str, script: str, bundle: str, what: str, **settings: object) -> Server:
+    """Return a server of LitServe, with another Python."""
     more = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    command = (sys.executable, str(PEERS / script), f"{{bundles}}/{bundle}", "--port", "{port}", *more)
+    command = (python, str(PEERS / script), f"{{bundles}}/{bundle}", "--port", "{port}", *more)
     return Server(name, command, "json", "/health", what)
 
 
@@ -75,19 +75,19 @@ def own() -> list[Server]:
     ]
 
 
-def variants(name: str) -> dict[str, Server]:
+def variants(python: str, name: str) -> dict[str, Server]:
     """Return the settings of a peer among which the best is chosen."""
     if name == BATCHES:
         settings = [{"max_batch": size, "wait_ms": wait} for size in (8, 32) for wait in (2, 10)]
         return {
             f"batches of {one['max_batch']}, {one['wait_ms']} ms": litserve(
-                name, "litserve_batches.py", FULL, "LitServe, dynamic batching, last exit alone", **one
+                python, name, "litserve_batches.py", FULL, "LitServe, dynamic batching, last exit alone", **one
             )
             for one in settings
         }
     return {
         f"batches of {size}": litserve(
-            name, "litserve_stages.py", HALF, "LitServe, loop over stages, half the cost", max_batch=size
+            python, name, "litserve_stages.py", HALF, "LitServe, loop over stages, half the cost", max_batch=size
         )
         for size in (8, 16, 32)
     }
