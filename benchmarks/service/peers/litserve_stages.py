@@ -71,7 +71,7 @@ class Network(litserve.LitAPI):
         """Return whether there is room for an example."""
         return self._active < _BATCHES * self.max_batch_size
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request):  # type: ignore[no-untyped-def]
         """Return a request as it came."""
         return request
 
@@ -84,7 +84,7 @@ class Network(litserve.LitAPI):
             self._active -= len(answers)
         return answers + [Output(answer.uid, None, LitAPIStatus.FINISH_STREAMING) for answer in answers]
 
-    def encode_response(self, output: tuple[int, float, int] | None) -> str:
+    def encode_response(self, output: tuple[int, float, int] | None):  # type: ignore[no-untyped-def]
         """Return the body of one answer; nothing for its end."""
         return "" if output is None else json.dumps(dict(zip(("label", "confidence", "exit"), output, strict=True)))
 
