@@ -47,7 +47,10 @@ async def answer(request: Request, engine: Engine, x: Mapping[str, Array], terms
     """
     check_names(x, engine.manifest)
     host = None if request.client is None else request.client.host
-    outcome = await _while_connected(request, _answer(engine, x, terms, host), seconds)
+    stages = getattr(request.state, "span", None)
+    outcome = await _while_connected(request, _answer(engine, x, terms, host, stages is not None), seconds)
+    if stages is not None:
+        stages.add(outcome, engine.zero_ns())
     if outcome.errors:
         raise _failed(outcome, x, engine.manifest)
     return outcome
@@ -110,11 +113,11 @@ def check_names(x: Mapping[str, Array], manifest: Manifest) -> None:
         raise ProtocolError(f"expected the inputs {names}, got {', '.join(map(shown, list(x)[:_SHOWN]))}; {remedy}")
 
 
-async def _answer(engine: Engine, x: Mapping[str, Array], terms: Terms, host: str | None) -> Outcome:
+async def _answer(engine: Engine, x: Mapping[str, Array], terms: Terms, host: str | None, traced: bool) -> Outcome:
     """Return the outcome of a request, whose errors are those of the protocol."""
     try:
         return await engine.answer(
-            x, policy=terms.policy, deadline_ms=terms.deadline_ms, cap_exit=terms.cap_exit, client=host
+            x, policy=terms.policy, deadline_ms=terms.deadline_ms, cap_exit=terms.cap_exit, client=host, traced=traced
         )
     except (TypeError, ValueError) as error:
         raise ProtocolError(str(error)) from error

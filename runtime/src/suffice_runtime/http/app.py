@@ -55,6 +55,10 @@ def create(service: Service) -> FastAPI:
     for module in ROUTERS:
         app.include_router(module.router)
     app.add_middleware(Edge, limits=service.limits, room=service.room, token=service.token, responses=service.responses)
+    if service.tracer is not None:
+        from suffice_runtime.http.tracing import Traced
+
+        app.add_middleware(Traced, tracer=service.tracer)
     _describe(app, service.token is not None)
     return app
 

@@ -50,6 +50,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", whole: 
     parser.add_argument("--track", action="store_true", help="keep the cost of the policy when inputs drift")
     parser.add_argument("--state", type=Path, help="folder that keeps what is watched over a restart (default: none)")
     parser.add_argument("--token-file", type=Path, help="file with the token; SUFFICE_RUNTIME_TOKEN without it")
+    parser.add_argument("--trace", action="store_true", help="send spans of OpenTelemetry, as OTEL_… state")
     parser.add_argument("--ray", action="store_true", help="serve by replicas of Ray Serve on this machine")
     parser.add_argument("--replicas", type=whole, help="number of replicas, or the least one; with --ray (default: 1)")
     parser.add_argument("--max-replicas", type=whole, help="number of replicas under load; with --ray (default: none)")
@@ -94,6 +95,12 @@ def service(choices: argparse.Namespace) -> "Service":
     from suffice_runtime.serving.engine import Engine
     from suffice_runtime.serving.models import Models
 
+    tracer = None
+    if choices.trace:
+        check_installed(("opentelemetry", "opentelemetry.sdk"), "otel")
+        from suffice_runtime.http import tracing
+
+        tracer = tracing.from_environment()
     token, keys = tokens.read(choices.token_file), named(choices.bundle, choices.name)
     runners = {key: Runner(bundle, choices.threads) for key, bundle in zip(keys, choices.bundle, strict=True)}
     options = Options(sizes=sizes(choices.max_batch), max_rows=choices.max_rows, wait_ms=choices.max_wait_ms)
@@ -118,7 +125,7 @@ def service(choices: argparse.Namespace) -> "Service":
         connections=max(Limits.connections, 2 * choices.max_requests),
     )
     estimators = {key: runner for key, runner in runners.items() if runner.manifest.estimator is not None}
-    return Service(Models(engines), limits, options, token, estimators, is_replica=choices.ray)
+    return Service(Models(engines), limits, options, token, estimators, is_replica=choices.ray, tracer=tracer)
 
 
 def check_installed(packages: Sequence[str], extra: str) -> None:

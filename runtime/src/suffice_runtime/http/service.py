@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 
@@ -30,6 +31,7 @@ class Service:
         token: Token that requests must carry, or None.
         estimators: Runner of each model, by name and version, whose bundle has a variation estimator.
         is_replica: Whether it is one of several behind a proxy, so that a client cannot choose which one it reaches.
+        tracer: Tracer of OpenTelemetry that makes a span for each request, or None.
         room: Room for requests.
         responses: Numbers of responses by status.
         threads: Threads that run estimators.
@@ -42,6 +44,7 @@ class Service:
     token: bytes | None = None
     estimators: Mapping[tuple[str, str], Runner] = field(default_factory=dict)
     is_replica: bool = False
+    tracer: Any = None
     room: Room = field(init=False)
     responses: Counter[int] = field(default_factory=Counter)
     threads: ThreadPoolExecutor = field(init=False)

@@ -28,6 +28,7 @@ class Terms:
     deadline_ms: float | None = None
     cap_exit: int | None = None
     client: str | None = None
+    traced: bool = False
 
 
 class Admission:
@@ -91,6 +92,7 @@ class Admission:
             cap,
             tokens,
             unpadded=None if padded is sound else rows,
+            runs=[] if terms.traced else None,
         )
         self._accepted += 1
         if not len(rows):

@@ -50,6 +50,27 @@ class ExampleError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class StageRun:
+    """Run of one graph that examples of a request took part in, with times in seconds of the scheduler.
+
+    Attributes:
+        stage: Number of the stage, counted from 0.
+        examples: Number of the examples of the request.
+        batch: Number of all examples of the run.
+        waited_since: Time at which the examples came to the stage.
+        started: Time at which the run started.
+        ended: Time at which it ended.
+    """
+
+    stage: int
+    examples: int
+    batch: int
+    waited_since: float
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True)
 class Ticket:
     """Receipt of an accepted request.
 
@@ -80,6 +101,7 @@ class Outcome:
         capped: Whether each of the M examples was answered because of the cap, (M,) bool.
         policy: Policy of the request.
         seconds: Seconds between the acceptance and the last answer.
+        runs: Runs that its examples took part in, in order of their ends, if the request was traced.
     """
 
     ticket: Ticket
@@ -90,6 +112,7 @@ class Outcome:
     capped: Flags
     policy: Policy
     seconds: float
+    runs: tuple[StageRun, ...] = ()
 
     def __repr__(self) -> str:
         """Describe the outcome in one line."""
@@ -126,6 +149,7 @@ class Request:
         tokens: Number of tokens of its texts, without the padding of the server, or None.
         unpadded: Its rows before the first graph as they came, if they were padded, else None.
         audit: Whether its examples are run on to the last exit after they are answered.
+        runs: Runs that its examples took part in; None if they are not traced.
         closed: Whether it is answered or cancelled.
     """
 
@@ -138,6 +162,7 @@ class Request:
     tokens: int | None
     unpadded: InFlight | None = None
     audit: bool = False
+    runs: list[StageRun] | None = None
     closed: bool = False
     _finished: list[tuple[Finished, Mark | None]] = field(default_factory=list)
     _errors: list[ExampleError] = field(default_factory=list)
@@ -176,7 +201,9 @@ class Request:
         late, capped = self._marked("late", positions), self._marked("capped", positions)
         if answer is not None and answer.set is not None and (forced := late | capped).any():
             answer = replace(answer, set=_with_everything(answer.set, forced))
-        return Outcome(self.ticket, answer, positions, errors, late, capped, self.policy, now - self.entered)
+        runs = () if self.runs is None else tuple(self.runs)
+        seconds = now - self.entered
+        return Outcome(self.ticket, answer, positions, errors, late, capped, self.policy, seconds, runs)
 
     def _positions(self) -> Positions:
         """Return the positions (M,) of the examples that finished, in their order."""

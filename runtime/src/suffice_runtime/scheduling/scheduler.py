@@ -23,7 +23,7 @@ from suffice_runtime.scheduling.load import Load
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.scheduling.pools import Batch, Part
 from suffice_runtime.scheduling.queues import Queues
-from suffice_runtime.scheduling.requests import Audited, DeadlineError, Outcome, Ticket
+from suffice_runtime.scheduling.requests import Audited, DeadlineError, Outcome, StageRun, Ticket
 from suffice_runtime.scheduling.rules.times import Times
 
 
@@ -93,6 +93,7 @@ class Scheduler:
         deadline_ms: float | None = None,
         cap_exit: int | None = None,
         client: str | None = None,
+        traced: bool = False,
     ) -> Ticket:
         """Accept a request.
 
@@ -104,6 +105,7 @@ class Scheduler:
                 fails if it passed none.
             cap_exit: Exit, counted from 0, at which every example stops at the latest.
             client: Name of a client, whose requests share the server with those of others.
+            traced: Whether its outcome is to have the runs that its examples take part in.
 
         Raises:
             RefusedError: If there is no room, or the scheduler is closed.
@@ -112,7 +114,7 @@ class Scheduler:
                 are not finite are errors of their examples.
         """
         now = self._tick(now)
-        terms = Terms(policy, deadline_ms, cap_exit, client)
+        terms = Terms(policy, deadline_ms, cap_exit, client, traced)
         request, rows, errors = self._admission.admit(x, now, terms)
         self._book.add(request)
         for position, error in errors:
@@ -161,7 +163,7 @@ class Scheduler:
         if least < len(batch):
             raise ValueError(f"expected outputs for {len(batch)} examples, got {least}; run the graph on batch.arrays")
         now, start = self._tick(now), 0
-        self._end(batch)
+        self._end(batch, now)
         self.times.record(batch.stage, batch.numbers, batch.size, now - batch.started)
         outputs = Outputs(batch.stage, result, len(batch))
         for part in batch.parts:
@@ -179,7 +181,7 @@ class Scheduler:
             ValueError: If the batch does not run.
         """
         now = self._tick(now)
-        self._end(batch)
+        self._end(batch, now)
         if batch.audit:
             self._audits.failed(batch)
             return
@@ -260,14 +262,18 @@ class Scheduler:
         self._batches += 1
         return batch
 
-    def _end(self, batch: Batch) -> None:
-        """Remove a batch from those that run."""
+    def _end(self, batch: Batch, now: float) -> None:
+        """Remove a batch from those that run, and note it in the requests that are traced."""
         if self._running.get(batch.number) is not batch:
             raise ValueError(
                 f"expected a batch that runs, got {batch!r}, which was returned before or is of another "
                 "scheduler; return each batch once"
             )
         del self._running[batch.number]
+        for part in batch.parts:
+            if part.request.runs is not None and not batch.audit:
+                run = StageRun(batch.stage, len(part), len(batch), part.since, batch.started, now)
+                part.request.runs.append(run)
 
     def _split(self, reached: Reached, started: float, now: float) -> None:
         """Finish the examples of a part that stop, and let the others wait before the next stage."""

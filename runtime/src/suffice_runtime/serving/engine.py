@@ -133,12 +133,14 @@ class Engine:
         deadline_ms: float | None = None,
         cap_exit: int | None = None,
         client: str | None = None,
+        traced: bool = False,
     ) -> Outcome:
         """Return the outcome of a request, as `submit` does for threads; cancelling the task cancels the request."""
         loop = asyncio.get_running_loop()
         awaited = Awaited(loop, loop.create_future())
         x = self.encode(x) if is_texts(x) else x
-        ticket = self._crew.enter(awaited, x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
+        terms: dict[str, Any] = {"policy": policy, "deadline_ms": deadline_ms, "cap_exit": cap_exit}
+        ticket = self._crew.enter(awaited, x, client=client, traced=traced, **terms)
         try:
             return await awaited.future
         except BaseException:  # cancelled, or stopped with its event loop
@@ -153,6 +155,7 @@ class Engine:
         deadline_ms: float | None = None,
         cap_exit: int | None = None,
         client: str | None = None,
+        traced: bool = False,
     ) -> "Future[Outcome]":
         """Accept a request, and return the future of its outcome; `cancel` of the future cancels the request.
 
@@ -162,6 +165,7 @@ class Engine:
             deadline_ms: Milliseconds after which every example is answered by the last exit that it passed.
             cap_exit: Exit, counted from 0, at which every example stops at the latest.
             client: Name of a client, whose requests share the engine with those of others.
+            traced: Whether the outcome is to have the runs that its examples take part in.
 
         Raises:
             RefusedError: If there is no room, or the engine is closed.
@@ -170,7 +174,8 @@ class Engine:
         """
         future = Future[Outcome]()
         x = self.encode(x) if is_texts(x) else x
-        ticket = self._crew.enter(future, x, policy=policy, deadline_ms=deadline_ms, cap_exit=cap_exit, client=client)
+        terms: dict[str, Any] = {"policy": policy, "deadline_ms": deadline_ms, "cap_exit": cap_exit}
+        ticket = self._crew.enter(future, x, client=client, traced=traced, **terms)
         future.add_done_callback(lambda future: self._crew.cancel(ticket) if future.cancelled() else None)
         return future
 
@@ -183,6 +188,10 @@ class Engine:
         """Return a snapshot of what is watched: the promise, the loss, exits, costs, uncertainty and alarms."""
         with self._crew.lock:
             return self._core.watcher.snapshot()
+
+    def zero_ns(self) -> int:
+        """Return the nanoseconds since 1970 at which the clock was 0."""
+        return time.time_ns() - round(1e9 * self._clock())
 
     def close(self, timeout: float | None = None) -> bool:
         """Refuse new requests, answer the accepted ones, finish audits within a second, and end the threads.
