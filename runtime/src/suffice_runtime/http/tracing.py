@@ -59,7 +59,6 @@ class Traced:
 
     async def _within(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request within its span."""
-
         state = scope.setdefault("state", {})
         entries = state.setdefault("log", {})
 

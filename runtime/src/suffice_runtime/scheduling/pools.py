@@ -10,7 +10,7 @@ import numpy as np
 
 from suffice_runtime.prediction import AnyPrediction
 from suffice_runtime.running.walk import Array, Finished, InFlight
-from suffice_runtime.scheduling.requests import Request
+from suffice_runtime.scheduling.requests import Request, StageRun
 from suffice_runtime.scheduling.rules.rates import Rate
 
 
@@ -213,6 +213,13 @@ class Batch:
         return [
             np.concatenate([array, np.repeat(array[-1:], more, axis=0)]) if more else array for array in self.arrays
         ]
+
+    def note(self, now: float) -> None:
+        """Add the run, which ends now, to the requests that are traced; audits are not."""
+        for part in self.parts:
+            if part.request.runs is not None and not self.audit:
+                run = StageRun(self.stage, len(part), len(self), part.since, self.started, now)
+                part.request.runs.append(run)
 
     def halves(self) -> list[list[Part]]:
         """Return the first and the second half of the examples, N of 2 or more."""

@@ -23,7 +23,7 @@ from suffice_runtime.scheduling.load import Load
 from suffice_runtime.scheduling.options import Options
 from suffice_runtime.scheduling.pools import Batch, Part
 from suffice_runtime.scheduling.queues import Queues
-from suffice_runtime.scheduling.requests import Audited, DeadlineError, Outcome, StageRun, Ticket
+from suffice_runtime.scheduling.requests import Audited, DeadlineError, Outcome, Ticket
 from suffice_runtime.scheduling.rules.times import Times
 
 
@@ -270,10 +270,7 @@ class Scheduler:
                 "scheduler; return each batch once"
             )
         del self._running[batch.number]
-        for part in batch.parts:
-            if part.request.runs is not None and not batch.audit:
-                run = StageRun(batch.stage, len(part), len(batch), part.since, batch.started, now)
-                part.request.runs.append(run)
+        batch.note(now)
 
     def _split(self, reached: Reached, started: float, now: float) -> None:
         """Finish the examples of a part that stop, and let the others wait before the next stage."""

@@ -81,7 +81,7 @@ def port():
 def proxy(written, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     (folder / "token").write_text("secret")
-    options = {"bundle": written(), "name": "net", "replicas": 2, "max-wait-ms": 1, "token-file": folder / "token"}
+    options = {"bundle": written(), "name": "net", "max-wait-ms": 1, "token-file": folder / "token"}
     port, metrics = free_port(), free_port()
     line = [sys.executable, Path(__file__).with_name("deployer.py"), port, metrics]
     patient = {"RAY_raylet_start_wait_time_s": "300"}  # as processors may be busy
@@ -99,7 +99,7 @@ def proxy(written, tmp_path_factory):
         ) as process,
     ):
         found = Proxy(port, metrics, "secret", process, options)
-        found.run("deploy", options)
+        found.run("deploy", [options, {"num_replicas": 2}])
         yield found
         process.stdin.close()
         assert process.wait(SECONDS) == 0

@@ -1,14 +1,19 @@
 """Process that runs an application of Ray Serve, and takes commands from its standard input, each a JSON array.
 
-["deploy", options] deploys it, ["kill", id] kills a replica. It prints "done" after each, and ends with its input.
+["deploy", entries] deploys it, as `serve deploy` does with entries of a file: those of the application and of its
+deployment; ["kill", id] kills a replica. It prints "done" after each, or the state that is not "RUNNING", and ends with
+its input.
 Ray runs in a process of its own, as it leaves threads and warnings behind.
 """
 
 import json
 import sys
+import time
 
 import ray
 from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from suffice_runtime.http.ray import application
 
@@ -27,15 +32,29 @@ def main(port, metrics):
         serve.start(http_options={"port": port})
         for line in sys.stdin:
             name, value = json.loads(line)
-            if name == "deploy":
-                serve.run(application.build(value), name=application.NAME)
-            else:
-                full = f"SERVE_REPLICA::{application.NAME}#{application.NAME}#{value}"
-                ray.kill(ray.get_actor(full, namespace="serve"))
-            print("done", flush=True)
+            print(deploy(*value) if name == "deploy" else kill(value), flush=True)
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def deploy(arguments, entries):
+    """Deploy the application, and return its state when that no longer changes."""
+    deployment = {"name": application.NAME, **entries}
+    path = "suffice_runtime.http.ray.application:build"
+    found = {"name": application.NAME, "import_path": path, "args": arguments, "deployments": [deployment]}
+    _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [found]}), _blocking=False)
+    time.sleep(2)  # until the state is not that of the deployment before
+    while (state := serve.status().applications[application.NAME].status) == "DEPLOYING":
+        time.sleep(0.2)
+    return "done" if state == "RUNNING" else state
+
+
+def kill(replica):
+    """Kill a replica by its id."""
+    name = f"SERVE_REPLICA::{application.NAME}#{application.NAME}#{replica}"
+    ray.kill(ray.get_actor(name, namespace="serve"))
+    return "done"
 
 
 if __name__ == "__main__":

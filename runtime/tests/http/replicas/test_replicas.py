@@ -22,6 +22,7 @@ EXITS = bundles.exits(ROWS).tolist()
 PREDICT = "/v1/models/net/predict"
 POLICY = "/v1/models/net/policy"
 FIRST = {**bundles.POLICY, "thresholds": ["-inf", "-inf"], "shares": [1.0, 0.0, 0.0]}
+LAST = {**bundles.POLICY, "thresholds": ["inf", "inf"], "shares": [0.0, 0.0, 1.0]}
 
 
 class Load:
@@ -128,19 +129,35 @@ def test_a_replica_that_is_killed_under_load_is_replaced_and_no_answer_is_wrong(
     assert proxy.replicas() == {new, other}
 
 
-def test_a_policy_reaches_all_replicas_and_requests_of_that_time_are_answered_under_one_of_both(proxy, tmp_path):
-    file = tmp_path / "policy.json"
-    file.write_text(json.dumps(FIRST))
+def exits(proxy, count=16):
+    """Return the exits of answers and the replicas that gave them."""
+    found = [proxy.send(PREDICT, {"inputs": ROWS[:count].tolist()}) for _ in range(count)]
+    assert {status for status, _, _ in found} == {200}
+    return {row["exit"] for _, _, rows in found for row in rows}, {replica for _, replica, _ in found}
+
+
+def test_a_policy_of_the_configuration_reaches_all_replicas_without_a_restart(proxy):
     before = proxy.replicas()
     with Load(proxy, lambda i, exit: exit in (0, EXITS[i])) as load:
-        proxy.run("deploy", {**proxy.options, "policy": file})
+        configuration = {"policies": {"net/1": FIRST}}
+        proxy.run("deploy", [proxy.options, {"num_replicas": 2, "user_config": configuration}])
+    assert load.wrong == []
+    assert set(load.statuses) == {200}
+    assert exits(proxy) == ({0}, before)
+    assert {proxy.send(POLICY)[2]["version"] for _ in range(8)} == {2}
+
+
+def test_a_policy_of_the_options_reaches_all_replicas_which_are_new_and_no_request_is_lost(proxy, tmp_path):
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(LAST))
+    before = proxy.replicas()
+    with Load(proxy, lambda i, exit: exit in (0, 2)) as load:
+        proxy.run("deploy", [{**proxy.options, "policy": file}, {"num_replicas": 2}])
         load.until(lambda: len(set(load.replicas) - before) == 2)
     assert load.wrong == []
     assert set(load.statuses) == {200}
-    for _ in range(16):
-        status, replica, found = proxy.send(PREDICT, {"inputs": ROWS[:16].tolist()})
-        assert (status, {row["exit"] for row in found}) == (200, {0})
-        assert replica not in before
+    found, after = exits(proxy)
+    assert (found, after & before) == ({2}, set())
 
 
 def test_the_command_serves_until_a_signal_ends_it(written, port):
