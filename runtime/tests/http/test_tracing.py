@@ -109,7 +109,7 @@ def test_errors_are_marked_and_nothing_that_was_sent_is_in_a_span(spans, infer):
     assert whole.attributes["http.response.status_code"] == 400
     assert (whole.status.status_code, others) == (StatusCode.UNSET, [])
     assert "secret" not in whole.to_json()
-    spans.server.engine()._fail(RuntimeError("no"))
+    spans.server.engine()._crew._fail(RuntimeError("no"))
     whole, _ = spans.send("POST", PATH, infer(bundles.inputs(1)))
     assert (whole.attributes["http.response.status_code"], whole.status.status_code) == (503, StatusCode.ERROR)
     whole, _ = spans.send("GET", "/secret")

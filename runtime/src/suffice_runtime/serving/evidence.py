@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +65,9 @@ class Evidence:
             epistemic=self.epistemic + float(epistemic.sum()),
         )
 
-    @property
+    @cached_property
     def bound(self) -> float | None:
-        """Upper bound on the mean loss at the level ALPHA; None without losses."""
+        """Upper bound on the mean loss at the level ALPHA; None without losses. It takes milliseconds to compute."""
         return float(self.bounds.upper(ALPHA)) if self.bounds.count else None
 
     @property
