@@ -8,8 +8,11 @@ from torch import nn
 
 import suffice
 from suffice import Exit, ExitNetwork
+from suffice.deploy.graphs.graph import Graph, GraphModule, Probe
 from suffice.deploy.graphs.lengths import admitted, shared
-from suffice.deploy.graphs.values import Value
+from suffice.deploy.graphs.templates import Template
+from suffice.deploy.graphs.values import EXAMPLES, TOKENS, Value
+from suffice.deploy.translation.tracing import trace
 from suffice_runtime import Runner
 from tests.deploy.bundles import require_exporter
 
@@ -129,9 +132,41 @@ def test_a_guard_admits_the_numbers_of_tokens_for_which_it_holds(guard, expected
     graph = SimpleNamespace(what="stage 0", before=SimpleNamespace(values=values))
     axis = "L['tensors'][{}].size()[{}]".format
     guard = guard.format(ids=axis(0, 1), mask=axis(1, 1), rows=axis(1, 0), other=axis(2, 1))
-    program = SimpleNamespace(_guards_code=[guard])
+    program = SimpleNamespace(_guards_code=[guard])  # cannot be run
     if expected is None:
         with pytest.raises(ValueError, match="stage 0 to be one graph for all numbers of tokens, got a branch"):
             admitted(program, graph)
     else:
         assert admitted(program, graph) == expected
+
+
+class Doubled(GraphModule):
+    """Module that doubles its inputs, or triples them for some sizes."""
+
+    def __init__(self, special):
+        super().__init__(Template.of(()))
+        self.special = special
+
+    def forward(self, *tensors):
+        ids, mask = tensors
+        return self.note((), {"sum": ids * (3 if self.special(*ids.shape) else 2) + mask})
+
+
+@pytest.mark.parametrize("guard", ["{ids} != 7", "{ids} != {rows}", "8*{ids} != 64", "({ids} % 128) != 100"])
+@pytest.mark.parametrize("special", [False, True])
+def test_single_sizes_that_a_guard_excludes_are_admitted_if_the_graph_is_right_for_them(guard, special):
+    def is_excluded(rows, tokens):
+        return special and (tokens in (7, 8, 100, 228, 356, 484) or rows == tokens)
+
+    sizes = {EXAMPLES: (3, 2), TOKENS: (6, 4)}
+    first, second = ({name: torch.ones(shape).long() for name in ("ids", "mask")} for shape in ((3, 6), (2, 4)))
+    module = Doubled(is_excluded)
+    graph = Graph("stage 0", "stage-0", module, Probe(Template.of(()), first, second, sizes), [], Template.of(()))
+    program = trace(graph)
+    axis = "L['tensors'][0].size()[{}]".format
+    object.__setattr__(program, "_guards_code", [guard.format(ids=axis(1), rows=axis(0))])
+    if special:
+        with pytest.raises(ValueError, match="stage 0 to be one graph for all numbers of tokens"):
+            admitted(program, graph)
+    else:
+        assert admitted(program, graph) == (1, None)

@@ -3,6 +3,9 @@
 A branch of the network on the number of tokens becomes a guard of the trace, such as "at most 16". ONNX graphs do not
 have guards, so the numbers are part of the manifest, and whoever runs the graphs has to refuse others. What a guard
 excludes is found by evaluating it for many numbers of examples N and tokens T.
+
+Guards also exclude single numbers, such as T = 7 or T = N, where torch compares sizes on its way to the same result.
+For those the graph is run beside the module.
 """
 
 import re
@@ -10,10 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from types import CodeType
 
+import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from suffice.deploy.graphs.graph import Graph
-from suffice.deploy.graphs.values import EXAMPLES, TOKENS
+from suffice.deploy.graphs.values import EXAMPLES, TOKENS, Value
 
 Lengths = tuple[int, int | None]
 """Least and greatest number of tokens; None if there is no greatest."""
@@ -30,6 +35,15 @@ _EXAMPLES = (2, 3, 5, 8, 12, 64)
 _TOKENS = sorted({*range(1, 600), *(2**power + step for power in range(9, 18) for step in (-1, 0, 1))})
 """Numbers of tokens for which guards are evaluated."""
 
+_RUN = 4
+"""Greatest number of excluded cases that are run."""
+
+_LONGEST = 600
+"""Number of tokens from which on a case is not run."""
+
+Case = tuple[int, int]
+"""Number of examples, and of tokens."""
+
 
 def admitted(program: ExportedProgram, graph: Graph) -> Lengths:
     """Return the numbers of tokens that the trace of a graph is right for.
@@ -37,11 +51,12 @@ def admitted(program: ExportedProgram, graph: Graph) -> Lengths:
     Raises:
         ValueError: If it depends on them in another way than by a least and a greatest number.
     """
-    return shared([ANY, *(_admitted_by(guard, graph) for guard in getattr(program, "_guards_code", ()))])
+    agrees = partial(_agrees, program, graph)
+    return shared([ANY, *(_admitted_by(guard, graph, agrees) for guard in getattr(program, "_guards_code", ()))])
 
 
-def _admitted_by(guard: str, graph: Graph) -> Lengths:
-    """Return the numbers of tokens for which a guard holds, for any number of examples.
+def _admitted_by(guard: str, graph: Graph, agrees: Callable[[Case], bool]) -> Lengths:
+    """Return the numbers of tokens for which a graph with a guard is right, for any number of examples.
 
     Raises:
         ValueError: If they are not all from a least to a greatest one.
@@ -49,7 +64,7 @@ def _admitted_by(guard: str, graph: Graph) -> Lengths:
     formula = _AXIS.sub(lambda match: str(graph.before.values[int(match[1])].shape[int(match[2])]), guard)
     found = None
     if _FORMULA.fullmatch(formula):
-        found = _interval(partial(_holds, compile(formula, "guard", "eval")))
+        found = _interval(partial(_holds, compile(formula, "guard", "eval")), agrees)
     if found is None:
         raise ValueError(
             f"expected {graph.what} to be one graph for all numbers of tokens, got a branch that depends on "
@@ -58,15 +73,32 @@ def _admitted_by(guard: str, graph: Graph) -> Lengths:
     return found
 
 
-def _holds(formula: CodeType, tokens: int) -> bool:
-    """Return whether a guard holds for a number of tokens, and any number of examples."""
-    return all(eval(formula, {"__builtins__": {}}, {EXAMPLES: examples, TOKENS: tokens}) for examples in _EXAMPLES)
+def _holds(formula: CodeType, case: Case) -> bool:
+    """Return whether a guard holds for numbers of examples and of tokens."""
+    return bool(eval(formula, {"__builtins__": {}}, dict(zip((EXAMPLES, TOKENS), case, strict=True))))
 
 
-def _interval(holds: Callable[[int], bool]) -> Lengths | None:
-    """Return the numbers of tokens for which a guard holds, or None if they are not all between two."""
-    right = [tokens for tokens in _TOKENS if holds(tokens)]
-    excluded = set(_TOKENS).difference(right)
+def _interval(holds: Callable[[Case], bool], agrees: Callable[[Case], bool]) -> Lengths | None:
+    """Return the numbers of tokens for which a graph is right, or None if they are not all between two."""
+    excluded, mixed = set[int](), list[Case]()
+    for tokens in _TOKENS:
+        wrong = [(examples, tokens) for examples in _EXAMPLES if not holds((examples, tokens))]
+        if len(wrong) == len(_EXAMPLES):
+            excluded.add(tokens)
+        else:
+            mixed += wrong
+    single = {tokens for tokens in excluded if not excluded & {tokens - 1, tokens + 1}} - {1, _TOKENS[-1]}
+    few = len(mixed) <= len(_EXAMPLES) and len(single) <= _RUN
+    if not few or not all(map(agrees, [*mixed[:_RUN], *((_EXAMPLES[0], tokens) for tokens in single)])):
+        single.clear()
+        if mixed:
+            return None
+    return _between(excluded - single, lambda tokens: holds((_EXAMPLES[0], tokens)))
+
+
+def _between(excluded: set[int], holds: Callable[[int], bool]) -> Lengths | None:
+    """Return the least and the greatest number of tokens beside those that are excluded, if there are no gaps."""
+    right = [tokens for tokens in _TOKENS if tokens not in excluded]
     if excluded <= {1}:  # every trace takes one token for a special case that is not there
         return ANY
     if excluded <= {1, 2}:
@@ -84,6 +116,33 @@ def _last(holds: Callable[[int], bool], right: int) -> int:
         middle = (right + wrong) // 2
         right, wrong = (middle, wrong) if holds(middle) else (right, middle)
     return right
+
+
+@torch.no_grad()
+def _agrees(program: ExportedProgram, graph: Graph, case: Case) -> bool:
+    """Return whether a trace gives what its module gives for numbers of examples and of tokens."""
+    if case[1] >= _LONGEST:
+        return False
+    try:
+        tensors = [_resized(*pair, case) for pair in zip(graph.before.first.values(), graph.before.values, strict=True)]
+        found, wanted = program.module(check_guards=False)(*tensors), graph.module(*tensors)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4, equal_nan=True)
+    except Exception:  # a module of the user may raise anything, as may a graph for other inputs
+        return False
+    return True
+
+
+def _resized(tensor: Tensor, value: Value, case: Case) -> Tensor:
+    """Return a tensor with other numbers of examples and of tokens, by repeating its own.
+
+    Raises:
+        ValueError: If it has another dynamic axis.
+    """
+    for axis, name in enumerate(value.shape):
+        if isinstance(name, str):
+            size = case[(EXAMPLES, TOKENS).index(name)]
+            tensor = tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])
+    return tensor
 
 
 def shared(parts: Sequence[Lengths]) -> Lengths:
