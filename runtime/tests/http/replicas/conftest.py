@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = 120
+SECONDS = 300
 
 if find_spec("ray") is None:
     collect_ignore_glob = ["test_*.py"]

@@ -17,6 +17,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from suffice_runtime.http.ray import application
 
+SECONDS = 300  # as processors may be busy
+
 
 def main(port, metrics):
     """Run commands until there are no more."""
@@ -45,7 +47,10 @@ def deploy(arguments, entries):
     found = {"name": application.NAME, "import_path": path, "args": arguments, "deployments": [deployment]}
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [found]}), _blocking=False)
     time.sleep(2)  # until the state is not that of the deployment before
-    while (state := serve.status().applications[application.NAME].status) == "DEPLOYING":
+    end = time.monotonic() + SECONDS
+    while (state := serve.status().applications[application.NAME].status) in ("DEPLOYING", "UNHEALTHY"):
+        if time.monotonic() >= end:
+            break
         time.sleep(0.2)
     return "done" if state == "RUNNING" else state
 

@@ -16,7 +16,7 @@ import bundles
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 120
+SECONDS = 300
 ROWS = bundles.inputs(64)
 EXITS = bundles.exits(ROWS).tolist()
 PREDICT = "/v1/models/net/predict"
