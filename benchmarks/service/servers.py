@@ -10,8 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.service.bundles import FULL, HALF
@@ -34,6 +34,7 @@ class Server:
         protocol: Protocol, a key of `clients.CLIENTS`.
         ready: Path that answers with 200 once requests are served.
         what: What it is, for the report.
+        environment: Variables of its environment.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Server:
     protocol: str
     ready: str
     what: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def ours(name: str, bundle: str, what: str) -> Server:
@@ -58,9 +60,13 @@ def litserve(python: str, name: str, script: str, bundle: str, what: str, **sett
 
 
 def triton(python: str) -> Server:
-    """Return the server of Triton, with another Python."""
+    """Return the server of Triton, with another Python, whose library its models must be run by."""
     command = (python, str(PEERS / "triton_batches.py"), f"{{bundles}}/{FULL}", "--port", "{port}")
-    return Server(TRITON, command, "open inference", f"/v2/models/{MODEL}/ready", "Triton, dynamic batching")
+    program = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    library = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+    environment = {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, (library, os.environ.get("LD_LIBRARY_PATH"))))}
+    ready, what = f"/v2/models/{MODEL}/ready", "Triton, dynamic batching, last exit alone"
+    return Server(TRITON, command, "open inference", ready, what, environment)
 
 
 OURS_HALF, OURS_FULL = "suffice half", "suffice full"
@@ -103,8 +109,9 @@ def started(server: Server, bundles: Path, core: int, log: Path) -> Iterator[int
     port = _free_port()
     command = [part.format(bundles=bundles, port=port) for part in server.command]
     with log.open("ab") as out:
+        environment = {**os.environ, **_ONE_THREAD, **server.environment}
         process = subprocess.Popen(
-            pinned(core, command), stdout=out, stderr=out, env={**os.environ, **_ONE_THREAD}, start_new_session=True
+            pinned(core, command), stdout=out, stderr=out, env=environment, start_new_session=True
         )
     try:
         _wait(process, f"http://127.0.0.1:{port}{server.ready}", log)
