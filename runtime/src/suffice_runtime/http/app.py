@@ -20,7 +20,8 @@ from suffice_runtime.http.routes.schemas import SCHEMAS
 from suffice_runtime.http.service import Service
 from suffice_runtime.http.transport.edge import Edge
 
-ROUTERS = (health, models, infer, predict, policies, observe, state, page)
+ROUTERS = (infer, predict, health, models, policies, observe, state, page)
+"""Modules of the routes, which are matched in turn: those of most requests first."""
 
 
 def create(service: Service) -> FastAPI:
