@@ -69,7 +69,7 @@ def published() -> Mapping[str, str]:
     text = PAGE.read_text()
     titles = {title(group): group for group in GROUPS}
     parts = text.split("\n## ")[1:]
-    return {titles[title]: f"## {part}" for part in parts if (title := part.partition("\n")[0]) in titles}
+    return {titles[heading]: f"## {part}" for part in parts if (heading := part.partition("\n")[0]) in titles}
 
 
 def _row(result: Result) -> str:
