@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -131,6 +132,15 @@ NO_JSON = {
 def test_what_is_no_json_object_is_refused(payload):
     with pytest.raises(ProtocolError, match=r"^expected"):
         parse(payload)
+
+
+def test_a_name_that_comes_twice_among_many_is_found_in_linear_time():
+    names = [f"{i:x}" for i in range(50_000)]
+    payload = "{" + ",".join(f'"{name}":0' for name in [*names, names[-1]]) + "}"
+    start = time.process_time()
+    with pytest.raises(ProtocolError, match="got 'c34f' twice"):
+        parse(payload.encode())
+    assert time.process_time() - start < 5  # a comparison of all pairs takes minutes
 
 
 @pytest.mark.parametrize("value", ["", "-1", "1.0", "+3", "0x3", "1e3", "\u0663", "9" * 30, " 3", "11"])

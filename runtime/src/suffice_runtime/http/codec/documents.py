@@ -1,6 +1,7 @@
 """JSON of requests and responses, and the place where the tensors begin behind it."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,7 +105,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object, or raise a ProtocolError if a name comes twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
         raise ProtocolError(f"expected each name once in an object, got {shown(twice)} twice; leave one out")
     return found
