@@ -20,11 +20,17 @@ def test_three_lengths_give_the_costs_of_every_length(tokens):
 
 def test_large_counts_are_exact():
     def exact(tokens):
-        return (12 * 10**14 * tokens**2 + 7 * 10**15 * tokens + 1,)
+        return (12 * 10**9 * tokens**2 + 7 * 10**10 * tokens + 1,)
 
     costs = Costs(exact(9), (4, 7, 9), (exact(4), exact(7), exact(9)), 9)
     assert costs.at(8191) == exact(8191)
     assert float(Fraction(*exact(8191))) != exact(8191)[0]  # which floats would not be
+
+
+@pytest.mark.parametrize("tokens", [2**31, 2**40])  # no examples can have any number of tokens
+def test_counts_beyond_int64_are_not_known(tokens):
+    assert bundles.text_costs(tokens)[-1] > 2**63
+    assert text_costs().at(tokens) is None
 
 
 def test_without_a_table_only_the_length_of_the_example_has_costs():

@@ -98,3 +98,12 @@ def test_a_client_of_triton_sends_strings(server, runner):
         given.set_data_from_numpy(np.array(TEXTS, dtype=object))
         result = client.infer("net", [given])
     assert result.as_numpy("exit").tolist() == runner.run(TEXTS).exit.tolist()
+
+
+def test_no_texts_of_any_number_of_tokens_have_no_answers(server):
+    inputs = [
+        {"name": name, "shape": [0, 2**40], "datatype": "INT64", "data": []} for name in ("input_ids", "attention_mask")
+    ]
+    status, found = server.json("POST", "/v2/models/net/infer", {"inputs": inputs})
+    assert status == 200
+    assert {output["shape"][0] for output in found["outputs"]} == {0}

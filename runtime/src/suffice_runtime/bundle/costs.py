@@ -61,11 +61,17 @@ class Costs:
             tokens: Number of tokens T of the example, padding included; None if its inputs have none.
 
         Returns:
-            The costs, or None if they are not known for this length.
+            The costs, or None if they are not known for this length, or beyond int64.
         """
         if tokens is None or tokens == self.length:
             return self.macs
-        return _interpolated(self.lengths, self.by_length, tokens) if self.lengths else None
+        if not self.lengths:
+            return None
+        found = _interpolated(self.lengths, self.by_length, tokens)
+        return found if max(found) <= _MOST else None  # no examples can have any number of tokens
+
+
+_MOST = (1 << 63) - 1
 
 
 @lru_cache(maxsize=4096)
