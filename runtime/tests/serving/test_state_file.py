@@ -1,4 +1,5 @@
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from suffice_runtime.serving import state as states
 from suffice_runtime.serving.state import StateFile
 
 SOON = 10.0
+
+ALARM = {"kind": "loss", "policy_version": 1, "observations": 3, "time": 1.0}
 
 
 def serve(served, x):
@@ -85,6 +88,13 @@ def test_the_state_of_another_policy_is_not_used(tmp_path):
         lambda data: data["evidence"].update(macs=[1]),
         lambda data: data["evidence"]["steps"].update(policies=2),
         lambda data: data.update(alarms=[{"kind": "loss"}]),
+        lambda data: data.update(alarms=[{**ALARM, "time": float("nan")}]),
+        lambda data: data.update(alarms=[{**ALARM, "kind": "other"}]),
+        lambda data: data.update(alarms=[{**ALARM, "observations": "x"}]),
+        lambda data: data["evidence"].update(epistemic=10**400),
+        lambda data: data["evidence"]["shares"]["evidence"].update(alpha=-1.0),
+        lambda data: data["evidence"]["shares"]["evidence"].update(alarm=[]),
+        lambda data: data["evidence"]["steps"]["watched"]["evidence"].update(alpha=0),
     ],
 )
 def test_a_damaged_state_is_refused(tmp_path, change):
@@ -98,9 +108,10 @@ def test_a_damaged_state_is_refused(tmp_path, change):
         Served().core.restore(file)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+@pytest.mark.parametrize("payload", [b"\xff\xfe{", b"[" * 100_000, b"", b"\0" * 4096])
+def test_bytes_that_are_no_state_are_refused(tmp_path, payload):
     path = tmp_path / "state.json"
-    path.write_bytes(b"\xff\xfe{")
+    path.write_bytes(payload)
     with pytest.raises(ValueError, match="got a damaged one"):
         Served().core.restore(StateFile(path))
 
@@ -115,6 +126,22 @@ def test_a_state_that_cannot_be_written_is_logged(tmp_path, caplog):
     folder.mkdir()
     StateFile(folder).write(b"{}")
     assert "could not be written" in caplog.text
+
+
+def test_a_state_that_could_not_be_written_is_tried_again(tmp_path):
+    path, looks, again = tmp_path / "state.json", iter([b"{}"]), threading.Event()
+    path.mkdir()
+
+    def take():
+        if (payload := next(looks, None)) is None:
+            again.set()  # the first one was tried
+        return payload
+
+    keeper = states.Keeper(StateFile(path), take, seconds=0.01)
+    assert again.wait(SOON)
+    path.rmdir()  # as a disk that has room again, while no request comes
+    keeper.close()
+    assert path.read_bytes() == b"{}"
 
 
 def test_different_policies_have_different_hashes():

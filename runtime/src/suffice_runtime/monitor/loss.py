@@ -84,7 +84,7 @@ class LossAlarm:
     def check(self) -> None:
         """Raise a ValueError unless a restored state has the shapes of these bets."""
         check_open("max_loss", self.max_loss)
-        check_capital(self.evidence.capital, len(bets.SIZES))
+        check_evidence(self.evidence, len(bets.SIZES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +150,16 @@ class LossDetector:
         """Raise a ValueError unless a restored state has the shapes of these bets."""
         check_open("max_loss", self.max_loss)
         check_capital(self.capital, len(bets.SIZES))
+
+
+def check_evidence(evidence: EProcess, count: int) -> None:
+    """Raise a ValueError unless the evidence is that of `count` bets, at a level in (0, 1)."""
+    check_open("alpha", evidence.alpha)
+    check_capital(evidence.capital, count)
+    shape = evidence.capital.scale.shape
+    if np.shape(evidence.peak) != shape or np.shape(evidence.alarm) != shape:
+        got = f"{np.shape(evidence.peak)} and {np.shape(evidence.alarm)}"
+        raise ValueError(f"expected peaks and alarms of shape {shape}, got {got}")
 
 
 def check_capital(capital: Capital, count: int) -> None:

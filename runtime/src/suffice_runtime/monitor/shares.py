@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from suffice_runtime.monitor import bets
 from suffice_runtime.monitor.capital import EProcess
 from suffice_runtime.monitor.checks import check_open, read_observations
-from suffice_runtime.monitor.loss import check_capital
+from suffice_runtime.monitor.loss import check_evidence
 
 Floats = NDArray[np.float64]
 
@@ -104,4 +104,4 @@ class ShareAlarm:
             raise ValueError(f"expected bounds of shape {shape}, two for each exit, got {self.bounds.shape}")
         if not ((self.bounds > 0) & (self.bounds <= 1)).all():
             raise ValueError(f"expected bounds in (0, 1], got {self.bounds}")
-        check_capital(self.evidence.capital, len(bets.SIZES))
+        check_evidence(self.evidence, len(bets.SIZES))

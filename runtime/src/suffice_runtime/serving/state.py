@@ -60,7 +60,7 @@ class StateFile:
                 _LOG.warning("the state at %s is of other policies; a new one is started", printable(self._file, 200))
                 return
             watcher.restore(_decoded(data["evidence"], len(watcher.policy.shares)), list(map(_alarm, data["alarms"])))
-        except (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"expected the state of an engine at {printable(self._file, 200)}, got a damaged one: {error}; remove "
                 "the file to start anew"
@@ -76,16 +76,23 @@ class StateFile:
         }
         return json.dumps(data, allow_nan=False).encode()
 
-    def write(self, payload: bytes) -> None:
-        """Replace the file, whole or not at all; an error is logged, as answers do not depend on it."""
+    def write(self, payload: bytes) -> bool:
+        """Replace the file, whole or not at all, and return whether it was.
+
+        An error is logged, as answers do not depend on it.
+        """
         try:
             replace_file(self._file, payload)
         except OSError:
             _LOG.exception("the state at %s could not be written", printable(self._file, 200))
+            return False
+        return True
 
 
 class Keeper:
     """Thread that saves a state from time to time, and a last time when it is closed.
+
+    A state that could not be written, as on a full disk, is tried again at the next look.
 
     Args:
         file: The file.
@@ -105,11 +112,12 @@ class Keeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        closing = False
+        closing, unsaved = False, None
         while not closing:
             closing = self._closing.wait(self._seconds)
-            if (payload := self._take()) is not None:
-                self._file.write(payload)
+            unsaved = self._take() or unsaved
+            if unsaved is not None and self._file.write(unsaved):
+                unsaved = None
 
 
 def digest(policies: Sequence[Policy]) -> str:
@@ -152,4 +160,8 @@ def _decoded(data: Mapping[str, Any], num_exits: int) -> Evidence:
 
 
 def _alarm(data: Mapping[str, Any]) -> Alarm:
-    return Alarm(**data)
+    alarm = Alarm(**data)
+    whole = type(alarm.policy_version) is int and type(alarm.observations) is int
+    if alarm.kind not in ("loss", "exits") or not whole or not math.isfinite(alarm.time):
+        raise ValueError(f"expected alarms of losses or exits, with finite numbers, got {printable(data, 200)}")
+    return alarm
