@@ -11,6 +11,7 @@ pytest.importorskip("uvicorn")
 import bundles
 from http_server import SECONDS, read_response, started, written
 from suffice_runtime import Runner
+from suffice_runtime.http.routes import infer as infer_route
 from suffice_runtime.http.routes import policies
 
 TOKEN = b"token"
@@ -131,3 +132,20 @@ def test_no_request_is_lost_while_policies_are_replaced(guarded, infer):
     assert {found for _, found in seen} <= {own, (0,) * 5, (2,) * 5}  # each under one policy as a whole
     assert len(seen) > 3
     assert exits(guarded, infer, 5) == ([2] * 5, 41)
+
+
+@pytest.mark.parametrize("then", [{**FIRST, "sets": bundles.SETS}, FIRST])
+def test_outputs_are_those_of_the_policy_that_a_request_came_under(guarded, infer, monkeypatch, then):
+    engine = guarded.engine()
+    other = FIRST if then["sets"] else {**FIRST, "sets": bundles.SETS}
+    engine.policy = policies.read(other, engine.manifest)
+    find = infer_route.texts.to_arrays
+
+    async def replaced(engine, x):  # another request does it between the reading of a request and its acceptance
+        engine.policy = policies.read(then, engine.manifest)
+        return await find(engine, x)
+
+    monkeypatch.setattr(infer_route.texts, "to_arrays", replaced)
+    status, found = guarded.json("POST", "/v2/models/net/infer", infer(bundles.inputs(4)), **HEADERS)
+    assert status == 200
+    assert ("set" in [output["name"] for output in found["outputs"]]) == (then["sets"] is not None)

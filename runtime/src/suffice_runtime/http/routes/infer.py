@@ -71,10 +71,11 @@ async def infer(request: Request) -> Response:
         seconds, version = service.limits.answer_seconds, engine.policy_version
         terms = parameters.read(wanted.parameters, engine)
         asked = None if wanted.outputs is None else [output.name for output in wanted.outputs]
-        names = outputs.select(asked, service.outputs(engine, terms.policy))
+        outputs.select(asked, service.outputs(engine, terms.policy))  # refuses before anything is computed
         x = await texts.to_arrays(engine, wanted.inputs)
         outcome = await answering.answer(request, engine, x, terms, seconds)
         found = outputs.compute(outcome, engine.manifest)
+        names = outputs.select(asked, service.outputs(engine, outcome.policy))  # it may have been replaced meanwhile
         if any(name in ESTIMATED for name in names):
             found |= await answering.estimate(request, engine, x, seconds)
         request.state.log.update(examples=outcome.ticket.examples)
