@@ -112,12 +112,12 @@ class Keeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        closing, unsaved = False, None
+        closing, unsaved = False, b""
         while not closing:
             closing = self._closing.wait(self._seconds)
             unsaved = self._take() or unsaved
-            if unsaved is not None and self._file.write(unsaved):
-                unsaved = None
+            if unsaved and self._file.write(unsaved):
+                unsaved = b""
 
 
 def digest(policies: Sequence[Policy]) -> str:
