@@ -79,11 +79,15 @@ def test_all_policies_of_a_manifest_can_be_sent_and_read(runner, entries):
 
 
 WRONG = {
-    "no policy": ({}, "expected an entry 'promise' in the policy"),
+    "no policy": ({}, "expected an entry 'promise' in the policy, found none; send the entry policy of a manifest"),
     "another score": ({**bundles.POLICY, "score": "margin"}, "expected a policy of the score 'confidence'"),
     "another network": ({**bundles.POLICY, "made_for": "3" * 64}, "expected a policy made for this network"),
     "made for a number": ({**bundles.POLICY, "made_for": 3}, "expected made_for as the hash"),
-    "another number of exits": ({**bundles.POLICY, "thresholds": [0.0]}, "expected thresholds as a list of 2"),
+    "another number of exits": (
+        {**bundles.POLICY, "thresholds": [0.0]},
+        "as a list of 2 in the policy, got a list of 1; send",
+    ),
+    "with its version": ({"version": 1, "policy": bundles.POLICY}, "found none; send the entry policy of a manifest"),
     "not a number": ({**bundles.POLICY, "thresholds": ["nan", 0]}, "expected thresholds as numbers"),
     "sets of another kind": (
         {**bundles.POLICY, "sets": {**bundles.SETS, "method": "interval", "randomized": False}},

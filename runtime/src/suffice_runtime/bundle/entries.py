@@ -26,7 +26,9 @@ def printable(value: object, most: int = 80) -> str:
 
 def _shown(value: object) -> str:
     """Return a value as an error message shows it."""
-    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else printable(repr(value))
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "a JSON object" if isinstance(value, dict) else printable(repr(value))
 
 
 def _is_number(value: object) -> bool:
@@ -42,12 +44,13 @@ class Entries:
     Args:
         values: Decoded JSON object.
         where: Place of the object in messages, such as "manifest.json: policy".
+        remedy: What to do about a wrong entry, the end of messages.
     """
 
-    def __init__(self, values: object, where: str) -> None:
+    def __init__(self, values: object, where: str, remedy: str = "export the bundle again") -> None:
         if not isinstance(values, dict):
             raise ValueError(f"expected a JSON object at {where}, got {_shown(values)}")
-        self._values, self._where = values, where
+        self._values, self._where, self._remedy = values, where, remedy
 
     @classmethod
     def from_file(cls, file: Path) -> "Entries":
@@ -79,7 +82,7 @@ class Entries:
 
     def refuse(self, name: str, expected: str, got: object) -> ValueError:
         """Return the error for an entry that is not as expected."""
-        return ValueError(f"expected {name} {expected} in {self._where}, got {_shown(got)}; export the bundle again")
+        return ValueError(f"expected {name} {expected} in {self._where}, got {_shown(got)}; {self._remedy}")
 
     def none(self, name: str) -> bool:
         """Return whether an entry is null; it must be there."""
@@ -92,7 +95,7 @@ class Entries:
             ValueError: If it is missing.
         """
         if name not in self._values:
-            raise ValueError(f"expected an entry {name!r} in {self._where}, found none; export the bundle again")
+            raise ValueError(f"expected an entry {name!r} in {self._where}, found none; {self._remedy}")
         return self._values[name]
 
     def optional(self, name: str) -> Any:
@@ -176,11 +179,14 @@ class Entries:
 
     def inner(self, name: str) -> "Entries":
         """Return an entry that is a JSON object."""
-        return Entries(self.any(name), f"{self._where}: {name}")
+        return Entries(self.any(name), f"{self._where}: {name}", self._remedy)
 
     def inners(self, name: str, length: int | None = None) -> list["Entries"]:
         """Return an entry that is a list of JSON objects."""
-        return [Entries(value, f"{self._where}: {name}[{i}]") for i, value in enumerate(self.items(name, length))]
+        return [
+            Entries(value, f"{self._where}: {name}[{i}]", self._remedy)
+            for i, value in enumerate(self.items(name, length))
+        ]
 
     def _wholes(self, name: str, values: list[Any]) -> tuple[int, ...]:
         if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):

@@ -21,6 +21,8 @@ from suffice_runtime.serving.engine import Engine
 
 router = APIRouter()
 
+_REMEDY = "send the entry policy of a manifest, or of what GET of this path returns"
+
 
 @router.get("/v1/models/{model}/policy", **operation("Policy in force", content("PolicyInForce"), path=("model",)))
 async def policy(request: Request) -> Response:
@@ -70,7 +72,7 @@ def read(entries: dict[str, Any], manifest: Manifest) -> Policy:
     """
     assert manifest.kind is not None
     assert manifest.policy is not None
-    found = Policy.from_entries(Entries(entries, "the policy"), len(manifest.stages))
+    found = Policy.from_entries(Entries(entries, "the policy", _REMEDY), len(manifest.stages))
     made_for = entries.get("made_for")
     if made_for is not None and not isinstance(made_for, str):
         raise ProtocolError("expected made_for as the hash of a calibrated network, got another value; leave it out")
