@@ -140,6 +140,7 @@ def test_the_manifest_of_a_policy_can_be_written_as_json():
     assert got["budget"] == policy.budget
     assert got["thresholds"] == policy.thresholds.tolist()
     assert got["shares"] == policy.shares.tolist()
+    assert got["made_for"] == policy.made_for
     assert (got["alternative"], got["portion"], got["promise"], got["sets"]) == (None, 0.0, None, None)
 
 

@@ -212,6 +212,7 @@ def policy_entries(policy: Policy) -> dict[str, Any]:
         if promise is None
         else {"loss": promise.loss, "max_loss": promise.max_loss, "confidence": promise.confidence},
         "sets": None if sets is None else {**sets.parts()[0], "thresholds": _numbers(sets.thresholds)},
+        "made_for": policy.made_for,
     }
 
 
