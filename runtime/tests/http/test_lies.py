@@ -153,6 +153,11 @@ def test_paths_that_are_not_there_are_errors_of_the_protocol(server, method, pat
     assert status == 200 or json.loads(answer)["error"].startswith("expected ")
 
 
+def test_an_unknown_path_is_answered_by_where_the_paths_are(server):
+    status, found = server.json("GET", "/docs")
+    assert (status, "one of the paths that /openapi.json lists, got GET '/docs'" in found["error"]) == (404, True)
+
+
 def mutated(generator):
     """Return a request of the binary extension in which something was changed at random."""
     rows = int(generator.integers(0, 4))

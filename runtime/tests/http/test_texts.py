@@ -57,6 +57,11 @@ def test_arrays_are_taken_too(server, runner):
     assert exits == runner.run(arrays).exit.tolist()
 
 
+def test_one_text_that_is_no_list_is_refused_by_what_is_expected(server):
+    status, found = server.json("POST", PLAIN, {"inputs": TEXTS[0]})
+    assert (status, "expected inputs as a list of texts, or an object with one list" in found["error"]) == (400, True)
+
+
 def test_documents_name_the_texts(server):
     assert server.json("GET", "/v2/models/net")[1]["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     config = server.json("GET", "/v2/models/net/config")[1]

@@ -67,7 +67,7 @@ def create(service: Service) -> FastAPI:
 async def _no_route(request: Request, error: Exception) -> Response:
     """Return the response to a path or a method that there is none of."""
     assert isinstance(error, HTTPException)
-    what = {404: "expected a path of /openapi.json", 405: "expected a method that this path has"}
+    what = {404: "expected one of the paths that /openapi.json lists", 405: "expected a method that this path has"}
     message = f"{what.get(error.status_code, error.detail)}, got {request.method} {shown(request.url.path)}"
     return Response(body_of(message), error.status_code, headers=error.headers, media_type=JSON)
 

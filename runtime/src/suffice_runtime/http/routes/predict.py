@@ -82,6 +82,8 @@ def _read(payload: bytes, manifest: Manifest) -> tuple[dict[str, Array], dict[st
     if not isinstance(given, dict):
         names = [tensor.name for tensor in manifest.inputs]
         expected = "a list of examples" if len(names) == 1 else f"an object with one list for each of {names}"
+        if manifest.tokenizer is not None:
+            expected = f"a list of texts, or {expected}"
         raise ProtocolError(f"expected inputs as {expected}, got {shown(given)}; correct it")
     tensors = {tensor.name: tensor for tensor in manifest.inputs}
     answering.check_names(given, manifest)
