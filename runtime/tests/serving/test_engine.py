@@ -295,7 +295,7 @@ def test_requests_that_cannot_be_answered_are_refused_and_counted(started):
     assert (statistics.refused, statistics.invalid, statistics.requests) == (1, 2, 1)
 
 
-def test_audits_of_live_requests_reach_the_watch(started):
+def test_audits_of_live_requests_reach_the_watch(started, caplog):
     engine = started(labeled.as_runner(labeled.network()), audit_share=1.0)
     for example in labeled.stream(60, loss=0.7):
         engine.submit(example[None]).result(SOON)
@@ -304,6 +304,7 @@ def test_audits_of_live_requests_reach_the_watch(started):
         time.sleep(0.005)
     watch = engine.watch()
     assert [alarm.kind for alarm in watch.alarms] == ["loss", "loss"]
+    assert [record.args[1] for record in caplog.records] == ["loss", "loss"]
     assert (watch.step, watch.policy_version) == (2, 3)
     assert (engine.policy.thresholds == np.inf).all()
     assert engine.submit(labeled.stopping_at([0])).result(SOON).answer.exit.tolist() == [2]

@@ -85,7 +85,7 @@ def test_the_state_of_another_policy_is_not_used(tmp_path):
         lambda data: data["evidence"].update(bounds=3),
         lambda data: data["evidence"].update(steps=None),
         lambda data: data["evidence"].update(exits=[1, 2]),
-        lambda data: data["evidence"].update(macs=[1]),
+        lambda data: data["evidence"].update(costs=[1]),
         lambda data: data["evidence"]["steps"].update(policies=2),
         lambda data: data.update(alarms=[{"kind": "loss"}]),
         lambda data: data.update(alarms=[{**ALARM, "time": float("nan")}]),

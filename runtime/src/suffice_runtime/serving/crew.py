@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from suffice_runtime.bundle.sessions import Graph, Result
@@ -123,7 +124,7 @@ class Crew:
                 self._core.finish(*ran, self._clock())
             while self.failure is None:
                 now = self._clock()
-                batch, outcomes, more = self._core.next(now), self._core.collect(now), self._core.advance()
+                batch, outcomes, more = self._core.next(now), self._core.collect(now), self._advance()
                 answered = self._take(outcomes)  # last, as futures that are taken have to be delivered
                 if batch is not None or answered:
                     if batch is not None and self._idle:
@@ -158,6 +159,22 @@ class Crew:
         """Take the receivers of requests that are answered, up to those that were cancelled meanwhile."""
         found = [(self._open.pop(outcome.ticket.number, None), outcome) for outcome in outcomes]
         return [(receiver, outcome) for receiver, outcome in found if receiver is not None]
+
+    def _advance(self) -> bool:
+        """Add observations to what is watched, and log the alarms that they raise; return whether more wait."""
+        watcher = self._core.watcher
+        last = watcher.alarms[-1] if watcher.alarms else None
+        more = self._core.advance()
+        for alarm in takewhile(lambda alarm: alarm is not last, reversed(watcher.alarms)):
+            _LOG.warning(
+                "alarm of %r: %s, after %d observations under policy %d; policy %d is in force",
+                self._name,
+                alarm.kind,
+                alarm.observations,
+                alarm.policy_version,
+                watcher.version,
+            )
+        return more
 
     def _fail(self, error: BaseException) -> None:
         """Stop after an error of the core: every open request gets it, and later ones are refused."""

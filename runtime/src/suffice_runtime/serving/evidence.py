@@ -31,7 +31,7 @@ class Evidence:
         bounds: Losses of audited examples.
         shares: Evidence on the shares of exits; None if they are not watched.
         exits: Number (K,) of observed examples at each exit.
-        macs: Sum of their known multiply-adds, and the number of examples that it is of.
+        costs: Sum of their known multiply-adds, each as a fraction of those of the last exit, and the number of them.
         epistemic: Sum of their epistemic uncertainty.
         steps: Place in the certified sequence, with the evidence against the policy; None without a promise.
     """
@@ -39,7 +39,7 @@ class Evidence:
     bounds: MeanBounds
     shares: ShareAlarm | None
     exits: NDArray[np.int64]
-    macs: tuple[float, int]
+    costs: tuple[float, int]
     epistemic: float
     steps: StepBack | None
 
@@ -54,14 +54,14 @@ class Evidence:
         steps = self.steps if self.steps is None else self.steps.update(losses, step=self.steps.step)
         return replace(self, bounds=self.bounds.update(losses), steps=steps)
 
-    def add_exits(self, exits: Sequence[int], macs: Floats, epistemic: Floats) -> "Evidence":
-        """Return the state after exits in order of time, with their multiply-adds and epistemic uncertainties."""
-        known = ~np.isnan(macs)
+    def add_exits(self, exits: Sequence[int], costs: Floats, epistemic: Floats) -> "Evidence":
+        """Return the state after exits in order of time, with their costs and epistemic uncertainties."""
+        known = ~np.isnan(costs)
         return replace(
             self,
             shares=None if self.shares is None else self.shares.update(exits),
             exits=self.exits + np.bincount(exits, minlength=len(self.exits)),
-            macs=(self.macs[0] + float(macs[known].sum()), self.macs[1] + int(known.sum())),
+            costs=(self.costs[0] + float(costs[known].sum()), self.costs[1] + int(known.sum())),
             epistemic=self.epistemic + float(epistemic.sum()),
         )
 

@@ -55,13 +55,14 @@ class Exits:
     Attributes:
         generation: Number of the policy.
         exits: Exit (M,) of each example.
-        macs: Multiply-adds (M,) of each; NaN where they are not known.
+        costs: Multiply-adds (M,) of each as a fraction of those of the last exit, for its number of tokens; NaN where
+            they are not known.
         epistemic: Epistemic uncertainty (M,) of each in nats; of a regression, the mean of its variance over outputs.
     """
 
     generation: int
     exits: NDArray[np.int64]
-    macs: Floats
+    costs: Floats
     epistemic: Floats
 
     @classmethod
@@ -70,7 +71,7 @@ class Exits:
         if outcome.answer is None:
             return None
         answer, first = outcome.answer, (outcome.positions < most).nonzero()[0]
-        return cls(generation, answer.exit[first], _macs(answer)[first], epistemic(answer.prediction.take(first)))
+        return cls(generation, answer.exit[first], _costs(answer)[first], epistemic(answer.prediction.take(first)))
 
 
 @dataclass(frozen=True)
@@ -147,5 +148,7 @@ def epistemic(prediction: AnyPrediction) -> Floats:
     return prediction.epistemic.astype(np.float64)
 
 
-def _macs(answer: Answer) -> Floats:
-    return np.full(len(answer), np.nan) if answer.costs is None else answer.macs.astype(np.float64)
+def _costs(answer: Answer) -> Floats:
+    if answer.costs is None or not answer.costs[-1]:
+        return np.full(len(answer), np.nan)
+    return answer.macs / answer.costs[-1]

@@ -135,7 +135,7 @@ def _encoded(evidence: Evidence) -> dict[str, Any]:
         "bounds": to_dict(evidence.bounds),
         "shares": None if evidence.shares is None else to_dict(evidence.shares),
         "exits": evidence.exits.tolist(),
-        "macs": list(evidence.macs),
+        "costs": list(evidence.costs),
         "epistemic": evidence.epistemic,
         "steps": None if evidence.steps is None else to_dict(evidence.steps),
     }
@@ -145,7 +145,7 @@ def _decoded(data: Mapping[str, Any], num_exits: int) -> Evidence:
     bounds = from_dict(data["bounds"])
     shares = None if data["shares"] is None else from_dict(data["shares"])
     steps = None if data["steps"] is None else from_dict(data["steps"])
-    macs, priced = data["macs"]
+    costs, priced = data["costs"]
     exits = np.array(data["exits"])
     if not (
         isinstance(bounds, MeanBounds)
@@ -153,10 +153,10 @@ def _decoded(data: Mapping[str, Any], num_exits: int) -> Evidence:
         and isinstance(steps, StepBack | None)
         and exits.shape == (num_exits,)
         and exits.dtype.kind == "i"
-        and math.isfinite(macs + priced + data["epistemic"])
+        and math.isfinite(costs + priced + data["epistemic"])
     ):
         raise ValueError("expected bounds, shares, exits and steps of this bundle")
-    return Evidence(bounds, shares, exits, (float(macs), int(priced)), float(data["epistemic"]), steps)
+    return Evidence(bounds, shares, exits, (float(costs), int(priced)), float(data["epistemic"]), steps)
 
 
 def _alarm(data: Mapping[str, Any]) -> Alarm:

@@ -49,8 +49,8 @@ class Watch:
         tolerance: Difference from a stated share that is no reason for an alarm.
         exits_e_value: Evidence that a share differs by more; None if exits are not watched.
         exits_e_limit: Evidence at which the alarm is raised.
-        cost: Mean multiply-adds of the observed examples as a fraction of those of the last exit; None without any, and
-            if the costs are not known.
+        cost: Mean multiply-adds of the observed examples, each as a fraction of those of the last exit for its number
+            of tokens; None without any, and if the costs are not known.
         expected_cost: The same on the validation data.
         epistemic: Mean epistemic uncertainty of the observed examples in nats; of a regression, the variance. None
             without any.

@@ -154,7 +154,7 @@ class Watcher:
             self._auditing -= losses.examples
             self._new_losses += [(losses.generation, loss) for loss in losses.losses.tolist()]
         for some in self._exits.release():
-            columns = (some.exits.tolist(), some.macs.tolist(), some.epistemic.tolist())
+            columns = (some.exits.tolist(), some.costs.tolist(), some.epistemic.tolist())
             self._new_exits += [(some.generation, *row) for row in zip(*columns, strict=True)]
         self._add_losses()
         self._add_exits()
@@ -163,8 +163,7 @@ class Watcher:
     def snapshot(self) -> Watch:
         """Return what is known of the policy in force."""
         evidence = self.evidence
-        counted, full = int(evidence.exits.sum()), self._manifest.costs.macs[-1]
-        macs, priced = evidence.macs
+        counted, (costs, priced) = int(evidence.exits.sum()), evidence.costs
         steps = evidence.steps
         return Watch(
             policy_version=self.version,
@@ -181,7 +180,7 @@ class Watcher:
             tolerance=TOLERANCE,
             exits_e_value=evidence.exits_e_value,
             exits_e_limit=evidence.exits_e_limit,
-            cost=macs / priced / full if priced and full else None,
+            cost=costs / priced if priced else None,
             expected_cost=self._manifest.fraction(self.policy),
             epistemic=evidence.epistemic / counted if counted else None,
             alarms=tuple(self.alarms),
@@ -228,8 +227,8 @@ class Watcher:
         if not mine:
             return
         before, self.changed = self.evidence.shares, True
-        exits, macs, epistemic = zip(*mine, strict=True)
-        self.evidence = self.evidence.add_exits(exits, np.array(macs), np.array(epistemic))
+        exits, costs, epistemic = zip(*mine, strict=True)
+        self.evidence = self.evidence.add_exits(exits, np.array(costs), np.array(epistemic))
         after = self.evidence.shares
         if before is not None and after is not None and after.alarm and not before.alarm:
             self.alarms.append(Alarm("exits", self.version, after.alarm, time.time()))
