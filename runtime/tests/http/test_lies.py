@@ -133,6 +133,30 @@ def test_what_is_no_http_is_refused(server, payload):
 
 
 @pytest.mark.parametrize(
+    ("headers", "message", "ends"),
+    [
+        (b"transfer-encoding: chunked\r\ncontent-length: 4", "Transfer-Encoding or Content-Length, got both", True),
+        (
+            b"content-length: 9\r\ncontent-encoding: gzip\r\ncontent-encoding: gzip",
+            "one header content-encoding",
+            False,
+        ),
+        (
+            b"content-length: 9\r\n" + 2 * b"inference-header-content-length: 2\r\n",
+            "one header Inference-Header-Content-Length",
+            False,
+        ),
+    ],
+)
+def test_headers_that_two_servers_may_read_in_two_ways_are_refused(server, headers, message, ends):
+    head = b"POST /v2/models/net/infer HTTP/1.1\r\nhost: a\r\n" + headers.rstrip() + b"\r\n\r\n"
+    status, got, found = server.raw(head + b"4\r\n{ab}\r\n0\r\n\r\n"[: 9 if not ends else None])
+    assert status == 400
+    assert message in json.loads(found)["error"]
+    assert (got.get("connection") == "close") == ends
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/v2/models/net/infer", 405),

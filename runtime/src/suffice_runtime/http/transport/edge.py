@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from suffice_runtime.bundle.entries import printable
+from suffice_runtime.http.codec.documents import HEADER
 from suffice_runtime.http.errors import GoneError, RequestError, as_request_error, response_of
 from suffice_runtime.http.transport import tokens
 from suffice_runtime.http.transport.limits import COMPUTED, Limits, Room
@@ -74,7 +75,10 @@ class Edge:
 
     async def _handle(self, scope: Scope, exchange: "_Exchange") -> None:
         """Run the application, if the token is right and there is room."""
-        authorization = Headers(scope=scope).get("authorization")
+        headers = Headers(scope=scope)
+        exchange.ends = "transfer-encoding" in headers and "content-length" in headers
+        _check_framing(headers)
+        authorization = headers.get("authorization")
         given = None if authorization is None else authorization.encode("latin-1")
         if not tokens.allows(self._token, scope["path"], given):
             raise RequestError(
@@ -87,12 +91,25 @@ class Edge:
             await self._app(scope, exchange.receive, exchange.send)
 
 
+def _check_framing(headers: Headers) -> None:
+    """Raise a RequestError for headers that one server reads in another way than the next, as a proxy before this one.
+
+    RFC 9112, 6.3: a request with two lengths of its body may be an attempt to smuggle another one into it.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise RequestError(400, "expected Transfer-Encoding or Content-Length, got both; send one")
+    for name in (HEADER, "content-encoding"):
+        if len(headers.getlist(name)) > 1:
+            raise RequestError(400, f"expected one header {name}, got several; send one")
+
+
 class _Exchange:
     """Request and its response.
 
     Attributes:
         id: Id of the request: that of the client if it is a plain one, or a random one.
         status: Status of the response; `GONE` before there is one.
+        ends: Whether the connection is closed behind it.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
@@ -100,7 +117,7 @@ class _Exchange:
         self.id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         self.status = GONE
         self._receive, self._send, self._limits = receive, send, limits
-        self._read = self._started = False
+        self._read = self._started = self.ends = False
 
     async def receive(self) -> Message:
         """Return the next message from the client."""
@@ -116,7 +133,7 @@ class _Exchange:
             headers["x-request-id"] = self.id
             if not self._read:
                 await self._linger()
-            if not self._read:
+            if not self._read or self.ends:
                 headers["connection"] = "close"
         await self._send(message)
 
