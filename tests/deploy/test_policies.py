@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,8 @@ def test_every_policy_runs_as_in_the_library(bundle, tmp_path):
     runner = runtime.Runner(tmp_path / "bundle")
     found = runner.manifest.policies
     assert len(found) == 1 + len(others)  # the policy itself is there once
-    wanted = sorted((exported.policy, *others), key=lambda policy: runner.manifest.fraction(policy))
+    macs = np.array(runner.manifest.costs.macs, dtype=np.float64)
+    wanted = sorted((exported.policy, *others), key=lambda policy: policy.shares.double().numpy() @ macs)
     for ours, theirs in zip(wanted, found, strict=True):
         answer, got = suffice.run(exported.calibrated, ours, X), runner.run(X.numpy(), theirs)
         near = (answer.scores[:, 0] - ours.thresholds[0]).abs() < 1e-4
