@@ -70,6 +70,6 @@ def test_the_health_check_is_whether_a_server_is_ready(tmp_path):
         program = health().replace(":8000", f":{server.port}")
         line = [sys.executable, "-c", program]
         assert subprocess.run(line, check=False).returncode == 0
-        server.engine()._fail(RuntimeError("no"))
+        server.engine()._crew._fail(RuntimeError("no"))
         assert subprocess.run(line, stderr=subprocess.DEVNULL, check=False).returncode == 1
     assert subprocess.run(line, stderr=subprocess.DEVNULL, check=False).returncode == 1

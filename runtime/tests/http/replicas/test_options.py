@@ -112,7 +112,7 @@ def test_a_wrong_configuration_changes_nothing(replica, engine, config):
 
 def test_a_replica_whose_engine_has_stopped_is_not_healthy(replica, engine):
     replica.check_health()
-    engine._fail(RuntimeError("no"))
+    engine._crew._fail(RuntimeError("no"))
     with pytest.raises(RuntimeError, match="net/1 stopped"):
         replica.check_health()
 
