@@ -63,10 +63,6 @@ class ResizedOutlines:
             size if source is None else tensors[source[0]].shape[source[1]] for size, source in pairs
         )
 
-    def is_like(self, other: Any, tensors: Sequence[Tensor]) -> bool:
-        """Return whether a leaf is what `fill` returns for tensors."""
-        return bool(_equal(self.fill(tensors), other))
-
 
 @dataclass(frozen=True)
 class Template:
